@@ -1,0 +1,1 @@
+"""Hydra configuration groups: what differs between the published systems."""
