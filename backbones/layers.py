@@ -1,0 +1,195 @@
+"""Layers that the backbones share: norms by name, convolution + norm, deformable convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
+
+NormKind = Literal["frozen_bn", "eval_bn", "bn", "sync_bn"]
+Activation = Literal["relu", "relu6"] | None
+
+
+class _Float32Norm(nn.Module):
+    """Keeps statistics and affine terms in float32 when the network is cast to a lower precision."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        def keep_float32(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            lowered = moved.is_floating_point() and moved.dtype.itemsize < tensor.dtype.itemsize
+            return tensor.to(moved.device) if lowered else moved
+
+        return super()._apply(keep_float32, recurse)
+
+
+class FrozenBatchNorm2d(_Float32Norm):
+    """Batch norm whose statistics and affine terms are constants (buffers, no gradient).
+
+    maskrcnn-benchmark divides by sqrt(var), detectron2 by sqrt(var + 1e-5): `eps` is the difference.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
+
+
+class BatchNorm2d(_Float32Norm, nn.BatchNorm2d):
+    """`nn.BatchNorm2d` that stays in float32 within a bf16 network."""
+
+
+class EvalBatchNorm2d(BatchNorm2d):
+    """Batch norm that always uses its running statistics, while its affine terms are trained."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
+
+
+class SyncBatchNorm2d(_Float32Norm, nn.SyncBatchNorm):
+    """`nn.SyncBatchNorm` under the same rule; on a single process it is an ordinary batch norm."""
+
+
+_NORMS: dict[str, Callable[..., nn.Module]] = {
+    "frozen_bn": FrozenBatchNorm2d,
+    "eval_bn": EvalBatchNorm2d,
+    "bn": BatchNorm2d,
+    "sync_bn": SyncBatchNorm2d,
+}
+
+
+def make_norm(kind: NormKind, channels: int, eps: float = 1e-5) -> nn.Module:
+    """A batch norm by name; ValueError lists the names when it is none of them."""
+    if kind not in _NORMS:
+        raise ValueError(f"unknown norm {kind!r}; choose one of {', '.join(_NORMS)}")
+    return _NORMS[kind](channels, eps=eps)
+
+
+def constant_norm(kind: NormKind) -> NormKind:
+    """The norm of a frozen stage: batch statistics make no sense where the weights stand still."""
+    return "frozen_bn" if kind in ("bn", "sync_bn") else kind
+
+
+class DeformConv2d(nn.Conv2d):
+    """Modulated deformable convolution (DCNv2, arXiv:1811.11168), one deformable group.
+
+    `offset` is a plain 3x3 convolution with 27 outputs: 18 offsets, (dy, dx) tap by tap in row-major
+    order, then 9 mask logits. Sampling outside of the map reads zeros.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, **kwargs: Any
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, **kwargs)
+        self.taps = kernel_size * kernel_size
+        self.offset = nn.Conv2d(
+            in_channels, 3 * self.taps, kernel_size, stride=self.stride, padding=kernel_size // 2
+        )
+        nn.init.zeros_(self.offset.weight)
+        assert self.offset.bias is not None
+        nn.init.zeros_(self.offset.bias)
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        offset, mask = self.offset(input).split([2 * self.taps, self.taps], dim=1)
+        return deform_conv2d(
+            input.float(),
+            offset.float(),
+            weight.float(),
+            None if bias is None else bias.float(),
+            stride=tuple(self.stride),
+            padding=tuple(int(p) for p in self.padding),
+            mask=mask.float().sigmoid(),
+        ).to(input.dtype)
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, norm and activation: act(norm(conv(x))).
+
+    When nothing is learned (eval mode, no gradients) the norm is folded into the convolution: the same
+    affine map, one pass over memory fewer. The folded weights are kept until a tensor they came from
+    changes.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        norm: NormKind,
+        norm_eps: float = 1e-5,
+        stride: int = 1,
+        groups: int = 1,
+        activation: Activation = "relu",
+        deformable: bool = False,
+    ) -> None:
+        super().__init__()
+        conv = DeformConv2d if deformable else nn.Conv2d
+        self.conv = conv(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=kernel_size // 2,
+            groups=groups,
+            bias=False,
+        )
+        self.norm = make_norm(norm, out_channels, norm_eps)
+        self.activation = activation
+        self._folded: tuple[tuple[object, ...], Tensor, Tensor] | None = None
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training or torch.is_grad_enabled():
+            x = self.norm(self.conv(x))
+        else:
+            weight, bias = self._fold()
+            x = self.conv._conv_forward(x, weight, bias)
+        if self.activation == "relu":
+            return F.relu_(x)
+        return F.relu6(x, inplace=True) if self.activation == "relu6" else x
+
+    def _fold(self) -> tuple[Tensor, Tensor]:
+        norm: Any = self.norm
+        sources = (self.conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        stamp = tuple(
+            (id(t), t.data_ptr(), -1 if t.is_inference() else t._version) for t in sources
+        )
+        if self._folded is None or self._folded[0] != stamp:
+            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+            weight = self.conv.weight * scale.to(torch.float32).view(-1, 1, 1, 1)
+            bias = norm.bias - norm.running_mean * scale
+            dtype = self.conv.weight.dtype
+            layout = (
+                torch.channels_last
+                if self.conv.weight.is_contiguous(memory_format=torch.channels_last)
+                else torch.contiguous_format
+            )
+            self._folded = (
+                stamp,
+                weight.to(dtype, memory_format=layout).detach(),
+                bias.to(dtype).detach(),
+            )
+        return self._folded[1], self._folded[2]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        self._folded = None
+        return super()._apply(fn, recurse)

@@ -1,0 +1,204 @@
+"""From pictures to network input: test-time resizing, normalisation and padding into one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+Size = tuple[int, int]  # height, width
+
+
+def load_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> Tensor:
+    """A picture in any usual form as an RGB uint8 or float tensor of shape (3, H, W).
+
+    Paths and PIL images are turned upright by their EXIF orientation and converted to RGB; arrays are
+    (H, W, 3) or (H, W) uint8 RGB; tensors are (3, H, W) and pass through as they are.
+    """
+    if isinstance(source, Tensor):
+        return source
+    if isinstance(source, (str, Path)):
+        try:
+            with Image.open(source) as file:
+                source = ImageOps.exif_transpose(file).convert("RGB")
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no such image: {source}") from None
+        except OSError as error:
+            raise ValueError(f"{source} is not a readable image: {error}") from None
+    if isinstance(source, Image.Image):
+        source = np.array(source.convert("RGB"))
+    if not isinstance(source, np.ndarray):
+        raise TypeError(
+            f"an image must be a path, a PIL image, a uint8 array or a tensor, not {type(source).__name__}"
+        )
+    if source.dtype != np.uint8:
+        raise TypeError(f"an image array must be uint8 (H, W, 3), this one is {source.dtype}")
+    if source.ndim == 2:
+        source = source[..., None].repeat(3, axis=2)
+    if source.ndim != 3 or source.shape[2] != 3:
+        raise ValueError(f"an image array must have shape (H, W, 3), this one has {source.shape}")
+    return torch.from_numpy(np.ascontiguousarray(source)).permute(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class ShortestSide:
+    """Resize rule of detectron2 and maskrcnn-benchmark: shorter side to `size`, longer at most `longest`.
+
+    `rounding` "nearest" is detectron2's int(x + 0.5) on both sides (ResizeShortestEdge); "truncate" is
+    maskrcnn-benchmark's: the longer side cut to an integer (data/transforms/transforms.py).
+    """
+
+    size: int = 800
+    longest: int = 1333
+    rounding: Literal["nearest", "truncate"] = "nearest"
+
+    def __call__(self, height: int, width: int) -> Size:
+        short, long = min(height, width), max(height, width)
+        if self.rounding == "nearest":
+            scale = self.size / short
+            sides = [scale * side if side != short else self.size for side in (height, width)]
+            if max(sides) > self.longest:
+                factor = self.longest / max(sides)
+                sides = [side * factor for side in sides]
+            return int(sides[0] + 0.5), int(sides[1] + 0.5)
+        size = self.size
+        if long / short * size > self.longest:
+            size = round(self.longest * short / long)
+        if height < width:
+            return size, int(size * width / height)
+        return int(size * height / width), size
+
+
+@dataclass(frozen=True)
+class LongestSide:
+    """Resize rule of the centre-ness-free system: longer side to `size`, int(x + 0.5) on both sides."""
+
+    size: int = 1025
+
+    def __call__(self, height: int, width: int) -> Size:
+        scale = self.size / max(height, width)
+        return int(height * scale + 0.5), int(width * scale + 0.5)
+
+
+def resize_image(image: Tensor, size: Size, method: Literal["pil", "tensor"] = "pil") -> Tensor:
+    """Resize (3, H, W) to `size`, bilinearly.
+
+    "pil" is Pillow's antialiased filter on uint8, bit for bit what the published pipelines feed their
+    networks; "tensor" is `interpolate` on floats without antialiasing, as in torchvision's detectors.
+    """
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    if method == "tensor":
+        image = as_float(image)
+        scaled = nn.functional.interpolate(image[None], size=size, mode="bilinear")
+        return scaled[0]
+    if image.dtype != torch.uint8:
+        image = (image * 255).round().clamp(0, 255).to(torch.uint8)
+    picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+    resized = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).to(image.device)
+
+
+def as_float(image: Tensor) -> Tensor:
+    """Float 0..1 values of a uint8 0..255 or float 0..1 image."""
+    return image.float() / 255 if image.dtype == torch.uint8 else image
+
+
+def check_image(image: object, index: int) -> None:
+    """Refuse anything but a finite (3, H, W) tensor, uint8 or float."""
+    if not isinstance(image, Tensor):
+        raise TypeError(
+            f"image {index} is a {type(image).__name__}; pass (3, H, W) tensors here, "
+            "or any picture to `detect`"
+        )
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(
+            f"image {index} has shape {tuple(image.shape)}; expected (3, H, W) with RGB channels first"
+        )
+    if min(image.shape[-2:]) < 1:
+        raise ValueError(f"image {index} is empty: shape {tuple(image.shape)}")
+    if image.dtype != torch.uint8 and not image.is_floating_point():
+        raise TypeError(f"image {index} is {image.dtype}; expected uint8 0..255 or float 0..1")
+    if image.is_floating_point() and not bool(torch.isfinite(image).all()):
+        raise ValueError(f"image {index} holds NaN or infinity")
+
+
+@dataclass
+class ImageBatch:
+    """A padded batch: `tensor` (N, 3, H, W); image i lies at `offsets[i]` (top, left) with `sizes[i]`."""
+
+    tensor: Tensor
+    sizes: list[Size]
+    offsets: list[Size]
+
+
+class ImageNormalizer(nn.Module):
+    """Normalise RGB images as one published system does and pad them into a batch.
+
+    Args:
+        mean, std: per channel, in the network's channel order and value range.
+        channel_order: "BGR" (Caffe2 lineage) or "RGB".
+        value_range: 255 or 1, the network's scale of pixel values.
+        divisor: heights and widths are padded to multiples of it.
+        square: pad to a centred square whose side is a multiple of `divisor` plus one, black before the
+            normalisation, as the centre-ness-free system does; otherwise zeros after the normalisation at
+            the right and the bottom.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        channel_order: Literal["BGR", "RGB"] = "BGR",
+        value_range: Literal[1, 255] = 255,
+        divisor: int = 32,
+        square: bool = False,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(list(mean)).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(list(std)).view(3, 1, 1), persistent=False)
+        self.channel_order = channel_order
+        self.value_range = value_range
+        self.divisor = divisor
+        self.square = square
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """One RGB image (3, H, W), uint8 or float 0..1, as the network's float32 input."""
+        image = image.to(self.mean.device, non_blocking=True)
+        if image.dtype == torch.uint8:
+            image = image.float() if self.value_range == 255 else image.float() / 255
+        else:
+            image = image.float() * self.value_range
+        if self.channel_order == "BGR":
+            image = image.flip(0)
+        return (image - self.mean) / self.std
+
+    def forward(self, images: Sequence[Tensor]) -> ImageBatch:
+        """Batch (3, H, W) RGB images; different sizes are padded to the largest."""
+        if len(images) == 0:
+            raise ValueError("no images: pass a list of at least one (3, H, W) tensor")
+        for index, image in enumerate(images):
+            check_image(image, index)
+        sizes: list[Size] = [(image.shape[-2], image.shape[-1]) for image in images]
+        height, width = max(s[0] for s in sizes), max(s[1] for s in sizes)
+        offsets: list[Size] = [(0, 0)] * len(sizes)
+        if self.square:
+            height = width = -(-(max(height, width) - 1) // self.divisor) * self.divisor + 1
+            offsets = [(round((height - h) / 2), round((width - w) / 2)) for h, w in sizes]
+            empty = -self.mean / self.std
+        else:
+            height, width = (-(-side // self.divisor) * self.divisor for side in (height, width))
+            empty = torch.zeros_like(self.mean)
+        batch = empty.expand(len(images), 3, height, width).contiguous()
+        for row, image, (top, left), (h, w) in zip(batch, images, offsets, sizes, strict=True):
+            row[:, top : top + h, left : left + w] = self.normalize(image)
+        return ImageBatch(batch, sizes, offsets)
