@@ -15,7 +15,7 @@ Activation = Literal["relu", "relu6"] | None
 
 
 class _Float32Norm(nn.Module):
-    """Keeps statistics and affine terms in float32 when the network is cast to a lower precision."""
+    """Keeps statistics and affine terms in float32 when the network is cast below it."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         def keep_float32(tensor: Tensor) -> Tensor:
@@ -29,7 +29,8 @@ class _Float32Norm(nn.Module):
 class FrozenBatchNorm2d(_Float32Norm):
     """Batch norm whose statistics and affine terms are constants (buffers, no gradient).
 
-    maskrcnn-benchmark divides by sqrt(var), detectron2 by sqrt(var + 1e-5): `eps` is the difference.
+    maskrcnn-benchmark divides by sqrt(var), detectron2 by sqrt(var + 1e-5): `eps` is the
+    difference.
     """
 
     weight: Tensor
@@ -91,8 +92,8 @@ def constant_norm(kind: NormKind) -> NormKind:
 class DeformConv2d(nn.Conv2d):
     """Modulated deformable convolution (DCNv2, arXiv:1811.11168), one deformable group.
 
-    `offset` is a plain 3x3 convolution with 27 outputs: 18 offsets, (dy, dx) tap by tap in row-major
-    order, then 9 mask logits. Sampling outside of the map reads zeros.
+    `offset` is a plain 3x3 convolution with 27 outputs: 18 offsets, (dy, dx) tap by tap in
+    row-major order, then 9 mask logits. Sampling outside of the map reads zeros.
     """
 
     def __init__(
@@ -123,9 +124,9 @@ class DeformConv2d(nn.Conv2d):
 class ConvNorm(nn.Module):
     """Convolution without bias, norm and activation: act(norm(conv(x))).
 
-    When nothing is learned (eval mode, no gradients) the norm is folded into the convolution: the same
-    affine map, one pass over memory fewer. The folded weights are kept until a tensor they came from
-    changes.
+    When nothing is learned (eval mode, no gradients) the norm is folded into the convolution: the
+    same affine map, one pass over memory fewer. The folded weights are kept until a tensor they
+    came from changes.
     """
 
     def __init__(

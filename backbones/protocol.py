@@ -11,13 +11,13 @@ from torch import Tensor
 class Backbone(Protocol):
     """A module that turns a batch of images into feature maps of rising stride.
 
-    `channels` and `strides` describe the maps that `forward` returns, finest first; nothing else is asked,
-    so anything that meets this can stand under a pyramid.
+    `channels` and `strides` describe the maps that `forward` returns, finest first; nothing else
+    is asked, so anything that meets this can stand under a pyramid.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) -> one (N, channels[i], ceil(H / strides[i]), ceil(W / strides[i])) per feature."""
+        """(N, 3, H, W) -> per feature (N, channels[i], H / strides[i], W / strides[i]), rounded up."""
         ...

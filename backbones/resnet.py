@@ -1,7 +1,7 @@
 """ResNet and ResNeXt in the Caffe2 style that FCOS was trained on (arXiv:1512.03385, 1611.05431).
 
-After fcos_core/modeling/backbone/resnet.py of the original FCOS and detectron2's modeling/backbone/resnet.py;
-both are this network with other names.
+After fcos_core/modeling/backbone/resnet.py of the original FCOS and detectron2's
+modeling/backbone/resnet.py; both are this network with other names.
 """
 
 from __future__ import annotations
@@ -72,11 +72,13 @@ class ResNet(nn.Module):
 
     Args:
         depth: 50, 101 or 152.
-        groups, width_per_group: 1 x 64 is ResNet; 32 x 8 and 64 x 4 are the ResNeXt of the published models.
+        groups, width_per_group: 1 x 64 is ResNet; 32 x 8 and 64 x 4 are the ResNeXt of the
+            published models.
         stride_in_1x1: True for the MSRA weights, False for the ResNeXt and torchvision ones.
         deformable: modulated deformable 3x3 convolutions in stages 2 to 5 (res2 to res5).
         norm, norm_eps: see `layers.make_norm`; `eps` 0 is maskrcnn-benchmark's frozen norm.
-        frozen_stages: how many of (stem, res2, res3, ...) are not trained; their norms are constant too.
+        frozen_stages: how many of (stem, res2, res3, ...) are not trained; their norms are
+            constant too.
         out_stages: which of stages 2 to 5 are returned.
     """
 
@@ -129,7 +131,7 @@ class ResNet(nn.Module):
             module.requires_grad_(False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) -> features of `out_stages`, stage k with 64 * 2^k channels at stride 2^k."""
+        """(N, 3, H, W) -> features of `out_stages`; stage k has 64 * 2^k channels at stride 2^k."""
         x = F.max_pool2d(self.stem(x), kernel_size=3, stride=2, padding=1)
         features = []
         for stage, layers in enumerate(self.stages, start=2):

@@ -18,8 +18,8 @@ Size = tuple[int, int]  # height, width
 def load_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> Tensor:
     """A picture in any usual form as an RGB uint8 or float tensor of shape (3, H, W).
 
-    Paths and PIL images are turned upright by their EXIF orientation and converted to RGB; arrays are
-    (H, W, 3) or (H, W) uint8 RGB; tensors are (3, H, W) and pass through as they are.
+    Paths and PIL images are turned upright by their EXIF orientation and converted to RGB; arrays
+    are (H, W, 3) or (H, W) uint8 RGB; tensors are (3, H, W) and pass through as they are.
     """
     if isinstance(source, Tensor):
         return source
@@ -35,7 +35,8 @@ def load_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> Tensor
         source = np.array(source.convert("RGB"))
     if not isinstance(source, np.ndarray):
         raise TypeError(
-            f"an image must be a path, a PIL image, a uint8 array or a tensor, not {type(source).__name__}"
+            f"an image must be a path, a PIL image, a uint8 array or a tensor, "
+            f"not {type(source).__name__}"
         )
     if source.dtype != np.uint8:
         raise TypeError(f"an image array must be uint8 (H, W, 3), this one is {source.dtype}")
@@ -48,10 +49,11 @@ def load_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> Tensor
 
 @dataclass(frozen=True)
 class ShortestSide:
-    """Resize rule of detectron2 and maskrcnn-benchmark: shorter side to `size`, longer at most `longest`.
+    """Shorter side to `size`, longer at most `longest`: detectron2 and maskrcnn-benchmark.
 
-    `rounding` "nearest" is detectron2's int(x + 0.5) on both sides (ResizeShortestEdge); "truncate" is
-    maskrcnn-benchmark's: the longer side cut to an integer (data/transforms/transforms.py).
+    `rounding` "nearest" is detectron2's int(x + 0.5) on both sides (ResizeShortestEdge);
+    "truncate" is maskrcnn-benchmark's: the longer side cut to an integer
+    (data/transforms/transforms.py).
     """
 
     size: int = 800
@@ -77,7 +79,7 @@ class ShortestSide:
 
 @dataclass(frozen=True)
 class LongestSide:
-    """Resize rule of the centre-ness-free system: longer side to `size`, int(x + 0.5) on both sides."""
+    """Longer side to `size`, int(x + 0.5) on both sides: the centre-ness-free system."""
 
     size: int = 1025
 
@@ -89,8 +91,9 @@ class LongestSide:
 def resize_image(image: Tensor, size: Size, method: Literal["pil", "tensor"] = "pil") -> Tensor:
     """Resize (3, H, W) to `size`, bilinearly.
 
-    "pil" is Pillow's antialiased filter on uint8, bit for bit what the published pipelines feed their
-    networks; "tensor" is `interpolate` on floats without antialiasing, as in torchvision's detectors.
+    "pil" is Pillow's antialiased filter on uint8, bit for bit what the published pipelines feed
+    their networks; "tensor" is `interpolate` on floats without antialiasing, as in torchvision's
+    detectors.
     """
     if tuple(image.shape[-2:]) == tuple(size):
         return image
@@ -119,7 +122,7 @@ def check_image(image: object, index: int) -> None:
         )
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(
-            f"image {index} has shape {tuple(image.shape)}; expected (3, H, W) with RGB channels first"
+            f"image {index} has shape {tuple(image.shape)}; expected (3, H, W), RGB channels first"
         )
     if min(image.shape[-2:]) < 1:
         raise ValueError(f"image {index} is empty: shape {tuple(image.shape)}")
@@ -131,7 +134,7 @@ def check_image(image: object, index: int) -> None:
 
 @dataclass
 class ImageBatch:
-    """A padded batch: `tensor` (N, 3, H, W); image i lies at `offsets[i]` (top, left) with `sizes[i]`."""
+    """A padded batch (N, 3, H, W): image i has `sizes[i]` and lies at `offsets[i]` (top, left)."""
 
     tensor: Tensor
     sizes: list[Size]
@@ -146,9 +149,9 @@ class ImageNormalizer(nn.Module):
         channel_order: "BGR" (Caffe2 lineage) or "RGB".
         value_range: 255 or 1, the network's scale of pixel values.
         divisor: heights and widths are padded to multiples of it.
-        square: pad to a centred square whose side is a multiple of `divisor` plus one, black before the
-            normalisation, as the centre-ness-free system does; otherwise zeros after the normalisation at
-            the right and the bottom.
+        square: pad to a centred square whose side is a multiple of `divisor` plus one, black before
+            the normalisation, as the centre-ness-free system does; otherwise zeros after the
+            normalisation at the right and the bottom.
     """
 
     mean: Tensor
