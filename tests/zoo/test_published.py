@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from zoo import published
+
+# How many rows each page prints, counted by hand.
+ROWS = {
+    "adelaidet": 6,
+    "adelaidet_early": 6,
+    "adelaidet_iou": 5,
+    "adelaidet_rt": 3,
+    "adelaidet_rt_bn": 3,
+    "adelaidet_rt_bn_early": 3,
+    "adelaidet_rt_early": 3,
+    "adelaidet_vovnet": 9,
+    "fcos_early": 3,
+    "fcos_imprv": 8,
+    "fcos_mobilenet": 3,
+    "fcos_original": 4,
+    "hrnet": 12,
+    "hrnet_backbone_gflops": 13,
+    "openmmlab_fcos": 7,
+    "openmmlab_hrnet": 7,
+    "torchvision": 1,
+    "vovnet": 6,
+    "vovnet_imagenet": 4,
+    "xytpai": 1,
+    "xytpai_coco": 1,
+    "xytpai_coco_early": 1,
+    "xytpai_curves": 1,
+    "xytpai_curves_early": 1,
+    "xytpai_curves_voc": 1,
+    "xytpai_early": 1,
+}
+
+ENTRIES = """
+FCOS_R_50_1x FCOS_MS_R_50_2x FCOS_MS_R_101_2x FCOS_MS_X_101_32x8d_2x FCOS_MS_X_101_64x4d_2x
+FCOS_MS_X_101_32x8d_dcnv2_2x
+FCOS_R_50_1x_iou FCOS_MS_R_50_2x_iou FCOS_MS_R_101_2x_iou FCOS_MS_X_101_32x8d_2x_iou
+FCOS_MS_X_101_32x8d_2x_dcnv2_iou
+FCOS_RT_MS_DLA_34_4x_shtw FCOS_RT_MS_DLA_34_4x FCOS_RT_MS_R_50_4x
+FCOS_RT_MS_DLA_34_4x_shtw_bn FCOS_RT_MS_DLA_34_4x_bn FCOS_RT_MS_R_50_4x_bn
+FCOS_MS_V_39_3x FCOS_MS_V_57_3x FCOS_MS_V_99_3x
+FCOS_R_50_FPN_1x FCOS_R_101_FPN_2x FCOS_X_101_32x8d_FPN_2x FCOS_X_101_64x4d_FPN_2x
+FCOS_imprv_R_50_FPN_1x FCOS_imprv_dcnv2_R_50_FPN_1x
+FCOS_imprv_R_101_FPN_2x FCOS_imprv_dcnv2_R_101_FPN_2x
+FCOS_imprv_X_101_32x8d_FPN_2x FCOS_imprv_dcnv2_X_101_32x8d_FPN_2x
+FCOS_imprv_X_101_64x4d_FPN_2x FCOS_imprv_dcnv2_X_101_64x4d_FPN_2x
+FCOS_syncbn_bs32_c128_MNV2_FPN_1x FCOS_syncbn_bs32_MNV2_FPN_1x FCOS_bn_bs16_MNV2_FPN_1x
+FCOS_R_50_5l_2x FCOS_R_50_6l_2x FCOS_R_101_5l_2x FCOS_R_101_6l_2x
+FCOS_HRNet_W18_5l_2x FCOS_HRNet_W18_5l_ms_syncbn_2x
+FCOS_HRNet_W18_6l_2x FCOS_HRNet_W18_6l_ms_syncbn_2x
+FCOS_HRNet_W32_5l_2x FCOS_HRNet_W32_5l_syncbn_2x
+FCOS_HRNet_W32_6l_2x FCOS_HRNet_W32_6l_syncbn_2x FCOS_HRNet_W40_6l_3x
+FCOS_V_39_FPN_1x FCOS_V_57_FPN_2x FCOS_V_93_FPN_2x
+FCOS_R_50_noctr_2x
+FCOS_MM_R_50_1x FCOS_MM_R_50_imprv_1x FCOS_MM_R_50_imprv_dcn_1x FCOS_MM_R_101_1x
+FCOS_MM_R_50_ms_2x FCOS_MM_R_101_ms_2x FCOS_MM_X_101_64x4d_ms_2x
+FCOS_MM_HRNet_W18_1x FCOS_MM_HRNet_W18_2x FCOS_MM_HRNet_W32_1x FCOS_MM_HRNet_W32_2x
+FCOS_MM_HRNet_W18_ms_2x FCOS_MM_HRNet_W32_ms_2x FCOS_MM_HRNet_W40_ms_2x
+FCOS_TV_R_50
+"""
+
+# Tables that also hold rows which are no detector of the zoo.
+BESIDE = {"adelaidet_vovnet", "vovnet_imagenet", "xytpai_curves_voc"}
+
+BAD_FILES = [
+    ("ap: 1.0, ", "", r"rows\[0\]: missing key 'ap'"),
+    ("ap: 1.0", "ap: 1.0, mAP: 1.0", r"rows\[0\]: unknown key 'mAP'"),
+    ('"Yes"', "Yes", r"rows\[0\]: multi_scale: True is no number or text"),
+    ("unit: name", "units: name", r"columns\[0\]: missing key 'unit'"),
+    ("gpu: V100", "card: V100", "measured_on: missing key 'gpu'"),
+    ("system: fcos", "system: yolo", "system: 'yolo' is not one of"),
+    ("title: A page", "", "table: missing key 'title'"),
+    ("footnotes: []", "footnotes: none", "footnotes: expected a list, found 'none'"),
+    ("rows:", "rows: [", "not YAML"),
+]
+
+PAGE = """\
+title: A page
+system: fcos
+source: {url: "https://example.org", path: README.md, commit: null, date: null}
+measured_on: {gpu: V100, batch: 1}
+columns:
+  - {heading: Model, key: printed, unit: name}
+  - {heading: AP, key: ap, unit: "%"}
+  - {heading: Multi-scale, key: multi_scale, unit: yes/no}
+footnotes: []
+rows:
+  - {entry: FCOS_R_50_1x, printed: R-50, ap: 1.0, multi_scale: "Yes"}
+"""
+
+
+def table(name: str) -> published.Table:
+    return next(table for table in published.tables() if table.id == name)
+
+
+def column(name: str, key: str) -> list[published.Cell]:
+    return [row[key] for row in table(name).rows]
+
+
+def test_every_table_has_the_rows_its_page_prints() -> None:
+    assert {table.id: len(table.rows) for table in published.tables()} == ROWS
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_fills_the_declared_columns(name: str) -> None:
+    keys = {column.key for column in table(name).columns} | {"printed"}
+    assert all(row.cells.keys() == keys for row in table(name).rows)
+    assert all(row.links.keys() <= keys for row in table(name).rows)
+
+
+def test_every_entry_of_the_zoo_is_published_and_no_other() -> None:
+    named = {table.id: {row.entry for row in table.rows} for table in published.tables()}
+    assert {name for name, entries in named.items() if None in entries} == BESIDE
+    assert set().union(*named.values()) - {None} == set(ENTRIES.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "cells"),
+    [
+        ("adelaidet", "FCOS_R_50_1x", {"fps": 16, "ap": 38.7, "ap_test_dev": 38.8}),
+        ("adelaidet", "FCOS_MS_X_101_32x8d_dcnv2_2x", {"fps": 4.6, "ap": 46.6}),
+        ("adelaidet_early", "FCOS_MS_X_101_64x4d_2x", {"fps": 6.1, "ap": 44.7}),
+        ("adelaidet_iou", "FCOS_MS_X_101_32x8d_2x_dcnv2_iou", {"fps": 4.6, "ap": 47.4}),
+        ("adelaidet_rt", "FCOS_RT_MS_DLA_34_4x_shtw", {"fps": 52, "ap": 39.1, "ap_test_dev": 39.2}),
+        ("adelaidet_rt_bn", "FCOS_RT_MS_R_50_4x_bn", {"fps": 40, "ap": 39.3, "ap_test_dev": 39.7}),
+        ("adelaidet_vovnet", "FCOS_MS_V_99_3x", {"time_s": 0.070, "ap": 45.2, "ap_large": 57.3}),
+        ("fcos_early", "FCOS_R_50_FPN_1x", {"training_memory_gb": 29.3, "time_ms": 71, "ap": 36.6}),
+        ("fcos_original", "FCOS_R_50_FPN_1x", {"time_ms": 45, "ap": 37.1, "ap_test_dev": 37.4}),
+        ("fcos_imprv", "FCOS_imprv_dcnv2_R_101_FPN_2x", {"time_ms": 73, "ap": 45.6}),
+        ("fcos_mobilenet", "FCOS_bn_bs16_MNV2_FPN_1x", {"training_batch": 16, "ap": 31.0}),
+        ("openmmlab_fcos", "FCOS_MM_R_50_1x", {"fps": 22.7, "training_memory_per_gpu_gb": 3.6}),
+        ("openmmlab_hrnet", "FCOS_MM_HRNet_W32_ms_2x", {"fps": 12.4, "ap": 41.9}),
+        ("torchvision", "FCOS_TV_R_50", {"params_m": 32.27, "gflops": 128.2, "ap": 39.2}),
+        ("vovnet", "FCOS_V_93_FPN_2x", {"time_ms": 113, "ap": 42.1, "ap_small": 26.2}),
+        ("vovnet", "FCOS_X_101_32x8d_FPN_2x", {"time_ms": 171, "ap": 42.5, "link": None}),
+        ("xytpai", "FCOS_R_50_noctr_2x", {"ap_paper": 36.6, "ap_official": 38.7, "ap": 37.3}),
+        ("xytpai_early", "FCOS_R_50_noctr_2x", {"ap": 37.1}),
+        ("xytpai_coco", "FCOS_R_50_noctr_2x", {"ap": 0.373, "ap_75": 0.398, "ar_large": 0.639}),
+        ("xytpai_coco_early", "FCOS_R_50_noctr_2x", {"ap_50": 0.554, "ar_1": 0.302}),
+    ],
+)
+def test_cells_are_the_page_s(name: str, entry: str, cells: dict[str, published.Cell]) -> None:
+    (row,) = [row for row in table(name).rows if row.entry == entry]
+    assert {key: row[key] for key in cells} == cells
+
+
+def test_hrnet_with_backbone_gflops_keeps_the_page_s_rows_and_groups() -> None:
+    name = "hrnet_backbone_gflops"
+    gflops = [
+        90.6,
+        80.6,
+        80.6,
+        130.5,
+        116.5,
+        116.5,
+        162.8,
+        173.6,
+        173.6,
+        202.7,
+        209.5,
+        209.5,
+        284.4,
+    ]
+    ap = [37.1, 37.7, None, 37.1, 37.8, None, 41.4, 41.9, None, 41.5, 42.1, 43.0, 42.6]
+    assert column(name, "backbone_gflops") == gflops
+    assert column(name, "ap") == ap
+    assert column(name, "syncbn") == ["No", "No", "Yes"] * 4 + ["No"]
+    assert [row.group for row in table(name).rows] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4]
+    assert set(column(name, "ap_test_dev")) == {None}
+
+
+def test_hrnet_s_repository_page_keeps_its_rows_and_groups() -> None:
+    memory = [29.3, 54.4, 55.0, 58.2, 88.1, 44.1, 78.9, 80.1, 71.0, 108.6, 109.9, 128.0]
+    assert column("hrnet", "training_memory_gb") == memory
+    assert column("hrnet", "printed")[-2:] == ["HRNet_W32_6l_2x", "HRNet_W40_6l_3x"]
+    assert [row.group for row in table("hrnet").rows] == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "last"),
+    [
+        ("xytpai_curves", 24, (0.37, 0.5511, 0.3962)),
+        ("xytpai_curves_early", 24, (0.3684, 0.5489, 0.3952)),
+        ("xytpai_curves_voc", 30, (0.5368, 0.7732, 0.5819)),
+    ],
+)
+def test_curves_have_a_point_an_epoch(name: str, epochs: int, last: tuple[float, ...]) -> None:
+    (row,) = table(name).rows
+    cells = [row["map_mean"], row["map_50"], row["map_75"]]
+    curves = [cell for cell in cells if isinstance(cell, list)]
+    assert [len(curve) for curve in curves] == [epochs] * 3
+    assert tuple(curve[-1] for curve in curves) == last
+
+
+def test_an_entry_s_rows_come_from_every_version_of_its_page() -> None:
+    found = {table.id: row["ap"] for table, row in published.rows("FCOS_R_50_FPN_1x")}
+    assert found == {"fcos_early": 36.6, "fcos_original": 37.1, "vovnet": 37.5}
+    assert published.rows("no such entry") == []
+
+
+def test_a_column_writes_its_cells_as_printed() -> None:
+    seconds = next(c for c in table("adelaidet_vovnet").columns if c.key == "time_s")
+    milliseconds = next(c for c in table("hrnet").columns if c.key == "time_ms")
+    assert (seconds.text(0.12), milliseconds.text(71), milliseconds.text(None)) == (
+        "0.120",
+        "71ms",
+        "-",
+    )
+
+
+@pytest.mark.parametrize(("old", "new", "message"), BAD_FILES)
+def test_a_malformed_file_names_itself_and_the_key(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(PAGE.replace(old, new, 1))
+    with pytest.raises(ValueError, match=r"bad\.yaml: " + message):
+        published.read(path)

@@ -1,0 +1,150 @@
+"""The figures that the FCOS systems published, read from `reports/published`.
+
+One YAML file is one table of one version of a page, cell by cell: numbers as numbers, `null` where
+the page has a dash, its own words where it has words. Where a page changed over time each version
+is a table of its own, with its own commit and date. Nothing here is measured by this project.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+DIRECTORY = Path(__file__).parent.parent / "reports" / "published"
+SYSTEMS = ("adelaidet", "fcos", "hrnet", "vovnet", "xytpai", "openmmlab", "torchvision")
+
+Cell = float | str | list[float] | None  # a list is a curve, one value an epoch
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a table was published; `commit` and `date` are None where the page has none."""
+
+    url: str
+    path: str
+    commit: str | None
+    date: str | None
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the speeds were taken on, "not stated" where the page is silent."""
+
+    gpu: str
+    batch: int | str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A printed heading and its machine key; neighbours under one heading share a printed cell."""
+
+    heading: str
+    key: str
+    unit: str
+    format: str = "{}"
+
+    def text(self, value: Cell) -> str:
+        """The cell as the page prints it: `"71ms"` for 71, `"-"` for None."""
+        return "-" if value is None else self.format.format(value)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A printed row. `entry` is its zoo name, None for a row that is no FCOS detector of the zoo;
+    `group` counts the page's separators above it; `links` are the hyperlinks of cells, by key."""
+
+    entry: str | None
+    printed: str
+    cells: Mapping[str, Cell]
+    group: int
+    links: Mapping[str, str]
+
+    def __getitem__(self, key: str) -> Cell:
+        return self.cells[key]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One published table; `id` is the stem of its file, rows and columns in the page's order."""
+
+    id: str
+    title: str
+    system: str
+    source: Source
+    measured_on: Hardware
+    columns: tuple[Column, ...]
+    footnotes: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def tables() -> list[Table]:
+    """Every published table, by id."""
+    return [read(path) for path in sorted(DIRECTORY.glob("*.yaml"))]
+
+
+def rows(entry: str) -> list[tuple[Table, Row]]:
+    """Every published row of a zoo entry with its table; empty where nothing was published."""
+    return [(table, row) for table in tables() for row in table.rows if row.entry == entry]
+
+
+@cache
+def read(path: Path) -> Table:
+    """Read one table; ValueError names the file and the key that is missing, unknown or wrong."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    _check(f"{path}: table", content, _fields(Table) - {"id"})
+    if content["system"] not in SYSTEMS:
+        raise ValueError(f"{path}: system: {content['system']!r} is not one of {SYSTEMS}")
+    for key in ("columns", "footnotes", "rows"):
+        if not isinstance(content[key], list):
+            raise ValueError(f"{path}: {key}: expected a list, found {content[key]!r}")
+    source = _check(f"{path}: source", content["source"], _fields(Source))
+    measured_on = _check(f"{path}: measured_on", content["measured_on"], {"gpu", "batch"}, {"note"})
+    columns = [
+        Column(**_check(f"{path}: columns[{i}]", column, {"heading", "key", "unit"}, {"format"}))
+        for i, column in enumerate(content["columns"])
+    ]
+    keys = ["printed", *(column.key for column in columns if column.key != "printed")]
+    return Table(
+        id=path.stem,
+        title=content["title"],
+        system=content["system"],
+        source=Source(**source),
+        measured_on=Hardware(**measured_on),
+        columns=tuple(columns),
+        footnotes=tuple(content["footnotes"]),
+        rows=tuple(_row(f"{path}: rows[{i}]", row, keys) for i, row in enumerate(content["rows"])),
+    )
+
+
+def _row(where: str, raw: Any, keys: list[str]) -> Row:
+    _check(where, raw, {"entry", *keys}, {"group", "links"})
+    cells = {key: raw[key] for key in keys}
+    for key, cell in cells.items():
+        for value in cell if isinstance(cell, list) else [cell]:
+            # YAML reads an unquoted Yes as a boolean and an unquoted date as a date.
+            if isinstance(value, bool) or not isinstance(value, float | int | str | None):
+                raise ValueError(f"{where}: {key}: {value!r} is no number or text: quote it")
+    return Row(raw["entry"], raw["printed"], cells, raw.get("group", 0), raw.get("links", {}))
+
+
+def _fields(record: type) -> set[str]:
+    return {field.name for field in fields(record)}
+
+
+def _check(where: str, raw: Any, required: Set[str], optional: Set[str] = frozenset()) -> Any:
+    if not isinstance(raw, dict):
+        raise ValueError(f"{where}: expected a mapping, found {raw!r}")
+    for key in sorted(required - raw.keys()):
+        raise ValueError(f"{where}: missing key {key!r}")
+    for key in sorted(map(str, raw.keys() - required - optional)):
+        raise ValueError(f"{where}: unknown key {key!r}")
+    return raw
