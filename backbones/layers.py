@@ -14,8 +14,8 @@ NormKind = Literal["frozen_bn", "eval_bn", "bn", "sync_bn"]
 Activation = Literal["relu", "relu6"] | None
 
 
-class _Float32Norm(nn.Module):
-    """Keeps statistics and affine terms in float32 when the network is cast below it."""
+class KeepFloat32(nn.Module):
+    """Mixin: parameters and buffers stay in float32 when the network is cast below it."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         def keep_float32(tensor: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ class _Float32Norm(nn.Module):
         return super()._apply(keep_float32, recurse)
 
 
-class FrozenBatchNorm2d(_Float32Norm):
+class FrozenBatchNorm2d(KeepFloat32):
     """Batch norm whose statistics and affine terms are constants (buffers, no gradient).
 
     maskrcnn-benchmark divides by sqrt(var), detectron2 by sqrt(var + 1e-5): `eps` is the
@@ -52,7 +52,7 @@ class FrozenBatchNorm2d(_Float32Norm):
         )
 
 
-class BatchNorm2d(_Float32Norm, nn.BatchNorm2d):
+class BatchNorm2d(KeepFloat32, nn.BatchNorm2d):
     """`nn.BatchNorm2d` that stays in float32 within a bf16 network."""
 
 
@@ -65,7 +65,7 @@ class EvalBatchNorm2d(BatchNorm2d):
         )
 
 
-class SyncBatchNorm2d(_Float32Norm, nn.SyncBatchNorm):
+class SyncBatchNorm2d(KeepFloat32, nn.SyncBatchNorm):
     """`nn.SyncBatchNorm` under the same rule; on a single process it is an ordinary batch norm."""
 
 

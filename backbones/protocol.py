@@ -19,5 +19,5 @@ class Backbone(Protocol):
     strides: tuple[int, ...]
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) -> per feature (N, channels[i], H / strides[i], W / strides[i]), rounded up."""
+        """(N, 3, H, W) -> (N, channels[i], H / strides[i], W / strides[i]) each, rounded up."""
         ...

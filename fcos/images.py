@@ -12,6 +12,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from backbones.layers import KeepFloat32
+
 Size = tuple[int, int]  # height, width
 
 
@@ -76,6 +78,10 @@ class ShortestSide:
             return size, int(size * width / height)
         return int(size * height / width), size
 
+    def back(self, original: Size, resized: Size) -> tuple[float, float]:
+        """(y, x) factors from the resized image to the original."""
+        return original[0] / resized[0], original[1] / resized[1]
+
 
 @dataclass(frozen=True)
 class LongestSide:
@@ -86,6 +92,11 @@ class LongestSide:
     def __call__(self, height: int, width: int) -> Size:
         scale = self.size / max(height, width)
         return int(height * scale + 0.5), int(width * scale + 0.5)
+
+    def back(self, original: Size, resized: Size) -> tuple[float, float]:
+        """(y, x) factors from the resized image to the original: one for both, as it came."""
+        scale = max(original) / self.size
+        return scale, scale
 
 
 def resize_image(image: Tensor, size: Size, method: Literal["pil", "tensor"] = "pil") -> Tensor:
@@ -141,7 +152,7 @@ class ImageBatch:
     offsets: list[Size]
 
 
-class ImageNormalizer(nn.Module):
+class ImageNormalizer(KeepFloat32):
     """Normalise RGB images as one published system does and pad them into a batch.
 
     Args:

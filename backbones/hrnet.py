@@ -1,0 +1,162 @@
+"""HRNetV2: parallel branches of strides 4 to 32 that exchange what they see (arXiv:1908.07919).
+
+After maskrcnn_benchmark/modeling/backbone/hrnet.py of HRNet-FCOS, whose numbers it gives on inputs
+that its coarsest stride divides.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.layers import ConvNorm, NormKind, constant_norm
+from backbones.resnet import Bottleneck
+
+MODULES = (1, 4, 3)  # exchange modules in stages 2, 3 and 4, which have 2, 3 and 4 branches
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around an identity shortcut."""
+
+    def __init__(self, channels: int, norm: NormKind, norm_eps: float) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(channels, channels, 3, norm=norm, norm_eps=norm_eps)
+        self.conv2 = ConvNorm(channels, channels, 3, activation=None, norm=norm, norm_eps=norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu_(self.conv2(self.conv1(x)).add_(x))
+
+
+class Fusion(nn.Module):
+    """The sum of all branches at the resolution of one, `target`, followed by a ReLU.
+
+    Finer branches come down by 3x3 convolutions of stride 2, coarser ones come up by a 1x1
+    convolution and nearest upsampling.
+    """
+
+    def __init__(
+        self, target: int, widths: tuple[int, ...], norm: NormKind, norm_eps: float
+    ) -> None:
+        super().__init__()
+        self.target = target
+        width = widths[target]
+        self.down = nn.ModuleList()
+        for source in range(target):
+            steps = [
+                ConvNorm(widths[source], widths[source], 3, stride=2, norm=norm, norm_eps=norm_eps)
+                for _ in range(target - source - 1)
+            ]
+            last = ConvNorm(
+                widths[source], width, 3, stride=2, activation=None, norm=norm, norm_eps=norm_eps
+            )
+            self.down.append(nn.Sequential(*steps, last))
+        self.up = nn.ModuleList(
+            ConvNorm(source, width, 1, activation=None, norm=norm, norm_eps=norm_eps)
+            for source in widths[target + 1 :]
+        )
+
+    def forward(self, branches: list[Tensor]) -> Tensor:
+        terms = [down(x) for down, x in zip(self.down, branches, strict=False)]
+        terms.append(branches[self.target])
+        # Nearest upsampling of a sum is the sum of the upsampled: the coarser branches are gathered
+        # on their own small maps, coarsest first, and only their sum reaches the target's size.
+        if self.up:
+            coarser = [up(x) for up, x in zip(self.up, branches[self.target + 1 :], strict=True)]
+            total = coarser.pop()
+            while coarser:
+                finer = coarser.pop()
+                total = finer.add_(F.interpolate(total, size=finer.shape[-2:]))
+            terms.append(F.interpolate(total, size=branches[self.target].shape[-2:]))
+        total = terms[0] + terms[1]
+        for term in terms[2:]:
+            total.add_(term)
+        return F.relu_(total)
+
+
+class ExchangeModule(nn.Module):
+    """Four basic blocks on each branch, then every branch receives from all the others."""
+
+    def __init__(self, widths: tuple[int, ...], norm: NormKind, norm_eps: float) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Sequential(*(BasicBlock(width, norm, norm_eps) for _ in range(4)))
+            for width in widths
+        )
+        self.fusions = nn.ModuleList(
+            Fusion(target, widths, norm, norm_eps) for target in range(len(widths))
+        )
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        features = [branch(x) for branch, x in zip(self.branches, features, strict=True)]
+        return [fusion(features) for fusion in self.fusions]
+
+
+class HRNet(nn.Module):
+    """HRNetV2-W18/W32/W40/W48.
+
+    Args:
+        width: channels of the finest branch; each coarser one has twice as many.
+        norm, norm_eps: see `layers.make_norm`; "eval_bn" is HRNet-FCOS without SyncBN.
+        frozen_stages: how many of (stem, stage 1) are not trained; their norms are constant too.
+    """
+
+    def __init__(
+        self,
+        width: int = 32,
+        *,
+        norm: NormKind = "eval_bn",
+        norm_eps: float = 1e-5,
+        frozen_stages: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= frozen_stages <= 2:
+            raise ValueError(f"HRNet can freeze 0 to 2 stages (stem, stage 1), not {frozen_stages}")
+        self.channels = (width, 2 * width, 4 * width, 8 * width)
+        self.strides = (4, 8, 16, 32)
+
+        def norm_of(stage: int) -> NormKind:
+            return constant_norm(norm) if stage < frozen_stages else norm
+
+        self.stem = nn.Sequential(
+            ConvNorm(3, 64, 3, stride=2, norm=norm_of(0), norm_eps=norm_eps),
+            ConvNorm(64, 64, 3, stride=2, norm=norm_of(0), norm_eps=norm_eps),
+        )
+        self.stage1 = nn.Sequential(
+            *(
+                Bottleneck(
+                    64 if block == 0 else 256,
+                    64,
+                    256,
+                    stride=1,
+                    stride_in_1x1=False,
+                    groups=1,
+                    deformable=False,
+                    norm=norm_of(1),
+                    norm_eps=norm_eps,
+                )
+                for block in range(4)
+            )
+        )
+        # What each branch starts from: stage 1 for the first two, then the coarsest branch so far.
+        sources = (256, 256, *self.channels[1:3])
+        self.transitions = nn.ModuleList(
+            ConvNorm(source, channels, 3, stride=stride, norm=norm, norm_eps=norm_eps)
+            for source, channels, stride in zip(sources, self.channels, (1, 2, 2, 2), strict=True)
+        )
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                *(ExchangeModule(self.channels[:branches], norm, norm_eps) for _ in range(modules))
+            )
+            for branches, modules in enumerate(MODULES, start=2)
+        )
+        for module in [self.stem, self.stage1][:frozen_stages]:
+            module.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> four features, width * (1, 2, 4, 8) channels at strides 4, 8, 16, 32."""
+        x = self.stage1(self.stem(x))
+        features = [self.transitions[0](x)]
+        for stage, transition in zip(self.stages, self.transitions[1:], strict=True):
+            coarsest = x if len(features) == 1 else features[-1]
+            features = stage([*features, transition(coarsest)])
+        return features

@@ -1,0 +1,26 @@
+"""What detects: the one FCOS core, whose published variants are plain arguments of its parts."""
+
+from fcos.decode import Decoder
+from fcos.detections import Detections
+from fcos.detector import Detector
+from fcos.head import Head, Level
+from fcos.images import ImageNormalizer, LongestSide, ShortestSide
+from fcos.losses import Loss
+from fcos.pyramid import FPN, HRFPN, Pyramid
+from fcos.targets import TargetAssigner
+
+__all__ = [
+    "FPN",
+    "HRFPN",
+    "Decoder",
+    "Detections",
+    "Detector",
+    "Head",
+    "ImageNormalizer",
+    "Level",
+    "LongestSide",
+    "Loss",
+    "Pyramid",
+    "ShortestSide",
+    "TargetAssigner",
+]

@@ -1,0 +1,45 @@
+"""Geometry shared by targets, losses and decoding: points, distances and overlaps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def level_points(
+    height: int, width: int, stride: int, offset: float, device: torch.device
+) -> Tensor:
+    """Image points (h * w, 2) of a level's cells as (x, y) pixels, row by row.
+
+    `offset` is the point's place within its cell in strides: 0.5 (rounded down to whole pixels) for
+    the published FCOS, 0 for the centre-ness-free system and torchvision.
+    """
+    shift = int(stride * offset)
+    xs = torch.arange(width, device=device, dtype=torch.float32) * stride + shift
+    ys = torch.arange(height, device=device, dtype=torch.float32) * stride + shift
+    return torch.stack(
+        (xs.repeat(height), ys.repeat_interleave(width, output_size=height * width)), dim=1
+    )
+
+
+def ltrb_to_boxes(points: Tensor, ltrb: Tensor) -> Tensor:
+    """Points (..., 2) and distances (..., 4) -> xyxy boxes (..., 4)."""
+    return torch.cat((points - ltrb[..., :2], points + ltrb[..., 2:]), dim=-1)
+
+
+def boxes_to_ltrb(points: Tensor, boxes: Tensor) -> Tensor:
+    """Signed distances (..., 4) from points (..., 2) to the sides of xyxy boxes (..., 4)."""
+    return torch.cat((points - boxes[..., :2], boxes[..., 2:] - points), dim=-1)
+
+
+def box_area(boxes: Tensor, plus_one: bool = False) -> Tensor:
+    """Areas (...) of xyxy boxes (..., 4); `plus_one` counts both border pixels, as of old."""
+    extent = boxes[..., 2:] - boxes[..., :2] + int(plus_one)
+    return extent[..., 0] * extent[..., 1]
+
+
+def centerness(ltrb: Tensor) -> Tensor:
+    """Centre-ness (...) of points with positive distances (..., 4) (arXiv:1904.01355, eq. 3)."""
+    horizontal, vertical = ltrb[..., 0::2], ltrb[..., 1::2]
+    ratio = (horizontal.amin(-1) / horizontal.amax(-1)) * (vertical.amin(-1) / vertical.amax(-1))
+    return ratio.sqrt()

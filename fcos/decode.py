@@ -1,0 +1,220 @@
+"""From the head's outputs to detections: threshold, top-k, class-wise NMS, the best of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.ops import nms
+
+from fcos.boxes import ltrb_to_boxes
+from fcos.head import Level
+from fcos.images import ImageBatch, Size
+
+PADDING = -1.0  # the score of a place without a candidate
+
+
+class Candidates(NamedTuple):
+    """K places for candidates of each of N images: `boxes` (N, K, 4) xyxy in pixels of the network's
+    image, `scores` (N, K), `labels` (N, K)."""
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+class Decoder:
+    """Turn levels into detections by one published system's rules.
+
+    Candidates are (location, class) pairs over the threshold, the best `top_k` of each level; then
+    class-wise NMS over all levels, and the best `max_detections` of each image (a tie at the last
+    score stays in, so there can be more). No loop over locations, classes or images; on a GPU the
+    host waits twice, for NMS and for the counts.
+
+    Args:
+        score: "sqrt" of class score times quality, their "product", or the "class" score alone.
+        score_threshold: strictly exceeded by a candidate's class score, or with `threshold_on`
+            "score" by its final score.
+        top_k: candidates of a level, or None for all.
+        max_candidates: candidates of all levels together, or None for all.
+        one_class: only the best class of a location is a candidate.
+        nms_threshold: an IoU above it suppresses.
+        class_agnostic: one NMS over all classes.
+        max_detections: of an image, or None for all.
+        plus_one: the old pixel convention: sides are x2 - x1 + 1 in NMS, the last pixel is
+            width - 1 in clipping.
+        clip: boxes are cut at the image "before" NMS, or "after" it at the output image, where empty
+            ones are dropped too.
+    """
+
+    def __init__(
+        self,
+        *,
+        score: Literal["sqrt", "product", "class"] = "sqrt",
+        score_threshold: float = 0.05,
+        threshold_on: Literal["class", "score"] = "class",
+        top_k: int | None = 1000,
+        max_candidates: int | None = None,
+        one_class: bool = False,
+        nms_threshold: float = 0.6,
+        class_agnostic: bool = False,
+        max_detections: int | None = 100,
+        plus_one: bool = False,
+        clip: Literal["before", "after"] = "after",
+    ) -> None:
+        self.score = score
+        self.score_threshold = score_threshold
+        self.threshold_on = threshold_on
+        self.top_k = top_k
+        self.max_candidates = max_candidates
+        self.one_class = one_class
+        self.nms_threshold = nms_threshold
+        self.class_agnostic = class_agnostic
+        self.max_detections = max_detections
+        self.plus_one = plus_one
+        self.clip = clip
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        levels: Sequence[Level],
+        points: Sequence[Tensor],
+        batch: ImageBatch,
+        output_sizes: Sequence[Size] | None = None,
+        scales: Sequence[tuple[float, float]] | None = None,
+        valid: Tensor | None = None,
+    ) -> list[dict[str, Tensor]]:
+        """Detections of each image, best first.
+
+        Args:
+            levels, points: the head's outputs and the (L_i, 2) locations of each level.
+            batch: where each image lies in the network's input.
+            output_sizes: (height, width) of the images that the boxes are for; default as fed.
+            scales: (y, x) factors from the fed image to the output image; default 1.
+            valid: (N, L) bool, False where a location must yield nothing.
+
+        Returns:
+            One {"boxes": (n, 4) xyxy, "scores": (n,), "labels": (n,) int64} per image.
+        """
+        device = levels[0].logits.device
+        fed = _to_device(batch.sizes, device)
+        output = fed if output_sizes is None else _to_device(output_sizes, device)
+        scale = torch.ones_like(fed) if scales is None else _to_device(scales, device)
+        offset = _to_device(batch.offsets, device)
+
+        parts = []
+        start = 0
+        for level, locations in zip(levels, points, strict=True):
+            stop = start + len(locations)
+            part = None if valid is None else valid[:, start:stop]
+            parts.append(self._level_candidates(level, locations, part))
+            start = stop
+        boxes, scores, labels = (torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))
+        if self.max_candidates is not None and scores.shape[1] > self.max_candidates:
+            scores, best = scores.topk(self.max_candidates, dim=1)
+            boxes, labels = _take(boxes, best), labels.gather(1, best)
+        boxes = boxes - offset.flip(-1).repeat(1, 2)[:, None]
+        if self.clip == "before":
+            border = fed.flip(-1).repeat(1, 2)[:, None] - int(self.plus_one)
+            boxes = torch.minimum(boxes.clamp(min=0), border)
+        return self._select(Candidates(boxes, scores, labels), output, scale)
+
+    def _level_candidates(self, level: Level, points: Tensor, valid: Tensor | None) -> Candidates:
+        """The best `top_k` (location, class) pairs of one level, padded with score PADDING."""
+        class_score = level.logits.sigmoid()
+        score = class_score
+        if self.score != "class" and level.quality is not None:
+            score = class_score * level.quality.sigmoid()
+        if self.score == "sqrt" and self.threshold_on == "score":
+            score = score.sqrt()
+        tested = class_score if self.threshold_on == "class" else score
+        score = score.where(tested > self.score_threshold, PADDING)
+        label = None
+        if self.one_class:
+            score, label = score.max(dim=1, keepdim=True)
+        if valid is not None:
+            score = score.where(valid.view(len(score), 1, *score.shape[2:]), PADDING)
+
+        cells = score.shape[-2] * score.shape[-1]
+        flat = score.flatten(1)
+        k = flat.shape[1] if self.top_k is None else min(self.top_k, flat.shape[1])
+        best, index = flat.topk(k, dim=1)
+        cell = index % cells
+        labels = index // cells if label is None else label.flatten(1).gather(1, cell)
+        if self.score == "sqrt" and self.threshold_on == "class":
+            best = torch.where(best > 0, best.clamp(min=0).sqrt(), best)
+        ltrb = _take(level.ltrb.flatten(2).transpose(1, 2), cell)
+        return Candidates(ltrb_to_boxes(points[cell], ltrb), best, labels)
+
+    def _select(
+        self, candidates: Candidates, output: Tensor, scale: Tensor
+    ) -> list[dict[str, Tensor]]:
+        """NMS over the whole batch at once, then the best of each image in its own pixels."""
+        images = len(candidates.scores)
+        image = torch.arange(images, device=scale.device).repeat_interleave(
+            candidates.scores.shape[1], output_size=candidates.scores.numel()
+        )
+        boxes = candidates.boxes.flatten(0, 1)
+        scores, labels = candidates.scores.flatten(), candidates.labels.flatten()
+        if scores.device.type == "cpu":
+            # Without padding NMS is quicker; on a GPU counting it would be one more wait.
+            real = (scores != PADDING).nonzero()[:, 0]
+            boxes, scores, labels, image = boxes[real], scores[real], labels[real], image[real]
+        keep = nms(self._apart(boxes, labels, image), scores, self.nms_threshold)
+        boxes, scores, labels, image = boxes[keep], scores[keep], labels[keep], image[keep]
+
+        boxes = boxes * scale.flip(-1).repeat(1, 2)[image]
+        chosen = scores != PADDING
+        if self.clip == "after":
+            boxes = torch.minimum(boxes.clamp(min=0), output.flip(-1).repeat(1, 2)[image])
+        if self.max_detections is not None and len(scores):
+            chosen &= scores >= _nth_score(scores, image, images, self.max_detections)[image]
+        if self.clip == "after":
+            chosen &= (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+
+        # Group by image, the chosen first; NMS left the scores in falling order.
+        order = (image * 2 + ~chosen).argsort(stable=True)
+        boxes, scores, labels = boxes[order], scores[order], labels[order]
+        total = image.new_zeros(images).index_add(0, image, torch.ones_like(image))
+        count = image.new_zeros(images).index_add(0, image, chosen.long())
+        spans = torch.stack((total.cumsum(0) - total, count), dim=1).tolist()
+        return [
+            {
+                "boxes": boxes[start : start + n],
+                "scores": scores[start : start + n],
+                "labels": labels[start : start + n],
+            }
+            for start, n in spans
+        ]
+
+    def _apart(self, boxes: Tensor, labels: Tensor, image: Tensor) -> Tensor:
+        """Boxes moved so far apart by image and class that only those of one group overlap.
+
+        In float64, where the shift costs no precision that an IoU could notice.
+        """
+        boxes = boxes.double()
+        if self.plus_one:
+            boxes = boxes + boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
+        if boxes.numel() == 0:
+            return boxes
+        group = image if self.class_agnostic else image * (labels.max() + 1) + labels
+        return boxes + (group * (boxes.max() - boxes.min() + 1))[:, None]
+
+
+def _to_device(values: Sequence[tuple[float, float]], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32).to(device, non_blocking=True)
+
+
+def _take(values: Tensor, index: Tensor) -> Tensor:
+    """Rows (N, K, 4) of (N, L, 4) at `index` (N, K)."""
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
+
+
+def _nth_score(scores: Tensor, image: Tensor, images: int, n: int) -> Tensor:
+    """The n-th best score of each image, PADDING where it has fewer; `scores` fall."""
+    order = image.argsort(stable=True)
+    total = image.new_zeros(images).index_add(0, image, torch.ones_like(image))
+    place = (total.cumsum(0) - total + n - 1).clamp(max=len(scores) - 1)
+    return scores[order][place].where(total >= n, PADDING)

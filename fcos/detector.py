@@ -1,0 +1,214 @@
+"""The detector: images -> backbone -> pyramid -> head -> boxes, or losses while training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from backbones import Backbone
+from fcos.boxes import level_points
+from fcos.decode import Decoder
+from fcos.detections import Detections, class_names
+from fcos.head import Head, Level
+from fcos.images import (
+    ImageBatch,
+    ImageNormalizer,
+    LongestSide,
+    ShortestSide,
+    load_image,
+    resize_image,
+)
+from fcos.losses import Loss
+from fcos.pyramid import Pyramid
+from fcos.targets import TargetAssigner, Targets, check_targets
+
+Picture = str | Path | Image.Image | np.ndarray | Tensor
+
+
+class Detector(nn.Module):
+    """FCOS (arXiv:1904.01355), composed of plain parts, with torchvision's calling convention.
+
+    Args:
+        backbone, pyramid, head: the network.
+        images: normalisation and padding.
+        resize: the test-time resize of `detect`.
+        assigner, loss: training targets and losses.
+        decoder: from head outputs to boxes.
+        classes: names by index.
+        point_offset: of a cell's image point, see `boxes.level_points`.
+        ignore_padding: locations outside of the image neither learn nor detect.
+        resize_method: see `images.resize_image`.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        pyramid: Pyramid,
+        head: Head,
+        *,
+        images: ImageNormalizer,
+        resize: ShortestSide | LongestSide,
+        assigner: TargetAssigner,
+        loss: Loss,
+        decoder: Decoder,
+        classes: Sequence[str],
+        point_offset: float = 0.5,
+        ignore_padding: bool = False,
+        resize_method: Literal["pil", "tensor"] = "pil",
+    ) -> None:
+        super().__init__()
+        if len(classes) != head.num_classes:
+            raise ValueError(f"{len(classes)} class names for a head of {head.num_classes} classes")
+        self.backbone = backbone
+        self.pyramid = pyramid
+        self.head = head
+        self.images = images
+        self.resize = resize
+        self.assigner = assigner
+        self.loss = loss
+        self.decoder = decoder
+        self.classes = tuple(classes)
+        self.point_offset = point_offset
+        self.ignore_padding = ignore_padding
+        self.resize_method = resize_method
+        self.card: Any = None
+
+    def forward(
+        self,
+        images: Sequence[Tensor],
+        targets: Sequence[dict[str, Tensor]] | None = None,
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses in training mode, detections in eval mode.
+
+        Args:
+            images: N tensors (3, H, W), RGB, uint8 0..255 or float 0..1; never resized.
+            targets: in training, N of {"boxes": (n, 4) xyxy pixels, "labels": (n,) int64 from 0}.
+
+        Returns:
+            Training: {"loss_cls", "loss_box", "loss_quality" (with a quality branch)}, scalars.
+            Eval: N of {"boxes": (n, 4), "scores": (n,), "labels": (n,)}, best first, in pixels of
+            the images as given.
+
+        Raises:
+            ValueError, TypeError: naming the image or target at fault.
+        """
+        if not self.training:
+            batch = self.images(images)
+            return self._decode(batch)
+        if targets is None:
+            raise ValueError("training needs targets: one {'boxes', 'labels'} per image")
+        check_targets(targets, len(images), len(self.classes))
+        batch = self.images(images)
+        levels = self._levels(batch)
+        points = self._points(levels)
+        assigned = [
+            self._assign(points, target, offset)
+            for target, offset in zip(targets, batch.offsets, strict=True)
+        ]
+        return self.loss(levels, assigned, self._valid(points, batch))
+
+    def levels(self, images: Sequence[Tensor]) -> list[Level]:
+        """The head's raw outputs for images as `forward` takes them, one per pyramid level."""
+        return self._levels(self.images(images))
+
+    @torch.inference_mode()
+    def detect(
+        self,
+        images: Picture | Sequence[Picture],
+        score_threshold: float = 0.0,
+        batch_size: int = 1,
+    ) -> list[Detections]:
+        """Find objects in pictures: the published test-time resize, the network, and back.
+
+        Args:
+            images: a picture or several: paths, PIL images, uint8 (H, W, 3) arrays, (3, H, W)
+                tensors, or an (N, 3, H, W) tensor.
+            score_threshold: only detections of at least this score.
+            batch_size: images a forward pass; more than one pads images of different shape, which
+                changes results near their borders a little.
+
+        Returns:
+            One `Detections` per picture, boxes in its own pixels.
+        """
+        if isinstance(images, (str, Path, Image.Image, np.ndarray)):
+            images = [images]
+        elif isinstance(images, Tensor):
+            images = [images] if images.ndim == 3 else list(images)
+        if len(images) == 0:
+            raise ValueError("no images: pass at least one picture to `detect`")
+        was_training = self.training
+        self.eval()
+        try:
+            found = []
+            for start in range(0, len(images), batch_size):
+                pictures = [load_image(image) for image in images[start : start + batch_size]]
+                found += self._detect_batch(pictures, score_threshold)
+            return found
+        finally:
+            self.train(was_training)
+
+    def _detect_batch(self, pictures: list[Tensor], score_threshold: float) -> list[Detections]:
+        originals = [(picture.shape[-2], picture.shape[-1]) for picture in pictures]
+        resized = [
+            resize_image(picture, self.resize(*size), self.resize_method)
+            for picture, size in zip(pictures, originals, strict=True)
+        ]
+        batch = self.images(resized)
+        scales = [
+            self.resize.back(original, fed)
+            for original, fed in zip(originals, batch.sizes, strict=True)
+        ]
+        detections = []
+        for picture, result in zip(pictures, self._decode(batch, originals, scales), strict=True):
+            n = int((result["scores"] >= score_threshold).sum())
+            boxes, scores, labels = (result[key][:n] for key in ("boxes", "scores", "labels"))
+            names = class_names(labels, self.classes)
+            detections.append(Detections(boxes, scores, labels, names, picture))
+        return detections
+
+    def _levels(self, batch: ImageBatch) -> list[Level]:
+        x = batch.tensor.to(self.head.cls_logits.weight.dtype)
+        return self.head(self.pyramid(self.backbone(x)))
+
+    def _decode(
+        self,
+        batch: ImageBatch,
+        output_sizes: Sequence[tuple[int, int]] | None = None,
+        scales: Sequence[tuple[float, float]] | None = None,
+    ) -> list[dict[str, Tensor]]:
+        levels = self._levels(batch)
+        points = self._points(levels)
+        valid = self._valid(points, batch)
+        return self.decoder(levels, points, batch, output_sizes, scales, valid)
+
+    def _points(self, levels: Sequence[Level]) -> list[Tensor]:
+        return [
+            level_points(*lv.logits.shape[-2:], lv.stride, self.point_offset, lv.logits.device)
+            for lv in levels
+        ]
+
+    def _assign(
+        self, points: Sequence[Tensor], target: dict[str, Tensor], offset: tuple[int, int]
+    ) -> Targets:
+        top, left = offset
+        boxes = target["boxes"].to(points[0])
+        boxes = boxes + boxes.new_tensor([left, top, left, top])
+        labels = target["labels"].to(boxes.device)
+        return self.assigner(points, self.head.strides, boxes, labels)
+
+    def _valid(self, points: Sequence[Tensor], batch: ImageBatch) -> Tensor | None:
+        """(N, L) whether a location lies in the image, borders included; None where all count."""
+        if not self.ignore_padding:
+            return None
+        x, y = torch.cat(list(points)).unbind(1)
+        inside = [
+            (y >= top) & (y <= top + height) & (x >= left) & (x <= left + width)
+            for (height, width), (top, left) in zip(batch.sizes, batch.offsets, strict=True)
+        ]
+        return torch.stack(inside)

@@ -1,0 +1,154 @@
+"""COCO's figures of a detector: AP and AR over all classes, and AP of each."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+
+from fcos.data.coco import load_annotations
+
+Result = dict[str, Any]
+
+# In the order of COCOeval.stats.
+FIGURES = (
+    *("AP", "AP50", "AP75", "APs", "APm", "APl"),
+    *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
+)
+
+
+def to_coco_results(
+    image_id: int,
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    category_ids: Sequence[int],
+    plus_one: bool = False,
+) -> list[Result]:
+    """The detections of one image in COCO's results format, not rounded.
+
+    Args:
+        image_id: the image's id in the annotation file.
+        boxes, scores, labels: (n, 4) xyxy pixels of the original image, (n,), (n,) from 0.
+        category_ids: the annotation file's category id of each label.
+        plus_one: boxes end on their last pixel, so that widths and heights are x2 - x1 + 1: the
+            older convention of maskrcnn-benchmark, whose published figures are made with it.
+    """
+    extra = 1.0 if plus_one else 0.0
+    return [
+        {
+            "image_id": image_id,
+            "category_id": category_ids[label],
+            "bbox": [x1, y1, x2 - x1 + extra, y2 - y1 + extra],
+            "score": score,
+        }
+        for (x1, y1, x2, y2), score, label in zip(
+            boxes.double().tolist(), scores.double().tolist(), labels.tolist(), strict=True
+        )
+    ]
+
+
+def evaluate(
+    detections: str | Path | Sequence[Result],
+    annotations: str | Path | Mapping[str, Any],
+    image_ids: Iterable[int] | None = None,
+) -> dict[str, Any]:
+    """Measure detections with pycocotools.
+
+    Args:
+        detections: results in COCO's format (see `to_coco_results`), or a JSON file of them; may
+            be empty. At most 100 an image count, the best.
+        annotations: a COCO annotation file, or its content.
+        image_ids: measure on these images alone, as if the set held no others.
+
+    Returns:
+        AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl between 0 and 1, None where
+        there is no object of that kind; `per_class`, the AP of each class by name, None for those
+        without objects; and `images`, the number of images measured.
+
+    Raises:
+        ValueError: detections of images or categories that the annotations do not have, or that
+            are not numbers.
+    """
+    truth = _truth(load_annotations(annotations))
+    chosen = sorted(truth.imgs) if image_ids is None else sorted(set(image_ids))
+    unknown = set(chosen) - set(truth.imgs)
+    if not chosen or unknown:
+        raise ValueError(
+            f"image ids that the annotations do not have: {sorted(unknown)[:5]}"
+            if unknown
+            else "no image to evaluate on"
+        )
+    results = _results(detections, truth)
+    evaluation = COCOeval(truth, results, "bbox")
+    evaluation.params.imgIds = chosen
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    figures: dict[str, Any] = dict(zip(FIGURES, map(_figure, evaluation.stats), strict=True))
+    # precision: (IoU threshold, recall, class, area range, detections an image), -1 where undefined
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    figures["per_class"] = {
+        truth.cats[category]["name"]: _figure(precision[:, :, position].mean())
+        for position, category in enumerate(evaluation.params.catIds)
+    }
+    figures["images"] = len(chosen)
+    return figures
+
+
+def _figure(value: float) -> float | None:
+    return None if value < 0 or math.isnan(value) else float(value)
+
+
+def _index(content: Mapping[str, Any]) -> COCO:
+    coco = COCO()
+    coco.dataset = dict(content)
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
+
+
+def _truth(content: Mapping[str, Any]) -> COCO:
+    """Ground truth as COCOeval needs it.
+
+    Annotations are numbered anew from 1: COCOeval takes an object of id 0 for one not found, and
+    one of two with the same id for the other. Missing `area` and `iscrowd` are filled in.
+    """
+    categories = [{**c, "name": str(c.get("name", c["id"]))} for c in content["categories"]]
+    images, known = {i["id"] for i in content["images"]}, {c["id"] for c in categories}
+    things = [
+        {"iscrowd": 0, "area": thing["bbox"][2] * thing["bbox"][3], **thing, "id": number}
+        for number, thing in enumerate(content["annotations"], 1)
+        if thing["image_id"] in images and thing["category_id"] in known
+    ]
+    return _index({"images": content["images"], "categories": categories, "annotations": things})
+
+
+def _results(detections: str | Path | Sequence[Result], truth: COCO) -> COCO:
+    if isinstance(detections, (str, Path)):
+        detections = json.loads(Path(detections).read_bytes())
+    rows = []
+    for number, detection in enumerate(detections, 1):
+        image_id, category_id = detection["image_id"], detection["category_id"]
+        if image_id not in truth.imgs:
+            raise ValueError(f"a detection on image {image_id}, which the annotations do not have")
+        if category_id not in truth.cats:
+            raise ValueError(
+                f"a detection of category {category_id} on image {image_id}; the annotations have "
+                f"{len(truth.cats)} categories, from {min(truth.cats)} to {max(truth.cats)}"
+            )
+        if not np.isfinite([*detection["bbox"], detection["score"]]).all():
+            raise ValueError(f"a detection on image {image_id} is not finite: {detection}")
+        width, height = detection["bbox"][2:]
+        rows.append({**detection, "id": number, "area": width * height, "iscrowd": 0})
+    return _index({**truth.dataset, "annotations": rows})

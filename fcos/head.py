@@ -1,0 +1,145 @@
+"""The FCOS head (arXiv:1904.01355, figure 2), shared by all levels of the pyramid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.layers import DeformConv2d, NormKind, make_norm
+
+HeadNorm = Literal["gn", "none"] | NormKind
+
+
+class Level(NamedTuple):
+    """The head's raw outputs on one pyramid level.
+
+    `logits` (N, C, h, w) before the sigmoid; `ltrb` (N, 4, h, w) distances to the left, top, right
+    and bottom of the box in pixels of the network's input; `quality` (N, 1, h, w) logits or None.
+    """
+
+    stride: int
+    logits: Tensor
+    ltrb: Tensor
+    quality: Tensor | None
+
+
+class TowerLayer(nn.Module):
+    """3x3 convolution, norm, ReLU. Batch norms keep one set of statistics a level."""
+
+    def __init__(self, channels: int, levels: int, norm: HeadNorm, deformable: bool) -> None:
+        super().__init__()
+        conv = DeformConv2d if deformable else nn.Conv2d
+        self.conv = conv(channels, channels, 3, padding=1)
+        nn.init.normal_(self.conv.weight, std=0.01)
+        assert self.conv.bias is not None
+        nn.init.zeros_(self.conv.bias)
+        self.norm: nn.Module
+        if norm == "none":
+            self.norm = nn.Identity()
+        elif norm == "gn":
+            self.norm = nn.GroupNorm(32, channels)
+        else:
+            self.norm = nn.ModuleList(make_norm(norm, channels) for _ in range(levels))
+
+    def forward(self, x: Tensor, level: int) -> Tensor:
+        x = self.conv(x)
+        norm = self.norm[level] if isinstance(self.norm, nn.ModuleList) else self.norm
+        return F.relu_(norm(x))
+
+
+class Tower(nn.ModuleList):
+    """A stack of tower layers."""
+
+    def __init__(
+        self, depth: int, channels: int, levels: int, norm: HeadNorm, deformable_last: bool
+    ) -> None:
+        super().__init__(
+            TowerLayer(channels, levels, norm, deformable_last and layer == depth - 1)
+            for layer in range(depth)
+        )
+
+    def forward(self, x: Tensor, level: int) -> Tensor:
+        for layer in self:
+            x = layer(x, level)
+        return x
+
+
+class Head(nn.Module):
+    """Class, box and quality predictions on every level, with the published variants as arguments.
+
+    Args:
+        strides: the pyramid's strides in pixels.
+        num_classes: foreground classes.
+        channels: of the pyramid and the towers.
+        tower_depth: layers of the separate class and box towers.
+        shared_depth: layers of a common tower before them.
+        norm: of the tower layers: "gn" (32 groups), a batch norm of `backbones.layers`, or "none".
+        deformable_last: the towers' last convolution is deformable.
+        quality_on: which tower predicts the quality ("box" or "class"), or None for no such branch.
+        box: "relu" predicts distances in strides, rectified; "exp" their exponential in pixels.
+        box_scales: a learned factor a level on the box prediction.
+        prior: initial foreground probability (focal loss, arXiv:1708.02002, section 3.3).
+    """
+
+    def __init__(
+        self,
+        strides: Sequence[int],
+        num_classes: int,
+        channels: int = 256,
+        *,
+        tower_depth: int = 4,
+        shared_depth: int = 0,
+        norm: HeadNorm = "gn",
+        deformable_last: bool = False,
+        quality_on: Literal["box", "class"] | None = "box",
+        box: Literal["relu", "exp"] = "relu",
+        box_scales: bool = True,
+        prior: float = 0.01,
+    ) -> None:
+        super().__init__()
+        self.strides = tuple(strides)
+        self.quality_on = quality_on
+        self.box = box
+        levels = len(self.strides)
+        self.shared_tower = Tower(shared_depth, channels, levels, norm, deformable_last)
+        self.cls_tower = Tower(tower_depth, channels, levels, norm, deformable_last)
+        self.box_tower = Tower(tower_depth, channels, levels, norm, deformable_last)
+        self.cls_logits = self._predictor(channels, num_classes, -math.log(1 / prior - 1))
+        self.box_pred = self._predictor(channels, 4)
+        self.quality = self._predictor(channels, 1) if quality_on else None
+        self.scales = nn.ParameterList(torch.ones(1) for _ in self.strides) if box_scales else None
+
+    @staticmethod
+    def _predictor(in_channels: int, out_channels: int, bias: float = 0.0) -> nn.Conv2d:
+        conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        nn.init.normal_(conv.weight, std=0.01)
+        assert conv.bias is not None
+        nn.init.constant_(conv.bias, bias)
+        return conv
+
+    @property
+    def num_classes(self) -> int:
+        return self.cls_logits.out_channels
+
+    def forward(self, features: list[Tensor]) -> list[Level]:
+        """One (N, channels, h, w) per level -> one `Level`, in float32."""
+        return [self._level(x, level) for level, x in enumerate(features)]
+
+    def _level(self, x: Tensor, level: int) -> Level:
+        x = self.shared_tower(x, level)
+        cls_features, box_features = self.cls_tower(x, level), self.box_tower(x, level)
+        box = self.box_pred(box_features).float()
+        if self.scales is not None:
+            box = box * self.scales[level].float()
+        stride = self.strides[level]
+        ltrb = F.relu(box) * stride if self.box == "relu" else torch.exp(box)
+        quality = None
+        if self.quality is not None:
+            source = box_features if self.quality_on == "box" else cls_features
+            quality = self.quality(source).float()
+        return Level(stride, self.cls_logits(cls_features).float(), ltrb, quality)

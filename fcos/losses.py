@@ -1,0 +1,176 @@
+"""Focal, IoU and quality losses with each published system's weighting and normalisers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import sigmoid_focal_loss
+
+from fcos.boxes import centerness
+from fcos.head import Level
+from fcos.targets import Targets
+
+PlusOne = Literal["none", "areas", "sides"]
+EPS = 1e-6
+
+
+def ltrb_overlap(pred: Tensor, target: Tensor, plus_one: PlusOne = "none") -> tuple[Tensor, Tensor]:
+    """IoU and GIoU (n,) of boxes given as distances (n, 4) from the same points.
+
+    `plus_one` smooths the IoU as the published codes do: "areas" adds 1 to intersection and union,
+    "sides" adds 1 to every width and height, "none" leaves them. The hull term of GIoU
+    (arXiv:1902.09630) is never smoothed.
+    """
+    side = 1.0 if plus_one == "sides" else 0.0
+
+    def area(ltrb: Tensor) -> Tensor:
+        return (ltrb[:, 0] + ltrb[:, 2] + side) * (ltrb[:, 1] + ltrb[:, 3] + side)
+
+    intersection = area(torch.minimum(pred, target))
+    union = area(pred) + area(target) - intersection
+    hull = area(torch.maximum(pred, target)).clamp(min=EPS)
+    if plus_one == "areas":
+        iou = (intersection + 1) / (union + 1)
+    else:
+        iou = intersection / union.clamp(min=EPS)
+    return iou, iou - (hull - union) / hull
+
+
+def box_loss(kind: Literal["giou", "iou", "linear_iou"], iou: Tensor, giou: Tensor) -> Tensor:
+    """Loss (n,) of each pair from its overlaps: 1 - GIoU, -log IoU or 1 - IoU."""
+    if kind == "giou":
+        return 1 - giou
+    return -iou.clamp(min=EPS).log() if kind == "iou" else 1 - iou
+
+
+class Loss:
+    """The FCOS loss (arXiv:1904.01355, equation 2).
+
+    Args:
+        box: "giou", "iou" (its logarithm) or "linear_iou".
+        box_unit: overlaps are computed on distances in "stride" or "pixel" units; it matters through
+            `plus_one`, see `ltrb_overlap`.
+        box_weight: "centerness" weights each location's box loss by its centre-ness target and
+            divides by their sum; "none" averages over positives.
+        quality: what the quality branch learns: "centerness", "iou" (of the predicted box) or None.
+        normalizer: of the focal sum: "positives", "positives+images", or "positives_of_image", each
+            image on its own and then the mean over images.
+        synchronized: average the normalisers over all ranks of a distributed run.
+        alpha, gamma: of the focal loss (arXiv:1708.02002).
+    """
+
+    def __init__(
+        self,
+        *,
+        box: Literal["giou", "iou", "linear_iou"] = "giou",
+        box_unit: Literal["stride", "pixel"] = "stride",
+        plus_one: PlusOne = "areas",
+        box_weight: Literal["centerness", "none"] = "centerness",
+        quality: Literal["centerness", "iou"] | None = "centerness",
+        normalizer: Literal["positives", "positives+images", "positives_of_image"] = "positives",
+        synchronized: bool = True,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+    ) -> None:
+        self.box = box
+        self.box_unit = box_unit
+        self.plus_one = plus_one
+        self.box_weight = box_weight
+        self.quality = quality
+        self.normalizer = normalizer
+        self.synchronized = synchronized
+        self.alpha = alpha
+        self.gamma = gamma
+
+    def __call__(
+        self,
+        levels: Sequence[Level],
+        targets: Sequence[Targets],
+        valid: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Scalar losses "loss_cls", "loss_box" and, with a quality branch, "loss_quality".
+
+        Args:
+            levels: the head's outputs for N images.
+            targets: of each image, its L locations in the order of the levels.
+            valid: (N, L) bool; locations that are False are left out of the classification loss.
+        """
+        logits, ltrb, quality = _flatten(levels)
+        labels = torch.stack([t.labels for t in targets])
+        positive = labels >= 0
+        target_ltrb = torch.stack([t.ltrb for t in targets])[positive]
+        weight = centerness(target_ltrb)
+        totals = self._mean_over_ranks(torch.stack((positive.sum().float(), weight.sum())))
+
+        # Everything below up to `totals()` overlaps the exchange between ranks.
+        one_hot = torch.zeros_like(logits)
+        one_hot[positive, labels[positive]] = 1
+        focal = sigmoid_focal_loss(logits, one_hot, self.alpha, self.gamma)
+        if valid is not None:
+            focal = focal * valid[..., None]
+
+        pred_ltrb = ltrb[positive]
+        if self.box_unit == "stride":
+            stride = _strides(levels).expand_as(labels)[positive][:, None]
+            pred_ltrb, target_ltrb = pred_ltrb / stride, target_ltrb / stride
+        iou, giou = ltrb_overlap(pred_ltrb, target_ltrb, self.plus_one)
+        box = box_loss(self.box, iou, giou)
+        if self.normalizer == "positives_of_image":
+            return self._per_image(focal, box, positive)
+
+        num_positive, sum_weight = totals().clamp(min=EPS)
+        images = len(labels) if self.normalizer == "positives+images" else 0
+        losses = {"loss_cls": focal.sum() / (num_positive + images).clamp(min=1)}
+        num_positive = num_positive.clamp(min=1)
+        if self.box_weight == "centerness":
+            losses["loss_box"] = (box * weight).sum() / sum_weight
+        else:
+            losses["loss_box"] = box.sum() / num_positive
+        if quality is not None:
+            aim = weight if self.quality == "centerness" else iou.detach()
+            error = F.binary_cross_entropy_with_logits(quality[positive], aim, reduction="sum")
+            losses["loss_quality"] = error / num_positive
+        return losses
+
+    def _mean_over_ranks(self, values: Tensor) -> Callable[[], Tensor]:
+        """Start one exchange of all normalisers; the returned function waits for its result."""
+        if not (self.synchronized and dist.is_available() and dist.is_initialized()):
+            return lambda: values
+        work = dist.all_reduce(values, async_op=True)
+
+        def wait() -> Tensor:
+            work.wait()
+            return values / dist.get_world_size()
+
+        return wait
+
+    @staticmethod
+    def _per_image(focal: Tensor, box: Tensor, positive: Tensor) -> dict[str, Tensor]:
+        """Sums over each image by its own positives, averaged over images."""
+        num_positive = positive.sum(dim=1).clamp(min=1)
+        image_of_box = positive.nonzero()[:, 0]
+        box_sums = box.new_zeros(len(positive)).index_add(0, image_of_box, box)
+        return {
+            "loss_cls": (focal.sum(dim=(1, 2)) / num_positive).mean(),
+            "loss_box": (box_sums / num_positive).mean(),
+        }
+
+
+def _flatten(levels: Sequence[Level]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Levels -> logits (N, L, C), ltrb (N, L, 4) and quality (N, L) or None, in float32."""
+    logits = torch.cat([lv.logits.flatten(2) for lv in levels], dim=2).transpose(1, 2)
+    ltrb = torch.cat([lv.ltrb.flatten(2) for lv in levels], dim=2).transpose(1, 2)
+    if levels[0].quality is None:
+        return logits, ltrb, None
+    qualities = [lv.quality.flatten(1) for lv in levels if lv.quality is not None]
+    return logits, ltrb, torch.cat(qualities, dim=1)
+
+
+def _strides(levels: Sequence[Level]) -> Tensor:
+    """The stride (L,) of every location."""
+    return torch.cat([lv.ltrb.new_full((lv.ltrb[0, 0].numel(),), lv.stride) for lv in levels])
