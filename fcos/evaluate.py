@@ -81,13 +81,10 @@ def evaluate(
     """
     truth = _truth(load_annotations(annotations))
     chosen = sorted(truth.imgs) if image_ids is None else sorted(set(image_ids))
-    unknown = set(chosen) - set(truth.imgs)
-    if not chosen or unknown:
-        raise ValueError(
-            f"image ids that the annotations do not have: {sorted(unknown)[:5]}"
-            if unknown
-            else "no image to evaluate on"
-        )
+    if not chosen:
+        raise ValueError("no image to evaluate on")
+    if unknown := sorted(set(chosen) - set(truth.imgs)):
+        raise ValueError(f"no annotations of image {unknown[0]}, nor of {len(unknown) - 1} others")
     results = _results(detections, truth)
     evaluation = COCOeval(truth, results, "bbox")
     evaluation.params.imgIds = chosen
@@ -135,10 +132,13 @@ def _truth(content: Mapping[str, Any]) -> COCO:
 
 
 def _results(detections: str | Path | Sequence[Result], truth: COCO) -> COCO:
-    if isinstance(detections, (str, Path)):
-        detections = json.loads(Path(detections).read_bytes())
+    loaded: Sequence[Result] = (
+        json.loads(Path(detections).read_bytes())
+        if isinstance(detections, (str, Path))
+        else detections
+    )
     rows = []
-    for number, detection in enumerate(detections, 1):
+    for number, detection in enumerate(loaded, 1):
         image_id, category_id = detection["image_id"], detection["category_id"]
         if image_id not in truth.imgs:
             raise ValueError(f"a detection on image {image_id}, which the annotations do not have")

@@ -1,0 +1,1 @@
+"""What the detectors learn from: datasets, augmentation, samplers and checks."""

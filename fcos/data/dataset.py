@@ -1,0 +1,113 @@
+"""A detection dataset in memory: where the images are and what is on them, in flat arrays."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fcos.data.read import ImageError, read_image
+
+Target = dict[str, Any]
+Sample = tuple[Tensor, Target]
+
+
+@dataclass(eq=False)
+class DetectionDataset(Dataset[Sample]):
+    """Images with boxes and classes; `dataset[i]` reads image i.
+
+    Everything is kept in a few flat arrays, so that loader processes share one copy of it.
+
+    Args:
+        classes: class names by label.
+        category_ids: the annotation file's category id of each label; detections go back to it.
+        files: path of each image.
+        image_ids: (n,) the annotation file's image ids.
+        sizes: (n, 2) heights and widths in the annotations.
+        boxes: (m, 4) xyxy in pixels, those of image 0 first.
+        labels: (m,) class indices.
+        ends: (n,) for each image, how many boxes it and all before it have.
+        counts: what happened while the annotations were read, by outcome.
+        skip_unreadable: what to do about a missing, unreadable or truncated image or one of
+            another size than annotated: False refuses it, with an `ImageError` that names the
+            file; True takes the next readable image, and `skipped` in the target counts the
+            files passed over.
+    """
+
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    files: list[str]
+    image_ids: np.ndarray
+    sizes: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    ends: np.ndarray
+    counts: Counter[str] = field(default_factory=Counter)
+    skip_unreadable: bool = False
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def portrait(self) -> np.ndarray:
+        """(n,) bool: is the image at least as high as wide, for batches of similar shapes."""
+        return self.sizes[:, 0] >= self.sizes[:, 1]
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read an image.
+
+        Returns:
+            The image, (3, H, W) uint8 RGB, and its target: `boxes` (n, 4) float32 xyxy pixels,
+            `labels` (n,) int64 from 0, `image_id`, `file_name` and `skipped`.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of a dataset of {len(self)}")
+        for skipped in range(len(self)):
+            candidate = (index + skipped) % len(self)
+            height, width = self.sizes[candidate].tolist()
+            try:
+                image = read_image(self.files[candidate], (height, width))
+            except ImageError:
+                if not self.skip_unreadable:
+                    raise
+            else:
+                return image, {**self.target(candidate), "skipped": skipped}
+        raise ImageError(f"none of the {len(self)} images can be read, {self.files[0]} the first")
+
+    def target(self, index: int) -> Target:
+        """The annotations of an image, without reading it."""
+        end = self.ends[index]
+        start = self.ends[index - 1] if index else 0
+        return {
+            "boxes": torch.from_numpy(self.boxes[start:end].copy()),
+            "labels": torch.from_numpy(self.labels[start:end].copy()),
+            "image_id": int(self.image_ids[index]),
+            "file_name": self.files[index],
+        }
+
+
+def concatenate(datasets: Sequence[DetectionDataset]) -> DetectionDataset:
+    """One dataset from several with the same classes, such as VOC 2007 and 2012."""
+    first, *others = datasets
+    for other in others:
+        if (other.classes, other.category_ids) != (first.classes, first.category_ids):
+            raise ValueError("datasets with different classes or category ids cannot be joined")
+    offsets = np.cumsum([0] + [len(d.labels) for d in datasets[:-1]])
+    return DetectionDataset(
+        classes=first.classes,
+        category_ids=first.category_ids,
+        files=[file for d in datasets for file in d.files],
+        image_ids=np.concatenate([d.image_ids for d in datasets]),
+        sizes=np.concatenate([d.sizes for d in datasets]),
+        boxes=np.concatenate([d.boxes for d in datasets]),
+        labels=np.concatenate([d.labels for d in datasets]),
+        ends=np.concatenate([d.ends + o for d, o in zip(datasets, offsets, strict=True)]),
+        counts=sum((d.counts for d in datasets), Counter()),
+        skip_unreadable=first.skip_unreadable,
+    )

@@ -1,0 +1,66 @@
+"""Reading one image file of a dataset as 8-bit RGB, or saying what is wrong with it."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+ORIENTATION = 0x0112  # the EXIF tag
+
+
+class ImageError(ValueError):
+    """An image file that must not be used as it is; the message names the file and the reason."""
+
+
+def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
+    """Read an image file as a uint8 RGB tensor of shape (3, H, W), a view of (H, W, 3) memory.
+
+    Greyscale is repeated to three channels, CMYK and palettes are converted, transparency is
+    dropped, 16-bit greyscale keeps its high byte, and of several frames the first is taken.
+
+    Args:
+        path: the file.
+        size: its (height, width) in the annotations. A picture with an EXIF orientation is turned
+            upright, unless the annotations were made on the unturned pixels, as their size tells.
+
+    Raises:
+        ImageError: the file is missing, unreadable, truncated or of another size.
+    """
+    try:
+        with Image.open(path) as file:
+            file.load()
+            pixels = _rgb(_upright(file, size))
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+        raise ImageError(f"{path}: not a readable image ({error})") from None
+    if size is not None and pixels.shape[:2] != tuple(size):
+        height, width = pixels.shape[:2]
+        raise ImageError(
+            f"{path}: the image is {width}x{height}, its annotations say {size[1]}x{size[0]}"
+        )
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _upright(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+    if image.getexif().get(ORIENTATION, 1) == 1:
+        return image
+    upright = ImageOps.exif_transpose(image)
+    annotated_as_stored = size == (image.height, image.width) != (upright.height, upright.width)
+    return image if annotated_as_stored else upright
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """An (H, W, 3) uint8 array; `convert("RGB")` alone would clip 16-bit values at 255."""
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image)
+        if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"pixel values of mode {image.mode} have no known range")
+        grey = (values.astype(np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))

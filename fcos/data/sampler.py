@@ -1,0 +1,88 @@
+"""Which images make the next batch: seeded, without end, the same for any number of processes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+
+import torch
+from torch.utils.data import Sampler
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One image to load and the key that its augmentation is seeded with."""
+
+    index: int
+    key: str
+
+
+class TrainingSampler(Sampler[list[Draw]]):
+    """Batches of a shuffled dataset, over and over.
+
+    The order of images is one stream that the seed alone decides. Each step takes the next
+    `batch` images of it and each process its share of those, so that one process and eight see the
+    same total batches. Groups of images are all upright or all lying, so that little is padded
+    (aspect-ratio grouping, as in maskrcnn-benchmark and detectron2).
+
+    Args:
+        portrait: for each image of the dataset, is it at least as high as wide?
+        batch: images of a step in all processes together.
+        seed: decides shuffling and augmentation.
+        group: images in a row that share an orientation; 1 does not group. The published systems
+            have 2, a GPU's share.
+        rank, world: this process and the number of processes.
+        start: steps already taken: iteration begins at the exact image after them.
+    """
+
+    def __init__(
+        self,
+        portrait: Sequence[bool],
+        batch: int,
+        seed: int,
+        group: int = 2,
+        rank: int = 0,
+        world: int = 1,
+        start: int = 0,
+    ) -> None:
+        if len(portrait) == 0:
+            raise ValueError("an empty dataset cannot be sampled")
+        if batch % world or batch < 1:
+            raise ValueError(
+                f"a total batch of {batch} images cannot be shared equally by {world} processes"
+            )
+        self.portrait = [bool(p) for p in portrait]
+        self.batch, self.seed, self.group = batch, seed, group
+        self.rank, self.world, self.start = rank, world, start
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        share = self.batch // self.world
+        stream = enumerate(self._grouped())
+        for _ in islice(stream, self.start * self.batch):
+            pass
+        while True:
+            step = [Draw(i, f"{self.seed}/{n}") for n, i in islice(stream, self.batch)]
+            yield step[self.rank * share : (self.rank + 1) * share]
+
+    def _shuffled(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed)
+        for _ in count():
+            yield from torch.randperm(len(self.portrait), generator=generator).tolist()
+
+    def _grouped(self) -> Iterator[int]:
+        waiting: dict[bool, list[int]] = defaultdict(list)
+        for index in self._shuffled():
+            same = waiting[self.portrait[index]]
+            same.append(index)
+            if len(same) >= self.group:
+                yield from same
+                same.clear()
+
+
+def ordered_batches(length: int, batch: int = 1, rank: int = 0, world: int = 1) -> list[list[Draw]]:
+    """Every image once, in order: the batches of this process, for evaluation."""
+    indices = range(rank, length, world)
+    starts = range(0, len(indices), batch)
+    return [[Draw(i, str(i)) for i in indices[start : start + batch]] for start in starts]
