@@ -141,7 +141,8 @@ def _present(images: Sequence[dict], root: Path, skip: bool, count: Note) -> lis
     if missing and (not skip or not present):
         raise ImageError(
             f"{root}: {len(missing)} of {len(images)} annotated images are missing, "
-            f"{missing[0]['file_name']} the first"
+            f"{missing[0]['file_name']} the first",
+            "image missing",
         )
     for image in missing:
         count("image missing", image["file_name"])

@@ -14,7 +14,15 @@ ORIENTATION = 0x0112  # the EXIF tag
 
 
 class ImageError(ValueError):
-    """An image file that must not be used as it is; the message names the file and the reason."""
+    """An image file that must not be used as it is.
+
+    The message names the file and the reason; `kind` is "image missing", "image unreadable" or
+    "image of another size".
+    """
+
+    def __init__(self, message: str, kind: str = "image unreadable") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
@@ -36,13 +44,14 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
             file.load()
             pixels = _rgb(_upright(file, size))
     except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
+        raise ImageError(f"{path}: no such file", "image missing") from None
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         raise ImageError(f"{path}: not a readable image ({error})") from None
     if size is not None and pixels.shape[:2] != tuple(size):
         height, width = pixels.shape[:2]
         raise ImageError(
-            f"{path}: the image is {width}x{height}, its annotations say {size[1]}x{size[0]}"
+            f"{path}: the image is {width}x{height}, its annotations say {size[1]}x{size[0]}",
+            "image of another size",
         )
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
