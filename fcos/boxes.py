@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+Size = tuple[int, int]  # height, width
 
-def level_points(
-    height: int, width: int, stride: int, offset: float, device: torch.device
-) -> Tensor:
-    """Image points (h * w, 2) of a level's cells as (x, y) pixels, row by row.
+
+def level_points(size: Size, stride: int, offset: float, device: torch.device) -> Tensor:
+    """Image points (h * w, 2) as (x, y) pixels of a level's (h, w) cells, row by row.
 
     `offset` is the point's place within its cell in strides: 0.5 (rounded down to whole pixels) for
     the published FCOS, 0 for the centre-ness-free system and torchvision.
     """
+    height, width = size
     shift = int(stride * offset)
     xs = torch.arange(width, device=device, dtype=torch.float32) * stride + shift
     ys = torch.arange(height, device=device, dtype=torch.float32) * stride + shift

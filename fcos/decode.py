@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from fcos.boxes import ltrb_to_boxes
+from fcos.boxes import Size, ltrb_to_boxes
 from fcos.head import Level
-from fcos.images import ImageBatch, Size
+from fcos.images import ImageBatch
 
 PADDING = -1.0  # the score of a place without a candidate
 
 
 class Candidates(NamedTuple):
-    """K places for candidates of each of N images: `boxes` (N, K, 4) xyxy in pixels of the network's
-    image, `scores` (N, K), `labels` (N, K)."""
+    """K places for candidates of each of N images: `boxes` (N, K, 4) xyxy, `scores` (N, K) and
+    `labels` (N, K)."""
 
     boxes: Tensor
     scores: Tensor
@@ -45,8 +45,8 @@ class Decoder:
         max_detections: of an image, or None for all.
         plus_one: the old pixel convention: sides are x2 - x1 + 1 in NMS, the last pixel is
             width - 1 in clipping.
-        clip: boxes are cut at the image "before" NMS, or "after" it at the output image, where empty
-            ones are dropped too.
+        clip: boxes are cut at the image "before" NMS, or "after" it at the output image, where
+            empty ones are dropped too.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class Decoder:
             # Without padding NMS is quicker; on a GPU counting it would be one more wait.
             real = (scores != PADDING).nonzero()[:, 0]
             boxes, scores, labels, image = boxes[real], scores[real], labels[real], image[real]
-        keep = nms(self._apart(boxes, labels, image), scores, self.nms_threshold)
+        keep = nms(self._apart(boxes, labels, image), scores.double(), self.nms_threshold)
         boxes, scores, labels, image = boxes[keep], scores[keep], labels[keep], image[keep]
 
         boxes = boxes * scale.flip(-1).repeat(1, 2)[image]

@@ -34,11 +34,11 @@ class Detections:
         draw = ImageDraw.Draw(picture)
         line = width or max(2, round(max(picture.size) / 400))
         font = ImageFont.load_default(size=max(11, 5 * line))
-        rows = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), self.names)
-        for (x1, y1, x2, y2), score, label, name in reversed(list(rows)):
-            colour = class_colour(label)
+        for i in reversed(range(len(self))):
+            x1, y1, x2, y2 = self.boxes[i].tolist()
+            colour = class_colour(int(self.labels[i]))
             draw.rectangle((x1, y1, x2, y2), outline=colour, width=line)
-            text = f"{name} {score:.2f}"
+            text = f"{self.names[i]} {float(self.scores[i]):.2f}"
             _, _, text_width, text_height = draw.textbbox((0, 0), text, font=font)
             top = max(0.0, y1 - text_height - 2 * line)
             draw.rectangle((x1, top, x1 + text_width + 2 * line, top + text_height + line), colour)

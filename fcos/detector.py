@@ -15,7 +15,7 @@ from backbones import Backbone
 from fcos.boxes import level_points
 from fcos.decode import Decoder
 from fcos.detections import Detections, class_names
-from fcos.head import Head, Level
+from fcos.head import Head, Level, map_size
 from fcos.images import (
     ImageBatch,
     ImageNormalizer,
@@ -99,8 +99,8 @@ class Detector(nn.Module):
             ValueError, TypeError: naming the image or target at fault.
         """
         if not self.training:
-            batch = self.images(images)
-            return self._decode(batch)
+            with torch.no_grad():
+                return self._decode(self.images(images))
         if targets is None:
             raise ValueError("training needs targets: one {'boxes', 'labels'} per image")
         check_targets(targets, len(images), len(self.classes))
@@ -189,7 +189,7 @@ class Detector(nn.Module):
 
     def _points(self, levels: Sequence[Level]) -> list[Tensor]:
         return [
-            level_points(*lv.logits.shape[-2:], lv.stride, self.point_offset, lv.logits.device)
+            level_points(map_size(lv), lv.stride, self.point_offset, lv.logits.device)
             for lv in levels
         ]
 

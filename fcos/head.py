@@ -28,6 +28,11 @@ class Level(NamedTuple):
     quality: Tensor | None
 
 
+def map_size(level: Level) -> tuple[int, int]:
+    """(h, w) of a level in cells."""
+    return level.logits.shape[-2], level.logits.shape[-1]
+
+
 class TowerLayer(nn.Module):
     """3x3 convolution, norm, ReLU. Batch norms keep one set of statistics a level."""
 

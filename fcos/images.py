@@ -13,8 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from backbones.layers import KeepFloat32
-
-Size = tuple[int, int]  # height, width
+from fcos.boxes import Size
 
 
 def load_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class Loss:
 
     Args:
         box: "giou", "iou" (its logarithm) or "linear_iou".
-        box_unit: overlaps are computed on distances in "stride" or "pixel" units; it matters through
+        box_unit: overlaps are of distances in "stride" or "pixel" units; it matters through
             `plus_one`, see `ltrb_overlap`.
         box_weight: "centerness" weights each location's box loss by its centre-ness target and
             divides by their sum; "none" averages over positives.

@@ -25,9 +25,9 @@ class Targets(NamedTuple):
 class TargetAssigner:
     """Assign ground-truth boxes to locations.
 
-    A location is positive for a box when it lies strictly inside, its largest distance to a side is
-    within its level's size range, and, with centre sampling, it is near the box's centre. Of several
-    boxes the smallest wins, of equals the first.
+    A location is positive for a box when it lies strictly inside, its largest distance to a side
+    is within its level's size range, and, with centre sampling, it is near the box's centre. Of
+    several boxes the smallest wins, of equals the first.
 
     Args:
         size_ranges: (low, high) in pixels for each level.
@@ -83,16 +83,15 @@ class TargetAssigner:
         # Smallest first: the first match is the winner, and no running minimum is needed.
         order = box_area(boxes, self.plus_one_area).argsort(stable=True)
         match = location.new_full((len(location),), -1, dtype=torch.long)
+        if len(boxes) == 0:
+            return Targets(match, location.new_zeros((len(location), 4)))
         for chunk in order.split(CHUNK):
             hit = self._positive(location, boxes[chunk], low, high, reach)
             first = hit.to(torch.uint8).argmax(dim=1)
             match = torch.where((match < 0) & hit.any(dim=1), chunk[first], match)
-        if len(boxes) == 0:
-            return Targets(match, location.new_zeros((len(location), 4)))
-        matched = match.clamp(min=0)
-        found = match >= 0
+        box = match.clamp(min=0)
         return Targets(
-            torch.where(found, labels[matched], -1), boxes_to_ltrb(location, boxes[matched])
+            torch.where(match >= 0, labels[box], -1), boxes_to_ltrb(location, boxes[box])
         )
 
     def _positive(

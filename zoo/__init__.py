@@ -1,0 +1,25 @@
+"""The zoo: every published FCOS detector by name.
+
+>>> import zoo
+>>> zoo.names("FCOS_*R_50*")
+>>> detector = zoo.get("FCOS_MS_R_101_2x")
+>>> for found in detector.detect(["street.jpg"], score_threshold=0.3):
+...     print(found.names, found.boxes)
+"""
+
+from zoo.build import build, get, load_checkpoint
+from zoo.card import Card, UnknownEntry, card, names
+from zoo.formats import CheckpointError
+from zoo.weights import WeightsError
+
+__all__ = [
+    "Card",
+    "CheckpointError",
+    "UnknownEntry",
+    "WeightsError",
+    "build",
+    "card",
+    "get",
+    "load_checkpoint",
+    "names",
+]
