@@ -1,0 +1,69 @@
+"""The dataset check tells what training would refuse, leave out or put right."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fcos.data.check import Finding, check
+from fcos.data.read import ORIENTATION
+
+
+def test_every_finding_names_its_file(tmp_path):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8))
+    picture.save(tmp_path / "good.jpg")
+    picture.convert("L").save(tmp_path / "grey.jpg")
+    picture.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    picture.resize((9, 9)).save(tmp_path / "size.jpg")
+    Image.fromarray(np.full((40, 50), 9000, np.uint16)).save(tmp_path / "deep.png")
+    exif = Image.Exif()
+    exif[ORIENTATION] = 3
+    picture.save(tmp_path / "exif.jpg", exif=exif)
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:300])
+    names = ["good.jpg", "grey.jpg", "cmyk.jpg", "size.jpg", "deep.png", "exif.jpg", "cut.jpg"]
+    names += ["absent.jpg"]
+    annotations = {
+        "images": [
+            {"id": i, "file_name": name, "height": 40, "width": 50} for i, name in enumerate(names)
+        ],
+        "annotations": [
+            {"image_id": i, "category_id": 1, "bbox": [2, 2, 9, 9]} for i in range(len(names) - 1)
+        ]
+        + [{"image_id": 0, "category_id": 1, "bbox": [45, 30, 20, 20]}],
+        "categories": [{"id": 1, "name": "thing"}, {"id": 2, "name": "nothing"}],
+    }
+    report = check(annotations, tmp_path)
+    assert not report.ok
+    assert (report.images, report.objects, report.classes) == (7, 8, ("thing", "nothing"))
+    assert report.counts == {
+        "image missing": 1,
+        "image unreadable": 1,
+        "image of another size": 1,
+        "greyscale image": 1,
+        "CMYK image": 1,
+        "16-bit image": 1,
+        "rotated by EXIF": 1,
+        "box clipped": 1,
+        "class without objects": 1,
+    }
+    refused = {finding.kind: finding for finding in report.findings if finding.refused}
+    assert refused["image missing"].where == "absent.jpg"
+    assert refused["image unreadable"].where == str(tmp_path / "cut.jpg")
+    assert "9x9, its annotations say 50x40" in refused["image of another size"].detail
+    assert Finding("box clipped", "good.jpg") in report.findings
+
+
+def test_a_clean_dataset_is_ok(tmp_path):
+    Image.new("RGB", (50, 40)).save(tmp_path / "a.png")
+    annotations = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 40, "width": 50}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [2, 2, 9, 9]}],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    report = check(annotations, tmp_path)
+    assert report.ok
+    assert report.findings == ()
+
+
+def test_what_is_no_annotation_file_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.json: no such annotation file"):
+        check(tmp_path / "absent.json", tmp_path)

@@ -1,0 +1,184 @@
+"""COCO annotation files: what reaches training, and what becomes of everything irregular."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fcos.data.coco import CocoDataset
+from fcos.data.dataset import concatenate
+from fcos.data.read import ImageError
+
+EMBEDDED = Path(__file__).parents[2] / "benchmarks" / "data" / "coco_val_ccby"
+
+
+def content(*things: dict, images: int = 1) -> dict:
+    """Annotations of 100x80 images and of the categories 7 (dog) and 3 (cat)."""
+    return {
+        "images": [
+            {"id": 10 + i, "file_name": f"{i}.png", "height": 80, "width": 100}
+            for i in range(images)
+        ],
+        "annotations": [{"image_id": 10, "category_id": 3, "iscrowd": 0, **t} for t in things],
+        "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
+    }
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for i in range(3):
+        Image.new("RGB", (100, 80), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    return tmp_path
+
+
+BOX = {"bbox": [10, 20, 30, 40]}
+
+
+def test_an_image_and_its_target(folder):
+    dataset = CocoDataset(content(BOX, {**BOX, "category_id": 7}), folder)
+    image, target = dataset[0]
+    assert image.shape == (3, 80, 100)
+    assert image.dtype == torch.uint8
+    assert target["boxes"].tolist() == [[10, 20, 40, 60]] * 2
+    assert target["boxes"].dtype == torch.float32
+    assert target["labels"].tolist() == [0, 1]
+    assert (target["image_id"], target["file_name"]) == (10, str(folder / "0.png"))
+    assert dataset.classes == ("cat", "dog")
+    assert dataset.category_ids == (3, 7)
+    assert not dataset.counts
+
+
+@pytest.mark.parametrize(
+    ("thing", "outcome"),
+    [
+        ({"bbox": [10, 20, 30, 40], "iscrowd": 1}, "crowd left out"),
+        ({"bbox": [10, 20, 30, 40], "category_id": 99}, "unknown category"),
+        ({"bbox": [10, 20, 30, 40], "image_id": 99}, "unknown image"),
+        ({"bbox": [10, 20, 0, 40]}, "box without area"),
+        ({"bbox": [10, 20, -5, 40]}, "box without area"),
+        ({"bbox": [200, 20, 30, 40]}, "box without area"),
+        ({"bbox": [10, 20, 30]}, "malformed box"),
+        ({"bbox": [10, 20, 30, float("nan")]}, "malformed box"),
+        ({"bbox": None}, "malformed box"),
+        ({}, "malformed box"),
+    ],
+)
+def test_what_cannot_be_learnt_from_is_left_out_and_counted(folder, thing, outcome):
+    noted = []
+    dataset = CocoDataset(content(BOX, thing), folder, note=lambda *found: noted.append(found))
+    assert dataset.counts == {outcome: 1}
+    assert len(dataset[0][1]["boxes"]) == 1
+    assert noted[0][0] == outcome
+
+
+def test_boxes_are_clipped_to_the_image(folder):
+    dataset = CocoDataset(content({"bbox": [-5, 70, 30, 40]}), folder)
+    assert dataset[0][1]["boxes"].tolist() == [[0, 70, 25, 80]]
+    assert dataset.counts == {"box clipped": 1}
+
+
+def test_the_older_convention_ends_boxes_on_their_last_pixel(folder):
+    things = [BOX, {"bbox": [90, 70, 10, 10]}, {"bbox": [5, 5, 1, 9]}]
+    dataset = CocoDataset(content(*things), folder, plus_one=True)
+    assert dataset[0][1]["boxes"].tolist() == [[10, 20, 39, 59], [90, 70, 99, 79]]
+    assert dataset.counts == {"box without area": 1}
+
+
+def test_boxes_can_be_cut_to_whole_pixels(folder):
+    dataset = CocoDataset(content({"bbox": [10.9, 20.2, 30.3, 40.1]}), folder, whole_pixels=True)
+    assert dataset[0][1]["boxes"].tolist() == [[10, 20, 41, 60]]
+
+
+def test_images_without_objects_are_left_out_unless_asked_for(folder):
+    trained = CocoDataset(content(BOX, images=3), folder)
+    assert len(trained) == 1
+    assert trained.counts == {"image without objects": 2}
+    every = CocoDataset(content(BOX, images=3), folder, keep_empty=True)
+    assert [len(target["labels"]) for _, target in every] == [1, 0, 0]
+    assert every[2][1]["boxes"].shape == (0, 4)
+
+
+def test_objects_keep_the_order_of_the_file(folder):
+    things = [{"image_id": 10 + i % 3, "bbox": [i, 0, 5, 5]} for i in range(9)]
+    dataset = CocoDataset(content(*things, images=3), folder)
+    assert [t["boxes"][:, 0].tolist() for _, t in dataset] == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
+
+
+def test_missing_images_are_refused_or_left_out(folder):
+    (folder / "1.png").unlink()
+    things = [{**BOX, "image_id": 10 + i} for i in range(3)]
+    with pytest.raises(ImageError, match=r"1 of 3 annotated images are missing, 1\.png"):
+        CocoDataset(content(*things, images=3), folder)
+    dataset = CocoDataset(content(*things, images=3), folder, skip_unreadable=True)
+    assert dataset.image_ids.tolist() == [10, 12]
+    assert dataset.counts == {"image missing": 1}
+
+
+def test_unreadable_images_are_refused_or_passed_over(folder):
+    (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[:60])
+    Image.new("RGB", (90, 80)).save(folder / "1.png")
+    things = [{**BOX, "image_id": 10 + i} for i in range(3)]
+    strict = CocoDataset(content(*things, images=3), folder)
+    with pytest.raises(ImageError, match=r"0\.png: not a readable image"):
+        strict[0]
+    with pytest.raises(ImageError, match=r"1\.png: the image is 90x80"):
+        strict[1]
+    lenient = CocoDataset(content(*things, images=3), folder, skip_unreadable=True)
+    target = lenient[0][1]
+    assert (target["image_id"], target["skipped"]) == (12, 2)
+    (folder / "2.png").write_bytes(b"")
+    with pytest.raises(ImageError, match="none of the 3 images can be read"):
+        lenient[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": None}, 'no list "images"'),
+        ({"categories": []}, "no images or no categories"),
+        (
+            {"images": [{"id": 1, "file_name": "0.png", "height": 80}]},
+            r"images\[0\] has no .*width",
+        ),
+        ({"images": [{"id": 1, "file_name": "0.png", "height": 0, "width": 9}]}, "a size of 9x0"),
+        ({"categories": [{"id": 3}, {"id": 3}]}, "two of the categories have the same id"),
+        ({"annotations": []}, "no image .* has an object"),
+    ],
+)
+def test_what_is_no_annotation_file_is_refused_by_name(folder, change, message):
+    (folder / "a.json").write_text(json.dumps({**content(BOX), **change}))
+    with pytest.raises(ValueError, match=message):
+        CocoDataset(folder / "a.json", folder)
+
+
+def test_a_truncated_annotation_file_is_refused_by_name(folder):
+    (folder / "a.json").write_text(json.dumps(content(BOX))[:-20])
+    with pytest.raises(ValueError, match=r"a\.json: not a whole JSON file"):
+        CocoDataset(folder / "a.json", folder)
+
+
+def test_datasets_of_the_same_classes_can_be_joined(folder):
+    things = [{**BOX, "image_id": 10 + i} for i in range(3)]
+    first = CocoDataset(content(*things[:2], images=2), folder)
+    second = CocoDataset(content(things[2], BOX, images=3), folder)
+    both = concatenate([first, second])
+    assert both.image_ids.tolist() == [10, 11, 10, 12]
+    for joined, original in zip(both, [*first, *second], strict=True):
+        assert torch.equal(joined[1]["boxes"], original[1]["boxes"])
+        assert torch.equal(joined[0], original[0])
+    other = CocoDataset({**content(BOX), "categories": [{"id": 3}]}, folder)
+    with pytest.raises(ValueError, match="different classes"):
+        concatenate([first, other])
+
+
+def test_the_embedded_real_images():
+    dataset = CocoDataset(EMBEDDED / "annotations.json", EMBEDDED / "images", keep_empty=True)
+    assert (len(dataset), len(dataset.classes), len(dataset.labels)) == (31, 80, 220)
+    assert dataset.counts == {"crowd left out": 2, "image without objects": 2}
+    assert np.array_equal(dataset.portrait, dataset.sizes[:, 0] >= dataset.sizes[:, 1])
+    assert [list(image.shape[1:]) for image, _ in dataset] == dataset.sizes.tolist()
+    credits = (EMBEDDED / "CREDITS.md").read_text()
+    assert all(Path(file).name in credits for file in dataset.files)

@@ -1,0 +1,144 @@
+"""COCO's figures: pycocotools' own, for the images asked, with its traps avoided."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from fcos.evaluate import FIGURES, evaluate, to_coco_results
+
+EMBEDDED = Path(__file__).parents[2] / "benchmarks/data/coco_val_ccby/annotations.json"
+
+
+@pytest.fixture(scope="module")
+def detections() -> list[dict]:
+    """Jittered ground truth, some of it lost and some of the wrong class."""
+    rng = np.random.default_rng(0)
+    content = json.loads(EMBEDDED.read_bytes())
+    categories = [category["id"] for category in content["categories"]]
+    return [
+        {
+            "image_id": thing["image_id"],
+            "category_id": int(rng.choice(categories))
+            if rng.random() < 0.1
+            else thing["category_id"],
+            "bbox": (np.array(thing["bbox"]) * rng.uniform(0.9, 1.1, 4)).tolist(),
+            "score": float(rng.random()),
+        }
+        for thing in content["annotations"]
+        if rng.random() < 0.8
+    ]
+
+
+def test_the_figures_are_those_of_pycocotools(detections, tmp_path, capsys):
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(EMBEDDED))
+        reference = COCOeval(truth, truth.loadRes([dict(d) for d in detections]), "bbox")
+        reference.evaluate()
+        reference.accumulate()
+        reference.summarize()
+    figures = evaluate(detections, EMBEDDED)
+    assert [figures[name] for name in FIGURES] == reference.stats.tolist()
+    assert 0.2 < figures["AP"] < 0.9
+    assert figures["images"] == 31
+    (tmp_path / "results.json").write_text(json.dumps(detections))
+    assert evaluate(tmp_path / "results.json", EMBEDDED) == figures
+    assert capsys.readouterr().out == ""
+
+
+def test_ap_is_the_mean_over_the_classes_that_have_objects(detections):
+    figures = evaluate(detections, EMBEDDED)
+    assert len(figures["per_class"]) == 80
+    classes = [ap for ap in figures["per_class"].values() if ap is not None]
+    assert len(classes) < 80
+    assert figures["AP"] == pytest.approx(np.mean(classes))
+
+
+def test_no_detection_at_all():
+    figures = evaluate([], EMBEDDED)
+    assert (figures["AP"], figures["AR100"]) == (0, 0)
+
+
+def test_a_subset_of_images_is_measured_as_if_there_were_no_others(detections):
+    content = json.loads(EMBEDDED.read_bytes())
+    chosen = [image["id"] for image in content["images"][:9]]
+    part = {
+        **content,
+        "images": content["images"][:9],
+        "annotations": [t for t in content["annotations"] if t["image_id"] in chosen],
+    }
+    few = [d for d in detections if d["image_id"] in chosen]
+    assert evaluate(detections, EMBEDDED, image_ids=chosen) == evaluate(few, part)
+
+
+def square(**fields) -> dict:
+    return {"image_id": 1, "category_id": 1, "bbox": [10, 10, 40, 40], **fields}
+
+
+def truth(*things: dict) -> dict:
+    return {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "height": 99, "width": 99} for i in (1, 2)],
+        "annotations": list(things),
+        "categories": [{"id": 1, "name": "thing"}, {"id": 2, "name": "other"}],
+    }
+
+
+def test_what_has_no_objects_is_none():
+    figures = evaluate([square(score=1.0)], truth(square(id=5)))
+    assert figures["AP"] == figures["APm"] == pytest.approx(1)
+    assert figures["APs"] is figures["APl"] is None
+    assert figures["per_class"] == {"thing": pytest.approx(1), "other": None}
+
+
+def test_an_object_of_id_0_and_ids_that_repeat_are_found_all_the_same():
+    things = [square(id=0), square(id=0, bbox=[60, 60, 30, 30])]
+    results = [{**thing, "score": 0.9} for thing in things]
+    assert evaluate(results, truth(*things))["AP"] == pytest.approx(1)
+
+
+def test_crowd_regions_do_not_count_against_a_detector():
+    things = [square(id=1), square(id=2, bbox=[60, 0, 30, 99], iscrowd=1)]
+    results = [square(score=0.5), square(bbox=[62, 20, 20, 20], score=0.9)]
+    assert evaluate(results, truth(*things))["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("detection", "message"),
+    [
+        (square(image_id=3, score=1.0), "on image 3, which the annotations do not have"),
+        (square(category_id=9, score=1.0), "of category 9 on image 1; .* 2 categories"),
+        (square(score=float("nan")), "not finite"),
+        (square(bbox=[0, 0, float("inf"), 5], score=1.0), "not finite"),
+    ],
+)
+def test_impossible_detections_are_refused(detection, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate([detection], truth(square(id=1)))
+
+
+def test_unknown_image_ids_are_refused():
+    with pytest.raises(ValueError, match="no annotations of image 7"):
+        evaluate([], truth(square(id=1)), image_ids=[1, 7])
+    with pytest.raises(ValueError, match="no image to evaluate on"):
+        evaluate([], truth(square(id=1)), image_ids=[])
+
+
+def test_results_are_not_rounded_and_go_back_to_the_files_categories():
+    boxes = torch.tensor([[0.1, 0.2, 10.3, 20.4]])
+    (result,) = to_coco_results(42, boxes, torch.tensor([1 / 3]), torch.tensor([1]), (3, 7))
+    assert (result["image_id"], result["category_id"]) == (42, 7)
+    assert result["score"] == torch.tensor(1 / 3).item()
+    x1, y1, x2, y2 = boxes.double()[0].tolist()
+    assert result["bbox"] == [x1, y1, x2 - x1, y2 - y1]
+
+
+def test_the_older_convention_counts_the_last_pixel():
+    boxes = torch.tensor([[0.0, 0, 9, 19]])
+    (result,) = to_coco_results(1, boxes, torch.ones(1), torch.zeros(1).long(), (3,), plus_one=True)
+    assert result["bbox"] == [0, 0, 10, 20]

@@ -1,0 +1,67 @@
+"""The official COCO splits by name, and what may call itself val2017 or minival."""
+
+import hashlib
+import json
+
+import pytest
+
+from fcos.data import named
+from fcos.data.named import check_is_minival, coco_2014, coco_2017
+
+
+def annotations(ids, annotated=()) -> dict:
+    return {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "height": 9, "width": 9} for i in ids],
+        "annotations": [{"image_id": i, "category_id": 1, "bbox": [0, 0, 5, 5]} for i in annotated],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+
+
+@pytest.fixture
+def minival(monkeypatch) -> dict:
+    """5,000 images that stand for minival: the digest of their ids takes its digest's place."""
+    ids = range(0, 15000, 3)
+    digest = hashlib.sha256(" ".join(map(str, ids[48:])).encode()).hexdigest()
+    monkeypatch.setattr(named, "MINIVAL_ANNOTATED", digest)
+    return annotations(ids, ids[48:])
+
+
+def test_minival_is_recognised(minival, tmp_path):
+    (tmp_path / "train.json").write_text(json.dumps(annotations(range(1, 15000, 3))))
+    check_is_minival(minival, training=[tmp_path / "train.json"])
+
+
+def test_another_number_of_images_is_not_minival(minival):
+    with pytest.raises(ValueError, match="which has 5,000 images; this has 40,504"):
+        check_is_minival(annotations(range(40504)))
+
+
+def test_5000_other_images_are_not_minival(minival):
+    with pytest.raises(ValueError, match="not those of val2017/minival"):
+        check_is_minival(annotations(range(5000), range(48, 5000)))
+
+
+def test_minival_must_not_have_been_trained_on(minival):
+    with pytest.raises(ValueError, match="2 of its images were trained on, 6 the first"):
+        check_is_minival(minival, training=[annotations([1, 2]), annotations([4, 6, 9])])
+
+
+def test_splits_under_a_root_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"instances_train2017\.json is missing"):
+        coco_2017(tmp_path)
+    (tmp_path / "annotations").mkdir()
+    for name in ("train2017", "val2017", "train2014", "val2014"):
+        (tmp_path / name).mkdir()
+    for name in ("train2017", "val2017", "train2014", "valminusminival2014", "minival2014"):
+        (tmp_path / "annotations" / f"instances_{name}.json").touch()
+    assert coco_2017(tmp_path).val.images == tmp_path / "val2017"
+    splits = coco_2014(tmp_path)
+    assert [s.annotations.stem for s in splits.train] == [
+        "instances_train2014",
+        "instances_valminusminival2014",
+    ]
+    assert [s.images.name for s in (*splits.train, splits.val)] == [
+        "train2014",
+        "val2014",
+        "val2014",
+    ]

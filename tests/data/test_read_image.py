@@ -1,0 +1,84 @@
+"""Every kind of image file becomes 8-bit RGB of the annotated size, or is refused by name."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fcos.data.read import ORIENTATION, ImageError, read_image
+
+SIZE = (12, 16)  # height, width
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8))
+
+
+def rotated(picture: Image.Image, path: Path, orientation: int) -> Path:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    picture.save(path, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [
+        *((mode, "a.png") for mode in ("L", "1", "P", "RGBA", "LA")),
+        ("L", "a.jpg"),
+        ("CMYK", "a.jpg"),
+    ],
+)
+def test_other_modes_are_converted_to_rgb(picture, tmp_path, mode, name):
+    picture.convert(mode).save(tmp_path / name)
+    image = read_image(tmp_path / name, SIZE)
+    assert image.shape == (3, *SIZE)
+    assert image.dtype == torch.uint8
+    expected = np.array(Image.open(tmp_path / name).convert("RGB"))
+    assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
+
+
+def test_16_bit_keeps_the_high_byte(tmp_path):
+    values = np.array([[0, 255, 256], [1000, 32768, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    image = read_image(tmp_path / "deep.png")
+    assert image[0].tolist() == [[0, 0, 1], [3, 128, 255]]
+    assert torch.equal(image[0], image[2])
+
+
+def test_exif_rotation_is_applied_when_the_annotations_are_of_the_upright_image(picture, tmp_path):
+    path = rotated(picture, tmp_path / "turned.png", 6)
+    upright = read_image(path, (16, 12))
+    assert torch.equal(upright, read_image(path))
+    assert np.array_equal(
+        upright.permute(1, 2, 0).numpy(), np.array(picture.transpose(Image.Transpose.ROTATE_270))
+    )
+
+
+def test_exif_rotation_is_ignored_when_the_annotations_are_of_the_stored_pixels(picture, tmp_path):
+    path = rotated(picture, tmp_path / "turned.png", 6)
+    assert np.array_equal(read_image(path, SIZE).permute(1, 2, 0).numpy(), np.array(picture))
+
+
+def test_truncated_unreadable_missing_and_float_images_are_refused_by_name(picture, tmp_path):
+    whole = tmp_path / "whole.jpg"
+    picture.resize((160, 120)).save(whole)
+    (tmp_path / "truncated.jpg").write_bytes(whole.read_bytes()[:-400])
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "page.jpg").write_text("<html>404</html>")
+    Image.fromarray(np.ones(SIZE, dtype=np.float32)).save(tmp_path / "float.tiff")
+    for name in ("truncated.jpg", "empty.jpg", "page.jpg", "float.tiff"):
+        with pytest.raises(ImageError, match=f"{name}: not a readable image") as error:
+            read_image(tmp_path / name)
+        assert error.value.kind == "image unreadable"
+    with pytest.raises(ImageError, match=r"absent.jpg: no such file"):
+        read_image(tmp_path / "absent.jpg")
+
+
+def test_an_image_of_another_size_than_annotated_is_refused(picture, tmp_path):
+    picture.save(tmp_path / "a.png")
+    with pytest.raises(ImageError, match=r"a.png: the image is 16x12, its annotations say 12x12"):
+        read_image(tmp_path / "a.png", (12, 12))

@@ -1,0 +1,144 @@
+"""Batches: seeded, endless, resumable at the exact image, the same for any number of processes."""
+
+import os
+import signal
+from collections import Counter
+from contextlib import suppress
+from itertools import chain, islice
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fcos.data.coco import CocoDataset
+from fcos.data.loader import loader
+from fcos.data.sampler import TrainingSampler, ordered_batches
+from fcos.data.shapes import write
+from fcos.data.transforms import Compose, HorizontalFlip, ResizeShortestSide
+
+PORTRAIT = [i % 3 == 0 for i in range(23)]
+
+
+def steps(count, **arguments):
+    return list(islice(TrainingSampler(PORTRAIT, **{"batch": 8, "seed": 1, **arguments}), count))
+
+
+def indices(batches):
+    return [draw.index for batch in batches for draw in batch]
+
+
+def test_every_image_comes_once_an_epoch():
+    drawn = indices(steps(46, group=1))  # 46 steps of 8 are 16 epochs of 23
+    assert set(Counter(drawn).values()) == {16}
+    assert drawn[:23] != drawn[23:46]
+    assert sorted(drawn[:23]) == list(range(23))
+
+
+@given(st.integers(1, 30), st.integers(1, 4), st.integers(0, 5))
+def test_resuming_continues_with_the_exact_image(start, group, seed):
+    whole = steps(start + 5, group=group, seed=seed)
+    assert steps(5, group=group, seed=seed, start=start) == whole[start:]
+
+
+@pytest.mark.parametrize("world", [2, 4, 8])
+def test_processes_share_the_batches_of_one(world):
+    alone = steps(10)
+    shares = [steps(10, rank=rank, world=world) for rank in range(world)]
+    assert [list(chain(*parts)) for parts in zip(*shares, strict=True)] == alone
+
+
+def test_groups_share_an_orientation():
+    drawn = indices(steps(50, group=2))
+    pairs = zip(drawn[::2], drawn[1::2], strict=True)
+    assert all(PORTRAIT[a] == PORTRAIT[b] for a, b in pairs)
+
+
+def test_grouping_leaves_nothing_out():
+    counted = Counter(indices(steps(100, group=4)))
+    assert len(counted) == len(PORTRAIT)
+    assert max(counted.values()) - min(counted.values()) <= 2
+
+
+def test_each_draw_has_its_own_key_and_seeds_differ():
+    keys = [draw.key for batch in steps(20) + steps(20, seed=2) for draw in batch]
+    assert len(set(keys)) == len(keys)
+    assert indices(steps(5)) != indices(steps(5, seed=2))
+
+
+def test_a_dataset_smaller_than_a_batch():
+    (batch,) = islice(TrainingSampler([True, False], batch=8, seed=0, group=1), 1)
+    assert Counter(draw.index for draw in batch) == {0: 4, 1: 4}
+
+
+def test_what_cannot_be_sampled_is_refused():
+    with pytest.raises(ValueError, match="10 images cannot be shared equally by 4 processes"):
+        TrainingSampler(PORTRAIT, batch=10, seed=0, world=4)
+    with pytest.raises(ValueError, match="empty dataset"):
+        TrainingSampler([], batch=2, seed=0)
+
+
+def test_evaluation_takes_every_image_once_in_order():
+    shares = [ordered_batches(7, batch=2, rank=rank, world=3) for rank in range(3)]
+    assert [indices(share) for share in shares] == [[0, 3, 6], [1, 4], [2, 5]]
+    assert [len(batch) for batch in shares[0]] == [2, 1]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shapes")
+    return CocoDataset(write(folder, count=20, size=64), folder / "images")
+
+
+AUGMENT = Compose([ResizeShortestSide((40, 60), sample="range"), HorizontalFlip()])
+
+
+def load(dataset, count, workers, start=0):
+    sampler = TrainingSampler(dataset.portrait, batch=4, seed=3, start=start)
+    return list(islice(loader(dataset, sampler, AUGMENT, workers), count))
+
+
+def assert_equal(batch, other):
+    for image, target, image_again, target_again in zip(*batch, *other, strict=True):
+        assert torch.equal(image, image_again)
+        assert torch.equal(target["boxes"], target_again["boxes"])
+        assert target["image_id"] == target_again["image_id"]
+
+
+def test_batches_are_the_same_for_any_number_of_workers_and_after_resuming(dataset):
+    state = torch.get_rng_state()
+    alone = load(dataset, 5, workers=0)
+    for batch, other in zip(alone, load(dataset, 5, workers=2), strict=True):
+        assert_equal(batch, other)
+    for batch, other in zip(alone[3:], load(dataset, 2, workers=1, start=3), strict=True):
+        assert_equal(batch, other)
+    assert torch.equal(torch.get_rng_state(), state)  # the model's own random numbers go on
+
+
+def test_a_batch_is_a_list_of_images_and_one_of_targets(dataset):
+    (images, targets), *_ = load(dataset, 1, workers=0)
+    assert len(images) == len(targets) == 4
+    assert all(image.dtype == torch.uint8 and 40 <= min(image.shape[1:]) <= 60 for image in images)
+    assert all(len(target["boxes"]) == len(target["labels"]) for target in targets)
+
+
+def test_without_transforms_images_come_as_they_are(dataset):
+    batches = loader(dataset, ordered_batches(len(dataset), 3), workers=1)
+    images = [image for batch, _ in batches for image in batch]
+    assert all(torch.equal(image, dataset[i][0]) for i, image in enumerate(images))
+    assert len(images) == len(dataset)
+
+
+def test_workers_leave_the_clusters_first_warning_to_the_trainer(dataset):
+    batches = iter(loader(dataset, TrainingSampler(dataset.portrait, 2, 0), AUGMENT, 1, prefetch=1))
+    next(batches)
+    (worker,) = batches._workers
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
+        os.kill(worker.pid, number)
+    for _ in range(5):
+        next(batches)
+    assert worker.is_alive()
+    with suppress(RuntimeError):  # torch's own, if it notices before `join` does
+        worker.terminate()
+        worker.join(10)
+    assert not worker.is_alive()

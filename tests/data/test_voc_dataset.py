@@ -1,0 +1,90 @@
+"""The PASCAL VOC layout: pixels count from 1, difficult objects are set apart."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fcos.data.voc import CLASSES, VocDataset, voc_annotations
+from fcos.evaluate import evaluate, to_coco_results
+
+
+def thing(name: str, box: tuple[float, ...], difficult: str = "<difficult>0</difficult>") -> str:
+    tags = ("xmin", "ymin", "xmax", "ymax")
+    sides = "".join(f"<{tag}>{v}</{tag}>" for tag, v in zip(tags, box, strict=True))
+    part = "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"
+    return f"<object>{part}<name>{name}</name>{difficult}<bndbox>{sides}</bndbox></object>"
+
+
+def add(root: Path, name: str, *things: str) -> None:
+    size = "<size><width>60</width><height>50</height><depth>3</depth></size>"
+    (root / "Annotations" / f"{name}.xml").write_text(
+        f"<annotation>{size}{''.join(things)}</annotation>"
+    )
+    Image.new("RGB", (60, 50)).save(root / "JPEGImages" / f"{name}.jpg")
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "ImageSets/Main/trainval.txt").write_text("2007_000027\n000005\n")
+    add(tmp_path, "2007_000027", thing("person", (1, 1, 60, 50)), thing("Dog", (2, 3, 2.0, 9)))
+    add(
+        tmp_path,
+        "000005",
+        thing("chair", (11, 21, 30, 40), difficult=""),
+        thing("chair", (1, 1, 9, 9), difficult="<difficult>1</difficult>"),
+        thing("unicorn", (1, 1, 9, 9)),
+    )
+    return tmp_path
+
+
+def test_boxes_and_classes(root):
+    dataset = VocDataset(root, "trainval")
+    assert dataset.classes == CLASSES
+    assert dataset.image_ids.tolist() == [2007000027, 5]
+    assert dataset[0][1]["boxes"].tolist() == [[0, 0, 60, 50], [1, 2, 2, 9]]
+    assert [CLASSES[label] for label in dataset[0][1]["labels"]] == ["person", "dog"]
+    assert dataset[1][1]["boxes"].tolist() == [[10, 20, 30, 40]]
+    assert dataset.counts == {"crowd left out": 1, "unknown category": 1}
+
+
+def test_difficult_objects_can_be_trained_on_and_boxes_can_end_on_their_last_pixel(root):
+    dataset = VocDataset(root, "trainval", difficult=True, plus_one=True)
+    assert dataset[1][1]["boxes"].tolist() == [[10, 20, 29, 39], [0, 0, 8, 8]]
+
+
+def test_other_classes_and_names_that_are_no_numbers(root):
+    (root / "ImageSets/Main/mine.txt").write_text("frame_a  1\nframe_b -1\n")
+    add(root, "frame_a", thing("unicorn", (1, 1, 9, 9)))
+    dataset = VocDataset(root, "mine", classes=["Unicorn"])
+    assert (dataset.classes, dataset.image_ids.tolist()) == (("Unicorn",), [1])
+
+
+def test_perfect_detections_score_one_and_difficult_objects_do_not_count(root):
+    dataset = VocDataset(root, "trainval")
+    results = []
+    for index in range(len(dataset)):
+        target = dataset.target(index)
+        results += to_coco_results(
+            target["image_id"],
+            target["boxes"],
+            target["labels"] * 0 + 1.0,
+            target["labels"],
+            dataset.category_ids,
+        )
+    figures = evaluate(results, voc_annotations(root, "trainval"))
+    assert figures["AP"] == pytest.approx(1)
+    assert figures["per_class"]["bus"] is None
+
+
+def test_missing_and_broken_files_are_refused_by_name(root):
+    with pytest.raises(ValueError, match=r"absent\.txt: no such image set"):
+        VocDataset(root, "absent")
+    (root / "Annotations/000005.xml").write_text("<annotation><size></annotation>")
+    with pytest.raises(ValueError, match=r"000005\.xml: not a VOC annotation"):
+        VocDataset(root, "trainval")
+    (root / "Annotations/000005.xml").unlink()
+    with pytest.raises(ValueError, match=r"000005\.xml: not a VOC annotation"):
+        VocDataset(root, "trainval")
