@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.ops import deform_conv2d
 
 NormKind = Literal["frozen_bn", "eval_bn", "bn", "sync_bn"]
@@ -164,6 +165,9 @@ class ConvNorm(nn.Module):
         else:
             weight, bias = self._fold()
             x = self.conv._conv_forward(x, weight, bias)
+        return self._activate(x)
+
+    def _activate(self, x: Tensor) -> Tensor:
         if self.activation == "relu":
             return F.relu_(x)
         return F.relu6(x, inplace=True) if self.activation == "relu6" else x
@@ -179,11 +183,9 @@ class ConvNorm(nn.Module):
             weight = self.conv.weight * scale.to(torch.float32).view(-1, 1, 1, 1)
             bias = norm.bias - norm.running_mean * scale
             dtype = self.conv.weight.dtype
-            layout = (
-                torch.channels_last
-                if self.conv.weight.is_contiguous(memory_format=torch.channels_last)
-                else torch.contiguous_format
-            )
+            # A convolution answers in the layout of its weights, and CPUs are faster at NHWC.
+            nhwc = self.conv.weight.is_cpu or not self.conv.weight.is_contiguous()
+            layout = torch.channels_last if nhwc else torch.contiguous_format
             self._folded = (
                 stamp,
                 weight.to(dtype, memory_format=layout).detach(),
@@ -194,3 +196,20 @@ class ConvNorm(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         self._folded = None
         return super()._apply(fn, recurse)
+
+
+class ConcatConvNorm(ConvNorm):
+    """`ConvNorm` of several maps joined along their channels: act(norm(conv(cat(parts)))).
+
+    The joined map is as large as all its parts together. In training it is not kept but put
+    together again for the backward pass (as in memory-efficient DenseNets, arXiv:1707.06990).
+    """
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        if not (self.training and torch.is_grad_enabled()):
+            return super().forward(torch.cat(parts, dim=1))
+        x = checkpoint(self._join, *parts, use_reentrant=False, preserve_rng_state=False)
+        return self._activate(self.norm(x))
+
+    def _join(self, *parts: Tensor) -> Tensor:
+        return self.conv(torch.cat(parts, dim=1))
