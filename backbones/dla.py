@@ -1,0 +1,168 @@
+"""DLA-34: deep layer aggregation (arXiv:1707.06484).
+
+After adet/modeling/backbone/dla.py of AdelaiDet, itself the network of ucbdrive/dla.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.layers import ConcatConvNorm, ConvNorm, NormKind, constant_norm
+
+WIDTHS = (64, 128, 256, 512)
+DEPTHS = (1, 2, 2, 1)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions; the shortcut is given, already of the output's shape."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, norm: NormKind, norm_eps: float
+    ) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(
+            in_channels, out_channels, 3, stride=stride, norm=norm, norm_eps=norm_eps
+        )
+        self.conv2 = ConvNorm(
+            out_channels, out_channels, 3, activation=None, norm=norm, norm_eps=norm_eps
+        )
+
+    def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        return F.relu_(self.conv2(self.conv1(x)).add_(shortcut))
+
+
+class Tree(nn.Module):
+    """Hierarchical deep aggregation (figure 3 of the paper).
+
+    A tree of depth 1 is two blocks and a root: a 1x1 convolution over both and over all `children`
+    from further up. A deeper one is two trees in a row, and the second one's root takes it all.
+
+    Args:
+        in_channels, out_channels, stride: of the whole tree.
+        depth: of the tree.
+        level_root: the tree's own input, pooled, is one of the root's children.
+        child_channels: channels of the children that the tree is given.
+        norm, norm_eps: see `layers.make_norm`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int = 1,
+        depth: int = 1,
+        level_root: bool = False,
+        child_channels: int = 0,
+        norm: NormKind,
+        norm_eps: float,
+    ) -> None:
+        super().__init__()
+        self.depth = depth
+        self.level_root = level_root
+        if level_root:
+            child_channels += in_channels
+        if depth == 1:
+            self.tree1: nn.Module = BasicBlock(in_channels, out_channels, stride, norm, norm_eps)
+            self.tree2: nn.Module = BasicBlock(out_channels, out_channels, 1, norm, norm_eps)
+            self.root = ConcatConvNorm(
+                2 * out_channels + child_channels, out_channels, 1, norm=norm, norm_eps=norm_eps
+            )
+        else:
+            self.tree1 = Tree(
+                in_channels,
+                out_channels,
+                stride=stride,
+                depth=depth - 1,
+                norm=norm,
+                norm_eps=norm_eps,
+            )
+            self.tree2 = Tree(
+                out_channels,
+                out_channels,
+                depth=depth - 1,
+                child_channels=child_channels + out_channels,
+                norm=norm,
+                norm_eps=norm_eps,
+            )
+        self.project: nn.Module = nn.Identity()
+        if in_channels != out_channels:
+            self.project = ConvNorm(
+                in_channels, out_channels, 1, activation=None, norm=norm, norm_eps=norm_eps
+            )
+            # Only blocks have shortcuts; the projection of a deeper tree is in every published
+            # checkpoint and in its parameter count, and nothing reads it.
+            self.project.requires_grad_(depth == 1)
+
+    def forward(self, x: Tensor, bottom: Tensor, *children: Tensor) -> Tensor:
+        """`bottom` is `x` at the size of the output."""
+        if self.level_root:
+            children = (*children, bottom)
+        if self.depth > 1:
+            x1 = self.tree1(x, bottom)
+            return self.tree2(x1, x1, *children, x1)
+        x1 = self.tree1(x, self.project(bottom))
+        x2 = self.tree2(x1, x1)
+        return self.root(x2, x1, *children)
+
+
+class DLA(nn.Module):
+    """DLA-34.
+
+    Args:
+        norm, norm_eps: see `layers.make_norm`.
+        frozen_stages: how many of (stem, stage 2, stage 3, ...) are not trained; their norms are
+            constant too.
+        out_stages: which of stages 2 to 5 (`level2` to `level5`) are returned.
+    """
+
+    def __init__(
+        self,
+        *,
+        norm: NormKind = "bn",
+        norm_eps: float = 1e-5,
+        frozen_stages: int = 0,
+        out_stages: Sequence[int] = (3, 4, 5),
+    ) -> None:
+        super().__init__()
+        self.out_stages = tuple(out_stages)
+        self.channels = tuple(WIDTHS[stage - 2] for stage in self.out_stages)
+        self.strides = tuple(2**stage for stage in self.out_stages)
+
+        def norm_of(stage: int) -> NormKind:
+            return constant_norm(norm) if stage <= frozen_stages else norm
+
+        self.stem = nn.Sequential(
+            ConvNorm(3, 16, 7, norm=norm_of(1), norm_eps=norm_eps),
+            ConvNorm(16, 16, 3, norm=norm_of(1), norm_eps=norm_eps),
+            ConvNorm(16, 32, 3, stride=2, norm=norm_of(1), norm_eps=norm_eps),
+        )
+        self.stages = nn.ModuleList(
+            Tree(
+                in_channels,
+                out_channels,
+                stride=2,
+                depth=depth,
+                level_root=stage > 2,
+                norm=norm_of(stage),
+                norm_eps=norm_eps,
+            )
+            for stage, (in_channels, out_channels, depth) in enumerate(
+                zip((32, *WIDTHS[:-1]), WIDTHS, DEPTHS, strict=True), start=2
+            )
+        )
+        for module in [self.stem, *self.stages][:frozen_stages]:
+            module.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> features of `out_stages`, stage k at stride 2^k."""
+        x = self.stem(x)
+        features = []
+        for stage, tree in enumerate(self.stages, start=2):
+            x = tree(x, F.max_pool2d(x, 2, ceil_mode=True))
+            if stage in self.out_stages:
+                features.append(x)
+        return features

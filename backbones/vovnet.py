@@ -1,0 +1,155 @@
+"""VoVNet: one-shot aggregation (arXiv:1904.09730), with effective squeeze-excitation (1911.06667).
+
+After fcos_core/modeling/backbone/vovnet.py of VoVNet-FCOS and adet/modeling/backbone/vovnet.py of
+AdelaiDet. The published sizes, as arguments of `VoVNet` where they differ from its defaults:
+
+    V-27-slim   blocks (1, 1, 1, 1), widths (64, 80, 96, 112), channels (128, 256, 384, 512)
+    V-39        blocks (1, 1, 2, 2)
+    V-57        blocks (1, 1, 4, 3)
+    V-75        blocks (1, 2, 6, 3)
+    V-93        blocks (1, 3, 8, 3)
+    V-99        blocks (1, 3, 9, 3)
+    V-19        blocks (1, 1, 1, 1), 3 layers a block
+    V-19-slim   V-19 with widths (64, 80, 96, 112), channels (112, 256, 384, 512)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.layers import ConcatConvNorm, ConvNorm, NormKind, constant_norm
+
+
+class EffectiveSqueezeExcitation(nn.Module):
+    """Scales every channel by a gate that one fully connected layer reads off the channel means."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * F.hardsigmoid(self.fc(x.mean((2, 3), keepdim=True)))
+
+
+class OneShotAggregation(nn.Module):
+    """A chain of 3x3 convolutions; one 1x1 convolution aggregates the input and every link."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        out_channels: int,
+        *,
+        layers: int,
+        ese: bool,
+        identity: bool,
+        norm: NormKind,
+        norm_eps: float,
+    ) -> None:
+        super().__init__()
+        self.identity = identity
+        self.layers = nn.ModuleList(
+            ConvNorm(in_channels if layer == 0 else width, width, 3, norm=norm, norm_eps=norm_eps)
+            for layer in range(layers)
+        )
+        self.concat = ConcatConvNorm(
+            in_channels + layers * width, out_channels, 1, norm=norm, norm_eps=norm_eps
+        )
+        self.ese = EffectiveSqueezeExcitation(out_channels) if ese else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = [x]
+        for layer in self.layers:
+            features.append(layer(features[-1]))
+        out = self.ese(self.concat(*features))
+        return out + x if self.identity else out
+
+
+class VoVNet(nn.Module):
+    """VoVNet, VoVNetV2 with `ese`.
+
+    Args:
+        blocks: aggregation blocks in each of stages 2 to 5.
+        layers_per_block: 3x3 convolutions in a block.
+        stage_widths: their channels, by stage.
+        stage_channels: channels that each stage gives.
+        stem: channels of the three 3x3 convolutions before stage 2.
+        ese: effective squeeze-excitation in every block.
+        norm, norm_eps: see `layers.make_norm`; `eps` 0 is maskrcnn-benchmark's frozen norm.
+        frozen_stages: how many of (stem, stage 2, stage 3, ...) are not trained; their norms are
+            constant too.
+        out_stages: which of stages 2 to 5 are returned.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[int] = (1, 1, 2, 2),
+        *,
+        layers_per_block: int = 5,
+        stage_widths: Sequence[int] = (128, 160, 192, 224),
+        stage_channels: Sequence[int] = (256, 512, 768, 1024),
+        stem: Sequence[int] = (64, 64, 128),
+        ese: bool = False,
+        norm: NormKind = "frozen_bn",
+        norm_eps: float = 1e-5,
+        frozen_stages: int = 0,
+        out_stages: Sequence[int] = (3, 4, 5),
+    ) -> None:
+        super().__init__()
+        self.out_stages = tuple(out_stages)
+        self.channels = tuple(stage_channels[stage - 2] for stage in self.out_stages)
+        self.strides = tuple(2**stage for stage in self.out_stages)
+
+        def norm_of(stage: int) -> NormKind:
+            return constant_norm(norm) if stage <= frozen_stages else norm
+
+        self.stem = nn.Sequential(
+            *(
+                ConvNorm(a, b, 3, stride=stride, norm=norm_of(1), norm_eps=norm_eps)
+                for a, b, stride in zip((3, *stem[:-1]), stem, (2, 1, 2), strict=True)
+            )
+        )
+        self.stages = nn.ModuleList()
+        in_channels = stem[-1]
+        for stage, (count, width, out_channels) in enumerate(
+            zip(blocks, stage_widths, stage_channels, strict=True), start=2
+        ):
+            layers = []
+            for block in range(count):
+                layers.append(
+                    OneShotAggregation(
+                        in_channels,
+                        width,
+                        out_channels,
+                        layers=layers_per_block,
+                        ese=ese,
+                        identity=block > 0,
+                        norm=norm_of(stage),
+                        norm_eps=norm_eps,
+                    )
+                )
+                in_channels = out_channels
+            self.stages.append(nn.Sequential(*layers))
+        for module in [self.stem, *self.stages][:frozen_stages]:
+            module.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> features of `out_stages`, stage k at stride 2^k."""
+        x = self.stem(x)
+        features = []
+        for stage, layers in enumerate(self.stages, start=2):
+            x = layers(x if stage == 2 else _halve(x))
+            if stage in self.out_stages:
+                features.append(x)
+        return features
+
+
+def _halve(x: Tensor) -> Tensor:
+    """3x3 max pooling of stride 2 whose windows begin at the first pixel; sizes round up."""
+    height, width = x.shape[-2:]
+    if height % 2 or width % 2:  # zeros never win: what comes out of a block is not negative
+        x = F.pad(x, (0, width % 2, 0, height % 2))
+    return F.max_pool2d(x, kernel_size=3, stride=2, ceil_mode=True)

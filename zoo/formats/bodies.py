@@ -1,0 +1,164 @@
+"""How others name the tensors inside a backbone.
+
+Each table holds (pattern, replacement) pairs for one backbone in one lineage. They apply to a
+published key without the prefix of the body (`backbone.body.`, `backbone.bottom_up.`, ...); the
+first pattern that matches the whole key gives the key in our backbone. An empty result means a
+tensor of the ImageNet classifier on top, which a detector has no use for.
+
+The tables hold for detectors and for ImageNet files alike:
+
+- `HRNET`: HRNet-FCOS, OpenMMLab, the authors' classification files, timm.
+- `VOVNET`: VoVNet-FCOS and AdelaiDet, the authors' ImageNet state dicts. timm squeezes only the
+  last block of a stage, so its weights fit no published detector.
+- `DLA`: AdelaiDet, `dla34-ba72cf86`, timm. timm leaves out what `DLA_UNREAD` matches.
+- `MOBILENET_V2`: the original FCOS, AdelaiDet, timm.
+- `MOBILENET_V2_TORCHVISION`: torchvision, which gives some of the same names to other layers.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import accumulate
+
+from zoo.formats.rules import Rule
+
+# The two halves of a convolution with norm, as attributes or as places in an nn.Sequential.
+_HALF = {"conv": "conv", "bn": "norm", "norm": "norm", "0": "conv", "1": "norm"}
+
+
+HRNET: tuple[Rule, ...] = (
+    (r"(conv|bn)([12])\.(\w+)", lambda m: f"stem.{int(m[2]) - 1}.{_HALF[m[1]]}.{m[3]}"),
+    (
+        r"layer1\.(\d)\.(conv|bn)(\d)\.(\w+)",
+        lambda m: f"stage1.{m[1]}.conv{m[3]}.{_HALF[m[2]]}.{m[4]}",
+    ),
+    (
+        r"layer1\.(\d)\.downsample\.([01])\.(\w+)",
+        lambda m: f"stage1.{m[1]}.shortcut.{_HALF[m[2]]}.{m[3]}",
+    ),
+    (r"transition1\.0\.([01])\.(\w+)", lambda m: f"transitions.0.{_HALF[m[1]]}.{m[2]}"),
+    (
+        r"transition\d\.(\d)\.0\.([01])\.(\w+)",
+        lambda m: f"transitions.{m[1]}.{_HALF[m[2]]}.{m[3]}",
+    ),
+    (
+        r"stage(\d)\.(\d)\.branches\.(\d)\.(\d)\.(conv|bn)(\d)\.(\w+)",
+        lambda m: (
+            f"stages.{int(m[1]) - 2}.{m[2]}.branches.{m[3]}.{m[4]}.conv{m[6]}.{_HALF[m[5]]}.{m[7]}"
+        ),
+    ),
+    (
+        r"stage(\d)\.(\d)\.fuse_layers\.(\d)\.(\d)\.(\d)\.([01])\.(\w+)",
+        lambda m: (
+            f"stages.{int(m[1]) - 2}.{m[2]}.fusions.{m[3]}.down.{m[4]}.{m[5]}.{_HALF[m[6]]}.{m[7]}"
+        ),
+    ),
+    (
+        r"stage(\d)\.(\d)\.fuse_layers\.(\d)\.(\d)\.([01])\.(\w+)",
+        lambda m: (
+            f"stages.{int(m[1]) - 2}.{m[2]}.fusions.{m[3]}.up.{int(m[4]) - int(m[3]) - 1}"
+            f".{_HALF[m[5]]}.{m[6]}"
+        ),
+    ),
+    (r"(incre_modules|downsamp_modules|final_layer|classifier)\..+", ""),
+)
+
+
+def _osa(match: re.Match[str]) -> str:
+    """`stages.<stage>.<block>` from a match that begins with stage<k>.OSA<k>_<n>."""
+    return f"stages.{int(match[1]) - 2}.{int(match[2]) - 1}"
+
+
+VOVNET: tuple[Rule, ...] = (
+    (r"stem\.stem_(\d)/(conv|norm)\.(\w+)", lambda m: f"stem.{int(m[1]) - 1}.{m[2]}.{m[3]}"),
+    (
+        r"stage(\d)\.OSA\d_(\d+)\.layers\.(\d)\.OSA\d_\d+_\d/(conv|norm)\.(\w+)",
+        lambda m: f"{_osa(m)}.layers.{m[3]}.{m[4]}.{m[5]}",
+    ),
+    (
+        r"stage(\d)\.OSA\d_(\d+)\.concat\.OSA\d_\d+_concat/(conv|norm)\.(\w+)",
+        lambda m: f"{_osa(m)}.concat.{m[3]}.{m[4]}",
+    ),
+    (r"stage(\d)\.OSA\d_(\d+)\.ese\.fc\.(\w+)", lambda m: f"{_osa(m)}.ese.fc.{m[3]}"),
+    (r"classifier\..+", ""),
+)
+
+
+DLA: tuple[Rule, ...] = (
+    (r"base_layer\.([01])\.(\w+)", lambda m: f"stem.0.{_HALF[m[1]]}.{m[2]}"),
+    (r"level([01])\.([01])\.(\w+)", lambda m: f"stem.{int(m[1]) + 1}.{_HALF[m[2]]}.{m[3]}"),
+    (
+        r"level(\d)\.((?:tree\d\.)*)(conv|bn)(\d)\.(\w+)",
+        lambda m: f"stages.{int(m[1]) - 2}.{m[2]}conv{m[4]}.{_HALF[m[3]]}.{m[5]}",
+    ),
+    (
+        r"level(\d)\.((?:tree\d\.)*)root\.(conv|bn)\.(\w+)",
+        lambda m: f"stages.{int(m[1]) - 2}.{m[2]}root.{_HALF[m[3]]}.{m[4]}",
+    ),
+    (
+        r"level(\d)\.((?:tree\d\.)*)project\.([01])\.(\w+)",
+        lambda m: f"stages.{int(m[1]) - 2}.{m[2]}project.{_HALF[m[3]]}.{m[4]}",
+    ),
+    (r"fc\..+", ""),
+)
+DLA_UNREAD = r"stages\.[12]\.project\..+"  # our keys of tensors that the network never reads
+
+
+# The last block of each of our stages, in the row of blocks that the others count through.
+_MOBILENET_ENDS = tuple(accumulate((1, 2, 3, 7, 4)))
+
+
+def _mobilenet(block: int, layer: str) -> str:
+    """Our name of a `layer` in the `block`-th inverted residual, counted from 1."""
+    stage = next(i for i, end in enumerate(_MOBILENET_ENDS) if block <= end)
+    first = _MOBILENET_ENDS[stage - 1] if stage else 0
+    return f"stages.{stage}.{block - first - 1}.{layer}"
+
+
+def _mobilenet_flat(match: re.Match[str]) -> str:
+    """Convolution, norm and activation in one row: 0 1 2, 3 4 5, 6 7."""
+    block, place = int(match[1]), int(match[2])
+    layers = ("depthwise", "project") if block == 1 else ("expand", "depthwise", "project")
+    return _mobilenet(block, f"{layers[place // 3]}.{_HALF[str(place % 3)]}.{match[3]}")
+
+
+def _mobilenet_nested(match: re.Match[str]) -> str:
+    """Activated layers are groups of two, the last convolution and its norm stand alone."""
+    block, group, half, leaf = int(match[1]), int(match[2]), match[3], match[4]
+    layers = ("depthwise",) if block == 1 else ("expand", "depthwise")
+    if half is None:
+        return _mobilenet(block, f"project.{_HALF[str(group - len(layers))]}.{leaf}")
+    return _mobilenet(block, f"{layers[group]}.{_HALF[half]}.{leaf}")
+
+
+def _mobilenet_timm(match: re.Match[str]) -> str:
+    """Rows of the paper's table, then blocks; layers by name, norms by number."""
+    row, block, layer, leaf = int(match[1]), int(match[2]), match[3], match[4]
+    layers = ("conv_dw", "conv_pw") if row == 0 else ("conv_pw", "conv_dw", "conv_pwl")
+    names = ("depthwise", "project") if row == 0 else ("expand", "depthwise", "project")
+    norm = layer.startswith("bn")
+    place = int(layer[2:]) - 1 if norm else layers.index(layer)
+    before = sum((1, 2, 3, 4, 3, 3, 1)[:row])
+    return _mobilenet(before + block + 1, f"{names[place]}.{'norm' if norm else 'conv'}.{leaf}")
+
+
+_MOBILENET_STEM: Rule = (
+    r"features\.0\.([01])\.(\w+)",
+    lambda m: f"stem.{_HALF[m[1]]}.{m[2]}",
+)
+_MOBILENET_CLASSIFIER: Rule = (r"(features\.18|classifier)\..+", "")
+
+MOBILENET_V2: tuple[Rule, ...] = (
+    _MOBILENET_STEM,
+    _MOBILENET_CLASSIFIER,
+    (r"features\.(\d+)\.conv\.(\d)\.(\w+)", _mobilenet_flat),
+    (r"conv_stem\.(\w+)", r"stem.conv.\1"),
+    (r"bn1\.(\w+)", r"stem.norm.\1"),
+    (r"blocks\.(\d)\.(\d)\.(\w+)\.(\w+)", _mobilenet_timm),
+    (r"(conv_head|bn2)\..+", ""),
+)
+MOBILENET_V2_TORCHVISION: tuple[Rule, ...] = (
+    _MOBILENET_STEM,
+    _MOBILENET_CLASSIFIER,
+    (r"features\.(\d+)\.conv\.(\d)(?:\.([01]))?\.(\w+)", _mobilenet_nested),
+)
