@@ -1,0 +1,277 @@
+"""Every fault of a host that the tests provoke, and what must come of it.
+
+``python tests/weights/faults.py`` meets them all and writes ``reports/downloader_faults.md``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import re
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import faulty_server as host
+from faulty_server import FaultyServer
+
+from zoo.weights import Location, Retry, WeightsError, fetch
+
+REPORT = Path(__file__).parents[2] / "reports" / "downloader_faults.md"
+BODY = b"\x80\x02" + random.Random(0).randbytes(299_998)
+OTHER = b"\x80\x02" + random.Random(1).randbytes(299_998)
+SHA256 = hashlib.sha256(BODY).hexdigest()
+SIZE = len(BODY)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What the host does, GET by GET, then what comes of it.
+
+    ``requests`` are the first bytes that the GETs asked for; ``reason`` is the line in the error,
+    or None where the fault is overcome and the file arrives.
+    """
+
+    name: str
+    faults: tuple[host.Fault, ...]
+    requests: tuple[int, ...]
+    reason: str | None = None
+    promise: dict[str, object] = field(default_factory=lambda: {"size": SIZE, "sha256": SHA256})
+    body: bytes = BODY
+    etag: bool = True
+
+
+def _page(text: str) -> bytes:
+    return f"<!DOCTYPE html><html><body>{text}</body></html>".encode()
+
+
+_LFS = f"version https://git-lfs.github.com/spec/v1\noid sha256:{SHA256}\nsize {SIZE}\n".encode()
+_LOG_IN = _page("<form><input name='user'><input type='password'></form>")
+_WRONG = "sha256 <HASH> is not that of the file wanted; kept aside as w.pth.bad"
+_TWICE = (host.drop(100_000),) * 2
+
+FAULTS = [
+    Fault("drops the connection mid-body, twice", _TWICE, (0, 100_000, 200_000)),
+    Fault("drops it before the first byte", (host.drop(0),), (0, 0)),
+    Fault(
+        "drops it at the same byte for ever, ignoring ranges",
+        (host.ignore_range(100_000),) * 9,
+        (0, 100_000, 100_000),
+        "connection dropped at 100000 of 300000 bytes; given up after 3 tries",
+    ),
+    Fault("ignores ranges", (host.drop(100_000), host.ignore_range()), (0, 100_000)),
+    Fault("answers another range", (host.drop(100_000), host.wrong_range), (0, 100_000, 0)),
+    Fault(
+        "answers a range unasked",
+        (host.wrong_range,),
+        (0,),
+        "answers with bytes 0-9/300000 of the file, unasked",
+    ),
+    Fault("refuses the range (416)", (host.drop(100_000), host.status(416)), (0, 100_000, 0)),
+    Fault(
+        "changes the file between tries",
+        (host.drop(100_000), host.change(OTHER)),
+        (0, 100_000),
+        promise={},
+        body=OTHER,
+    ),
+    Fault(
+        "changes the file between tries, names no version",
+        (host.change(OTHER, host.drop(100_000)), host.change(BODY)),
+        (0, 100_000, 0),
+        etag=False,
+    ),
+    Fault("states too great a length", (host.longer,) * 9, (0,), "offers 300100 bytes, not 300000"),
+    Fault(
+        "states too great a length, the true one unknown",
+        (host.longer,) * 9,
+        (0, 300_000, 0),
+        promise={"sha256": SHA256},
+        reason="connection dropped at 300000 of 300100 bytes; given up after 3 tries",
+    ),
+    Fault("states too small a length", (host.shorter,), (0,), "offers 150000 bytes, not 300000"),
+    Fault(
+        "states too small a length, the true one unknown",
+        (host.shorter,),
+        (0,),
+        _WRONG,
+        promise={"sha256": SHA256},
+    ),
+    Fault(
+        "states no length",
+        (host.no_length,),
+        (0,),
+        "states no length, so that nothing tells when the file is whole",
+    ),
+    Fault("sends it in chunks", (host.chunked(),), (0,)),
+    Fault("sends it in chunks and drops", (host.chunked(100_000),), (0, 0)),
+    Fault(
+        "compresses it though asked not to",
+        (host.encoded,),
+        (0,),
+        "sends the file gzip-encoded though asked not to",
+    ),
+    Fault("sends wrong bytes of the right length", (host.wrong_bytes,), (0,), _WRONG),
+    Fault("sends an HTML page with 200", (host.say(_page("Oops")),), (0,), "sends an HTML page"),
+    Fault("sends a log-in page with 200", (host.say(_LOG_IN),), (0,), "sends a log-in page (HTML)"),
+    Fault(
+        "sends an HTML page when asked for the rest",
+        (host.drop(100_000), host.say(_page("Oops"))),
+        (0, 100_000),
+        "sends an HTML page",
+    ),
+    Fault(
+        "sends a Git LFS pointer with 200",
+        (host.say(_LFS, "text/plain"),),
+        (0,),
+        "sends a Git LFS pointer, not the file it points to",
+    ),
+    Fault(
+        "sends a JSON message with 200", (host.say(b'{"error": 1}'),), (0,), "sends a JSON message"
+    ),
+    Fault("sends nothing with 200", (host.say(b""),), (0,), "sends an empty file"),
+    Fault("403", (host.status(403),), (0,), "403 Forbidden"),
+    Fault("404", (host.status(404),), (0,), "404 Not Found"),
+    Fault("500, then 200", (host.status(500),), (0, 0)),
+    Fault(
+        "503 for ever",
+        (host.status(503),) * 9,
+        (0, 0, 0),
+        "503 Service Unavailable; given up after 3 tries",
+    ),
+    Fault("429 with Retry-After, then 200", (host.status(429, Retry_After=7),), (0, 0)),
+    Fault(
+        "429 that asks for an hour",
+        (host.status(429, Retry_After=3600),),
+        (0,),
+        "429 Too Many Requests, retry after 3600 s, which is too long",
+    ),
+    Fault(
+        "trickles for ever",
+        (host.trickle,) * 9,
+        (0,) * 3,
+        "a trickle of under 100000 bytes/s at <N> of 300000 bytes; given up after 3 tries",
+        promise={"size": SIZE},
+        etag=False,
+    ),
+    Fault("falls silent mid-body", (host.silent,), (0, 0), promise={"size": SIZE}, etag=False),
+    Fault("redirects in a loop", (host.redirect_loop,), (0,) * 31, "redirects in a loop"),
+]
+
+
+def meet(fault: Fault, folder: Path) -> tuple[str | None, tuple[int, ...], list[float]]:
+    """Fetches from a host with the fault: the reason of a failure, first bytes asked for, waits."""
+    waits: list[float] = []
+    retry = Retry(tries=3, read=0.2, slowest=100_000, window=0.1, sleep=waits.append)
+    with FaultyServer() as server:
+        resource = server.add("w.pth", BODY, *fault.faults, etag=fault.etag)
+        location = Location(server.url("w.pth"), **fault.promise)  # type: ignore[arg-type]
+        try:
+            path = fetch("w.pth", [location], cache=folder, progress=False, retry=retry)
+            reason = None if path.read_bytes() == fault.body else "a bad file!"
+        except WeightsError as error:
+            lines = [
+                line for line in str(error).split("\n") if line.startswith(f"  {location.url}")
+            ]
+            reason = lines[-1].removeprefix(f"  {location.url}: ").replace(f"{folder}/", "")
+            reason = re.sub("[0-9a-f]{64}", "<HASH>", reason)
+            if "trickle" in reason:
+                reason = re.sub(r"at \d+ of", "at <N> of", reason)
+    starts = tuple(int((each or "bytes=0-")[6:-1]) for each in resource.ranges)
+    return reason, starts, waits
+
+
+def report() -> str:
+    """The report, measured now."""
+    rows = []
+    for fault in FAULTS:
+        with tempfile.TemporaryDirectory() as folder:
+            reason, starts, _ = meet(fault, Path(folder))
+            left = sorted(path.name for path in Path(folder).iterdir() if path.name[0] != ".")
+        came = f"refused: {reason}" if reason else "the right file"
+        asked = f"0, {len(starts)} times" if len(starts) > 5 else ", ".join(map(str, starts))
+        rows.append(f"| {fault.name} | {came} | {asked} | {', '.join(left) or 'nothing'} |")
+    elsewhere = [f"| {what} | {came} | `{test}` |" for what, came, test in ELSEWHERE]
+    return HEADER + "\n".join(rows) + "\n" + FOOTER + "\n".join(elsewhere) + "\n"
+
+
+HEADER = """# What a download survives
+
+Each row is one fault of a host, met by `zoo.weights.fetch` from a local server that commits it
+(`tests/weights/faulty_server.py`) with a file of 300,000 bytes, `w.pth`. This page is what
+`python tests/weights/faults.py` wrote; `tests/weights/test_faults.py` asserts every row, and that a
+run still writes this page. Three tries without progress end a location here (five by default);
+`<HASH>` and `<N>` stand for what differs between runs.
+
+`.part` is kept for the next call to go on from, `.bad` is a file that did not fit, and `w.pth` is
+there only whole and verified.
+
+| The host | What came of it | First byte each request asked for | Left in the cache |
+| --- | --- | --- | --- |
+"""
+
+FOOTER = """
+## Faults that are not a host's
+
+Asserted by tests of the same folder, named in the last column.
+
+| What happens | What came of it | Test |
+| --- | --- | --- |
+"""
+
+ELSEWHERE = [
+    (
+        "`kill -9` at random moments of a transfer, 50 times",
+        "the right file or none under the final name, each time",
+        "test_kill_9_leaves_the_right_file_or_none",
+    ),
+    (
+        "eight processes fetch one file at once",
+        "one GET; all eight get the right file",
+        "test_eight_processes_download_once",
+    ),
+    (
+        "no room on the disk, known beforehand",
+        "refused before the first byte, with the bytes needed and free",
+        "test_no_room_is_said_before_starting",
+    ),
+    (
+        "the disk fills up while writing",
+        "refused, with the bytes needed and free",
+        "test_a_disk_that_fills_up_is_named",
+    ),
+    (
+        "any series of drops, ignored ranges, changes and errors",
+        "the right bytes",
+        "test_any_faults",
+    ),
+    (
+        "the first location fails after half of the file",
+        "the next one sends the other half where a hash is known, all of it otherwise",
+        "test_another_host_goes_on",
+    ),
+    (
+        "pieces of two hosts do not fit together",
+        "fetched anew, whole",
+        "test_pieces_that_do_not_fit_start_over",
+    ),
+    (
+        "the cached file is not the one wanted",
+        "set aside as `.bad` and fetched anew",
+        "test_a_cached_file_that_does_not_fit_is_set_aside",
+    ),
+    (
+        "a file holds a program (pickle, torch zip, torch legacy, disguised)",
+        "refused, nothing of it ran",
+        "test_programs_are_refused_unrun",
+    ),
+    ("a file is truncated", "refused by name", "test_truncated_files_are_refused"),
+    ("a header or a storage claims more than the file has", "refused by name", "test_false_sizes"),
+    ("a zip bomb", "refused by name, not unpacked", "test_zip_bombs_are_refused"),
+]
+
+
+if __name__ == "__main__":
+    os.environ["NO_PROXY"] = "127.0.0.1"
+    REPORT.write_text(report(), "utf-8")

@@ -1,0 +1,254 @@
+"""From the cache, or else from the first place that serves the file whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+from pathlib import Path
+
+import faulty_server as host
+import pytest
+from faulty_server import FaultyServer
+
+from zoo.weights import Location, Retry, WeightsError, cache, fetch, probe
+
+BODY = b"\x80\x02" + random.Random(2).randbytes(200_000)
+OTHER = b"\x80\x02" + random.Random(3).randbytes(200_000)
+SHA256 = hashlib.sha256(BODY).hexdigest()
+HASTY = Retry(tries=1, sleep=lambda seconds: None)
+
+
+def test_a_file_is_fetched_once(server: FaultyServer) -> None:
+    resource = server.add("w.pth", BODY)
+    location = Location(server.url("w.pth"), size=len(BODY), sha256=SHA256)
+    path = fetch("w.pth", [location])
+    assert path == cache.folder() / "w.pth"
+    assert fetch("w.pth", [location]) == path
+    assert path.read_bytes() == BODY
+    assert len(resource.asked) == 1
+
+
+def test_the_cache_is_where_it_is_asked_for(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.add("w.pth", BODY)
+    monkeypatch.setenv("FCOS_ZOO_HOME", str(tmp_path / "elsewhere"))
+    assert fetch("w.pth", [Location(server.url("w.pth"))]).parent == tmp_path / "elsewhere/weights"
+    path = fetch("w.pth", [Location(server.url("w.pth"))], cache=tmp_path / "here")
+    assert path == tmp_path / "here" / "w.pth"
+
+
+def test_a_file_put_there_by_hand_is_taken_if_it_fits(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(BODY)
+    dead = Location("http://host.invalid/w.pth", dead=True)
+    alive = Location("http://host.invalid/w.pth", sha256=SHA256[:10])
+    assert fetch("w.pth", [dead, alive], cache=tmp_path) == tmp_path / "w.pth"
+    assert cache.entries(tmp_path)[0].sha256 == SHA256
+
+
+def test_a_cached_file_that_does_not_fit_is_set_aside(server: FaultyServer, tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(OTHER)
+    server.add("w.pth", BODY)
+    path = fetch("w.pth", [Location(server.url("w.pth"), sha256=SHA256)], cache=tmp_path)
+    assert path.read_bytes() == BODY
+    assert (tmp_path / "w.pth.bad").read_bytes() == OTHER
+
+
+def test_a_cached_file_that_changed_since_it_arrived_is_fetched_anew(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    server.add("w.pth", BODY)
+    location = Location(server.url("w.pth"))  # no hash known but the one recorded
+    path = fetch("w.pth", [location], cache=tmp_path)
+    path.write_bytes(OTHER)
+    os.utime(path, (2e9, 2e9))
+    assert fetch("w.pth", [location], cache=tmp_path).read_bytes() == BODY
+
+
+def test_locations_are_tried_in_order_and_dead_ones_never(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    server.add("gone/w.pth", b"", host.status(404))
+    dead = server.add("dead/w.pth", BODY)
+    server.add("good/w.pth", BODY)
+    last = server.add("last/w.pth", BODY)
+    urls = {name: server.url(f"{name}/w.pth") for name in ("dead", "gone", "good", "last")}
+    places = [Location(url, dead=name == "dead") for name, url in urls.items()]
+    assert fetch("w.pth", places, cache=tmp_path).read_bytes() == BODY
+    assert not dead.asked
+    assert not last.asked
+
+
+def test_the_error_has_a_line_for_each_attempt_and_the_remedy(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    server.add("a", BODY, host.status(403))
+    server.add("b", BODY, host.status(500), host.drop(100_000), host.drop(0))
+    places = [Location(server.url(name), sha256=SHA256) for name in "ab"]
+    with pytest.raises(WeightsError) as caught:
+        fetch("w.pth", places, cache=tmp_path, retry=Retry(tries=2, sleep=lambda seconds: None))
+    part = tmp_path / "w.pth.part"
+    assert str(caught.value).split("\n") == [
+        "w.pth could not be fetched:",
+        f"  {places[0].url}: 403 Forbidden",
+        f"  {places[1].url}: 500 Internal Server Error",
+        f"  {places[1].url}: connection dropped at 100000 of {len(BODY)} bytes",
+        f"  {places[1].url}: connection dropped at 100000 of {len(BODY)} bytes; "
+        "given up after 2 tries",
+        f"  100000 bytes are kept in {part}: another call goes on from there",
+        f"Put the file at {tmp_path / 'w.pth'}, or set FCOS_ZOO_MIRRORS to who serves it.",
+    ]
+
+
+def test_no_live_location_is_said_so(tmp_path: Path) -> None:
+    dead = Location("http://host.invalid/w.pth", dead=True, note="host switched off in 2023")
+    with pytest.raises(WeightsError, match=r"w.pth: dead, not tried \(host switched off in 2023\)"):
+        fetch("w.pth", [dead], cache=tmp_path)
+
+
+def test_an_unreachable_host_is_named(tmp_path: Path) -> None:
+    with FaultyServer() as server:
+        url = server.url("w.pth")
+    with pytest.raises(WeightsError, match=f"{url}: no connection"):
+        fetch("w.pth", [Location(url)], cache=tmp_path, retry=HASTY)
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+def test_another_host_goes_on(server: FaultyServer, tmp_path: Path, hashed: bool) -> None:
+    server.add("a", BODY, host.drop(150_000))
+    second = server.add("b", BODY)
+    digest = SHA256 if hashed else None
+    places = [Location(server.url(name), sha256=digest) for name in "ab"]
+    assert fetch("w.pth", places, cache=tmp_path, retry=HASTY).read_bytes() == BODY
+    assert second.ranges == ["bytes=150000-" if hashed else None]
+
+
+def test_pieces_that_do_not_fit_start_over(server: FaultyServer, tmp_path: Path) -> None:
+    server.add("a", OTHER, host.drop(150_000))
+    second = server.add("b", BODY)
+    places = [Location(server.url(name), sha256=SHA256) for name in "ab"]
+    assert fetch("w.pth", places, cache=tmp_path, retry=HASTY).read_bytes() == BODY
+    assert second.ranges == ["bytes=150000-", None]
+
+
+def test_the_hash_of_any_location_counts_for_those_without(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    server.add("a", OTHER)
+    server.add("b", BODY)
+    places = [Location(server.url("a")), Location(server.url("b"), sha256=SHA256[:8])]
+    assert fetch("w.pth", places, cache=tmp_path).read_bytes() == BODY
+
+
+def test_mirrors_come_first(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "w.pth").write_bytes(OTHER)  # not the right file
+    mirror = server.add("mirror/w.pth", BODY)
+    published = server.add("w.pth", BODY)
+    bases = f"{tmp_path / 'folder'}, {server.url('mirror/')}"
+    monkeypatch.setenv("FCOS_ZOO_MIRRORS", bases)
+    location = Location(server.url("w.pth"), sha256=SHA256)
+    assert fetch("w.pth", [location], cache=tmp_path).read_bytes() == BODY
+    assert len(mirror.asked) == 1
+    assert not published.asked
+
+
+def test_a_folder_serves_offline_and_the_network_does_not(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = server.add("w.pth", BODY)
+    location = Location(server.url("w.pth"), sha256=SHA256)
+    monkeypatch.setenv("FCOS_ZOO_OFFLINE", "1")
+    with pytest.raises(WeightsError, match=r"not asked, FCOS_ZOO_OFFLINE is set[^$]*Unset FCOS"):
+        fetch("w.pth", [location], cache=tmp_path)
+    with pytest.raises(WeightsError, match="unset FCOS_ZOO_OFFLINE"):
+        probe(location)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "w.pth").write_bytes(BODY)
+    monkeypatch.setenv("FCOS_ZOO_MIRRORS", str(tmp_path / "folder"))
+    assert fetch("w.pth", [location], cache=tmp_path).read_bytes() == BODY
+    assert not resource.asked
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "No such file"), (b"<html></html>", "an HTML page"), (OTHER, "not that of the file")],
+)
+def test_a_path_is_checked_like_a_host(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    source = tmp_path / "source.pth"
+    if content is not None:
+        source.write_bytes(content)
+    with pytest.raises(WeightsError, match=reason):
+        fetch("w.pth", [Location(str(source), sha256=SHA256)], cache=tmp_path / "cache")
+
+
+def test_the_hub_states_a_hash_on_its_redirect(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", server.url())
+    states = {"X_Linked_ETag": f'"{SHA256}"', "X_Linked_Size": len(BODY)}
+    resolve = "owner/name/resolve/main/w.pth"
+    to_cdn = host.redirect(server.url("cdn"), **states)
+    server.add(resolve, b"", to_cdn, to_cdn, to_cdn, to_cdn)
+    cdn = server.add("cdn", BODY)
+    location = Location("hf://owner/name/w.pth")
+    pinned = probe(location)
+    assert (pinned.size, pinned.sha256) == (len(BODY), SHA256)
+    assert fetch("w.pth", [location], cache=tmp_path / "a").read_bytes() == BODY
+
+    cdn.faults.append(host.wrong_bytes)
+    with pytest.raises(WeightsError, match="not that of the file wanted"):
+        fetch("w.pth", [location], cache=tmp_path / "b")
+
+    cdn.asked.clear()
+    other = Location(location.url, sha256="0" * 64)
+    with pytest.raises(WeightsError, match=f"offers sha256 {SHA256}, not 0000"):
+        fetch("w.pth", [other], cache=tmp_path / "c")
+
+
+def test_no_room_is_said_before_starting(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.add("w.pth", BODY)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 4, 5))
+    with pytest.raises(WeightsError, match=r"no room for w.pth: 200,002 bytes needed, 5 free"):
+        fetch("w.pth", [Location(server.url("w.pth"))], cache=tmp_path)
+    assert not (tmp_path / "w.pth.part").exists()
+
+
+def test_a_disk_that_fills_up_is_named(server: FaultyServer, tmp_path: Path) -> None:
+    server.add("w.pth", BODY)
+    (tmp_path / "w.pth.part").symlink_to("/dev/full")  # every write to it finds the disk full
+    with pytest.raises(WeightsError, match=r"no room for w.pth: 200,002 bytes needed, [\d,]+ free"):
+        fetch("w.pth", [Location(server.url("w.pth"))], cache=tmp_path)
+    assert not (tmp_path / "w.pth").exists()
+
+
+def test_a_cache_that_cannot_be_made_is_named(server: FaultyServer, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(WeightsError, match="set FCOS_ZOO_HOME"):
+        fetch("w.pth", [Location(server.url("w.pth"))], cache=tmp_path / "file" / "cache")
+
+
+def test_progress_is_quiet_unless_asked_for(
+    server: FaultyServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.add("w.pth", BODY)
+    location = Location(server.url("w.pth"))
+    fetch("w.pth", [location], cache=tmp_path / "a")
+    assert capsys.readouterr() == ("", "")
+    fetch("w.pth", [location], cache=tmp_path / "b", progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "w.pth" in err
+    assert "200.0/200.0 kB" in err
+
+
+@pytest.mark.parametrize("name", ["", "../w.pth", "a/b.pth", ".w.pth", "w.pth.part", "w.pth.lock"])
+def test_names_that_are_no_plain_file_names_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="is no name for a weights file"):
+        fetch(name, [], cache=tmp_path)

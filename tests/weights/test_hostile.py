@@ -1,0 +1,213 @@
+"""Files that would run a command, exhaust the memory or read beyond their end: all are refused."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+
+from zoo.weights import WeightsError, read
+from zoo.weights.pickles import STAND_INS
+
+WEIGHT = torch.arange(4096, dtype=torch.float32)
+
+
+class Bomb:
+    """What makes a marker file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.marker}",)
+
+
+class EvalBomb(Bomb):
+    def __reduce__(self) -> tuple[Any, ...]:
+        return eval, (f"open({str(self.marker)!r}, 'w').close()",)
+
+
+def _pickle(bomb: Bomb, protocol: int) -> bytes:
+    return pickle.dumps({"model": {"w": np.ones(2)}, "x": bomb}, protocol)
+
+
+def _torch(bomb: Bomb, path: Path, **options: Any) -> None:
+    torch.save({"model": {"w": WEIGHT}, "x": bomb}, path, **options)
+
+
+PROGRAMS: dict[str, Callable[[Bomb, Path], object]] = {
+    **{
+        f"pickle, protocol {protocol}": lambda bomb, path, protocol=protocol: path.write_bytes(
+            _pickle(bomb, protocol)
+        )
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+    },
+    "pickle, eval": lambda bomb, path: path.write_bytes(_pickle(EvalBomb(bomb.marker), 2)),
+    "torch zip": _torch,
+    "torch legacy": lambda bomb, path: _torch(bomb, path, _use_new_zipfile_serialization=False),
+}
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.pkl", "w.bin"])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_programs_are_refused_unrun(tmp_path: Path, program: str, name: str) -> None:
+    path, marker = tmp_path / name, tmp_path / "marker"
+    PROGRAMS[program](Bomb(marker), path)
+    with pytest.raises(WeightsError, match=f"{name} .*it calls .*(system|eval), and nothing"):
+        read(path)
+    assert not marker.exists()
+    # The file is a real one: who trusts it runs the command.
+    if "torch" in program:
+        torch.load(path, weights_only=False)
+    else:
+        pickle.loads(path.read_bytes())
+    assert marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("numpy", "load"),
+        ("numpy", "core.multiarray.frombuffer"),
+        ("numpy.core.multiarray", "_reconstruct.__class__"),
+        ("collections", "OrderedDict.fromkeys"),
+        ("builtins", "getattr"),
+        ("torch", "load"),
+    ],
+)
+def test_no_other_name_is_admitted(tmp_path: Path, module: str, name: str) -> None:
+    names = b"".join(b"\x8c%c%s" % (len(each), each.encode()) for each in (module, name))
+    (tmp_path / "w.pkl").write_bytes(b"\x80\x04}" + names + b"\x93\x8c\x01ks.")
+    with pytest.raises(WeightsError, match=f"it calls {module}.{name}, and nothing"):
+        read(tmp_path / "w.pkl")
+
+
+@pytest.mark.parametrize("admitted", [*STAND_INS, "collections.OrderedDict", "_codecs.encode"])
+@pytest.mark.parametrize("state", [b"}X\x01\0\0\0ai\x01s", b"N}X\x01\0\0\0aK\x01s\x86"])
+def test_a_pickle_cannot_change_what_it_may_call(
+    tmp_path: Path, admitted: str, state: bytes
+) -> None:
+    module, _, name = admitted.rpartition(".")
+    change = f"c{module}\n{name}\n".encode() + state + b"b"
+    (tmp_path / "w.pkl").write_bytes(b"\x80\x02}K\x01" + change + b"s.")
+    with pytest.raises(WeightsError, match="not safe to read"):
+        read(tmp_path / "w.pkl")
+    assert not hasattr(STAND_INS.get(admitted, OrderedDict), "a")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.array([object()]), np.array([(1, 2)], dtype="i4,i4"), np.array(["2020-01-01"], "M8[D]")],
+    ids=["objects", "records", "dates"],
+)
+def test_only_plain_numbers_are_admitted(tmp_path: Path, array: np.ndarray) -> None:
+    content = {"w": array if array.dtype != object else np.array([None, 1])}
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(WeightsError, match="is not one of plain numbers"):
+        read(tmp_path / "w.pkl")
+
+
+def test_a_memo_that_would_fill_the_memory_is_harmless(tmp_path: Path) -> None:
+    (tmp_path / "w.pkl").write_bytes(b"\x80\x02}r\xff\xff\xff\x7f.")  # slot 2,147,483,647
+    assert read(tmp_path / "w.pkl") == {}
+
+
+def test_containers_within_containers_are_read_in_linear_time(tmp_path: Path) -> None:
+    content: Any = np.ones(1)
+    for _ in range(60):  # 2 ** 60 paths to the one array
+        content = (content, content)
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"w": content}))
+    inner = read(tmp_path / "w.pkl")["w"]
+    for _ in range(60):
+        inner = inner[1]
+    np.testing.assert_array_equal(inner, np.ones(1))
+
+
+FILES: dict[str, Callable[[Path], object]] = {
+    "safetensors": lambda path: path.write_bytes(save({"w": WEIGHT})),
+    "torch zip": lambda path: torch.save({"w": WEIGHT}, path),
+    "torch legacy": lambda path: torch.save(
+        {"w": WEIGHT}, path, _use_new_zipfile_serialization=False
+    ),
+    "pickle": lambda path: path.write_bytes(pickle.dumps({"w": WEIGHT.numpy()})),
+}
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.9, 0.999])
+@pytest.mark.parametrize("kind", FILES)
+def test_truncated_files_are_refused(tmp_path: Path, kind: str, share: float) -> None:
+    path = tmp_path / "w.pth"
+    FILES[kind](path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(WeightsError, match=rf"w\.pth \({kind}\) is damaged or not safe to read"):
+        read(path)
+
+
+@pytest.mark.parametrize("length", [1 << 20, 1 << 33, (1 << 63) - 1])
+def test_a_safetensors_header_longer_than_the_file_is_refused(tmp_path: Path, length: int) -> None:
+    (tmp_path / "w.pth").write_bytes(struct.pack("<Q", length) + b"{}" + bytes(100))
+    with pytest.raises(WeightsError, match=r"w\.pth \(safetensors\) is damaged"):
+        read(tmp_path / "w.pth")
+
+
+def _repack(path: Path, change: Callable[[str, bytes], bytes], compression: int) -> None:
+    """Writes a torch zip anew with its entries changed."""
+    with zipfile.ZipFile(path) as archive:
+        entries = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in entries:
+            archive.writestr(name, change(name, content))
+
+
+def test_false_sizes(tmp_path: Path) -> None:
+    """A storage said to be larger than it is, which would read other memory."""
+    path = tmp_path / "w.pth"
+    torch.save({"w": WEIGHT}, path)
+    _repack(path, lambda name, content: content[:64] if "/data/" in name else content, 0)
+    with pytest.raises(WeightsError, match=r"w\.pth \(torch zip\) is damaged"):
+        read(path)
+
+
+def test_zip_bombs_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"w": torch.zeros(1 << 24)}, path)
+    _repack(path, lambda name, content: content, zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 1 << 17
+    with pytest.raises(WeightsError, match=r"its entries are compressed"):
+        read(path)
+
+
+def test_overlapping_zip_entries_are_refused(tmp_path: Path) -> None:
+    """Many names for the same bytes."""
+    path = tmp_path / "w.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w/data.pkl", bytes(1000))
+        archive.filelist += [archive.filelist[0]] * 50
+    with pytest.raises(WeightsError, match="larger than the file, as in a zip bomb"):
+        read(path)
+
+
+def test_other_zip_archives_are_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "w.npz", w=np.ones(3))
+    with pytest.raises(WeightsError, match=r"without data\.pkl, which torch did not write"):
+        read(tmp_path / "w.npz")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_no_name_makes_a_program_safe(tmp_path: Path, program: str) -> None:
+    path, marker = tmp_path / "w.safetensors", tmp_path / "marker"
+    PROGRAMS[program](Bomb(marker), path)
+    with pytest.raises(WeightsError, match=r"w\.safetensors .* is damaged or not safe to read"):
+        read(path)
+    assert not marker.exists()

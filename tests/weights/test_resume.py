@@ -1,0 +1,91 @@
+"""Whatever a host does between two bytes, what arrives in the end is the file."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import faulty_server as host
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from zoo.weights import Location, Retry, WeightsError, fetch
+
+PATIENT = Retry(tries=50, sleep=lambda seconds: None)
+settings = hypothesis_settings(max_examples=60, deadline=None)
+
+bodies = st.binary(max_size=5000).map(lambda content: b"\x80\x02" + content)
+cuts = st.integers(0, 5000)
+breaks = st.one_of(
+    cuts.map(host.drop),
+    cuts.map(host.ignore_range),
+    st.just(host.wrong_range),
+    st.sampled_from([429, 500, 503, 416]).map(host.status),
+)
+changes = st.builds(lambda body, cut: host.change(body, host.drop(cut)), bodies, cuts)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[host.FaultyServer]:
+    with host.FaultyServer() as server:
+        yield server
+
+
+@settings
+@given(body=bodies, cuts=st.lists(cuts, max_size=8))
+def test_any_cuts(shared: host.FaultyServer, body: bytes, cuts: list[int]) -> None:
+    resource = shared.add("w.pth", body, *map(host.drop, cuts))
+    with tempfile.TemporaryDirectory() as folder:
+        location = Location(shared.url("w.pth"))
+        path = fetch("w.pth", [location], cache=Path(folder), progress=False, retry=PATIENT)
+        assert path.read_bytes() == body
+    starts = [int((each or "bytes=0-")[6:-1]) for each in resource.ranges]
+    assert starts == sorted(starts)  # never twice the same bytes
+
+
+@settings
+@given(
+    body=bodies,
+    faults=st.lists(st.one_of(breaks, changes), max_size=8),
+    etag=st.booleans(),
+    hashed=st.booleans(),
+)
+def test_any_faults(
+    shared: host.FaultyServer, body: bytes, faults: list[host.Fault], etag: bool, hashed: bool
+) -> None:
+    digest = hashlib.sha256(body).hexdigest() if hashed else None
+    back = host.change(body) if hashed else host.good  # the bytes that the hash is of
+    resource = shared.add("w.pth", body, *faults, back, etag=etag)
+    with tempfile.TemporaryDirectory() as folder:
+        location = Location(shared.url("w.pth"), sha256=digest)
+        path = Path(folder) / "w.pth"
+        for _ in range(10):
+            try:
+                fetch("w.pth", [location], cache=path.parent, progress=False, retry=PATIENT)
+                break
+            except WeightsError:  # a changed file has another hash; a range may come unasked
+                assert not path.exists()
+        assert path.read_bytes() == resource.body
+
+
+@settings
+@given(body=bodies, cuts=st.lists(cuts, min_size=1, max_size=5))
+def test_calls_go_on_from_each_other(
+    shared: host.FaultyServer, body: bytes, cuts: list[int]
+) -> None:
+    resource = shared.add("w.pth", body, *map(host.drop, cuts))
+    location = Location(shared.url("w.pth"))
+    hasty = Retry(tries=1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "w.pth"
+        while not path.exists():
+            try:
+                fetch("w.pth", [location], cache=path.parent, progress=False, retry=hasty)
+            except WeightsError:
+                assert not path.exists()
+        assert path.read_bytes() == body
+    assert len(resource.asked) <= len(cuts) + 1

@@ -1,0 +1,168 @@
+"""The folder where whole, verified weights files are kept, each beside its hash.
+
+``NAME.sha256`` holds the hash of ``NAME`` as ``sha256sum`` writes it, so that ``sha256sum -c``
+checks the folder too. ``NAME.part`` and ``NAME.part.json`` are a transfer that can be resumed,
+``NAME.bad`` is a file that did not fit; neither counts as an entry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from zoo.weights.errors import WeightsError
+from zoo.weights.location import Location
+
+_BESIDE = (".sha256", ".part", ".part.json", ".bad")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of the cache; ``sha256`` as recorded when it arrived, or None."""
+
+    path: Path
+    size: int
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`verify` found: files that fit their record, that don't, and without any."""
+
+    good: tuple[Path, ...]
+    bad: tuple[Path, ...]
+    unrecorded: tuple[Path, ...]
+
+
+def folder() -> Path:
+    """``weights`` in ``FCOS_ZOO_HOME``, or else in the platform's cache folder."""
+    home = os.environ.get("FCOS_ZOO_HOME") or platformdirs.user_cache_dir("fcos-zoo")
+    return Path(home).expanduser() / "weights"
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """``NAME.pth`` and ``".part"`` to ``NAME.pth.part``."""
+    return path.with_name(path.name + suffix)
+
+
+def place(filename: str, cache: Path | None = None) -> Path:
+    """The path of a file in the cache, there or not.
+
+    Raises:
+        WeightsError: the name is a path, hidden, or one that the cache gives to its own files.
+    """
+    taken = filename.endswith((*_BESIDE, ".lock")) or filename.startswith(".")
+    if not filename or taken or re.search(r'[/\\:*?"<>|\x00-\x1f]', filename):
+        raise WeightsError(f"{filename!r} is no name for a weights file: give a plain file name")
+    return (cache or folder()) / filename
+
+
+def entries(cache: Path | None = None) -> list[Entry]:
+    """The whole files of the cache, by name."""
+    at = cache or folder()
+    names = sorted(path for path in at.iterdir() if path.is_file()) if at.is_dir() else []
+    return [
+        Entry(path, path.stat().st_size, recorded(path))
+        for path in names
+        if not path.name.startswith(".") and not path.name.endswith((*_BESIDE, ".lock"))
+    ]
+
+
+def verify(cache: Path | None = None) -> Report:
+    """Hashes every file anew; changes nothing. Repair is :func:`remove`, then another fetch."""
+    good: list[Path] = []
+    bad: list[Path] = []
+    unrecorded: list[Path] = []
+    for entry in entries(cache):
+        if entry.sha256 is None:
+            unrecorded.append(entry.path)
+        else:
+            (good if sha256(entry.path) == entry.sha256 else bad).append(entry.path)
+    return Report(tuple(good), tuple(bad), tuple(unrecorded))
+
+
+def remove(name: str, cache: Path | None = None) -> int:
+    """Removes a file and all that is kept beside it; returns the number of bytes freed."""
+    path = place(name, cache)
+    freed = 0
+    for each in (path, *(beside(path, suffix) for suffix in _BESIDE)):
+        if each.is_file():
+            freed += each.stat().st_size
+            each.unlink()
+    return freed
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def recorded(path: Path) -> str | None:
+    """The hash written down when the file arrived, or None."""
+    try:
+        digest = beside(path, ".sha256").read_text("utf-8").split(" ")[0]
+    except (OSError, UnicodeDecodeError):
+        return None
+    return digest if re.fullmatch("[0-9a-f]{64}", digest) else None
+
+
+def whole(path: Path, promised: Sequence[Location]) -> bool:
+    """Whether the file is there, fits a promise and, where none states a hash, its own record.
+
+    A file younger than its record is hashed, and a good one recorded, if the folder allows it.
+    """
+    if not path.is_file():
+        return False
+    on_record, status = recorded(path), path.stat()
+    old = not on_record or beside(path, ".sha256").stat().st_mtime_ns < status.st_mtime_ns
+    digest = sha256(path) if old or not on_record else on_record
+    fitting = [location for location in promised if location.fits(status.st_size, digest)]
+    hashed = any(location.digest for location in fitting)
+    good = hashed or (bool(fitting) and on_record in (None, digest))
+    if good and old:
+        with suppress(OSError):
+            record(path, digest)
+    return good
+
+
+def commit(part: Path, path: Path, digest: str | None = None) -> Path:
+    """Gives a finished file its final name, so that a crash leaves the whole file or none."""
+    digest = digest or sha256(part)
+    _sync(part)
+    os.replace(part, path)
+    _sync(path.parent)
+    record(path, digest)
+    return path
+
+
+def record(path: Path, digest: str) -> None:
+    """Writes the hash down beside the file."""
+    write(beside(path, ".sha256"), f"{digest}  {path.name}\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Replaces a small text file in one step."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_text(text, "utf-8")
+    os.replace(fresh, path)
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
+    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
