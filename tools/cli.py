@@ -1,0 +1,60 @@
+"""The `fcos-zoo` command: one word a task, each a file of this folder."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+COMMANDS = {
+    "list": "names of the zoo's entries with their published figures",
+    "info": "everything that is known of one entry",
+    "download": "fetch published weights into the cache",
+    "predict": "find objects in pictures: boxes drawn, and COCO results as JSON",
+    "evaluate": "COCO AP of an entry on a COCO-format dataset",
+    "bench": "measure parameters, GFLOPs, latency, memory and AP",
+    "report": "the measured tables beside the published ones",
+    "verify": "check entries against golden fixtures",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; errors that a user can mend are one line and a non-zero exit."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        _print_help()
+        return 0 if arguments else 2
+    name, *rest = arguments
+    errors = Console(stderr=True, soft_wrap=True)
+    if name not in COMMANDS:
+        errors.print(f"fcos-zoo: no command {name!r}; there are {', '.join(COMMANDS)}")
+        return 2
+    command = importlib.import_module(f"tools.{name}")
+    try:
+        return int(command.main(rest) or 0)
+    except KeyboardInterrupt:
+        errors.print(f"fcos-zoo {name}: interrupted")
+        return 130
+    except BrokenPipeError:
+        return 0
+    except (LookupError, ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+        if isinstance(error, KeyError | IndexError) or "--debug" in rest:
+            raise
+        errors.print(f"fcos-zoo {name}: {error}", style="red", markup=False, highlight=False)
+        return 1
+
+
+def _print_help() -> None:
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    for name, summary in COMMANDS.items():
+        table.add_row(f"[bold]{name}[/]", summary)
+    console = Console()
+    console.print("usage: fcos-zoo COMMAND [ARGUMENT ...]      (COMMAND --help tells more)\n")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""Names of the zoo's entries with their published figures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+import zoo
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the entries that match, as a table or as JSON."""
+    parser = argparse.ArgumentParser(prog="fcos-zoo list", description=__doc__)
+    parser.add_argument("pattern", nargs="?", default="*", help="shell wildcards, e.g. 'FCOS_MS_*'")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    options = parser.parse_args(arguments)
+    cards = [zoo.card(name) for name in zoo.names(options.pattern)]
+    if not cards:
+        raise LookupError(f"no entry matches {options.pattern!r}; `fcos-zoo list` shows all")
+    if options.json:
+        print(json.dumps([{"name": c.name, "family": c.family, **c.published} for c in cards]))
+        return 0
+    table = Table(title=f"{len(cards)} entries, figures as published")
+    for heading in ("entry", "system", "AP", "AP test-dev", "speed", "weights"):
+        table.add_column(heading, justify="left" if heading in ("entry", "system") else "right")
+    for card in cards:
+        figures = card.published
+        speed = f"{figures['fps']} FPS" if "fps" in figures else ""
+        speed = f"{figures['time_ms']} ms" if "time_ms" in figures else speed
+        alive = any(not place.dead for place in card.weights)
+        ap, test_dev = (str(figures.get(key, "-")) for key in ("ap", "ap_test_dev"))
+        table.add_row(card.name, card.family, ap, test_dev, speed or "-", "yes" if alive else "-")
+    Console().print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Find objects in pictures: boxes drawn, and COCO results as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+import zoo
+from fcos import Detections
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Detect in images, folders and globs; write pictures and `results.json` into a folder."""
+    parser = argparse.ArgumentParser(prog="fcos-zoo predict", description=__doc__)
+    parser.add_argument("name", help="an entry, see `fcos-zoo list`")
+    parser.add_argument("images", nargs="+", help="images, folders or globs")
+    parser.add_argument("--out", type=Path, default=Path("outputs/predict"), help="folder to write")
+    parser.add_argument("--score-threshold", type=float, default=0.3)
+    parser.add_argument("--weights", type=Path, help="a checkpoint instead of the published one")
+    parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
+    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
+    options = parser.parse_args(arguments)
+    paths = find_images(options.images)
+    device = options.device or default_device()
+    detector = zoo.get(options.name, options.weights, device, options.precision)
+    options.out.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    results: list[dict[str, Any]] = []
+    for path in track(
+        paths, description=options.name, console=console, disable=not console.is_terminal
+    ):
+        found = detector.detect(path, score_threshold=options.score_threshold)[0]
+        target = options.out / f"{path.stem}.jpg"
+        found.draw().save(target, quality=92)
+        results += coco_results(path.name, found)
+        console.print(f"{path}: {describe(found)}", highlight=False, soft_wrap=True)
+    (options.out / "results.json").write_text(json.dumps(results, indent=1))
+    console.print(f"{len(paths)} pictures and results.json in {options.out}", highlight=False)
+    return 0
+
+
+def find_images(patterns: Sequence[str]) -> list[Path]:
+    """The image files that paths, folders and globs name, each once, in order."""
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_dir():
+            matches = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        else:
+            matches = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(pattern))]
+        if not matches:
+            raise FileNotFoundError(f"no image at {pattern}")
+        found.update(dict.fromkeys(matches))
+    return list(found)
+
+
+def coco_results(file_name: str, found: Detections) -> list[dict[str, Any]]:
+    """COCO's results format, with the file's name for the image and class names beside numbers."""
+    rows = []
+    for box, score, label, name in zip(
+        found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), found.names, strict=True
+    ):
+        x1, y1, x2, y2 = box
+        rows.append(
+            {
+                "image_id": int(Path(file_name).stem)
+                if Path(file_name).stem.isdigit()
+                else file_name,
+                "file_name": file_name,
+                "category_id": label + 1,
+                "category": name,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": score,
+            }
+        )
+    return rows
+
+
+def describe(found: Detections) -> str:
+    """How many of what: "3 person, 1 dog"."""
+    counts: dict[str, int] = {}
+    for name in found.names:
+        counts[name] = counts.get(name, 0) + 1
+    return ", ".join(f"{n} {name}" for name, n in counts.items()) or "nothing found"
+
+
+def default_device() -> str:
+    """A GPU where there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
