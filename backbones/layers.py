@@ -103,7 +103,11 @@ class DeformConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, **kwargs)
         self.taps = kernel_size * kernel_size
         self.offset = nn.Conv2d(
-            in_channels, 3 * self.taps, kernel_size, stride=self.stride, padding=kernel_size // 2
+            in_channels,
+            3 * self.taps,
+            kernel_size,
+            stride=(self.stride[0], self.stride[1]),
+            padding=kernel_size // 2,
         )
         nn.init.zeros_(self.offset.weight)
         assert self.offset.bias is not None

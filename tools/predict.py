@@ -36,13 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     console = Console()
     results: list[dict[str, Any]] = []
-    for path in track(
-        paths, description=options.name, console=console, disable=not console.is_terminal
-    ):
+    ids = detector.card.config.get("category_ids") or range(1, len(detector.classes) + 1)
+    quiet = not console.is_terminal
+    for path in track(paths, description=options.name, console=console, disable=quiet):
         found = detector.detect(path, score_threshold=options.score_threshold)[0]
         target = options.out / f"{path.stem}.jpg"
         found.draw().save(target, quality=92)
-        results += coco_results(path.name, found)
+        results += coco_results(path.name, found, ids)
         console.print(f"{path}: {describe(found)}", highlight=False, soft_wrap=True)
     (options.out / "results.json").write_text(json.dumps(results, indent=1))
     console.print(f"{len(paths)} pictures and results.json in {options.out}", highlight=False)
@@ -64,23 +64,20 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def coco_results(file_name: str, found: Detections) -> list[dict[str, Any]]:
-    """COCO's results format, with the file's name for the image and class names beside numbers."""
+def coco_results(
+    file_name: str, found: Detections, category_ids: Sequence[int]
+) -> list[dict[str, Any]]:
+    """COCO's results format; the image's id is its file's number, or its name where it has none."""
+    stem = Path(file_name).stem
     rows = []
-    for box, score, label, name in zip(
-        found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), found.names, strict=True
-    ):
-        x1, y1, x2, y2 = box
+    for i, (x1, y1, x2, y2) in enumerate(found.boxes.tolist()):
         rows.append(
             {
-                "image_id": int(Path(file_name).stem)
-                if Path(file_name).stem.isdigit()
-                else file_name,
-                "file_name": file_name,
-                "category_id": label + 1,
-                "category": name,
+                "image_id": int(stem) if stem.isdigit() else file_name,
+                "category_id": category_ids[int(found.labels[i])],
+                "category": found.names[i],
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "score": score,
+                "score": float(found.scores[i]),
             }
         )
     return rows

@@ -8,14 +8,14 @@
 """
 
 from zoo.build import build, get, load_checkpoint
-from zoo.card import Card, UnknownEntry, card, names
+from zoo.card import Card, UnknownEntryError, card, names
 from zoo.formats import CheckpointError
 from zoo.weights import WeightsError
 
 __all__ = [
     "Card",
     "CheckpointError",
-    "UnknownEntry",
+    "UnknownEntryError",
     "WeightsError",
     "build",
     "card",

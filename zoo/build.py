@@ -85,7 +85,7 @@ def get(
             regression and decoding stay in fp32.
 
     Raises:
-        UnknownEntry, WeightsError, CheckpointError: each names what is wrong and what to do.
+        UnknownEntryError, WeightsError, CheckpointError: each names what is wrong and what to do.
     """
     entry = card(name)
     if precision not in DTYPES:

@@ -21,7 +21,7 @@ from zoo.weights import Location
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
-class UnknownEntry(LookupError):
+class UnknownEntryError(LookupError):
     """No entry of that name; the message suggests the nearest."""
 
 
@@ -76,12 +76,12 @@ def card(name: str) -> Card:
     """The card of an entry.
 
     Raises:
-        UnknownEntry: with the nearest names.
+        UnknownEntryError: with the nearest names.
     """
     if name not in names():
         close = difflib.get_close_matches(name, names(), n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(close)}?" if close else "see zoo.names()"
-        raise UnknownEntry(f"no entry {name!r} in the zoo: {hint}")
+        raise UnknownEntryError(f"no entry {name!r} in the zoo: {hint}")
     return _card(name)
 
 

@@ -30,7 +30,7 @@ IOU, MATCHED = 0.99, 0.98
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison: what, the largest excess over its tolerance (at most 1 passes), a word on it."""
+    """One comparison: what, its worst error in units of the tolerance, and a word on it."""
 
     what: str
     excess: float

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fcos.data.dataset import DetectionDataset, Sample, Target
+from fcos.data.handover import Handover
 from fcos.data.sampler import Draw
 from fcos.data.transforms import Transform
 
 Batch = tuple[list[Tensor], list[Target]]
 
 
-def loader(
-    dataset: DetectionDataset,
-    batches: Iterable[list[Draw]],
-    transforms: Transform | None = None,
-    workers: int = 2,
-    prefetch: int = 4,
-    pin_memory: bool = False,
-) -> DataLoader[Sample]:
-    """Iterate over `(images, targets)`, lists of (3, H, W) uint8 tensors and of dicts.
+class Loader:
+    """Iterate over `(images, targets)`: lists of (3, H, W) uint8 tensors and of target dicts.
 
     The result does not depend on the number of workers: each image is augmented with the key that
     the sampler drew for it. The global random state is left alone.
@@ -36,20 +30,44 @@ def loader(
         transforms: augmentation, none for evaluation.
         workers: reading processes; 0 reads in this one.
         prefetch: batches that each worker keeps ready.
-        pin_memory: lay batches into page-locked memory, for faster copies to a GPU.
+        pin_memory: lay images into page-locked memory, for faster copies to a GPU.
     """
-    return DataLoader(
-        Augmented(dataset, transforms),
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=pin_memory,
-        prefetch_factor=prefetch if workers else None,
-        worker_init_fn=_leave_signals_to_the_trainer,
-        # Its own generator: DataLoader otherwise takes a number from the global one at each start,
-        # and a resumed run would no longer be the same as one never stopped.
-        generator=torch.Generator(),
-    )
+
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        batches: Iterable[list[Draw]],
+        transforms: Transform | None = None,
+        workers: int = 2,
+        prefetch: int = 4,
+        pin_memory: bool = False,
+    ) -> None:
+        self.source = Augmented(dataset, transforms)
+        self.batches = batches
+        self.workers = workers
+        self.prefetch = prefetch
+        self.pin_memory = pin_memory
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.workers == 0:
+            for draws in self.batches:
+                yield collate([self.source[draw] for draw in draws], self.pin_memory)
+            return
+        handover = Handover(self.workers, self.prefetch)
+        loader = DataLoader(
+            self.source,
+            batch_sampler=self.batches,
+            num_workers=self.workers,
+            collate_fn=handover.pack,
+            prefetch_factor=self.prefetch,
+            worker_init_fn=_leave_signals_to_the_trainer,
+            multiprocessing_context="fork",  # what the mapping is inherited by
+            # Its own generator: DataLoader otherwise takes a number from the global one at each
+            # start, and a resumed run would no longer be the same as one never stopped.
+            generator=torch.Generator(),
+        )
+        for packed in loader:
+            yield handover.unpack(packed, self.pin_memory)
 
 
 class Augmented(Dataset[Sample]):
@@ -66,10 +84,10 @@ class Augmented(Dataset[Sample]):
         return self.transforms(image, target, random.Random(draw.key))
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
+def collate(samples: Sequence[Sample], pin_memory: bool = False) -> Batch:
     """Images and targets as two lists: images of a batch differ in size."""
-    images, targets = zip(*samples, strict=True)
-    return list(images), list(targets)
+    images = [image.pin_memory() if pin_memory else image for image, _ in samples]
+    return images, [target for _, target in samples]
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:

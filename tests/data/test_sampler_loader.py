@@ -5,14 +5,15 @@ import signal
 from collections import Counter
 from contextlib import suppress
 from itertools import chain, islice
+from multiprocessing import active_children
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fcos.data.coco import CocoDataset
-from fcos.data.loader import loader
+from fcos.data.loader import Loader
 from fcos.data.sampler import TrainingSampler, ordered_batches
 from fcos.data.shapes import write
 from fcos.data.transforms import Compose, HorizontalFlip, ResizeShortestSide
@@ -35,6 +36,7 @@ def test_every_image_comes_once_an_epoch():
     assert sorted(drawn[:23]) == list(range(23))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 30), st.integers(1, 4), st.integers(0, 5))
 def test_resuming_continues_with_the_exact_image(start, group, seed):
     whole = steps(start + 5, group=group, seed=seed)
@@ -95,7 +97,7 @@ AUGMENT = Compose([ResizeShortestSide((40, 60), sample="range"), HorizontalFlip(
 
 def load(dataset, count, workers, start=0):
     sampler = TrainingSampler(dataset.portrait, batch=4, seed=3, start=start)
-    return list(islice(loader(dataset, sampler, AUGMENT, workers), count))
+    return list(islice(Loader(dataset, sampler, AUGMENT, workers), count))
 
 
 def assert_equal(batch, other):
@@ -123,16 +125,16 @@ def test_a_batch_is_a_list_of_images_and_one_of_targets(dataset):
 
 
 def test_without_transforms_images_come_as_they_are(dataset):
-    batches = loader(dataset, ordered_batches(len(dataset), 3), workers=1)
+    batches = Loader(dataset, ordered_batches(len(dataset), 3), workers=1)
     images = [image for batch, _ in batches for image in batch]
     assert all(torch.equal(image, dataset[i][0]) for i, image in enumerate(images))
     assert len(images) == len(dataset)
 
 
 def test_workers_leave_the_clusters_first_warning_to_the_trainer(dataset):
-    batches = iter(loader(dataset, TrainingSampler(dataset.portrait, 2, 0), AUGMENT, 1, prefetch=1))
+    batches = iter(Loader(dataset, TrainingSampler(dataset.portrait, 2, 0), AUGMENT, 1, prefetch=1))
     next(batches)
-    (worker,) = batches._workers
+    (worker,) = active_children()
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
         os.kill(worker.pid, number)
     for _ in range(5):

@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fcos.data.transforms import Compose, HorizontalFlip, ResizeShortestSide, SquareView, with_boxes
@@ -33,6 +33,7 @@ def extent(image):
 sides = st.integers(8, 120)
 
 
+@settings(deadline=None)
 @given(sides, sides, st.randoms(use_true_random=False))
 def test_a_resized_image_follows_the_published_rounding(height, width, rng):
     image, target = sample(height, width, [(0, 0, width, height)])
@@ -65,6 +66,7 @@ def test_sizes_are_chosen_from_a_list_or_a_range():
         ResizeShortestSide((800,), sample="range")
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(1, 40))
 def test_flipping_moves_boxes_with_the_pixels_and_twice_is_nothing(left, size):
     image, target = sample(50, 90, [(left, 5, left + size, 25)])
@@ -100,6 +102,7 @@ def test_a_square_view_in_the_middle():
     assert (extent(view) - target["boxes"][0]).abs().max() <= 1
 
 
+@settings(deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_a_square_view_of_random_scale_and_place(rng):
     image, target = sample(80, 50)

@@ -1,8 +1,8 @@
 """How others wrote their checkpoints: published keys -> ours, strictly, recognised from the keys.
 
-A format is a module with `NAME`, `MARKER` (a pattern that some key of it, and of no other, matches),
-`IGNORED` (keys that hold nothing learned) and `rules(body, first_stage)`; one whose tensors differ
-too has `prepare(state)`.
+A format is a module with `NAME`, `MARKER` (a pattern that some key of it, and of no other,
+matches), `IGNORED` (keys that hold nothing learned) and `rules(body, first_stage)`; one whose
+tensors differ too has `prepare(state)`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COUNTER = ".num_batches_tracked"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that does not belong to the detector; the message lists every tensor at fault."""
+    """A checkpoint that does not fit the detector; the message lists every tensor at fault."""
 
 
 def unwrap(content: Any) -> dict[str, Tensor]:
