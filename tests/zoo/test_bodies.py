@@ -1,0 +1,149 @@
+"""Others' names of a body's tensors, held against other implementations of the same networks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from backbones.dla import DLA
+from backbones.hrnet import HRNet
+from backbones.mobilenet import MobileNetV2
+from backbones.vovnet import VoVNet
+from zoo.formats import bodies
+from zoo.formats.rules import Rule, rename
+
+IMAGE = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+def intermediates(model: Any) -> list[Tensor]:
+    """timm's features, finest first; its last one is of the coarsest stride."""
+    return list(model.forward_intermediates(IMAGE, intermediates_only=True))
+
+
+def torchvision_features(model: Any) -> list[Tensor]:
+    x, features = IMAGE, []
+    for index, module in enumerate(model.features):
+        x = module(x)
+        if index in (6, 13, 17):
+            features.append(x)
+    return features
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], Any, Any, str]] = {
+    "HRNet, timm": (
+        lambda: HRNet(18),
+        lambda: timm.create_model("hrnet_w18", head=""),
+        lambda model: model.stages(model.act2(model.bn2(model.conv2(stem(model))))),
+        bodies.HRNET,
+        "",
+    ),
+    "DLA-34, timm": (
+        DLA,
+        lambda: timm.create_model("dla34"),
+        lambda model: intermediates(model)[-3:],
+        bodies.DLA,
+        bodies.DLA_UNREAD,
+    ),
+    "MobileNetV2, timm": (
+        MobileNetV2,
+        lambda: timm.create_model("mobilenetv2_100"),
+        lambda model: intermediates(model)[-3:],
+        bodies.MOBILENET_V2,
+        "",
+    ),
+    "MobileNetV2, torchvision": (
+        MobileNetV2,
+        lambda: torchvision.models.mobilenet_v2(),
+        torchvision_features,
+        bodies.MOBILENET_V2_TORCHVISION,
+        "",
+    ),
+}
+
+
+def stem(model: Any) -> Tensor:
+    return model.act1(model.bn1(model.conv1(IMAGE)))
+
+
+def translated(keys: Sequence[str], rules: Sequence[Rule]) -> dict[str, str]:
+    """{published: ours} without the classifier; no two may meet."""
+    names = {key: rename(key, rules) for key in keys}
+    assert None not in names.values()
+    kept = {key: name for key, name in names.items() if name}
+    assert len(set(kept.values())) == len(kept)
+    return kept
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_same_weights_give_the_same_features(case: str) -> None:
+    ours, theirs, run, rules, unread = CASES[case]
+    torch.manual_seed(0)
+    peer, body = theirs().eval(), ours().eval()
+    published = peer.state_dict()
+    for key, value in published.items():
+        if key.endswith("running_mean"):
+            nn.init.normal_(value, std=0.1)
+    names = translated(list(published), rules)
+    result = body.load_state_dict(
+        {name: published[key] for key, name in names.items()}, strict=False
+    )
+    assert not result.unexpected_keys
+    assert all(re.fullmatch(unread, key) for key in result.missing_keys)
+    with torch.no_grad():
+        for a, b in zip(body(IMAGE), run(peer), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("published", "ours"),
+    [
+        ("stem.stem_3/norm.bias", "stem.2.norm.bias"),
+        ("stage2.OSA2_1.layers.0.OSA2_1_0/conv.weight", "stages.0.0.layers.0.conv.weight"),
+        ("stage4.OSA4_8.layers.4.OSA4_8_4/norm.bias", "stages.2.7.layers.4.norm.bias"),
+        ("stage5.OSA5_3.concat.OSA5_3_concat/conv.weight", "stages.3.2.concat.conv.weight"),
+        ("stage5.OSA5_3.ese.fc.bias", "stages.3.2.ese.fc.bias"),
+    ],
+)
+def test_vovnet_names(published: str, ours: str) -> None:
+    assert rename(published, bodies.VOVNET) == ours
+    assert ours in VoVNet((1, 1, 8, 3), ese=True, norm="bn").state_dict()
+
+
+def test_original_mobilenet_names_agree_with_torchvisions() -> None:
+    """Both count the blocks alike; the original numbers a block's layers in one row."""
+    row = {"0.0": 0, "0.1": 1, "1.0": 3, "1.1": 4, "2": 6, "3": 7}
+    first = {"0.0": 0, "0.1": 1, "1": 3, "2": 4}
+    keys = [k for k in torchvision.models.mobilenet_v2().state_dict() if ".conv." in k]
+    for key, name in translated(keys, bodies.MOBILENET_V2_TORCHVISION).items():
+        match = re.fullmatch(r"features\.(\d+)\.conv\.([\d.]+)\.(\w+)", key)
+        assert match
+        block, place, leaf = match.groups()
+        number = (first if block == "1" else row)[place]
+        assert rename(f"features.{block}.conv.{number}.{leaf}", bodies.MOBILENET_V2) == name
+
+
+@pytest.mark.parametrize(
+    ("rules", "key"),
+    [
+        (bodies.HRNET, "classifier.weight"),
+        (bodies.HRNET, "incre_modules.0.0.conv1.weight"),
+        (bodies.VOVNET, "classifier.weight"),
+        (bodies.DLA, "fc.bias"),
+        (bodies.MOBILENET_V2, "conv_head.weight"),
+        (bodies.MOBILENET_V2_TORCHVISION, "features.18.0.weight"),
+    ],
+)
+def test_classifiers_are_known_and_left_out(rules: Sequence[Rule], key: str) -> None:
+    assert rename(key, rules) == ""
+
+
+def test_names_of_no_body_are_not_guessed() -> None:
+    assert rename("layer1.0.conv1.bias.extra", bodies.HRNET) is None
+    assert rename("stage2.OSA2_1.weight", bodies.VOVNET) is None
