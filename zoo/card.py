@@ -51,7 +51,7 @@ class Card:
 
     @property
     def published(self) -> dict[str, published.Cell]:
-        """Its published figures by key (`ap`, `time_ms`, ...), each from the newest page with it."""
+        """Its published figures by key (`ap`, `time_ms`, ...), each from its newest page."""
         figures: dict[str, published.Cell] = {}
         newest_first = sorted(self.tables, key=lambda pair: pair[0].source.date or "", reverse=True)
         for table, row in newest_first:

@@ -16,14 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backbones import ResNet
+from backbones import DLA, HRNet, MobileNetV2, ResNet, VoVNet
 from fcos import Detector
-from zoo.formats import adelaidet, maskrcnn_benchmark, native
-from zoo.formats.resnet import RESNET
+from zoo.formats import adelaidet, bodies, maskrcnn_benchmark, native, xytpai
 from zoo.formats.rules import Rule, rename
 
-FORMATS: tuple[ModuleType, ...] = (native, adelaidet, maskrcnn_benchmark)
-BODIES: dict[type, Sequence[Rule]] = {ResNet: RESNET}
+FORMATS: tuple[ModuleType, ...] = (native, adelaidet, maskrcnn_benchmark, xytpai)
+BODIES: dict[type, Sequence[Rule]] = {
+    ResNet: bodies.RESNET,
+    HRNet: bodies.HRNET,
+    VoVNet: bodies.VOVNET,
+    DLA: bodies.DLA,
+    MobileNetV2: bodies.MOBILENET_V2,
+}
 # Counters that no published system reads; detectron2 wrote them at some dates and not at others.
 COUNTER = ".num_batches_tracked"
 
@@ -76,9 +81,11 @@ def translate(keys: Iterable[str], detector: Detector) -> dict[str, str | None]:
     form = recognise(keys)
     body = BODIES.get(type(detector.backbone), ())
     rules = form.rules(body, round(math.log2(detector.backbone.strides[0])))
-    return {
-        key: None if re.fullmatch(form.IGNORED, key) else rename(key, rules) or key for key in keys
-    }
+    names: dict[str, str | None] = {}
+    for key in keys:
+        name = "" if re.fullmatch(form.IGNORED, key) else rename(key, rules)
+        names[key] = key if name is None else name or None
+    return names
 
 
 def load_state(detector: Detector, state: Mapping[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ tensor of the ImageNet classifier on top, which a detector has no use for.
 
 The tables hold for detectors and for ImageNet files alike:
 
+- `RESNET`: detectron2, maskrcnn-benchmark, torchvision, OpenMMLab.
 - `HRNET`: HRNet-FCOS, OpenMMLab, the authors' classification files, timm.
 - `VOVNET`: VoVNet-FCOS and AdelaiDet, the authors' ImageNet state dicts. timm squeezes only the
   last block of a stage, so its weights fit no published detector.
@@ -24,6 +25,41 @@ from zoo.formats.rules import Rule
 
 # The two halves of a convolution with norm, as attributes or as places in an nn.Sequential.
 _HALF = {"conv": "conv", "bn": "norm", "norm": "norm", "0": "conv", "1": "norm"}
+
+
+def _detectron2(match: re.Match[str]) -> str:
+    return f"stages.{int(match['stage']) - 2}.{match['block']}.{_bottleneck(match['rest'])}"
+
+
+def _torchvision(match: re.Match[str]) -> str:
+    return f"stages.{int(match['stage']) - 1}.{match['block']}.{_bottleneck(match['rest'])}"
+
+
+def _bottleneck(rest: str) -> str:
+    """A block's own key: `conv2.norm.weight`, `bn2.weight`, `downsample.1.bias`, ..."""
+    for pattern, replacement in _BOTTLENECK:
+        match = re.fullmatch(pattern, rest)
+        if match:
+            return match.expand(replacement)
+    return rest
+
+
+_BOTTLENECK = (
+    (r"conv2_offset\.(\w+)", r"conv2.conv.offset.\1"),
+    (r"conv2\.offset\.(\w+)", r"conv2.conv.offset.\1"),
+    (r"conv2\.conv\.weight", r"conv2.conv.weight"),
+    (r"conv(\d)\.weight", r"conv\1.conv.weight"),
+    (r"bn(\d)\.(\w+)", r"conv\1.norm.\2"),
+    (r"(?:shortcut|downsample\.0)\.weight", r"shortcut.conv.weight"),
+    (r"downsample\.1\.(\w+)", r"shortcut.norm.\1"),
+)
+
+RESNET: tuple[Rule, ...] = (
+    (r"(?:stem\.)?conv1\.weight", "stem.conv.weight"),
+    (r"(?:stem\.)?(?:conv1\.norm|bn1)\.(\w+)", r"stem.norm.\1"),
+    (r"res(?P<stage>\d)\.(?P<block>\d+)\.(?P<rest>.+)", _detectron2),
+    (r"layer(?P<stage>\d)\.(?P<block>\d+)\.(?P<rest>.+)", _torchvision),
+)
 
 
 HRNET: tuple[Rule, ...] = (

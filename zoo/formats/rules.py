@@ -10,7 +10,7 @@ Rule: TypeAlias = tuple[str, str | Callable[[re.Match[str]], str]]
 
 
 def rename(key: str, rules: Iterable[Rule]) -> str | None:
-    """The key under the first matching rule, or None where none matches."""
+    """The key under the first matching rule; "" leaves the tensor out, None: no rule matches."""
     for pattern, replacement in rules:
         match = re.fullmatch(pattern, key)
         if match:
@@ -21,4 +21,11 @@ def rename(key: str, rules: Iterable[Rule]) -> str | None:
 def nested(outer: str, rules: Iterable[Rule], prefix: str) -> Rule:
     """A rule for keys under `outer` (a pattern): the rest goes through `rules`, under `prefix`."""
     inner = tuple(rules)
-    return f"{outer}(?P<rest>.+)", lambda match: prefix + (rename(match["rest"], inner) or "?")
+
+    def replace(match: re.Match[str]) -> str:
+        name = rename(match["rest"], inner)
+        if name is None:
+            return match[0]  # unknown, under a name that no detector has
+        return prefix + name if name else ""
+
+    return f"{outer}(?P<rest>.+)", replace
