@@ -83,12 +83,14 @@ class Detector(nn.Module):
         self,
         images: Sequence[Tensor],
         targets: Sequence[dict[str, Tensor]] | None = None,
+        normalizers: Tensor | None = None,
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Losses in training mode, detections in eval mode.
 
         Args:
             images: N tensors (3, H, W), RGB, uint8 0..255 or float 0..1; never resized.
             targets: in training, N of {"boxes": (n, 4) xyxy pixels, "labels": (n,) int64 from 0}.
+            normalizers: of the losses, instead of these images' own (see `Loss.normalizers`).
 
         Returns:
             Training: {"loss_cls", "loss_box", "loss_quality" (with a quality branch)}, scalars.
@@ -107,15 +109,24 @@ class Detector(nn.Module):
         batch = self.images(images)
         levels = self._levels(batch)
         points = self._points(levels)
-        assigned = [
-            self._assign(points, target, offset)
-            for target, offset in zip(targets, batch.offsets, strict=True)
-        ]
-        return self.loss(levels, assigned, self._valid(points, batch))
+        assigned = self.assign(points, targets, batch)
+        return self.loss(levels, assigned, self._valid(points, batch), normalizers)
 
     def levels(self, images: Sequence[Tensor]) -> list[Level]:
         """The head's raw outputs for images as `forward` takes them, one per pyramid level."""
         return self._levels(self.images(images))
+
+    def assign(
+        self, points: Sequence[Tensor], targets: Sequence[dict[str, Tensor]], batch: ImageBatch
+    ) -> list[Targets]:
+        """What each image's locations, the (L_i, 2) points of each level, are to learn."""
+        assigned = []
+        for target, (top, left) in zip(targets, batch.offsets, strict=True):
+            boxes = target["boxes"].to(points[0])
+            boxes = boxes + boxes.new_tensor([left, top, left, top])
+            labels = target["labels"].to(boxes.device)
+            assigned.append(self.assigner(points, self.head.strides, boxes, labels))
+        return assigned
 
     @torch.inference_mode()
     def detect(
@@ -192,15 +203,6 @@ class Detector(nn.Module):
             level_points(map_size(lv), lv.stride, self.point_offset, lv.logits.device)
             for lv in levels
         ]
-
-    def _assign(
-        self, points: Sequence[Tensor], target: dict[str, Tensor], offset: tuple[int, int]
-    ) -> Targets:
-        top, left = offset
-        boxes = target["boxes"].to(points[0])
-        boxes = boxes + boxes.new_tensor([left, top, left, top])
-        labels = target["labels"].to(boxes.device)
-        return self.assigner(points, self.head.strides, boxes, labels)
 
     def _valid(self, points: Sequence[Tensor], batch: ImageBatch) -> Tensor | None:
         """(N, L) whether a location lies in the image, borders included; None where all count."""

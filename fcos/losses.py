@@ -16,7 +16,11 @@ from fcos.head import Level
 from fcos.targets import Targets
 
 PlusOne = Literal["none", "areas", "sides"]
+Normalizer = Literal["positives", "moving", "positives+images", "positives_of_image"]
 EPS = 1e-6
+# Of the moving average of positives: where it starts and how much of it stays (fcos_outputs.py of
+# AdelaiDet).
+MOVING_START, MOVING_MOMENTUM = 100.0, 0.9
 
 
 def ltrb_overlap(pred: Tensor, target: Tensor, plus_one: PlusOne = "none") -> tuple[Tensor, Tensor]:
@@ -58,10 +62,14 @@ class Loss:
         box_weight: "centerness" weights each location's box loss by its centre-ness target and
             divides by their sum; "none" averages over positives.
         quality: what the quality branch learns: "centerness", "iou" (of the predicted box) or None.
-        normalizer: of the focal sum: "positives", "positives+images", or "positives_of_image", each
-            image on its own and then the mean over images.
+        normalizer: of the focal sum: "positives"; "moving", their moving average, steadier where
+            objects are few; "positives+images"; or "positives_of_image", each image on its own and
+            then the mean over images.
         synchronized: average the normalisers over all ranks of a distributed run.
         alpha, gamma: of the focal loss (arXiv:1708.02002).
+
+    Attributes:
+        moving_positives: the state of the "moving" normaliser; a checkpoint of training holds it.
     """
 
     def __init__(
@@ -72,7 +80,7 @@ class Loss:
         plus_one: PlusOne = "areas",
         box_weight: Literal["centerness", "none"] = "centerness",
         quality: Literal["centerness", "iou"] | None = "centerness",
-        normalizer: Literal["positives", "positives+images", "positives_of_image"] = "positives",
+        normalizer: Normalizer = "positives",
         synchronized: bool = True,
         alpha: float = 0.25,
         gamma: float = 2.0,
@@ -86,12 +94,14 @@ class Loss:
         self.synchronized = synchronized
         self.alpha = alpha
         self.gamma = gamma
+        self.moving_positives = torch.tensor(MOVING_START)
 
     def __call__(
         self,
         levels: Sequence[Level],
         targets: Sequence[Targets],
         valid: Tensor | None = None,
+        normalizers: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Scalar losses "loss_cls", "loss_box" and, with a quality branch, "loss_quality".
 
@@ -99,15 +109,17 @@ class Loss:
             levels: the head's outputs for N images.
             targets: of each image, its L locations in the order of the levels.
             valid: (N, L) bool; locations that are False are left out of the classification loss.
+            normalizers: what to divide by instead of these images' own, see `normalizers`.
         """
         logits, ltrb, quality = _flatten(levels)
         labels = torch.stack([t.labels for t in targets])
         positive = labels >= 0
         target_ltrb = torch.stack([t.ltrb for t in targets])[positive]
         weight = centerness(target_ltrb)
-        totals = self._mean_over_ranks(torch.stack((positive.sum().float(), weight.sum())))
+        if normalizers is None:
+            own = self._exchange(positive.sum(), weight.sum(), len(targets))
 
-        # Everything below up to `totals()` overlaps the exchange between ranks.
+        # Everything below up to `own()` overlaps the exchange between ranks.
         one_hot = torch.zeros_like(logits)
         one_hot[positive, labels[positive]] = 1
         focal = sigmoid_focal_loss(logits, one_hot, self.alpha, self.gamma)
@@ -121,21 +133,47 @@ class Loss:
         iou, giou = ltrb_overlap(pred_ltrb, target_ltrb, self.plus_one)
         box = box_loss(self.box, iou, giou)
         if self.normalizer == "positives_of_image":
-            return self._per_image(focal, box, positive)
+            focal, box = self._per_image(focal, box, positive)
+        elif self.box_weight == "centerness":
+            box = box * weight
 
-        num_positive, sum_weight = totals().clamp(min=EPS)
-        images = len(labels) if self.normalizer == "positives+images" else 0
-        losses = {"loss_cls": focal.sum() / (num_positive + images).clamp(min=1)}
-        num_positive = num_positive.clamp(min=1)
-        if self.box_weight == "centerness":
-            losses["loss_box"] = (box * weight).sum() / sum_weight
-        else:
-            losses["loss_box"] = box.sum() / num_positive
+        by_cls, by_box, by_quality = own() if normalizers is None else normalizers
+        losses = {"loss_cls": focal.sum() / by_cls, "loss_box": box.sum() / by_box}
         if quality is not None:
             aim = weight if self.quality == "centerness" else iou.detach()
             error = F.binary_cross_entropy_with_logits(quality[positive], aim, reduction="sum")
-            losses["loss_quality"] = error / num_positive
+            losses["loss_quality"] = error / by_quality
         return losses
+
+    def normalizers(self, targets: Sequence[Targets]) -> Tensor:
+        """(3,) what the sums of the classification, box and quality losses are divided by.
+
+        For gradient accumulation: those of all images of a step, given to each of its parts, make
+        the parts' gradients add up to the step's.
+        """
+        labels = torch.cat([t.labels for t in targets])
+        weight = centerness(torch.cat([t.ltrb for t in targets])[labels >= 0])
+        return self._exchange((labels >= 0).sum(), weight.sum(), len(targets))()
+
+    def _exchange(self, positives: Tensor, weight: Tensor, images: int) -> Callable[[], Tensor]:
+        """Start averaging over ranks; the returned function waits and gives the normalisers."""
+        wait = self._mean_over_ranks(torch.stack((positives.float(), weight)))
+
+        def normalizers() -> Tensor:
+            positives, weight = wait().clamp(min=EPS)
+            by_cls = by_box = by_quality = positives.clamp(min=1)
+            if self.normalizer == "moving":
+                kept = MOVING_MOMENTUM * self.moving_positives.to(positives.device)
+                by_cls = self.moving_positives = kept + (1 - MOVING_MOMENTUM) * by_cls
+            elif self.normalizer == "positives+images":
+                by_cls = (positives + images).clamp(min=1)
+            elif self.normalizer == "positives_of_image":
+                by_cls = by_box = positives.new_tensor(float(images))
+            if self.box_weight == "centerness" and self.normalizer != "positives_of_image":
+                by_box = weight
+            return torch.stack((by_cls, by_box, by_quality))
+
+        return normalizers
 
     def _mean_over_ranks(self, values: Tensor) -> Callable[[], Tensor]:
         """Start one exchange of all normalisers; the returned function waits for its result."""
@@ -150,15 +188,12 @@ class Loss:
         return wait
 
     @staticmethod
-    def _per_image(focal: Tensor, box: Tensor, positive: Tensor) -> dict[str, Tensor]:
-        """Sums over each image by its own positives, averaged over images."""
+    def _per_image(focal: Tensor, box: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums (N,) over each image, by its own positives."""
         num_positive = positive.sum(dim=1).clamp(min=1)
         image_of_box = positive.nonzero()[:, 0]
         box_sums = box.new_zeros(len(positive)).index_add(0, image_of_box, box)
-        return {
-            "loss_cls": (focal.sum(dim=(1, 2)) / num_positive).mean(),
-            "loss_box": (box_sums / num_positive).mean(),
-        }
+        return focal.sum(dim=(1, 2)) / num_positive, box_sums / num_positive
 
 
 def _flatten(levels: Sequence[Level]) -> tuple[Tensor, Tensor, Tensor | None]:
