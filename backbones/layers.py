@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -66,8 +67,52 @@ class EvalBatchNorm2d(BatchNorm2d):
         )
 
 
+class _SumOverRanks(torch.autograd.Function):
+    """All-reduce of a tensor, and of its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.clone()
+        dist.all_reduce(total)
+        return total
+
+
 class SyncBatchNorm2d(KeepFloat32, nn.SyncBatchNorm):
-    """`nn.SyncBatchNorm` under the same rule; on a single process it is an ordinary batch norm."""
+    """`nn.SyncBatchNorm` under the same rule, and on CPUs too, where it has no kernels.
+
+    On a single process it is an ordinary batch norm.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        distributed = self.training and dist.is_available() and dist.is_initialized()
+        return self._forward_cpu(input) if distributed and input.is_cpu else super().forward(input)
+
+    def _forward_cpu(self, input: Tensor) -> Tensor:
+        x = input.float()
+        number = x.new_tensor([x.numel() / x.shape[1]])
+        total, count = _SumOverRanks.apply(torch.cat((x.sum((0, 2, 3)), number))).split(x.shape[1])
+        mean = total / count
+        x = x - mean[:, None, None]
+        var = _SumOverRanks.apply(x.square().sum((0, 2, 3))) / count
+        if self.track_running_stats:
+            self._track(mean.detach(), (var * count / (count - 1)).detach())
+        scale = self.weight * (var + self.eps).rsqrt()
+        return (x * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+
+    def _track(self, mean: Tensor, var: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(var, self.momentum)
+        self.num_batches_tracked.add_(1)
 
 
 _NORMS: dict[str, Callable[..., nn.Module]] = {
