@@ -77,6 +77,13 @@ FAULTS = [
         body=OTHER,
     ),
     Fault(
+        "changes the file between tries, ignores If-Range",
+        (host.drop(100_000), host.change(OTHER, host.ignore_if_range)),
+        (0, 100_000, 0),
+        promise={},
+        body=OTHER,
+    ),
+    Fault(
         "changes the file between tries, names no version",
         (host.change(OTHER, host.drop(100_000)), host.change(BODY)),
         (0, 100_000, 0),
@@ -105,6 +112,12 @@ FAULTS = [
         "states no length, so that nothing tells when the file is whole",
     ),
     Fault("sends it in chunks", (host.chunked(),), (0,)),
+    Fault(
+        "sends more than there is, in chunks",
+        (host.change(BODY + BODY, host.chunked()), host.change(BODY)),
+        (0,),
+        "sends more than 300000 bytes",
+    ),
     Fault("sends it in chunks and drops", (host.chunked(100_000),), (0, 0)),
     Fault(
         "compresses it though asked not to",

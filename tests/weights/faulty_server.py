@@ -104,13 +104,19 @@ class FaultyServer(ThreadingHTTPServer):
 
 
 def good(
-    handler: Handler, resource: Resource, cut: int | None = None, ranges: bool = True, more: int = 0
+    handler: Handler,
+    resource: Resource,
+    cut: int | None = None,
+    ranges: bool = True,
+    versions: bool = True,
+    more: int = 0,
 ) -> None:
-    """Honours ``Range`` and ``If-Range``; ``cut`` and ``more`` are for the faults below."""
+    """Honours ``Range`` and ``If-Range``; the options are for the faults below."""
     headers: dict[str, Any] = {"ETag": resource.tag} if resource.etag else {}
     body, code = resource.body, 200
     match = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-    if match and ranges and handler.headers.get("If-Range", resource.tag) == resource.tag:
+    current = not versions or handler.headers.get("If-Range", resource.tag) == resource.tag
+    if match and ranges and current:
         start = int(match[1])
         if start >= len(resource.body):
             return handler.answer(416, {"Content-Range": f"bytes */{len(resource.body)}"})
@@ -133,6 +139,11 @@ def drop(after: int) -> Fault:
 def ignore_range(after: int | None = None) -> Fault:
     """Answers 200 with the whole file whatever part was asked for."""
     return lambda handler, resource: good(handler, resource, cut=after, ranges=False)
+
+
+def ignore_if_range(handler: Handler, resource: Resource) -> None:
+    """Answers with the part asked for, whatever version of the file it is of."""
+    good(handler, resource, versions=False)
 
 
 def longer(handler: Handler, resource: Resource) -> None:

@@ -6,13 +6,14 @@ import hashlib
 import os
 import random
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import faulty_server as host
 import pytest
 from faulty_server import FaultyServer
 
-from zoo.weights import Location, Retry, WeightsError, cache, fetch, probe
+from zoo.weights import Location, Retry, WeightsError, cache, fetch, probe, progress_bars
 
 BODY = b"\x80\x02" + random.Random(2).randbytes(200_000)
 OTHER = b"\x80\x02" + random.Random(3).randbytes(200_000)
@@ -190,7 +191,7 @@ def test_the_hub_states_a_hash_on_its_redirect(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", server.url())
-    states = {"X_Linked_ETag": f'"{SHA256}"', "X_Linked_Size": len(BODY)}
+    states = {"X_Linked_ETag": f'W/"{SHA256}"', "X_Linked_Size": len(BODY)}
     resolve = "owner/name/resolve/main/w.pth"
     to_cdn = host.redirect(server.url("cdn"), **states)
     server.add(resolve, b"", to_cdn, to_cdn, to_cdn, to_cdn)
@@ -246,6 +247,16 @@ def test_progress_is_quiet_unless_asked_for(
     assert out == ""
     assert "w.pth" in err
     assert "200.0/200.0 kB" in err
+
+
+def test_several_files_share_their_bars(server: FaultyServer, tmp_path: Path) -> None:
+    with progress_bars(False) as bars, ThreadPoolExecutor(2) as pool:
+        for name in ("a.pth", "b.pth"):
+            server.add(name, BODY)
+            location = Location(server.url(name))
+            pool.submit(fetch, name, [location], cache=tmp_path, progress=bars)
+    assert sorted(task.description for task in bars.tasks) == ["a.pth", "b.pth"]
+    assert [(task.completed, task.total) for task in bars.tasks] == [(len(BODY), len(BODY))] * 2
 
 
 @pytest.mark.parametrize("name", ["", "../w.pth", "a/b.pth", ".w.pth", "w.pth.part", "w.pth.lock"])

@@ -6,43 +6,52 @@ import hashlib
 import multiprocessing
 import random
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 from faulty_server import FaultyServer
 
+import zoo.weights
 from zoo.weights import Location, Retry, fetch
 
 BODY = b"\x80\x02" + random.Random(4).randbytes(1 << 20)
 SHA256 = hashlib.sha256(BODY).hexdigest()
 
 
-@pytest.fixture(scope="module")
-def context() -> multiprocessing.context.ForkServerContext:
-    """Starts processes in milliseconds: forks of one that has imported all they need."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "zoo.weights"])
-    return context
+# Starts processes in milliseconds: forks of one that has imported all they need.
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["__main__", "pytest", "zoo.weights"])
 
 
-def start(
-    context: multiprocessing.context.ForkServerContext, location: Location, folder: Path
-) -> BaseProcess:
-    """A process that fetches into the folder."""
-    options = {"cache": folder, "progress": False, "retry": Retry(tries=1)}
-    process = context.Process(target=fetch, args=("w.pth", [location]), kwargs=options)
+def begin(location: Location, folder: Path) -> BaseProcess:
+    """A process that is about to fetch into the folder."""
+    here, there = context.Pipe()
+    process = context.Process(target=_fetch, args=(there, location, folder))
     process.start()
+    here.recv()
     return process
 
 
-def test_eight_processes_download_once(
-    server: FaultyServer, tmp_path: Path, context: multiprocessing.context.ForkServerContext
-) -> None:
-    resource = server.add("w.pth", BODY, pause=0.02)
+def _fetch(ready: Connection, location: Location, folder: Path) -> None:
+    ready.send(None)
+    fetch("w.pth", [location], cache=folder, progress=False, retry=Retry(tries=1))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _found_by_children() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(zoo.weights.__file__).parents[2]))
+        yield
+
+
+def test_eight_processes_download_once(server: FaultyServer, tmp_path: Path) -> None:
+    resource = server.add("w.pth", BODY, pause=0.1)
     location = Location(server.url("w.pth"), sha256=SHA256)
-    processes = [start(context, location, tmp_path) for _ in range(8)]
+    processes = [begin(location, tmp_path) for _ in range(8)]
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0] * 8
@@ -61,17 +70,14 @@ def test_eight_threads_download_once(server: FaultyServer, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("hashed", [True, False])
 def test_kill_9_leaves_the_right_file_or_none(
-    server: FaultyServer,
-    tmp_path: Path,
-    context: multiprocessing.context.ForkServerContext,
-    hashed: bool,
+    server: FaultyServer, tmp_path: Path, hashed: bool
 ) -> None:
     resource = server.add("w.pth", BODY, pause=0.01)
     location = Location(server.url("w.pth"), sha256=SHA256 if hashed else None)
     path, moments = tmp_path / "w.pth", random.Random(5)
     killed = 0
     while killed < 25:
-        process = start(context, location, tmp_path)
+        process = begin(location, tmp_path)
         time.sleep(moments.uniform(0, 0.2))
         process.kill()
         process.join()

@@ -129,7 +129,7 @@ def linked(response: requests.Response) -> Location:
     for each in (*response.history, response):
         size, etag = each.headers.get("X-Linked-Size", ""), each.headers.get("X-Linked-ETag", "")
         if size.isdigit() or etag:
-            digest = re.fullmatch('(?:W/)?"?([0-9a-f]{64})"?', etag.lower())
+            digest = re.fullmatch('(?:W/)?"?([0-9a-f]{64})"?', etag, re.IGNORECASE)
             return Location(
                 response.url,
                 size=int(size) if size.isdigit() else None,

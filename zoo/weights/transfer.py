@@ -195,6 +195,7 @@ class Transfer:
         ):
             if version:  # after the old bytes are gone, before the first new one
                 cache.write(cache.beside(self.part, ".json"), json.dumps(asdict(version)))
+            self.update(completed=offset, total=total)  # not counted in the speed
             try:
                 for piece in body:
                     got += len(piece)
