@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -16,6 +17,7 @@ from fcos.data.read import ImageError, read_image
 
 Target = dict[str, Any]
 Sample = tuple[Tensor, Target]
+Picture = tuple[Image.Image, Target]  # not yet tensors: boxes and labels are arrays
 
 
 @dataclass(eq=False)
@@ -66,6 +68,11 @@ class DetectionDataset(Dataset[Sample]):
             The image, (3, H, W) uint8 RGB, and its target: `boxes` (n, 4) float32 xyxy pixels,
             `labels` (n,) int64 from 0, `image_id`, `file_name` and `skipped`.
         """
+        image, target = self.open(index)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1), as_tensors(target)
+
+    def open(self, index: int) -> Picture:
+        """As `dataset[index]`, with a PIL image and arrays instead of tensors."""
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of a dataset of {len(self)}")
         for skipped in range(len(self)):
@@ -81,15 +88,23 @@ class DetectionDataset(Dataset[Sample]):
         raise ImageError(f"none of the {len(self)} images can be read, {self.files[0]} the first")
 
     def target(self, index: int) -> Target:
-        """The annotations of an image, without reading it."""
+        """The annotations of an image, without reading it; boxes and labels are arrays."""
         end = self.ends[index]
         start = self.ends[index - 1] if index else 0
         return {
-            "boxes": torch.from_numpy(self.boxes[start:end].copy()),
-            "labels": torch.from_numpy(self.labels[start:end].copy()),
+            "boxes": self.boxes[start:end].copy(),
+            "labels": self.labels[start:end].copy(),
             "image_id": int(self.image_ids[index]),
             "file_name": self.files[index],
         }
+
+
+def as_tensors(target: Target) -> Target:
+    """The target with tensors for its arrays."""
+    return {
+        key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        for key, value in target.items()
+    }
 
 
 def concatenate(datasets: Sequence[DetectionDataset]) -> DetectionDataset:

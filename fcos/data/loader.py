@@ -6,12 +6,13 @@ import random
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fcos.data.dataset import DetectionDataset, Sample, Target
-from fcos.data.handover import Handover
+from fcos.data.dataset import DetectionDataset, Picture, Target, as_tensors
+from fcos.data.handover import Handover, keep_freed_memory
 from fcos.data.sampler import Draw
 from fcos.data.transforms import Transform
 
@@ -53,6 +54,7 @@ class Loader:
             for draws in self.batches:
                 yield collate([self.source[draw] for draw in draws], self.pin_memory)
             return
+        keep_freed_memory()
         handover = Handover(self.workers, self.prefetch)
         loader = DataLoader(
             self.source,
@@ -60,8 +62,8 @@ class Loader:
             num_workers=self.workers,
             collate_fn=handover.pack,
             prefetch_factor=self.prefetch,
-            worker_init_fn=_leave_signals_to_the_trainer,
-            multiprocessing_context="fork",  # what the mapping is inherited by
+            worker_init_fn=_start_worker,
+            multiprocessing_context="fork",  # the mapping is inherited, not sent
             # Its own generator: DataLoader otherwise takes a number from the global one at each
             # start, and a resumed run would no longer be the same as one never stopped.
             generator=torch.Generator(),
@@ -70,28 +72,30 @@ class Loader:
             yield handover.unpack(packed, self.pin_memory)
 
 
-class Augmented(Dataset[Sample]):
+class Augmented(Dataset[Picture]):
     """A dataset whose items are asked for by `Draw` and augmented with its key."""
 
     def __init__(self, dataset: DetectionDataset, transforms: Transform | None) -> None:
         self.dataset = dataset
         self.transforms = transforms
 
-    def __getitem__(self, draw: Draw) -> Sample:
-        image, target = self.dataset[draw.index]
+    def __getitem__(self, draw: Draw) -> Picture:
+        image, target = self.dataset.open(draw.index)
         if self.transforms is None:
             return image, target
         return self.transforms(image, target, random.Random(draw.key))
 
 
-def collate(samples: Sequence[Sample], pin_memory: bool = False) -> Batch:
+def collate(pictures: Sequence[Picture], pin_memory: bool = False) -> Batch:
     """Images and targets as two lists: images of a batch differ in size."""
-    images = [image.pin_memory() if pin_memory else image for image, _ in samples]
-    return images, [target for _, target in samples]
+    images = [torch.from_numpy(np.array(image)).permute(2, 0, 1) for image, _ in pictures]
+    if pin_memory:
+        images = [image.pin_memory() for image in images]
+    return images, [as_tensors(target) for _, target in pictures]
 
 
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Signals to the whole process group are the trainer's to act on, and it needs its workers.
+def _start_worker(worker: int) -> None:
+    """Leave signals to the whole process group to the trainer, which needs its workers to the end.
 
     A second SIGTERM ends a worker: multiprocessing sends one when the main process exits.
     """

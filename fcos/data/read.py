@@ -6,9 +6,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 ORIENTATION = 0x0112  # the EXIF tag
 
@@ -25,8 +23,8 @@ class ImageError(ValueError):
         self.kind = kind
 
 
-def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
-    """Read an image file as a uint8 RGB tensor of shape (3, H, W), a view of (H, W, 3) memory.
+def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Image.Image:
+    """Read an image file as 8-bit RGB.
 
     Greyscale is repeated to three channels, CMYK and palettes are converted, transparency is
     dropped, 16-bit greyscale keeps its high byte, and of several frames the first is taken.
@@ -42,18 +40,18 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
     try:
         with Image.open(path) as file:
             file.load()
-            pixels = _rgb(_upright(file, size))
+            image = _rgb(_upright(file, size))
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file", "image missing") from None
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         raise ImageError(f"{path}: not a readable image ({error})") from None
-    if size is not None and pixels.shape[:2] != tuple(size):
-        height, width = pixels.shape[:2]
+    if size is not None and (image.height, image.width) != size:
         raise ImageError(
-            f"{path}: the image is {width}x{height}, its annotations say {size[1]}x{size[0]}",
+            f"{path}: the image is {image.width}x{image.height}, "
+            f"its annotations say {size[1]}x{size[0]}",
             "image of another size",
         )
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    return image
 
 
 def _upright(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
@@ -64,12 +62,11 @@ def _upright(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
     return image if annotated_as_stored else upright
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
-    """An (H, W, 3) uint8 array; `convert("RGB")` alone would clip 16-bit values at 255."""
+def _rgb(image: Image.Image) -> Image.Image:
+    """Convert to RGB; `convert` alone would clip 16-bit values at 255."""
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image)
         if image.mode == "F" or values.min() < 0 or values.max() > 65535:
             raise ValueError(f"pixel values of mode {image.mode} have no known range")
-        grey = (values.astype(np.uint16) >> 8).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+        image = Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 
@@ -39,7 +40,7 @@ class TrainingSampler(Sampler[list[Draw]]):
 
     def __init__(
         self,
-        portrait: Sequence[bool],
+        portrait: Sequence[bool] | np.ndarray,
         batch: int,
         seed: int,
         group: int = 2,

@@ -1,7 +1,8 @@
 """Training augmentation: callables `(image, target, rng) -> (image, target)`.
 
-Images are uint8 RGB (3, H, W), boxes xyxy pixels. All chance comes from the `random.Random` that is
-passed in, so that a run that is resumed sees what it would have seen.
+Images are PIL, RGB; boxes are xyxy pixels in an array: tensors are made at the very end, in the
+training process. All chance comes from the `random.Random` that is passed in, so that a run that
+is resumed sees what it would have seen.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from torch import Tensor
+import numpy as np
+from PIL import Image
 
-from fcos.data.dataset import Sample, Target
-from fcos.images import ShortestSide, resize_image
+from fcos.data.dataset import Picture, Target
+from fcos.images import ShortestSide
 
-Transform = Callable[[Tensor, Target, random.Random], Sample]
+Transform = Callable[[Image.Image, Target, random.Random], Picture]
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Compose:
 
     transforms: Sequence[Transform]
 
-    def __call__(self, image: Tensor, target: Target, rng: random.Random) -> Sample:
+    def __call__(self, image: Image.Image, target: Target, rng: random.Random) -> Picture:
         for transform in self.transforms:
             image, target = transform(image, target, rng)
         return image, target
@@ -51,15 +52,14 @@ class ResizeShortestSide:
         if not self.sizes or (self.sample == "range" and len(self.sizes) != 2):
             raise ValueError(f"sizes {list(self.sizes)} do not suit sample={self.sample!r}")
 
-    def __call__(self, image: Tensor, target: Target, rng: random.Random) -> Sample:
+    def __call__(self, image: Image.Image, target: Target, rng: random.Random) -> Picture:
         if self.sample == "range":
             size = rng.randint(self.sizes[0], self.sizes[1])
         else:
             size = rng.choice(self.sizes)
-        height, width = image.shape[-2:]
-        to = ShortestSide(size, self.longest, self.rounding)(height, width)
-        factors = torch.tensor([to[1] / width, to[0] / height]).repeat(2)
-        return resize_image(image, to), with_boxes(target, target["boxes"] * factors)
+        height, width = ShortestSide(size, self.longest, self.rounding)(image.height, image.width)
+        factors = np.array([width / image.width, height / image.height] * 2)
+        return _resize(image, width, height), with_boxes(target, target["boxes"] * factors)
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,13 @@ class HorizontalFlip:
     probability: float = 0.5
     plus_one: bool = False
 
-    def __call__(self, image: Tensor, target: Target, rng: random.Random) -> Sample:
+    def __call__(self, image: Image.Image, target: Target, rng: random.Random) -> Picture:
         if rng.random() >= self.probability:
             return image, target
-        x1, y1, x2, y2 = target["boxes"].unbind(1)
-        right = image.shape[-1] - (1 if self.plus_one else 0)
-        return image.flip(-1), with_boxes(target, torch.stack([right - x2, y1, right - x1, y2], 1))
+        x1, y1, x2, y2 = target["boxes"].T
+        right = image.width - (1 if self.plus_one else 0)
+        boxes = np.stack([right - x2, y1, right - x1, y2], axis=1)
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), with_boxes(target, boxes)
 
 
 @dataclass(frozen=True)
@@ -104,28 +105,32 @@ class SquareView:
     margin: int = 1
     min_area: float = 32
 
-    def __call__(self, image: Tensor, target: Target, rng: random.Random) -> Sample:
-        height, width = image.shape[-2:]
+    def __call__(self, image: Image.Image, target: Target, rng: random.Random) -> Picture:
         moved = rng.random() < self.probability
-        factor = self.size / max(height, width) * (rng.uniform(*self.scale) if moved else 1.0)
-        to = int(height * factor + 0.5), int(width * factor + 0.5)
-        free = self.size - to[0], self.size - to[1]
+        factor = self.size / max(image.size) * (rng.uniform(*self.scale) if moved else 1.0)
+        width, height = (int(side * factor + 0.5) for side in image.size)
         if moved:
-            top, left = rng.randint(0, free[0]), rng.randint(0, free[1])
+            left, top = rng.randint(0, self.size - width), rng.randint(0, self.size - height)
         else:
-            top, left = round(free[0] / 2), round(free[1] / 2)
-        view = image.new_zeros((self.size, self.size, 3)).permute(2, 0, 1)
-        view[:, top : top + to[0], left : left + to[1]] = resize_image(image, to)
+            left, top = round((self.size - width) / 2), round((self.size - height) / 2)
+        view = Image.new("RGB", (self.size, self.size))
+        view.paste(_resize(image, width, height), (left, top))
 
-        far = torch.tensor([width - self.margin, height - self.margin])
-        start, end = target["boxes"].split(2, dim=1)
-        boxes = torch.cat([start.clamp(min=self.margin), end.minimum(far)], 1)
-        boxes = boxes * factor + torch.tensor([left, top, left, top])
+        start = np.maximum(target["boxes"][:, :2], self.margin)
+        end = np.minimum(target["boxes"][:, 2:], np.array(image.size) - self.margin)
+        boxes = np.concatenate([start, end], axis=1) * factor + np.array([left, top] * 2)
         return view, with_boxes(target, boxes, self.min_area)
 
 
-def with_boxes(target: Target, boxes: Tensor, min_area: float = 0.0) -> Target:
+def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
+    if image.size == (width, height):
+        return image
+    return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def with_boxes(target: Target, boxes: np.ndarray, min_area: float = 0.0) -> Target:
     """The target with other boxes, less those without area or of less than `min_area`."""
+    boxes = boxes.astype(np.float32)
     sides = boxes[:, 2:] - boxes[:, :2]
-    keep = (sides > 0).all(1) & (sides.prod(1) >= min_area)
+    keep = (sides > 0).all(axis=1) & (sides.prod(axis=1) >= min_area)
     return {**target, "boxes": boxes[keep], "labels": target["labels"][keep]}

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from fcos.data.voc import CLASSES, VocDataset, voc_annotations
@@ -66,11 +67,11 @@ def test_perfect_detections_score_one_and_difficult_objects_do_not_count(root):
     dataset = VocDataset(root, "trainval")
     results = []
     for index in range(len(dataset)):
-        target = dataset.target(index)
+        _, target = dataset[index]
         results += to_coco_results(
             target["image_id"],
             target["boxes"],
-            target["labels"] * 0 + 1.0,
+            torch.ones(len(target["labels"])),
             target["labels"],
             dataset.category_ids,
         )
