@@ -8,16 +8,19 @@ from torch import Tensor
 Size = tuple[int, int]  # height, width
 
 
-def level_points(size: Size, stride: int, offset: float, device: torch.device) -> Tensor:
+def level_points(size: Size, spacing: Size, offset: float, device: torch.device) -> Tensor:
     """Image points (h * w, 2) as (x, y) pixels of a level's (h, w) cells, row by row.
 
-    `offset` is the point's place within its cell in strides: 0.5 (rounded down to whole pixels) for
-    the published FCOS, 0 for the centre-ness-free system and torchvision.
+    Args:
+        size: of the level in cells.
+        spacing: (y, x) pixels between the points of neighbouring cells.
+        offset: a point's place within its cell: 0.5 of the spacing, rounded down to whole pixels,
+            for the published FCOS, 0 for the centre-ness-free system and torchvision.
     """
     height, width = size
-    shift = int(stride * offset)
-    xs = torch.arange(width, device=device, dtype=torch.float32) * stride + shift
-    ys = torch.arange(height, device=device, dtype=torch.float32) * stride + shift
+    ys = torch.arange(height, device=device, dtype=torch.float32) * spacing[0]
+    xs = torch.arange(width, device=device, dtype=torch.float32) * spacing[1]
+    ys, xs = ys + int(spacing[0] * offset), xs + int(spacing[1] * offset)
     return torch.stack(
         (xs.repeat(height), ys.repeat_interleave(width, output_size=height * width)), dim=1
     )

@@ -14,6 +14,7 @@ from fcos.head import Level
 from fcos.images import ImageBatch
 
 PADDING = -1.0  # the score of a place without a candidate
+MUCH_PADDING = 40_000  # places, above which NMS on a GPU takes too much memory
 
 
 class Candidates(NamedTuple):
@@ -38,6 +39,7 @@ class Decoder:
         score_threshold: strictly exceeded by a candidate's class score, or with `threshold_on`
             "score" by its final score.
         top_k: candidates of a level, or None for all.
+        top_k_of: what `top_k` counts: (location, class) "pairs", or "locations" with all classes.
         max_candidates: candidates of all levels together, or None for all.
         one_class: only the best class of a location is a candidate.
         nms_threshold: an IoU above it suppresses.
@@ -56,6 +58,7 @@ class Decoder:
         score_threshold: float = 0.05,
         threshold_on: Literal["class", "score"] = "class",
         top_k: int | None = 1000,
+        top_k_of: Literal["pairs", "locations"] = "pairs",
         max_candidates: int | None = None,
         one_class: bool = False,
         nms_threshold: float = 0.6,
@@ -68,6 +71,7 @@ class Decoder:
         self.score_threshold = score_threshold
         self.threshold_on = threshold_on
         self.top_k = top_k
+        self.top_k_of = top_k_of
         self.max_candidates = max_candidates
         self.one_class = one_class
         self.nms_threshold = nms_threshold
@@ -127,24 +131,31 @@ class Decoder:
         score = class_score
         if self.score != "class" and level.quality is not None:
             score = class_score * level.quality.sigmoid()
-        if self.score == "sqrt" and self.threshold_on == "score":
+        if self.score == "sqrt":
             score = score.sqrt()
         tested = class_score if self.threshold_on == "class" else score
-        score = score.where(tested > self.score_threshold, PADDING)
-        label = None
-        if self.one_class:
-            score, label = score.max(dim=1, keepdim=True)
+        passed = tested > self.score_threshold
         if valid is not None:
-            score = score.where(valid.view(len(score), 1, *score.shape[2:]), PADDING)
+            passed &= valid.view(len(score), 1, *score.shape[2:])
 
-        cells = score.shape[-2] * score.shape[-1]
-        flat = score.flatten(1)
-        k = flat.shape[1] if self.top_k is None else min(self.top_k, flat.shape[1])
-        best, index = flat.topk(k, dim=1)
-        cell = index % cells
-        labels = index // cells if label is None else label.flatten(1).gather(1, cell)
-        if self.score == "sqrt" and self.threshold_on == "class":
-            best = torch.where(best > 0, best.clamp(min=0).sqrt(), best)
+        images, classes, cells = len(score), score.shape[1], len(points)
+        score, passed = score.view(images, classes, cells), passed.view(images, classes, cells)
+        if self.top_k_of == "locations":
+            k = cells if self.top_k is None else min(self.top_k, cells)
+            cell = score.amax(dim=1).topk(k, dim=1).indices
+            pick = cell[:, None].expand(-1, classes, -1)
+            best = score.gather(2, pick).where(passed.gather(2, pick), PADDING).flatten(1)
+            cell = cell.repeat(1, classes)
+            labels = torch.arange(classes, device=cell.device).repeat_interleave(k).expand_as(cell)
+        else:
+            score = score.where(passed, PADDING)
+            if self.one_class:
+                score, label = score.max(dim=1, keepdim=True)
+            flat = score.flatten(1)
+            k = flat.shape[1] if self.top_k is None else min(self.top_k, flat.shape[1])
+            best, index = flat.topk(k, dim=1)
+            cell = index % cells
+            labels = label.flatten(1).gather(1, cell) if self.one_class else index // cells
         ltrb = _take(level.ltrb.flatten(2).transpose(1, 2), cell)
         return Candidates(ltrb_to_boxes(points[cell], ltrb), best, labels)
 
@@ -158,8 +169,8 @@ class Decoder:
         )
         boxes = candidates.boxes.flatten(0, 1)
         scores, labels = candidates.scores.flatten(), candidates.labels.flatten()
-        if scores.device.type == "cpu":
-            # Without padding NMS is quicker; on a GPU counting it would be one more wait.
+        if scores.device.type == "cpu" or len(scores) > MUCH_PADDING:
+            # Without padding NMS is quicker; on a GPU counting what is left is one more wait.
             real = (scores != PADDING).nonzero()[:, 0]
             boxes, scores, labels, image = boxes[real], scores[real], labels[real], image[real]
         keep = nms(self._apart(boxes, labels, image), scores.double(), self.nms_threshold)

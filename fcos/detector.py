@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from backbones import Backbone
-from fcos.boxes import level_points
+from fcos.boxes import Size, level_points
 from fcos.decode import Decoder
 from fcos.detections import Detections, class_names
 from fcos.head import Head, Level, map_size
@@ -20,6 +20,7 @@ from fcos.images import (
     ImageBatch,
     ImageNormalizer,
     LongestSide,
+    ResizeMethod,
     ShortestSide,
     load_image,
     resize_image,
@@ -28,6 +29,7 @@ from fcos.losses import Loss
 from fcos.pyramid import Pyramid
 from fcos.targets import TargetAssigner, Targets, check_targets
 
+Scale = tuple[float, float]  # y, x
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 
 
@@ -42,6 +44,8 @@ class Detector(nn.Module):
         decoder: from head outputs to boxes.
         classes: names by index.
         point_offset: of a cell's image point, see `boxes.level_points`.
+        point_spacing: between image points: the level's "stride", or the input's size over the
+            "map"'s, rounded down, which differs where padding made the map larger (torchvision).
         ignore_padding: locations outside of the image neither learn nor detect.
         resize_method: see `images.resize_image`.
     """
@@ -59,8 +63,9 @@ class Detector(nn.Module):
         decoder: Decoder,
         classes: Sequence[str],
         point_offset: float = 0.5,
+        point_spacing: Literal["stride", "map"] = "stride",
         ignore_padding: bool = False,
-        resize_method: Literal["pil", "tensor"] = "pil",
+        resize_method: ResizeMethod = "pil",
     ) -> None:
         super().__init__()
         if len(classes) != head.num_classes:
@@ -75,6 +80,7 @@ class Detector(nn.Module):
         self.decoder = decoder
         self.classes = tuple(classes)
         self.point_offset = point_offset
+        self.point_spacing = point_spacing
         self.ignore_padding = ignore_padding
         self.resize_method = resize_method
         self.card: Any = None
@@ -102,19 +108,20 @@ class Detector(nn.Module):
         """
         if not self.training:
             with torch.no_grad():
-                return self._decode(self.images(images))
+                batch = self.images(images)
+                return self.decode(self.network(batch), batch)
         if targets is None:
             raise ValueError("training needs targets: one {'boxes', 'labels'} per image")
         check_targets(targets, len(images), len(self.classes))
         batch = self.images(images)
-        levels = self._levels(batch)
-        points = self._points(levels)
+        levels = self.network(batch)
+        points = self.points(levels, batch)
         assigned = self.assign(points, targets, batch)
         return self.loss(levels, assigned, self._valid(points, batch), normalizers)
 
     def levels(self, images: Sequence[Tensor]) -> list[Level]:
         """The head's raw outputs for images as `forward` takes them, one per pyramid level."""
-        return self._levels(self.images(images))
+        return self.network(self.images(images))
 
     def assign(
         self, points: Sequence[Tensor], targets: Sequence[dict[str, Tensor]], batch: ImageBatch
@@ -165,44 +172,58 @@ class Detector(nn.Module):
             self.train(was_training)
 
     def _detect_batch(self, pictures: list[Tensor], score_threshold: float) -> list[Detections]:
-        originals = [(picture.shape[-2], picture.shape[-1]) for picture in pictures]
-        resized = [
-            resize_image(picture, self.resize(*size), self.resize_method)
-            for picture, size in zip(pictures, originals, strict=True)
-        ]
-        batch = self.images(resized)
-        scales = [
-            self.resize.back(original, fed)
-            for original, fed in zip(originals, batch.sizes, strict=True)
-        ]
+        batch, originals, scales = self.prepare(pictures)
+        results = self.decode(self.network(batch), batch, originals, scales)
         detections = []
-        for picture, result in zip(pictures, self._decode(batch, originals, scales), strict=True):
+        for picture, result in zip(pictures, results, strict=True):
             n = int((result["scores"] >= score_threshold).sum())
             boxes, scores, labels = (result[key][:n] for key in ("boxes", "scores", "labels"))
             names = class_names(labels, self.classes)
             detections.append(Detections(boxes, scores, labels, names, picture))
         return detections
 
-    def _levels(self, batch: ImageBatch) -> list[Level]:
+    def prepare(self, pictures: Sequence[Tensor]) -> tuple[ImageBatch, list[Size], list[Scale]]:
+        """Resize (3, H, W) pictures as the entry's test does and batch them.
+
+        Returns the batch, the pictures' own sizes and the (y, x) factors back to them.
+        """
+        originals = [(picture.shape[-2], picture.shape[-1]) for picture in pictures]
+        resized = [
+            resize_image(picture, self.resize(*size), self.resize_method)
+            for picture, size in zip(pictures, originals, strict=True)
+        ]
+        batch = self.images(resized)
+        pairs = zip(originals, batch.sizes, strict=True)
+        return batch, originals, [self.resize.back(original, fed) for original, fed in pairs]
+
+    def network(self, batch: ImageBatch) -> list[Level]:
+        """Backbone, pyramid and head."""
         x = batch.tensor.to(self.head.cls_logits.weight.dtype)
         return self.head(self.pyramid(self.backbone(x)))
 
-    def _decode(
+    def decode(
         self,
+        levels: Sequence[Level],
         batch: ImageBatch,
-        output_sizes: Sequence[tuple[int, int]] | None = None,
-        scales: Sequence[tuple[float, float]] | None = None,
+        output_sizes: Sequence[Size] | None = None,
+        scales: Sequence[Scale] | None = None,
     ) -> list[dict[str, Tensor]]:
-        levels = self._levels(batch)
-        points = self._points(levels)
+        """Boxes of each image, in its fed pixels or those of `output_sizes`; see `Decoder`."""
+        points = self.points(levels, batch)
         valid = self._valid(points, batch)
         return self.decoder(levels, points, batch, output_sizes, scales, valid)
 
-    def _points(self, levels: Sequence[Level]) -> list[Tensor]:
-        return [
-            level_points(map_size(lv), lv.stride, self.point_offset, lv.logits.device)
-            for lv in levels
-        ]
+    def points(self, levels: Sequence[Level], batch: ImageBatch) -> list[Tensor]:
+        """Image points (L_i, 2) as (x, y) of each level's locations, in the batch's pixels."""
+        points = []
+        for level in levels:
+            size = map_size(level)
+            spacing = (level.stride, level.stride)
+            if self.point_spacing == "map":
+                height, width = batch.tensor.shape[-2:]
+                spacing = (height // size[0], width // size[1])
+            points.append(level_points(size, spacing, self.point_offset, level.logits.device))
+        return points
 
     def _valid(self, points: Sequence[Tensor], batch: ImageBatch) -> Tensor | None:
         """(N, L) whether a location lies in the image, borders included; None where all count."""

@@ -36,13 +36,15 @@ def map_size(level: Level) -> tuple[int, int]:
 class TowerLayer(nn.Module):
     """3x3 convolution, norm, ReLU. Batch norms keep one set of statistics a level."""
 
-    def __init__(self, channels: int, levels: int, norm: HeadNorm, deformable: bool) -> None:
+    def __init__(
+        self, channels: int, levels: int, norm: HeadNorm, bias: bool, deformable: bool
+    ) -> None:
         super().__init__()
         conv = DeformConv2d if deformable else nn.Conv2d
-        self.conv = conv(channels, channels, 3, padding=1)
+        self.conv = conv(channels, channels, 3, padding=1, bias=bias)
         nn.init.normal_(self.conv.weight, std=0.01)
-        assert self.conv.bias is not None
-        nn.init.zeros_(self.conv.bias)
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
         self.norm: nn.Module
         if norm == "none":
             self.norm = nn.Identity()
@@ -61,10 +63,16 @@ class Tower(nn.ModuleList):
     """A stack of tower layers."""
 
     def __init__(
-        self, depth: int, channels: int, levels: int, norm: HeadNorm, deformable_last: bool
+        self,
+        depth: int,
+        channels: int,
+        levels: int,
+        norm: HeadNorm,
+        bias: bool,
+        deformable_last: bool,
     ) -> None:
         super().__init__(
-            TowerLayer(channels, levels, norm, deformable_last and layer == depth - 1)
+            TowerLayer(channels, levels, norm, bias, deformable_last and layer == depth - 1)
             for layer in range(depth)
         )
 
@@ -84,6 +92,7 @@ class Head(nn.Module):
         tower_depth: layers of the separate class and box towers.
         shared_depth: layers of a common tower before them.
         norm: of the tower layers: "gn" (32 groups), a batch norm of `backbones.layers`, or "none".
+        tower_bias: of the towers' convolutions.
         deformable_last: the towers' last convolution is deformable.
         quality_on: which tower predicts the quality ("box" or "class"), or None for no such branch.
         box: "relu" predicts distances in strides, rectified; "exp" their exponential in pixels.
@@ -100,6 +109,7 @@ class Head(nn.Module):
         tower_depth: int = 4,
         shared_depth: int = 0,
         norm: HeadNorm = "gn",
+        tower_bias: bool = True,
         deformable_last: bool = False,
         quality_on: Literal["box", "class"] | None = "box",
         box: Literal["relu", "exp"] = "relu",
@@ -110,10 +120,10 @@ class Head(nn.Module):
         self.strides = tuple(strides)
         self.quality_on = quality_on
         self.box = box
-        levels = len(self.strides)
-        self.shared_tower = Tower(shared_depth, channels, levels, norm, deformable_last)
-        self.cls_tower = Tower(tower_depth, channels, levels, norm, deformable_last)
-        self.box_tower = Tower(tower_depth, channels, levels, norm, deformable_last)
+        layers = (channels, len(self.strides), norm, tower_bias, deformable_last)
+        self.shared_tower = Tower(shared_depth, *layers)
+        self.cls_tower = Tower(tower_depth, *layers)
+        self.box_tower = Tower(tower_depth, *layers)
         self.cls_logits = self._predictor(channels, num_classes, -math.log(1 / prior - 1))
         self.box_pred = self._predictor(channels, 4)
         self.quality = self._predictor(channels, 1) if quality_on else None

@@ -10,10 +10,13 @@ from typing import Literal
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 from backbones.layers import KeepFloat32
 from fcos.boxes import Size
+
+ResizeMethod = Literal["pil", "opencv", "tensor"]
 
 
 def load_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> Tensor:
@@ -50,16 +53,16 @@ def load_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> Tensor
 
 @dataclass(frozen=True)
 class ShortestSide:
-    """Shorter side to `size`, longer at most `longest`: detectron2 and maskrcnn-benchmark.
+    """Shorter side to `size`, longer at most `longest`.
 
-    `rounding` "nearest" is detectron2's int(x + 0.5) on both sides (ResizeShortestEdge);
-    "truncate" is maskrcnn-benchmark's: the longer side cut to an integer
-    (data/transforms/transforms.py).
+    `rounding` "nearest" is int(x + 0.5) on both sides (detectron2's ResizeShortestEdge, OpenMMLab);
+    "truncate" is maskrcnn-benchmark's, the longer side cut to an integer
+    (data/transforms/transforms.py); "floor" torchvision's, both sides cut after a float32 factor.
     """
 
     size: int = 800
     longest: int = 1333
-    rounding: Literal["nearest", "truncate"] = "nearest"
+    rounding: Literal["nearest", "truncate", "floor"] = "nearest"
 
     def __call__(self, height: int, width: int) -> Size:
         short, long = min(height, width), max(height, width)
@@ -70,6 +73,10 @@ class ShortestSide:
                 factor = self.longest / max(sides)
                 sides = [side * factor for side in sides]
             return int(sides[0] + 0.5), int(sides[1] + 0.5)
+        if self.rounding == "floor":
+            size, longest = np.float32(self.size), np.float32(self.longest)
+            factor = float(min(size / np.float32(short), longest / np.float32(long)))
+            return int(height * factor), int(width * factor)
         size = self.size
         if long / short * size > self.longest:
             size = round(self.longest * short / long)
@@ -98,21 +105,23 @@ class LongestSide:
         return scale, scale
 
 
-def resize_image(image: Tensor, size: Size, method: Literal["pil", "tensor"] = "pil") -> Tensor:
+def resize_image(image: Tensor, size: Size, method: ResizeMethod = "pil") -> Tensor:
     """Resize (3, H, W) to `size`, bilinearly.
 
-    "pil" is Pillow's antialiased filter on uint8, bit for bit what the published pipelines feed
-    their networks; "tensor" is `interpolate` on floats without antialiasing, as in torchvision's
-    detectors.
+    "pil" is Pillow's antialiased filter on uint8, bit for bit what most published pipelines feed
+    their networks; "opencv" looks at four neighbours only and rounds to uint8, as OpenMMLab's
+    (OpenCV computes in fixed point, a grey level apart at most); "tensor" does so on floats, as
+    torchvision's detectors.
     """
     if tuple(image.shape[-2:]) == tuple(size):
         return image
     if method == "tensor":
-        image = as_float(image)
-        scaled = nn.functional.interpolate(image[None], size=size, mode="bilinear")
-        return scaled[0]
+        return interpolate(as_float(image)[None], size=size, mode="bilinear")[0]
     if image.dtype != torch.uint8:
         image = (image * 255).round().clamp(0, 255).to(torch.uint8)
+    if method == "opencv":
+        scaled = interpolate(image[None].float(), size=size, mode="bilinear")[0]
+        return scaled.round().to(torch.uint8)
     picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
     resized = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).to(image.device)
