@@ -18,10 +18,25 @@ from torch import Tensor
 
 from backbones import DLA, HRNet, MobileNetV2, ResNet, VoVNet
 from fcos import Detector
-from zoo.formats import adelaidet, bodies, maskrcnn_benchmark, native, xytpai
+from zoo.formats import (
+    adelaidet,
+    bodies,
+    maskrcnn_benchmark,
+    native,
+    openmmlab,
+    torchvision,
+    xytpai,
+)
 from zoo.formats.rules import Rule, rename
 
-FORMATS: tuple[ModuleType, ...] = (native, adelaidet, maskrcnn_benchmark, xytpai)
+FORMATS: tuple[ModuleType, ...] = (
+    native,
+    adelaidet,
+    maskrcnn_benchmark,
+    xytpai,
+    openmmlab,
+    torchvision,
+)
 BODIES: dict[type, Sequence[Rule]] = {
     ResNet: bodies.RESNET,
     HRNet: bodies.HRNET,

@@ -46,7 +46,7 @@ def _bottleneck(rest: str) -> str:
 
 _BOTTLENECK = (
     (r"conv2_offset\.(\w+)", r"conv2.conv.offset.\1"),
-    (r"conv2\.offset\.(\w+)", r"conv2.conv.offset.\1"),
+    (r"conv2\.(?:conv_)?offset\.(\w+)", r"conv2.conv.offset.\1"),
     (r"conv2\.conv\.weight", r"conv2.conv.weight"),
     (r"conv(\d)\.weight", r"conv\1.conv.weight"),
     (r"bn(\d)\.(\w+)", r"conv\1.norm.\2"),
