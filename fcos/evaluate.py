@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
@@ -147,7 +146,7 @@ def _results(detections: str | Path | Sequence[Result], truth: COCO) -> COCO:
                 f"a detection of category {category_id} on image {image_id}; the annotations have "
                 f"{len(truth.cats)} categories, from {min(truth.cats)} to {max(truth.cats)}"
             )
-        if not np.isfinite([*detection["bbox"], detection["score"]]).all():
+        if not all(map(math.isfinite, (*detection["bbox"], detection["score"]))):
             raise ValueError(f"a detection on image {image_id} is not finite: {detection}")
         width, height = detection["bbox"][2:]
         rows.append({**detection, "id": number, "area": width * height, "iscrowd": 0})

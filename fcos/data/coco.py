@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,15 +129,15 @@ class CocoDataset(DetectionDataset):
 
 def _present(images: Sequence[dict], root: Path, skip: bool, count: Note) -> list[dict]:
     """The images whose files exist, by one listing a folder: files may be many and far away."""
-    folders: dict[Path, set[str]] = defaultdict(set)
-    for folder in {(root / image["file_name"]).parent for image in images}:
-        if folder.is_dir():
-            folders[folder] = set(os.listdir(folder))
+    places = [os.path.split(os.path.join(root, image["file_name"])) for image in images]
+    listed = {
+        folder: set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        for folder in {folder for folder, _ in places}
+    }
     present: list[dict] = []
     missing: list[dict] = []
-    for image in images:
-        path = root / image["file_name"]
-        (present if path.name in folders[path.parent] else missing).append(image)
+    for image, (folder, name) in zip(images, places, strict=True):
+        (present if name in listed[folder] else missing).append(image)
     if missing and (not skip or not present):
         raise ImageError(
             f"{root}: {len(missing)} of {len(images)} annotated images are missing, "

@@ -29,7 +29,7 @@ class Loader:
         dataset: what to read.
         batches: a `TrainingSampler` or `ordered_batches`.
         transforms: augmentation, none for evaluation.
-        workers: reading processes; 0 reads in this one.
+        workers: reading processes, forked from this one; 0 reads in this one, as Windows must.
         prefetch: batches that each worker keeps ready.
         pin_memory: lay images into page-locked memory, for faster copies to a GPU.
     """
