@@ -57,7 +57,7 @@ class ShortestSide:
 
     `rounding` "nearest" is int(x + 0.5) on both sides (detectron2's ResizeShortestEdge, OpenMMLab);
     "truncate" is maskrcnn-benchmark's, the longer side cut to an integer
-    (data/transforms/transforms.py); "floor" torchvision's, both sides cut after a float32 factor.
+    (data/transforms/transforms.py); "floor" is torchvision's, both sides cut.
     """
 
     size: int = 800
@@ -74,8 +74,7 @@ class ShortestSide:
                 sides = [side * factor for side in sides]
             return int(sides[0] + 0.5), int(sides[1] + 0.5)
         if self.rounding == "floor":
-            size, longest = np.float32(self.size), np.float32(self.longest)
-            factor = float(min(size / np.float32(short), longest / np.float32(long)))
+            factor = min(self.size / short, self.longest / long)
             return int(height * factor), int(width * factor)
         size = self.size
         if long / short * size > self.longest:
