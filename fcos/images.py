@@ -30,13 +30,13 @@ def load_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> Tensor
     if isinstance(source, (str, Path)):
         try:
             with Image.open(source) as file:
-                source = ImageOps.exif_transpose(file).convert("RGB")
+                source = np.array(_upright(file))
         except FileNotFoundError:
             raise FileNotFoundError(f"no such image: {source}") from None
         except OSError as error:
             raise ValueError(f"{source} is not a readable image: {error}") from None
-    if isinstance(source, Image.Image):
-        source = np.array(source.convert("RGB"))
+    elif isinstance(source, Image.Image):
+        source = np.array(_upright(source))
     if not isinstance(source, np.ndarray):
         raise TypeError(
             f"an image must be a path, a PIL image, a uint8 array or a tensor, "
@@ -49,6 +49,10 @@ def load_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> Tensor
     if source.ndim != 3 or source.shape[2] != 3:
         raise ValueError(f"an image array must have shape (H, W, 3), this one has {source.shape}")
     return torch.from_numpy(np.ascontiguousarray(source)).permute(2, 0, 1)
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    return ImageOps.exif_transpose(picture).convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,13 @@ class ShortestSide:
             if max(sides) > self.longest:
                 factor = self.longest / max(sides)
                 sides = [side * factor for side in sides]
-            return int(sides[0] + 0.5), int(sides[1] + 0.5)
+            return _at_least_one(sides[0] + 0.5, sides[1] + 0.5)
         if self.rounding == "floor":
             factor = min(self.size / short, self.longest / long)
-            return int(height * factor), int(width * factor)
+            return _at_least_one(height * factor, width * factor)
         size = self.size
         if long / short * size > self.longest:
-            size = round(self.longest * short / long)
+            size = max(1, round(self.longest * short / long))
         if height < width:
             return size, int(size * width / height)
         return int(size * height / width), size
@@ -96,12 +100,17 @@ class LongestSide:
 
     def __call__(self, height: int, width: int) -> Size:
         scale = self.size / max(height, width)
-        return int(height * scale + 0.5), int(width * scale + 0.5)
+        return _at_least_one(height * scale + 0.5, width * scale + 0.5)
 
     def back(self, original: Size, resized: Size) -> tuple[float, float]:
         """(y, x) factors from the resized image to the original: one for both, as it came."""
         scale = max(original) / self.size
         return scale, scale
+
+
+def _at_least_one(height: float, width: float) -> Size:
+    """Whole pixels; the published rules let very thin images vanish and then fail."""
+    return max(1, int(height)), max(1, int(width))
 
 
 def resize_image(image: Tensor, size: Size, method: ResizeMethod = "pil") -> Tensor:
