@@ -1,0 +1,107 @@
+"""From pictures to the network's input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fcos import ImageNormalizer
+from fcos.images import load_image, resize_image
+
+BGR = {"mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0]}
+RGB_UNIT = {
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+    "channel_order": "RGB",
+    "value_range": 1,
+}
+
+
+def test_every_form_of_a_picture_is_the_same_tensor(tmp_path: Path, picture: Tensor) -> None:
+    array = picture.permute(1, 2, 0).numpy()
+    pil = Image.fromarray(array)
+    pil.save(tmp_path / "picture.png")
+    for form in (tmp_path / "picture.png", str(tmp_path / "picture.png"), pil, array, picture):
+        assert torch.equal(load_image(form), picture)
+
+
+def test_grey_pictures_get_three_channels() -> None:
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    for form in (grey, Image.fromarray(grey)):
+        assert torch.equal(load_image(form), torch.from_numpy(grey).expand(3, 3, 4))
+
+
+def test_pictures_are_turned_upright(tmp_path: Path) -> None:
+    lying = Image.new("RGB", (4, 2), "red")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying.save(tmp_path / "lying.jpg", exif=exif)
+    with Image.open(tmp_path / "lying.jpg") as opened:
+        assert load_image(opened).shape == (3, 4, 2)
+    assert load_image(tmp_path / "lying.jpg").shape == (3, 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("form", "error", "message"),
+    [
+        ("nowhere.jpg", FileNotFoundError, "no such image: nowhere.jpg"),
+        (__file__, ValueError, "test_images.py is not a readable image"),
+        (7, TypeError, "not int"),
+        (np.zeros((4, 4, 3)), TypeError, "must be uint8"),
+        (np.zeros((4, 4, 2), np.uint8), ValueError, r"must have shape \(H, W, 3\)"),
+    ],
+)
+def test_what_is_no_picture_is_refused_by_name(
+    form: object, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        load_image(form)  # type: ignore[arg-type]
+
+
+def test_the_resize_is_pillows(picture: Tensor) -> None:
+    pil = Image.fromarray(picture.permute(1, 2, 0).numpy())
+    expected = np.array(pil.resize((45, 31), Image.Resampling.BILINEAR))
+    assert np.array_equal(resize_image(picture, (31, 45)).permute(1, 2, 0).numpy(), expected)
+
+
+def test_float_pictures_are_resized_like_their_uint8_form(picture: Tensor) -> None:
+    assert torch.equal(resize_image(picture / 255, (31, 45)), resize_image(picture, (31, 45)))
+
+
+def test_images_are_normalised_in_the_networks_channel_order(picture: Tensor) -> None:
+    bgr = ImageNormalizer(**BGR)([picture]).tensor[0, :, :60, :90]
+    assert torch.equal(bgr[2], picture[0].float() - 123.675)
+    rgb = ImageNormalizer(**RGB_UNIT)([picture]).tensor[0, :, :60, :90]
+    assert torch.allclose(rgb[0], (picture[0].float() / 255 - 0.485) / 0.229)
+
+
+@pytest.mark.parametrize("options", [BGR, RGB_UNIT])
+def test_uint8_and_float_images_are_the_same_input(options: dict, picture: Tensor) -> None:
+    normalizer = ImageNormalizer(**options)
+    torch.testing.assert_close(
+        normalizer([picture]).tensor, normalizer([picture / 255]).tensor, rtol=0, atol=1e-4
+    )
+
+
+def test_a_batch_is_padded_with_zeros_at_the_right_and_bottom(picture: Tensor) -> None:
+    batch = ImageNormalizer(**BGR)([picture, picture[:, :40, :50]])
+    assert batch.tensor.shape == (2, 3, 64, 96)
+    assert batch.sizes == [(60, 90), (40, 50)]
+    assert batch.offsets == [(0, 0), (0, 0)]
+    assert not batch.tensor[1, :, 40:].any()
+    assert not batch.tensor[1, :, :, 50:].any()
+
+
+def test_a_square_view_is_black_around_the_centred_image(picture: Tensor) -> None:
+    normalizer = ImageNormalizer(**RGB_UNIT, divisor=32, square=True)
+    batch = normalizer([picture])
+    assert batch.tensor.shape == (1, 3, 97, 97)
+    assert batch.offsets == [(18, 4)]
+    black = normalizer.normalize(torch.zeros(3, 1, 1, dtype=torch.uint8))
+    assert torch.equal(batch.tensor[0, :, :18], black.expand(3, 18, 97))
+    assert torch.equal(batch.tensor[0, :, 18:78, 4:94], normalizer.normalize(picture))
