@@ -6,6 +6,7 @@ from backbones.mobilenet import MobileNetV2
 from backbones.protocol import Backbone
 from backbones.resnet import ResNet
 from backbones.timm import TimmBackbone
+from backbones.tiny import TinyNet
 from backbones.vovnet import VoVNet
 
-__all__ = ["DLA", "Backbone", "HRNet", "MobileNetV2", "ResNet", "TimmBackbone", "VoVNet"]
+__all__ = ["DLA", "Backbone", "HRNet", "MobileNetV2", "ResNet", "TimmBackbone", "TinyNet", "VoVNet"]

@@ -13,6 +13,7 @@ COMMANDS = {
     "list": "names of the zoo's entries with their published figures",
     "info": "everything that is known of one entry",
     "download": "fetch published weights into the cache",
+    "train": "train an entry by its recipe, on its dataset or yours",
     "predict": "find objects in pictures: boxes drawn, and COCO results as JSON",
     "evaluate": "COCO AP of an entry on a COCO-format dataset",
     "bench": "measure parameters, GFLOPs, latency, memory and AP",

@@ -1,0 +1,64 @@
+"""Activation checkpointing: less memory for a second forward pass (arXiv:1604.06174)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from fcos.detector import Detector
+
+
+def recompute_activations(detector: Detector) -> None:
+    """Keep only the inputs of the backbone's blocks and of the head's towers.
+
+    What lies between is computed again in the backward pass. Parameters keep their names, and the
+    statistics of batch norms are taken once.
+    """
+    blocks = [
+        block
+        for stage in detector.backbone.modules()  # type: ignore[attr-defined]
+        if isinstance(stage, nn.Sequential)
+        for block in stage
+    ]
+    towers = [detector.head.shared_tower, detector.head.cls_tower, detector.head.box_tower]
+    for module in [*blocks, *towers]:
+        module.forward = _Recomputed(module, module.forward)
+
+
+class _Recomputed:
+    """A module's forward pass that is repeated in the backward pass."""
+
+    def __init__(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        self.norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+        self.forward = forward
+
+    def __call__(self, *args: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return self.forward(*args)
+        return checkpoint(
+            self.forward,
+            *args,
+            use_reentrant=False,
+            preserve_rng_state=False,
+            context_fn=self._contexts,
+        )
+
+    def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), self._statistics_kept()
+
+    @contextmanager
+    def _statistics_kept(self) -> Iterator[None]:
+        before = [norm.track_running_stats for norm in self.norms]
+        for norm in self.norms:
+            norm.track_running_stats = False
+        try:
+            yield
+        finally:
+            for norm, tracked in zip(self.norms, before, strict=True):
+                norm.track_running_stats = tracked

@@ -1,0 +1,64 @@
+"""What a run shows: a progress bar on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fcos.train.loggers import Record
+
+
+class Screen:
+    """A progress bar on a terminal, a line a record elsewhere; silent unless `shown`."""
+
+    def __init__(self, total: int, done: int, shown: bool = True) -> None:
+        self.console = Console(stderr=True, quiet=not shown, soft_wrap=True, highlight=False)
+        self.total = total
+        self.start, self.started = done, time.monotonic()
+        self.progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=self.console,
+            disable=not (shown and self.console.is_terminal),
+        )
+        self.task = self.progress.add_task("", total=total, completed=done)
+
+    def __enter__(self) -> Screen:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, markup=False)
+
+    def advance(self, iteration: int) -> None:
+        self.progress.update(self.task, completed=iteration)
+
+    def show(self, record: Record) -> None:
+        """Losses and rates of a record."""
+        parts = {k.removeprefix("loss_"): v for k, v in record.items() if k.startswith("loss_")}
+        text = (
+            f"loss {record['loss']:.4f} ("
+            + " ".join(f"{key} {value:.4f}" for key, value in parts.items())
+            + f")  rate {record['rate']:.2g}  {record['images_per_second']:.1f} images/s"
+            + f"  waiting {record['waiting_for_data']:.0%}  {record['memory_mib']} MiB"
+        )
+        if self.console.is_terminal:
+            self.progress.update(self.task, description=text)
+        else:
+            done = record["iteration"] - self.start
+            left = (time.monotonic() - self.started) / done * (self.total - record["iteration"])
+            self.say(f"{record['iteration']}/{self.total}  {text}  left {_duration(left)}")
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

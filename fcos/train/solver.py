@@ -1,0 +1,104 @@
+"""Optimiser and learning-rate schedule of the published recipes."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
+
+def make_optimizer(
+    model: nn.Module,
+    base_lr: float = 0.01,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    *,
+    norm_weight_decay: float | None = None,
+    bias_lr_factor: float = 1.0,
+    bias_weight_decay: float | None = None,
+    fused: bool = False,
+) -> torch.optim.SGD:
+    """SGD over the parameters that are trained, grouped by rate and weight decay.
+
+    detectron2 gives norms their own decay, maskrcnn-benchmark gives biases, those of norms among
+    them, their own rate and decay. Each group has its rate before the schedule as "base_lr".
+
+    Args:
+        norm_weight_decay: of norms' weights and biases; None for `weight_decay`.
+        bias_lr_factor, bias_weight_decay: of biases; None for the decay they would have otherwise.
+        fused: one kernel for the whole update.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
+            rate, decay = base_lr, weight_decay
+            if isinstance(module, NORMS) and norm_weight_decay is not None:
+                decay = norm_weight_decay
+            if name == "bias":
+                rate = base_lr * bias_lr_factor
+                decay = decay if bias_weight_decay is None else bias_weight_decay
+            groups[rate, decay].append(parameter)
+    return torch.optim.SGD(
+        [
+            {"params": parameters, "lr": rate, "base_lr": rate, "weight_decay": decay}
+            for (rate, decay), parameters in groups.items()
+        ],
+        lr=base_lr,
+        momentum=momentum,
+        fused=fused,
+    )
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate by iteration: warm-up, then a drop at each step.
+
+    Its only state is the iteration, counted from 0.
+
+    Args:
+        iterations: how many there are.
+        steps: iterations from which on the rate is `gamma` times what it was.
+        warmup: "linear" from `warmup_factor` to 1, or "constant" at `warmup_factor`, over the first
+            `warmup_iterations`.
+    """
+
+    iterations: int
+    steps: Sequence[int] = ()
+    gamma: float = 0.1
+    warmup: Literal["linear", "constant"] = "linear"
+    warmup_iterations: int = 0
+    warmup_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1:
+            raise ValueError(f"a schedule of {self.iterations} iterations: at least 1")
+        if list(self.steps) != sorted(self.steps):
+            raise ValueError(f"schedule steps {list(self.steps)} are not in rising order")
+        if self.warmup not in ("linear", "constant"):
+            raise ValueError(f"warm-up {self.warmup!r} is neither linear nor constant")
+
+    def __call__(self, iteration: int) -> float:
+        """The factor on every group's base rate."""
+        factor = self.gamma ** bisect_right(self.steps, iteration)
+        if iteration >= self.warmup_iterations:
+            return factor
+        if self.warmup == "constant":
+            return factor * self.warmup_factor
+        done = iteration / self.warmup_iterations
+        return factor * (self.warmup_factor * (1 - done) + done)
+
+    def apply(self, optimizer: torch.optim.Optimizer, iteration: int) -> float:
+        """Set the rates of an iteration; returns the first group's."""
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * self(iteration)
+        return float(optimizer.param_groups[0]["lr"])
