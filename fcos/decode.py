@@ -14,6 +14,7 @@ from fcos.head import Level
 from fcos.images import ImageBatch
 
 PADDING = -1.0  # the score of a place without a candidate
+FAR = 1e6  # pixels, beyond which a box of a diverged network is cut for NMS
 MUCH_PADDING = 40_000  # places, above which NMS on a GPU takes too much memory
 
 
@@ -205,7 +206,7 @@ class Decoder:
 
         In float64, where the shift costs no precision that an IoU could notice.
         """
-        boxes = boxes.double()
+        boxes = boxes.double().clamp(-FAR, FAR)
         if self.plus_one:
             boxes = boxes + boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
         if boxes.numel() == 0:
