@@ -30,26 +30,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     images = options.images or _images_beside(options.folder)
     table = Table("entry", *COLUMNS, title=f"{len(fixtures)} fixtures, share of the tolerance used")
-    failures = []
+    failures: list[str] = []
+    unstable: list[str] = []
     with Live(table, console=console, refresh_per_second=2):
         for fixture in fixtures:
             cells = dict.fromkeys(COLUMNS, "-")
             try:
                 for check in golden.verify(fixture, images):
-                    style = "green" if check.passed else "red"
-                    text = check.detail.split(" of tolerance")[0]
+                    style = "yellow" if check.unstable else "green" if check.passed else "red"
+                    text = check.detail.split(" of tolerance")[0].split(", ")[0]
                     cells[check.what] = f"[{style}]{text}[/]"
+                    if check.unstable:
+                        unstable.append(f"{fixture.entry}: {check.what}: {check.detail}")
                     if not check.passed:
                         failures.append(f"{fixture.entry}: {check.what}: {check.detail}")
             except (LookupError, ValueError, OSError) as error:
                 failures.append(f"{fixture.entry}: {error}")
                 cells[COLUMNS[0]] = "[red]failed[/]"
             table.add_row(fixture.entry, *cells.values())
+    for line in unstable:
+        console.print(line, style="yellow", markup=False)
     for failure in failures:
         console.print(failure, style="red", markup=False)
     if images is None:
         console.print("real images not compared: pass their folder as --images")
-    console.print(f"{len(fixtures)} fixtures, {len(failures)} failures")
+    console.print(f"{len(fixtures)} fixtures, {len(failures)} failures, {len(unstable)} unstable")
     return 1 if failures else 0
 
 
