@@ -22,8 +22,8 @@ class KeepFloat32(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         def keep_float32(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
-            lowered = moved.is_floating_point() and moved.dtype.itemsize < tensor.dtype.itemsize
-            return tensor.to(moved.device) if lowered else moved
+            lowered = moved.is_floating_point() and moved.dtype.itemsize < torch.float32.itemsize
+            return tensor.to(moved.device, torch.float32) if lowered else moved
 
         return super()._apply(keep_float32, recurse)
 
@@ -209,7 +209,7 @@ class ConvNorm(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training or torch.is_grad_enabled():
+        if self.norm.training or torch.is_grad_enabled():
             x = self.norm(self.conv(x))
         else:
             weight, bias = self._fold()
@@ -223,13 +223,16 @@ class ConvNorm(nn.Module):
 
     def _fold(self) -> tuple[Tensor, Tensor]:
         norm: Any = self.norm
-        sources = (self.conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        # Training moves running statistics without a trace in their version; the counter has one.
+        counter = getattr(norm, "num_batches_tracked", norm.running_var)
+        affine = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        sources = (self.conv.weight, *affine, counter)
         stamp = tuple(
             (id(t), t.data_ptr(), -1 if t.is_inference() else t._version) for t in sources
         )
         if self._folded is None or self._folded[0] != stamp:
             scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-            weight = self.conv.weight * scale.to(torch.float32).view(-1, 1, 1, 1)
+            weight = self.conv.weight * scale.view(-1, 1, 1, 1)
             bias = norm.bias - norm.running_mean * scale
             dtype = self.conv.weight.dtype
             # A convolution answers in the layout of its weights, and CPUs are faster at NHWC.
@@ -241,6 +244,11 @@ class ConvNorm(nn.Module):
                 bias.to(dtype).detach(),
             )
         return self._folded[1], self._folded[2]
+
+    def train(self, mode: bool = True) -> ConvNorm:
+        if mode:
+            self._folded = None
+        return super().train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         self._folded = None
