@@ -1,0 +1,210 @@
+"""Our FCOS_R_50_1x beside torchvision's FCOS: `python -m benchmarks.compare_torchvision`.
+
+Both take a decoded 8-bit photograph to its boxes, batch 1, in one process and in turns, so that
+whatever else the machine does falls on all alike. The photograph is one that both resize to
+800x1066 and pad to 800x1088. A ratio is the median over the rounds of theirs by ours in the same
+round.
+
+Without weights files both are randomly initialised in the same way, as `benchmarks.synthetic` says:
+norms with the photograph's statistics, boxes of six strides, and class biases at which the same
+number of candidates passes each one's own score threshold, so that both have the same amount of
+decoding and NMS to do. torchvision's norms are then `BatchNorm2d`, the faster of its two kinds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+from torchvision.models.detection import fcos_resnet50_fpn
+from torchvision.ops import box_iou
+
+import zoo
+from benchmarks import environment, pictures, subject, synthetic
+from fcos import Detector
+from zoo.build import DTYPES
+
+ENTRY = "FCOS_R_50_1x"
+INPUT = (800, 1088)
+STAGES = ("total", "preprocess", "network", "decode")
+Times = dict[str, float]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the two tables: times with their ratios, and what bf16 does to the scores."""
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    console = Console()
+    dataset = pictures.embedded()
+    photos = [p.image for p in pictures.read_all(dataset, pictures.image_ids(dataset))]
+    ours, half = (our_detector(options.weights, photos, p) for p in ("fp32", "bf16"))
+    photo = next(image for image in photos if _input_size(ours, image) == INPUT)
+    theirs = their_detector(options.torchvision_weights, photo)
+    contenders: dict[str, Callable[[], Times]] = {
+        "torchvision fp32": lambda: time_theirs(theirs, photo),
+        "ours fp32": lambda: time_ours(ours, photo),
+        "ours bf16": lambda: time_ours(half, photo),
+    }
+    rounds: list[dict[str, Times]] = []
+    with torch.inference_mode():
+        for number in track(
+            range(options.warmup + options.rounds),
+            "rounds",
+            console=console,
+            disable=not console.is_terminal,
+        ):
+            taken = {name: run() for name, run in contenders.items()}
+            if number >= options.warmup:
+                rounds.append(taken)
+    console.print(times_table(rounds))
+    facts = environment.describe("cpu")
+    console.print(
+        f"{facts['cpu']}, {torch.get_num_threads()} threads, torch {facts['torch']}, torchvision "
+        f"{facts['torchvision']}, {options.rounds} rounds, "
+        f"{'random' if options.weights is None else 'given'} weights, load "
+        f"{environment.state('cpu').get('load')}",
+        highlight=False,
+    )
+    if options.images:
+        console.print(score_difference(ours, half, photos[: options.images]), highlight=False)
+    return 0
+
+
+def our_detector(weights: Path | None, photos: Sequence[Tensor], precision: str) -> Detector:
+    """FCOS_R_50_1x in a precision, with a checkpoint or with random weights."""
+    torch.manual_seed(0)
+    detector = zoo.build(ENTRY).eval()
+    if weights is not None:
+        zoo.load_checkpoint(detector, weights)
+    else:
+        fitting = [image for image in photos if _input_size(detector, image) == INPUT]
+        synthetic.prepare(detector, fitting[:1])
+    return detector.to(dtype=DTYPES[precision]).to(memory_format=torch.channels_last)
+
+
+def their_detector(weights: Path | None, photo: Tensor) -> nn.Module:
+    """torchvision's model, with a state dict or with random weights of the same kind as ours."""
+    torch.manual_seed(0)
+    model = fcos_resnet50_fpn(weights=None, weights_backbone=None).eval()
+    if weights is not None:
+        model.load_state_dict(torch.load(weights, weights_only=True))
+        return model
+    synthetic.settle_norms(model, lambda: model([photo.float() / 255]))
+    nn.init.zeros_(model.head.regression_head.bbox_reg.weight)
+    nn.init.constant_(model.head.regression_head.bbox_reg.bias, synthetic.BOX_STRIDES)
+    outputs: list[dict[str, Tensor]] = []
+    hook = model.head.register_forward_hook(lambda *call: outputs.append(call[2]))
+    with torch.no_grad():
+        model([photo.float() / 255])
+    hook.remove()
+    # Its threshold is on the square root of class score times centre-ness.
+    needed = model.score_thresh**2 / outputs[0]["bbox_ctrness"].sigmoid()
+    margins = outputs[0]["cls_logits"] - needed.clamp(max=1 - 1e-6).logit()
+    synthetic.shift_bias(
+        model.head.classification_head.cls_logits.bias, margins.flatten(), synthetic.CANDIDATES
+    )
+    return model
+
+
+def time_ours(detector: Detector, photo: Tensor) -> Times:
+    """Seconds of one run, by stage."""
+    clock = [time.perf_counter()]
+    item: Any = [photo]
+    for stage in subject.stages(detector).values():
+        item = stage(item)
+        clock.append(time.perf_counter())
+    spans = [clock[-1] - clock[0], *(b - a for a, b in pairwise(clock))]
+    return dict(zip(STAGES, spans, strict=True))
+
+
+def time_theirs(model: nn.Module, photo: Tensor) -> Times:
+    """The same of torchvision's model, read off where its backbone begins and its head ends."""
+    clock = []
+    hooks = [
+        model.get_submodule("backbone").register_forward_pre_hook(
+            lambda *_: clock.append(time.perf_counter())
+        ),
+        model.get_submodule("head").register_forward_hook(
+            lambda *_: clock.append(time.perf_counter())
+        ),
+    ]
+    start = time.perf_counter()
+    model([photo.float() / 255])
+    end = time.perf_counter()
+    for hook in hooks:
+        hook.remove()
+    spans = (end - start, clock[0] - start, clock[1] - clock[0], end - clock[1])
+    return dict(zip(STAGES, spans, strict=True))
+
+
+def times_table(rounds: Sequence[dict[str, Times]]) -> Table:
+    """Medians by stage, and the ratios of the totals round by round."""
+    table = Table(title="image to boxes, batch 1, 800x1088, milliseconds", title_justify="left")
+    for heading in ("", *STAGES, "decode / network", "times as fast"):
+        table.add_column(heading, justify="right" if heading else "left")
+    first = next(iter(rounds[0]))
+    for name in rounds[0]:
+        medians = {stage: statistics.median(r[name][stage] for r in rounds) for stage in STAGES}
+        share = statistics.median(r[name]["decode"] / r[name]["network"] for r in rounds)
+        ratios = [r[first]["total"] / r[name]["total"] for r in rounds]
+        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        figures = [f"{1e3 * medians[stage]:.1f}" for stage in STAGES]
+        table.add_row(name, *figures, f"{share:.1%}", spread)
+    return table
+
+
+def score_difference(full: Detector, half: Detector, photos: Sequence[Tensor]) -> str:
+    """What bf16 changes: fp32's detections matched by class and IoU over 0.5, best first."""
+    differences: list[float] = []
+    total = 0
+    for photo in photos:
+        ours, theirs = full.detect(photo)[0], half.detect(photo)[0]
+        total += len(ours)
+        overlap = box_iou(ours.boxes, theirs.boxes)
+        overlap *= ours.labels[:, None] == theirs.labels[None]
+        for i in range(len(ours)):
+            if not len(theirs) or float(overlap[i].max()) < 0.5:
+                continue
+            j = int(overlap[i].argmax())
+            overlap[:, j] = 0
+            differences.append(abs(float(ours.scores[i] - theirs.scores[j])))
+    if not differences:
+        return f"bf16: none of {total} detections matched"
+    return (
+        f"bf16 against fp32 on {len(photos)} embedded images: {len(differences)} of {total} "
+        f"detections matched, scores differ by {statistics.mean(differences):.4f} on average, "
+        f"{statistics.median(differences):.4f} in the median, {max(differences):.4f} at most"
+    )
+
+
+def _input_size(detector: Detector, image: Tensor) -> tuple[int, ...]:
+    height, width = detector.resize(image.shape[-2], image.shape[-1])
+    divisor = detector.images.divisor
+    return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--rounds", type=int, default=7, help="timed turns of each (%(default)s)")
+    add("--warmup", type=int, default=2, help="turns before them (%(default)s)")
+    add("--threads", type=int, default=2, help="%(default)s")
+    add("--images", type=int, default=8, help="embedded images for bf16's scores (%(default)s)")
+    add("--weights", type=Path, help=f"checkpoint of {ENTRY}")
+    add("--torchvision-weights", type=Path, help="state dict of fcos_resnet50_fpn")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""Where a measurement was made: machine, software, and the state of both."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import platform
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ("backbones", "fcos", "zoo", "configs", "benchmarks")
+GPU_FIELDS = (
+    *("name", "driver_version", "memory.total", "power.limit"),
+    *("temperature.gpu", "clocks.sm", "clocks.max.sm", "clocks_throttle_reasons.active"),
+)
+# Bits of the throttle reasons that mean "slowed down": power cap, hardware, thermal, power brake.
+SLOWED = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
+
+
+def describe(device: str) -> dict[str, Any]:
+    """The machine and the software, as they are for the whole of a run."""
+    import torch
+    import torchvision
+
+    facts: dict[str, Any] = {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(_memory_bytes() / 2**30, 1),
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "mkldnn": torch.backends.mkldnn.is_available(),
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": _git("status", "--porcelain", "--untracked-files=no") not in ("", None),
+        "code": fingerprint(),
+    }
+    if device.startswith("cuda"):
+        gpu = gpu_state()
+        facts["gpu"] = gpu.get("name") or torch.cuda.get_device_name()
+        facts["driver"] = gpu.get("driver_version")
+        facts["power_limit"] = gpu.get("power.limit")
+        facts["cuda"] = torch.version.cuda
+        facts["cudnn"] = torch.backends.cudnn.version()
+        facts["cudnn_benchmark"] = torch.backends.cudnn.benchmark
+    return facts
+
+
+def machine(environment: dict[str, Any]) -> str:
+    """The name under which results are kept: the GPU's, or the CPU's with its cores."""
+    if "gpu" in environment:
+        return str(environment["gpu"])
+    return f"{environment['cpu']}, {environment['cores']} cores"
+
+
+def state(device: str) -> dict[str, Any]:
+    """What may have slowed a measurement: other load, clocks, temperature, throttling."""
+    facts: dict[str, Any] = {}
+    if hasattr(os, "getloadavg"):
+        facts["load"] = round(os.getloadavg()[0], 2)
+    facts["cpu_mhz"] = _cpu_mhz()
+    facts["cpu_celsius"] = _cpu_celsius()
+    if device.startswith("cuda"):
+        gpu = gpu_state()
+        facts["gpu_celsius"] = gpu.get("temperature.gpu")
+        facts["gpu_mhz"] = gpu.get("clocks.sm")
+        facts["gpu_max_mhz"] = gpu.get("clocks.max.sm")
+        facts["gpu_throttled"] = throttled(gpu)
+        facts["gpu_other_processes"] = _gpu_processes()
+    return {key: value for key, value in facts.items() if value is not None}
+
+
+def gpu_state() -> dict[str, str]:
+    """The first GPU's facts by nvidia-smi; empty where that does not answer."""
+    query = f"--query-gpu={','.join(GPU_FIELDS)}"
+    answer = _run(["nvidia-smi", "--id=0", query, "--format=csv,noheader"])
+    return parse_gpu(answer) if answer else {}
+
+
+def parse_gpu(line: str) -> dict[str, str]:
+    """One line of nvidia-smi's CSV by field; unknown values are left out."""
+    values = next(csv.reader([line.splitlines()[0]], skipinitialspace=True))
+    pairs = zip(GPU_FIELDS, values, strict=False)
+    return {key: value for key, value in pairs if not value.startswith("[")}
+
+
+def throttled(gpu: dict[str, str]) -> bool | None:
+    """Whether the GPU said that it runs slower than it could; None where it does not say."""
+    mask = gpu.get("clocks_throttle_reasons.active")
+    return None if mask is None else bool(int(mask, 16) & SLOWED)
+
+
+@cache
+def fingerprint() -> str:
+    """Twelve characters of the code and configs that measure: other code, another measurement."""
+    digest = hashlib.sha256()
+    for folder in SOURCES:
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in (".py", ".yaml"):
+                digest.update(path.relative_to(ROOT).as_posix().encode())
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def cpu_model() -> str:
+    """The processor's name."""
+    for line in (_read("/proc/cpuinfo") or "").splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_bytes() -> int:
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def _cpu_mhz() -> float | None:
+    lines = (_read("/proc/cpuinfo") or "").splitlines()
+    clocks = [float(line.split(":")[1]) for line in lines if line.startswith("cpu MHz")]
+    return round(sum(clocks) / len(clocks)) if clocks else None
+
+
+def _cpu_celsius() -> float | None:
+    zones = [_read(path) for path in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
+    return max((int(zone) / 1000 for zone in zones if zone and zone.isdigit()), default=None)
+
+
+def _gpu_processes() -> int | None:
+    answer = _run(["nvidia-smi", "--id=0", "--query-compute-apps=pid", "--format=csv,noheader"])
+    if answer is None:
+        return None
+    return sum(1 for line in answer.splitlines() if line.strip() not in ("", str(os.getpid())))
+
+
+def _git(*arguments: str) -> str | None:
+    if not (ROOT / ".git").exists():
+        return None
+    return _run(["git", "-C", str(ROOT), *arguments])
+
+
+def _run(command: list[str]) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _read(path: str | Path) -> str | None:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None

@@ -1,0 +1,124 @@
+"""How long a detector takes, stage by stage, from a decoded picture to its boxes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.cell import Pace
+
+AGREE = 0.02  # medians of two warm-up passes within it are stable
+WINDOW = 20  # inputs of a warm-up pass after the first, which sees all
+NOISY = 0.10  # a relative interquartile range over it marks a row
+
+
+@dataclass
+class Timing:
+    """Seconds of every run: `total` (rounds, inputs) and the same for each of `stages`.
+
+    `warmup` runs came before, `stable` says whether they ended in agreement.
+    """
+
+    total: np.ndarray
+    stages: dict[str, np.ndarray] = field(default_factory=dict)
+    warmup: int = 0
+    stable: bool = False
+
+
+def measure(
+    stages: Mapping[str, Callable[[Any], Any]],
+    inputs: Sequence[Any],
+    device: str,
+    pace: Pace,
+) -> Timing:
+    """Time a chain of stages on every input, in whole rounds.
+
+    On a CPU a monotonic clock is read between stages. On a GPU the clock is read after a
+    synchronisation at both ends, and CUDA events, which wait for nothing, lie between the stages.
+
+    Args:
+        stages: by name; each takes what the one before returns, the first an input.
+        inputs: what to run on; all are seen before anything is timed.
+        device: "cpu" or "cuda".
+        pace: how much of it.
+    """
+    if not inputs:
+        raise ValueError("nothing to time: no inputs")
+    once = _timed_on_gpu if device.startswith("cuda") else _timed_on_cpu
+    warmup, stable = _warm_up(lambda item: sum(once(stages, item)[1:]), inputs, pace)
+    rounds: list[list[list[float]]] = []
+    start = time.perf_counter()
+    while True:
+        rounds.append([once(stages, item) for item in inputs])
+        elapsed = time.perf_counter() - start
+        runs = len(rounds) * len(inputs)
+        enough = len(rounds) >= pace.rounds and runs >= pace.runs and elapsed >= pace.seconds
+        if enough or elapsed >= pace.limit:
+            break
+    times = np.array(rounds)  # rounds, inputs, total and stages
+    by_stage = {name: times[:, :, i] for i, name in enumerate(stages, 1)}
+    return Timing(times[:, :, 0], by_stage, warmup, stable)
+
+
+def _warm_up(run: Callable[[Any], float], inputs: Sequence[Any], pace: Pace) -> tuple[int, bool]:
+    """Run until two passes have the same median, or as long as the timed part may take."""
+    start = time.perf_counter()
+    first = [run(item) for item in inputs]
+    count, medians = len(first), [float(np.median(first[:WINDOW]))]
+    while time.perf_counter() - start < pace.limit:
+        window = [run(item) for item in inputs[:WINDOW]]
+        count += len(window)
+        medians.append(float(np.median(window)))
+        if abs(medians[-1] / medians[-2] - 1) <= AGREE:
+            return count, True
+    return count, False
+
+
+def _timed_on_cpu(stages: Mapping[str, Callable[[Any], Any]], item: Any) -> list[float]:
+    clock = [time.perf_counter()]
+    for stage in stages.values():
+        item = stage(item)
+        clock.append(time.perf_counter())
+    return [clock[-1] - clock[0], *np.diff(clock)]
+
+
+def _timed_on_gpu(stages: Mapping[str, Callable[[Any], Any]], item: Any) -> list[float]:
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(len(stages) + 1)]
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    events[0].record()
+    for stage, event in zip(stages.values(), events[1:], strict=True):
+        item = stage(item)
+        event.record()
+    torch.cuda.synchronize()
+    total = time.perf_counter() - start
+    spans = [before.elapsed_time(after) / 1e3 for before, after in pairwise(events)]
+    return [total, *spans]
+
+
+def summarize(seconds: np.ndarray) -> dict[str, Any]:
+    """Milliseconds of (rounds, inputs) runs: nothing is left out as an outlier.
+
+    `noise` is the interquartile range of runs relative to the median of the same input, so that
+    images of different size don't count as noise; None for fewer than three rounds. `p99` needs a
+    thousand runs.
+    """
+    ms = seconds * 1e3
+    noise = None
+    if len(ms) >= 3:
+        relative = ms / np.median(ms, axis=0)
+        noise = float(np.subtract(*np.quantile(relative, [0.75, 0.25])))
+    return {
+        "median": float(np.median(ms)),
+        "p90": float(np.quantile(ms, 0.9)),
+        "p99": float(np.quantile(ms, 0.99)) if ms.size >= 1000 else None,
+        "mean": float(ms.mean()),
+        "n": int(ms.size),
+        "noise": noise,
+    }

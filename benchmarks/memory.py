@@ -1,0 +1,99 @@
+"""Peak memory of detecting and of training, measured."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fcos import Detector
+
+IMAGES_A_GPU = 2  # the published recipes: 16 images on 8 GPUs
+
+
+def detecting(
+    stages: Mapping[str, Callable[[Any], Any]], inputs: Sequence[Any], device: str
+) -> dict[str, Any]:
+    """Peak memory in MB over every input: the allocator's on a GPU, the process's on a CPU."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    loaded = peak_rss_mb()
+    for item in inputs:
+        for stage in stages.values():
+            item = stage(item)
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+        return {
+            "kind": "max_memory_allocated",
+            "peak_mb": torch.cuda.max_memory_allocated() / 2**20,
+            "reserved_mb": torch.cuda.max_memory_reserved() / 2**20,
+        }
+    return {"kind": "peak RSS of the process", "peak_mb": peak_rss_mb(), "loaded_mb": loaded}
+
+
+def training_step(
+    detector: Detector, size: tuple[int, int], device: str, images: int = IMAGES_A_GPU
+) -> dict[str, Any]:
+    """GPU memory of optimisation steps at `size` (height, width), in GB of 2^30 bytes.
+
+    Two steps, so that the momentum of the second is there at its peak.
+    """
+    if not device.startswith("cuda"):
+        raise RuntimeError("training memory is measured on a GPU; without one it is predicted")
+    detector.to(device).train()
+    optimizer = sgd(detector)
+    batch, targets = training_batch(detector, size, images)
+    batch = [image.to(device) for image in batch]
+    targets = [{key: value.to(device) for key, value in t.items()} for t in targets]
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(2):
+        losses = detector(batch, targets)
+        assert isinstance(losses, dict)
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+    torch.cuda.synchronize()
+    return {
+        "measured_gb": torch.cuda.max_memory_allocated() / 2**30,
+        "reserved_gb": torch.cuda.max_memory_reserved() / 2**30,
+    }
+
+
+def sgd(detector: Detector) -> torch.optim.Optimizer:
+    """SGD with momentum, as every published recipe has it."""
+    trained = [p for p in detector.parameters() if p.requires_grad]
+    return torch.optim.SGD(trained, lr=1e-4, momentum=0.9, weight_decay=1e-4)
+
+
+def training_batch(
+    detector: Detector, size: tuple[int, int], images: int
+) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """Grey images of `size` (height, width), each with COCO's usual seven or so objects."""
+    height, width = size
+    sides = torch.tensor([24.0, 48.0, 96.0, 160.0, 256.0, 384.0, 512.0])
+    corner = torch.arange(len(sides))[:, None] * torch.tensor([[width / 16, height / 16]])
+    limit = torch.tensor([width - 1.0, height - 1.0])
+    boxes = torch.cat([corner, torch.minimum(corner + sides[:, None], limit)], dim=1)
+    labels = torch.arange(len(sides)) % len(detector.classes)
+    image = torch.full((3, height, width), 127, dtype=torch.uint8)
+    return [image] * images, [{"boxes": boxes, "labels": labels}] * images
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory of this process.
+
+    Linux's own figure: `getrusage` there also counts the parent's memory before the program began.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) / 1024
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

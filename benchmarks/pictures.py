@@ -1,0 +1,59 @@
+"""The real images that are measured on, decoded beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from benchmarks.cell import Dataset
+from fcos.data.coco import load_annotations
+from fcos.data.read import read_image
+from fcos.images import load_image
+
+FOLDER = Path(__file__).resolve().parent / "data" / "coco_val_ccby"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of a dataset: (3, H, W) uint8 RGB and its id."""
+
+    image_id: int
+    image: Tensor
+
+
+def embedded() -> Dataset:
+    """The 31 CC BY images of COCO val2017 that come with this package."""
+    return Dataset.of(FOLDER / "annotations.json", FOLDER / "images")
+
+
+def image_ids(dataset: Dataset, limit: int | None = None) -> list[int]:
+    """Ids of the first `limit` images, in the annotation file's order."""
+    return [image["id"] for image in load_annotations(dataset.annotations)["images"][:limit]]
+
+
+def read(dataset: Dataset, image_id: int) -> Picture:
+    """One image, by its id."""
+    return read_all(dataset, [image_id])[0]
+
+
+def read_all(dataset: Dataset, ids: list[int]) -> list[Picture]:
+    """Images by their ids.
+
+    Raises:
+        ImageError: one cannot be read; the message names it.
+    """
+    rows = {image["id"]: image for image in load_annotations(dataset.annotations)["images"]}
+    return [
+        Picture(
+            image_id,
+            load_image(
+                read_image(
+                    Path(dataset.images) / rows[image_id]["file_name"],
+                    (rows[image_id]["height"], rows[image_id]["width"]),
+                )
+            ),
+        )
+        for image_id in ids
+    ]

@@ -1,0 +1,78 @@
+"""Which weights an entry is measured with: published ones, a user's file, or none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import zoo
+from benchmarks.cell import Weights
+from zoo.build import fetch_weights
+from zoo.weights.cache import recorded, sha256
+
+
+def resolve(
+    entry: str,
+    files: Mapping[str, Path] | None = None,
+    folder: Path | None = None,
+    cached_only: bool = False,
+) -> Weights:
+    """The weights of a zoo entry: from `files`, from `folder`, or as published.
+
+    Args:
+        entry: its name.
+        files: checkpoints by entry.
+        folder: holds files called as published, or `<entry>.pth`.
+        cached_only: take published weights only where they are on this machine already.
+
+    Returns:
+        Weights of source "published" or "file"; of source "random", with the reason as `note`,
+        where there are none.
+    """
+    card = zoo.card(entry)
+    if files and entry in files:
+        return _file(files[entry])
+    if folder is not None:
+        for name in (card.filename, f"{entry}.pth"):
+            if name and (folder / name).is_file():
+                return _file(folder / name)
+    try:
+        with _offline(cached_only):
+            path = fetch_weights(card)
+    except LookupError:
+        return Weights(note="no weights were ever published")
+    except zoo.WeightsError as error:
+        return Weights(note=_why(str(error), cached_only, entry))
+    return Weights("published", str(path), (recorded(path) or sha256(path))[:12])
+
+
+def _file(path: Path) -> Weights:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such weights file")
+    return Weights("file", str(path.resolve()), sha256(path)[:12])
+
+
+def _why(message: str, cached_only: bool, entry: str) -> str:
+    """The reason in one short line: the error lists every attempt, the first is of most trust."""
+    if cached_only:
+        return f"published weights not in the cache (`fcos-zoo download {entry}` fetches them)"
+    lines = [line.strip() for line in message.splitlines()]
+    return f"published weights unreachable ({lines[1]})" if len(lines) > 1 else lines[0]
+
+
+@contextmanager
+def _offline(wanted: bool) -> Iterator[None]:
+    if not wanted:
+        yield
+        return
+    before = os.environ.get("FCOS_ZOO_OFFLINE")
+    os.environ["FCOS_ZOO_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["FCOS_ZOO_OFFLINE"]
+        else:
+            os.environ["FCOS_ZOO_OFFLINE"] = before

@@ -1,0 +1,156 @@
+"""Cells measured in a process of their own, so that none can touch or end another.
+
+Processes are spawned, never forked: they start from nothing, and they find these packages where the
+parent did, whatever folders the working directory has.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cell import Cell, Outcome
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def run(
+    cells: Sequence[Cell],
+    timeout: float = 600.0,
+    measure: Callable[[Cell], dict[str, Any]] | None = None,
+) -> Iterator[tuple[Cell, Outcome]]:
+    """Measure cells one after the other in one fresh process; yield each as it is done.
+
+    When the process ends or hangs, the cell at fault says so and a new process takes the rest.
+
+    Args:
+        cells: with the same number of threads.
+        timeout: seconds for each cell, the process's start included.
+        measure: the function to call in the process, `measure.measure` by default.
+    """
+    waiting = list(cells)
+    while waiting:
+        with _process(waiting, measure) as (process, connection, log):
+            while waiting:
+                start = time.monotonic()
+                received = _receive(process, connection, timeout)
+                outcome = received or _post_mortem(process, timeout, log)
+                seconds = round(time.monotonic() - start, 3)
+                yield waiting.pop(0), replace(outcome, seconds=seconds)
+                if received is None:
+                    break
+
+
+@contextmanager
+def _process(
+    cells: Sequence[Cell], measure: Callable[[Cell], dict[str, Any]] | None
+) -> Iterator[tuple[Any, Connection, Path]]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    handle, name = tempfile.mkstemp(prefix="fcos-zoo-", suffix=".log")
+    os.close(handle)
+    process = context.Process(target=_serve, args=(list(cells), theirs, name, measure), daemon=True)
+    try:
+        with _threads(cells[0].threads):
+            process.start()
+        theirs.close()
+        yield process, ours, Path(name)
+        process.join(timeout=5)
+    finally:
+        if process.is_alive():
+            process.kill()
+            process.join()
+        ours.close()
+        Path(name).unlink(missing_ok=True)
+
+
+def _receive(process: Any, connection: Connection, timeout: float) -> Outcome | None:
+    """The next outcome, or None from a process that hangs or has ended."""
+    try:
+        if connection.poll(timeout):
+            received: Outcome = connection.recv()
+            return received
+    except (EOFError, OSError):
+        process.join(timeout=5)
+    return None
+
+
+def _post_mortem(process: Any, timeout: float, log: Path) -> Outcome:
+    """Why there was no outcome."""
+    if process.exitcode is None:
+        return Outcome("timed out", reason=f"no result within {timeout:.0f} s")
+    said = log.read_text(errors="replace").splitlines()
+    errors = [line.strip() for line in said if "Error" in line or "Fatal" in line]
+    last = f": {errors[-1][:200]}" if errors else ""
+    if process.exitcode == -signal.SIGKILL:
+        return Outcome("out of memory", reason=f"the process was killed by the system{last}")
+    if process.exitcode < 0:
+        name = signal.Signals(-process.exitcode).name
+        return Outcome("crashed", reason=f"the process ended by {name}{last}")
+    return Outcome("crashed", reason=f"the process ended with exit code {process.exitcode}{last}")
+
+
+def _serve(
+    cells: list[Cell],
+    connection: Connection,
+    log: str,
+    measure: Callable[[Cell], dict[str, Any]] | None,
+) -> None:
+    """The life of a process: every cell, its outcome sent as soon as it is known."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
+    sys.stdout.flush()
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    if measure is None:
+        from benchmarks.measure import measure as ours
+
+        measure = ours
+    for cell in cells:
+        connection.send(_guarded(measure, cell))
+    connection.close()
+
+
+def _guarded(measure: Callable[[Cell], dict[str, Any]], cell: Cell) -> Outcome:
+    try:
+        return Outcome("measured", measure(cell))
+    except MemoryError:
+        return Outcome("out of memory", reason="not enough memory on the machine")
+    except Exception as error:
+        lines = str(error).splitlines() or [""]
+        reason = f"{type(error).__name__}: {lines[0][:300]}"
+        if any(words in str(error).lower() for words in OUT_OF_MEMORY):
+            return Outcome("out of memory", reason=reason)
+        missing = isinstance(error, MissingError)
+        return Outcome("missing" if missing else "failed", reason=lines[0] if missing else reason)
+
+
+class MissingError(RuntimeError):
+    """Something that a measurement needs is not here: weights, a device, a package."""
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """The environment in which a process with so many threads starts."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    if count:
+        os.environ.update(dict.fromkeys(THREADS, str(count)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,194 @@
+"""Every published table again, row for row: published, measured, and their ratio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reports.tables import Line, Notes, lines, markdown, reason
+from zoo import published
+from zoo.published import Cell, Column, Row, Table
+
+Values = Mapping[str, Any]
+GPUS = 8  # of the published training runs, whose memory is given in total
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a published column is measured: the metric, and the figure in the column's unit."""
+
+    metric: str
+    figure: Callable[[Values], float | None]
+
+
+def _ap(name: str) -> Measure:
+    return Measure("ap", lambda v: None if v[name] is None else 100 * v[name])
+
+
+MEASURES: dict[str, Measure] = {
+    "ap": _ap("AP"),
+    "ap_50": _ap("AP50"),
+    "ap_75": _ap("AP75"),
+    "ap_small": _ap("APs"),
+    "ap_medium": _ap("APm"),
+    "ap_large": _ap("APl"),
+    "ar_1": _ap("AR1"),
+    "ar_10": _ap("AR10"),
+    "ar_100": _ap("AR100"),
+    "ar_small": _ap("ARs"),
+    "ar_medium": _ap("ARm"),
+    "ar_large": _ap("ARl"),
+    "time_ms": Measure("latency", lambda v: v["median"]),
+    "time_s": Measure("latency", lambda v: v["median"] / 1e3),
+    "fps": Measure("latency", lambda v: 1e3 / v["median"]),
+    "training_memory_gb": Measure("training_memory", lambda v: GPUS * _training_gb(v)),
+    "training_memory_per_gpu_gb": Measure("training_memory", lambda v: _training_gb(v)),
+    "backbone_gflops": Measure("flops", lambda v: v["backbone_gflops"]),
+    "gflops": Measure("flops", lambda v: v["gflops"]),
+    "params_m": Measure("params", lambda v: v["parameters"] / 1e6),
+}
+
+
+def _training_gb(values: Values) -> float:
+    return float(values.get("measured_gb", values.get("predicted_gb")))
+
+
+def page(rows: Iterable[Mapping[str, Any]], tables: Sequence[Table] | None = None) -> str:
+    """All published tables in markdown, with the measurements of each machine beside them."""
+    found = [line for line in lines(rows) if _as_published(line)]
+    machines = list(dict.fromkeys(line.machine for line in found)) or ["no machine"]
+    parts = ["# The published tables, measured again", ""]
+    for machine in machines:
+        mine = {line.entry: line for line in found if line.machine == machine}
+        parts += [f"## Measured on {machine}", "", *_facts(mine.values()), ""]
+        for table in tables or published.tables():
+            parts += [*regenerate(table, mine, machine), ""]
+    return "\n".join(parts)
+
+
+def regenerate(table: Table, found: Mapping[str, Line], machine: str) -> list[str]:
+    """One table's lines in markdown.
+
+    Args:
+        table: as published.
+        found: what was measured, by entry.
+        machine: where.
+    """
+    notes = Notes()
+    headings: list[str] = []
+    for column in table.columns:
+        if column.unit == "url":
+            continue
+        headings.append(column.heading)
+        if measurable(table, column):
+            headings += ["measured", "ratio"]
+    cells = [_row(table, row, found.get(row.entry or ""), notes) for row in table.rows]
+    date = f", {table.source.date}" if table.source.date else ""
+    hardware = f"{table.measured_on.gpu}, batch {table.measured_on.batch}"
+    extra = f" ({table.measured_on.note})" if table.measured_on.note else ""
+    return [
+        f"### {table.title}",
+        "",
+        f"Source: <{table.source.url}>{date}. Published speed: {hardware}{extra}; "
+        f"measured speed: {machine}.",
+        "",
+        *markdown(headings, cells),
+        "",
+        *(f"{n}. {text}" for n, text in enumerate(notes.texts, 1)),
+        *([""] if notes.texts else []),
+        *(f"> {footnote}" for footnote in _spaced(table.footnotes)),
+    ]
+
+
+def measurable(table: Table, column: Column) -> bool:
+    """Whether the column is a figure that this project measures: one in some row at least."""
+    figures = any(isinstance(row[column.key], float | int) for row in table.rows)
+    return column.key in MEASURES and figures
+
+
+def measured(table: Table, column: Column, row: Row, line: Line | None) -> tuple[float | None, str]:
+    """The measurement that belongs beside a published cell, or None and why; a word on it too."""
+    if row.entry is None:
+        return None, "not an entry of the zoo"
+    measure = MEASURES[column.key]
+    result = line.results.get(measure.metric) if line else None
+    if result is None:
+        return None, "not measured in this run"
+    if result["status"] != "measured":
+        return None, reason(result)
+    values = result["values"]
+    if measure.metric == "ap" and values["split"] != "val2017":
+        return None, f"measured on {values['split']} alone"
+    if measure.metric == "flops" and result["cell"]["size"]:
+        return None, "counted at another size"
+    figure = measure.figure(values)
+    if figure is not None and measure.metric == "ap" and column.unit != "%":
+        figure /= 100
+    word = ""
+    if measure.metric == "latency" and values["weights"] == "random":
+        word = "random weights"
+    if measure.metric == "training_memory" and "measured_gb" not in values:
+        word = "predicted, not measured"
+    return figure, word
+
+
+def _row(table: Table, row: Row, line: Line | None, notes: Notes) -> list[str]:
+    texts = []
+    for column in table.columns:
+        if column.unit == "url":
+            continue
+        printed = row[column.key]
+        texts.append(_printed(column, printed))
+        if measurable(table, column):
+            figure, word = measured(table, column, row, line)
+            mark = f" {notes.mark(word)}" if word else ""
+            texts.append((_digits(figure, printed) if figure is not None else "-") + mark)
+            texts.append(_ratio(figure, printed))
+    return texts
+
+
+def _printed(column: Column, value: Cell) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return column.text(value)
+
+
+def _digits(figure: float, printed: Cell) -> str:
+    """As many decimals as the page prints, one at least."""
+    decimals = len(str(printed).partition(".")[2]) if isinstance(printed, float) else 1
+    return f"{figure:.{max(decimals, 1)}f}"
+
+
+def _ratio(figure: float | None, printed: Cell) -> str:
+    if figure is None or not isinstance(printed, float | int) or not printed:
+        return "-"
+    return f"{figure / printed:.3f}"
+
+
+def _as_published(line: Line) -> bool:
+    """Whether a line was measured as the tables were: fp32 at the published size."""
+    settings = line.settings
+    return not settings or (
+        settings["precision"] == "fp32" and not settings["size"] and not settings["compiled"]
+    )
+
+
+def _facts(found: Iterable[Line]) -> list[str]:
+    """The software of the measurements, each kind once."""
+    told: dict[str, None] = {}
+    for line in found:
+        for row in line.results.values():
+            facts, cell = row["environment"], row["cell"]
+            commit = (facts["commit"] or "no commit")[:10]
+            threads = f", {cell['threads']} threads" if cell["threads"] else ""
+            cuda = f", CUDA {facts['cuda']}, driver {facts['driver']}" if "cuda" in facts else ""
+            told[f"torch {facts['torch']}{cuda}{threads}, {commit}, {cell['device']}"] = None
+    return [f"- {text}" for text in told]
+
+
+def _spaced(footnotes: Sequence[str]) -> list[str]:
+    spaced: list[str] = []
+    for footnote in footnotes:
+        spaced += [footnote, ""]
+    return spaced[:-1]

@@ -1,0 +1,246 @@
+"""One table of everything measured, an entry and precision a row, beside the published figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.table import Table
+
+import zoo
+
+Row = Mapping[str, Any]
+
+# What tells one line of the table from another; static metrics belong to all lines of an entry.
+SETTINGS = ("precision", "layout", "compiled", "size", "weights")
+STATIC = ("params", "flops", "training_memory")
+
+
+@dataclass
+class Line:
+    """What was measured of an entry under one combination of settings: result rows by metric."""
+
+    machine: str
+    entry: str
+    settings: Mapping[str, Any]
+    results: dict[str, Row] = field(default_factory=dict)
+
+    @property
+    def published(self) -> Mapping[str, Any]:
+        """The entry's published figures; none for a peer that the zoo does not know."""
+        try:
+            return zoo.card(self.entry).published
+        except LookupError:
+            return {}
+
+
+class Notes:
+    """Reasons below a table, each once, by number."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def mark(self, text: str) -> str:
+        """The number of a note, as it stands in a cell."""
+        if text not in self.texts:
+            self.texts.append(text)
+        return f"[{self.texts.index(text) + 1}]"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its metric, and how a cell is made of that metric's values."""
+
+    heading: str
+    metric: str
+    text: Callable[[Mapping[str, Any]], str]
+    published: str | None = None
+
+
+COLUMNS = (
+    Column("params M", "params", lambda v: f"{v['parameters'] / 1e6:.2f}"),
+    Column("GFLOPs", "flops", lambda v: f"{v['gflops']:.1f}"),
+    Column("of backbone", "flops", lambda v: f"{v['backbone_gflops']:.1f}", "backbone_gflops"),
+    Column("train GB", "training_memory", lambda v: training_gb(v)),
+    Column("ms", "latency", lambda v: f"{v['median']:.1f}{noise_mark(v)}", "time_ms"),
+    Column("p90", "latency", lambda v: f"{v['p90']:.1f}"),
+    Column("network", "latency", lambda v: f"{v['stages']['network']['median']:.1f}"),
+    Column("decode", "latency", lambda v: f"{v['stages']['decode']['median']:.2f}"),
+    Column("peak MB", "memory", lambda v: f"{v['peak_mb']:.0f}"),
+    Column("AP", "ap", lambda v: percent(v["AP"]), "ap"),
+)
+
+
+def lines(rows: Iterable[Row]) -> list[Line]:
+    """Result rows gathered into the table's lines, in their order."""
+    found: dict[tuple[Any, ...], Line] = {}
+    static: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        cell = row["cell"]
+        owner = (row["machine"], cell["entry"])
+        if cell["metric"] in STATIC:
+            static.setdefault(owner, {})[cell["metric"]] = row
+            continue
+        settings = {name: _plain(cell[name]) for name in SETTINGS}
+        place = (*owner, *settings.values())
+        line = found.setdefault(place, Line(*owner, settings))
+        line.results[cell["metric"]] = row
+    for owner, results in static.items():
+        mine = [line for line in found.values() if (line.machine, line.entry) == owner]
+        if not mine:
+            mine = [Line(*owner, {})]
+            found[owner] = mine[0]
+        for line in mine:
+            line.results = {**results, **line.results}
+    return list(found.values())
+
+
+def grid(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], list[str]]:
+    """Headings, cells and notes of the table; a column that nothing was measured for is left out.
+
+    Behind a measured column that the published tables have too stands theirs.
+    """
+    notes = Notes()
+    table = lines(rows)
+    columns = [c for c in COLUMNS if any(c.metric in line.results for line in table)]
+    headings = ["entry", "precision"]
+    for column in columns:
+        headings += [column.heading, "published"] if column.published else [column.heading]
+    cells = []
+    for line in table:
+        weights = str(line.settings.get("weights", ""))
+        mark = notes.mark("random weights: speed and memory only") if "random" in weights else ""
+        texts = [f"{line.entry} {mark}".strip(), str(line.settings.get("precision", "-"))]
+        for column in columns:
+            texts.append(_cell(column, line, notes))
+            if column.published:
+                texts.append(_published(column, line))
+        cells.append(texts)
+    return headings, cells, notes.texts
+
+
+def _cell(column: Column, line: Line, notes: Notes) -> str:
+    row = line.results.get(column.metric)
+    if row is None:
+        return "-"
+    if row["status"] != "measured":
+        return f"- {notes.mark(reason(row))}"
+    text = column.text(row["values"])
+    return f"{text} {notes.mark(ap_note(row['values']))}" if column.metric == "ap" else text
+
+
+def _published(column: Column, line: Line) -> str:
+    figures = line.published
+    if column.published == "time_ms" and "time_ms" not in figures and "fps" in figures:
+        return f"{1e3 / float(figures['fps']):.0f}"
+    return str(figures.get(column.published or "", "-"))
+
+
+def page(rows: Sequence[Row]) -> str:
+    """The table in markdown, with what it was measured on above and the reasons below."""
+    parts = ["# Measured", ""]
+    for machine, facts in _machines(rows).items():
+        parts += [f"**{machine}** — {facts}", ""]
+    if rows:
+        parts += [f"`{rows[-1]['command']}`", ""]
+    headings, cells, notes = grid(rows)
+    parts += markdown(headings, cells)
+    parts += ["", *(f"{n}. {note}" for n, note in enumerate(notes, 1)), ""]
+    parts += [*captions(rows), ""]
+    return "\n".join(parts)
+
+
+def captions(rows: Sequence[Row]) -> list[str]:
+    """What the columns mean, as far as it can differ from run to run."""
+    measured = [row for row in rows if row["status"] == "measured"]
+    return list(dict.fromkeys(filter(None, map(_caption, measured))))
+
+
+def _caption(row: Row) -> str:
+    values, cell = row["values"], row["cell"]
+    size = "the published test size"
+    if cell["size"]:
+        size = f"test size {cell['size'][0]}/{cell['size'][1]}"
+    if cell["metric"] == "flops":
+        return f"GFLOPs: multiply-adds, input {values['input']}."
+    if cell["metric"] == "latency":
+        name = cell["dataset"].split("@")[0]
+        threads = f"{cell['threads']} threads" if cell["threads"] else "torch's own threads"
+        return (
+            f"ms: from a decoded picture to its boxes, median over {values['images']} images of "
+            f"{name}, batch 1, {size}, {cell['device']}, {threads}; ~ marks more than 10% noise. "
+            "Published: at full size on the GPUs of their time."
+        )
+    if cell["metric"] == "memory":
+        return f"peak MB: {values['kind']}."
+    if cell["metric"] == "training_memory":
+        return f"train GB: one process, {values['images']} images of {values['input']}."
+    return ""
+
+
+def terminal(rows: Sequence[Row]) -> list[Table | str]:
+    """The same table for a terminal."""
+    headings, cells, notes = grid(rows)
+    table = Table(title="measured / published", title_justify="left")
+    for i, heading in enumerate(headings):
+        table.add_column(heading.replace(" / published", "\n/ published"),
+                         justify="left" if i < 2 else "right", overflow="fold")  # fmt: skip
+    for texts in cells:
+        table.add_row(*(text.replace("[", r"\[") for text in texts))
+    told = [f"[dim]\\[{n}] {note}[/]" for n, note in enumerate(notes, 1)]
+    return [table, *told, *(f"[dim]{caption}[/]" for caption in captions(rows))]
+
+
+def markdown(headings: Sequence[str], cells: Iterable[Sequence[str]]) -> list[str]:
+    """A markdown table's lines."""
+    rule = ["---" if i < 1 else "---:" for i in range(len(headings))]
+    return [f"| {' | '.join(texts)} |" for texts in (headings, rule, *cells)]
+
+
+def reason(row: Row) -> str:
+    """Why a row has no values, in a line."""
+    return row["reason"] if row["status"] == "missing" else f"{row['status']}: {row['reason']}"
+
+
+def percent(value: float | None) -> str:
+    """An AP between 0 and 1 as the published tables print it."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def training_gb(values: Mapping[str, Any]) -> str:
+    """Measured where it was, else predicted and said so."""
+    if "measured_gb" in values:
+        return f"{values['measured_gb']:.2f}"
+    return f"{values['predicted_gb']:.2f} (predicted)"
+
+
+def noise_mark(values: Mapping[str, Any]) -> str:
+    """A tilde on a row whose runs scatter by more than a tenth, or never became stable."""
+    noisy = values["noise"] is None or values["noise"] > 0.1
+    return " ~" if noisy or not values["stable"] else ""
+
+
+def ap_note(values: Mapping[str, Any]) -> str:
+    """What an AP was measured on, and whether the published one can be held against it."""
+    if values["split"] == "val2017":
+        return "AP on the 5,000 images of val2017, as published"
+    return f"AP on {values['split']} ({values['images']} images): not what was published on"
+
+
+def _machines(rows: Sequence[Row]) -> dict[str, str]:
+    told = {}
+    for row in rows:
+        facts = row["environment"]
+        software = [f"torch {facts['torch']}", f"Python {facts['python']}"]
+        if "cuda" in facts:
+            software += [f"CUDA {facts['cuda']}", f"cuDNN {facts['cudnn']}",
+                         f"driver {facts['driver']}"]  # fmt: skip
+        commit = f"commit {facts['commit'][:10]}" if facts["commit"] else "no commit"
+        dirty = " with changes" if facts["dirty"] else ""
+        told[row["machine"]] = f"{', '.join(software)}, {commit}{dirty}"
+    return told
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,34 @@
+"""What measuring processes do in the tests of the worker; torch is left out to start quickly."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from benchmarks.cell import Cell
+from benchmarks.worker import MissingError
+
+
+def measure(cell: Cell) -> dict[str, Any]:
+    """Measure, or go wrong in the way that the entry's name says."""
+    if cell.entry == "exits":
+        os._exit(3)
+    if cell.entry == "segfaults":
+        print("Fatal Python error: Segmentation fault", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if cell.entry == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if cell.entry == "hangs":
+        time.sleep(600)
+    if cell.entry == "no memory":
+        raise MemoryError
+    if cell.entry == "no GPU memory":
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+    if cell.entry == "wrong":
+        raise ValueError("nonsense\nand more of it")
+    if cell.entry == "missing":
+        raise MissingError("no weights")
+    return {"entry": cell.entry, "threads": os.environ.get("OMP_NUM_THREADS")}

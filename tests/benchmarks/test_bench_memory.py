@@ -1,0 +1,90 @@
+"""Following storages, and the prediction of training memory that is made of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import zoo
+from benchmarks import memory, prediction
+from benchmarks.prediction import BLOCK, MemoryTracker
+
+ENTRY = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
+
+
+def test_a_storage_counts_once_while_it_lives() -> None:
+    with MemoryTracker() as tracker:
+        x = torch.empty(1024, device="meta")
+        assert tracker.now == 4096
+        view = x.view(32, 32).t()
+        assert tracker.now == 4096
+        y = x + 1
+        assert tracker.now == tracker.peak == 8192
+        del x, y
+        assert tracker.now == 4096
+        del view
+        assert tracker.now == 0
+        torch.empty(1, device="meta")
+    assert tracker.peak == 8192
+
+
+def test_sizes_are_rounded_up_as_the_allocator_does() -> None:
+    with MemoryTracker() as tracker:
+        x = torch.empty(1, device="meta")
+        assert tracker.now == BLOCK
+        del x
+
+
+def test_what_the_backward_pass_needs_is_kept_until_then() -> None:
+    weight = torch.empty(256, 256, device="meta", requires_grad=True)
+    x = torch.empty(1024, 256, device="meta")
+    scalar, activation, gradient = BLOCK, 1024 * 256 * 4, 256 * 256 * 4
+    tracker = MemoryTracker()
+    tracker.add(weight)
+    tracker.add(x)
+    before = tracker.now
+    with tracker:
+        y = (x @ weight).sigmoid().sum()
+        assert tracker.now - before == scalar + activation  # the sigmoid's, not the product's
+        y.backward()
+        assert tracker.now - before == scalar + gradient
+    assert tracker.peak - before >= activation + gradient
+
+
+def test_the_prediction_is_what_a_real_step_takes() -> None:
+    size = (192, 256)
+    predicted = prediction.training_step(ENTRY, size)["predicted_gb"]
+    detector = zoo.build(ENTRY).train()
+    optimizer = memory.sgd(detector)
+    images, targets = memory.training_batch(detector, size, memory.IMAGES_A_GPU)
+    tracker = MemoryTracker()
+    for tensor in [*detector.parameters(), *detector.buffers(), *images]:
+        tracker.add(tensor)
+    with tracker:
+        for _ in range(2):
+            losses = detector(images, targets)
+            optimizer.zero_grad(set_to_none=True)
+            torch.stack(list(losses.values())).sum().backward()
+            optimizer.step()
+    assert predicted == pytest.approx(tracker.peak / 2**30, rel=0.02)
+
+
+def test_two_predictions_are_the_same_and_grow_with_the_image() -> None:
+    small, again, large = (
+        prediction.training_step(ENTRY, size) for size in ((96, 128), (96, 128), (192, 256))
+    )
+    assert small == again
+    assert large["predicted_gb"] > 2 * small["predicted_gb"] - small["model_gb"] * 4
+    assert large["model_gb"] > 0
+
+
+def test_training_memory_is_not_measured_without_a_gpu() -> None:
+    with pytest.raises(RuntimeError, match="predicted"):
+        memory.training_step(zoo.build(ENTRY), (64, 64), "cpu")
+
+
+def test_the_peak_of_this_process_grows_when_it_takes_memory() -> None:
+    before = memory.peak_rss_mb()
+    block = torch.ones(int(before + 64) * 2**18)
+    assert memory.peak_rss_mb() >= before + 64
+    del block

@@ -1,0 +1,89 @@
+"""The results file: whole lines or none, whatever happens to its writers."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import store
+from benchmarks.cell import Cell, Dataset, Outcome, Weights
+from benchmarks.store import Store
+
+FACTS: dict[str, Any] = {"cpu": "slow", "cores": 2, "code": "abc", "torch": "2"}
+
+
+def row(entry: str, status: str = "measured", **facts: Any) -> store.Row:
+    outcome = Outcome(status, {"parameters": 1}, "" if status == "measured" else "why")
+    return store.row_of(Cell(entry, "params"), outcome, FACTS | facts, "bench")
+
+
+def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
+    results = Store(tmp_path / "deep" / "results.jsonl")
+    results.append(row("A"))
+    results.append(row("B", "failed"))
+    assert results.rows() == [row("A"), row("B", "failed")]
+
+
+def test_a_line_cut_off_in_the_middle_is_passed_over_and_loses_nothing_else(tmp_path: Path) -> None:
+    results = Store(tmp_path / "results.jsonl")
+    results.append(row("A"))
+    results.append(row("B"))
+    whole = results.path.read_bytes()
+    results.path.write_bytes(whole[:-40])
+    results.append(row("C"))
+    assert [r["cell"]["entry"] for r in results.rows()] == ["A", "C"]
+    assert set(results.done(FACTS)) == {row("A")["key"], row("C")["key"]}
+
+
+def _write(path: str, name: str, count: int) -> None:
+    for number in range(count):
+        Store(path).append({**row(f"{name}{number}"), "padding": "x" * 20_000})
+
+
+def test_two_writers_at_once_lose_no_line(tmp_path: Path) -> None:
+    path = str(tmp_path / "results.jsonl")
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_write, args=(path, name, 20)) for name in "AB"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    entries = [r["cell"]["entry"] for r in Store(path).rows()]
+    assert sorted(entries) == sorted(f"{name}{n}" for name in "AB" for n in range(20))
+    assert all(json.loads(line) for line in Path(path).read_text().splitlines())
+
+
+def test_done_are_the_measured_cells_of_this_machine_code_and_torch(tmp_path: Path) -> None:
+    results = Store(tmp_path / "results.jsonl")
+    for facts in ({}, {"cpu": "fast"}, {"code": "new"}, {"torch": "3"}):
+        results.append(row("A", **facts))
+    results.append(row("B", "timed out"))
+    assert list(results.done(FACTS)) == [row("A")["key"]]
+    assert list(results.done(FACTS | {"code": "newer"})) == []
+
+
+def test_the_newest_row_of_a_cell_and_machine_counts(tmp_path: Path) -> None:
+    rows = [row("A", "failed"), row("B"), row("A"), row("A", cpu="fast")]
+    assert store.newest(rows) == [rows[2], rows[1], rows[3]]
+
+
+def test_where_files_lie_makes_no_other_cell_but_their_content_does() -> None:
+    def cell(path: str, digest: str) -> Cell:
+        dataset = Dataset(path, path, "set", digest)
+        return Cell("A", "ap", dataset=dataset, weights=Weights("file", path, digest))
+
+    assert cell("/here", "1").key == cell("/there", "1").key
+    assert cell("/here", "1").key != cell("/here", "2").key
+
+
+def test_a_missing_file_and_one_of_a_newer_version_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such results file"):
+        store.read([tmp_path / "none.jsonl"])
+    newer = tmp_path / "newer.jsonl"
+    newer.write_text(json.dumps({**row("A"), "schema": store.SCHEMA + 1}) + "\n")
+    with pytest.raises(ValueError, match="newer version"):
+        store.read([newer])

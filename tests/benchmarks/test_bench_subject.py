@@ -1,0 +1,73 @@
+"""What is timed is `Detector.detect` itself, with a realistic load."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+import zoo
+from benchmarks import measure, pictures, subject, synthetic
+from benchmarks.cell import Cell, Pace
+
+ENTRY = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[torch.Tensor]:
+    dataset = pictures.embedded()
+    ids = pictures.image_ids(dataset, 2)
+    return [picture.image for picture in pictures.read_all(dataset, ids)]
+
+
+def test_the_stages_together_are_detect(photos: list[torch.Tensor]) -> None:
+    detector = subject.detector_of(Cell(ENTRY, "latency", size=(96, 160)), photos)
+    with torch.inference_mode():
+        item = photos[:1]
+        for stage in subject.stages(detector).values():
+            item = stage(item)
+    [expected] = detector.detect(photos[0])
+    assert len(expected) > 0
+    assert torch.equal(item[0]["boxes"], expected.boxes)
+    assert torch.equal(item[0]["scores"], expected.scores)
+
+
+@pytest.mark.parametrize("entry", [ENTRY, "FCOS_R_50_1x", "FCOS_R_50_noctr_2x"])
+def test_random_weights_give_decoding_as_much_to_do_as_trained_ones(
+    entry: str, photos: list[torch.Tensor]
+) -> None:
+    detector = zoo.build(entry).eval()
+    detector.resize = subject.resized(detector.resize, (128, 192))
+    synthetic.prepare(detector, photos, candidates=300)
+    threshold = detector.decoder.score_threshold
+    with torch.no_grad():
+        levels = [lv for p in photos for lv in detector.network(detector.prepare([p])[0])]
+    passing = sum(int((level.logits.sigmoid() > threshold).sum()) for level in levels)
+    assert passing == pytest.approx(2 * 300, rel=0.05)
+    assert all(bool(torch.isfinite(level.ltrb).all()) for level in levels)
+    assert all(float(level.ltrb.max()) > 0 for level in levels)
+
+
+def test_sides_can_be_changed_and_the_rule_stays() -> None:
+    rule = zoo.build("FCOS_R_50_5l_2x").resize
+    assert subject.resized(rule, None) is rule
+    assert subject.resized(rule, (256, 427)) == dataclasses.replace(rule, size=256, longest=427)
+
+
+def test_a_latency_cell_says_what_was_measured() -> None:
+    cell = Cell(
+        ENTRY, "latency", size=(64, 96), dataset=pictures.embedded(), limit=2, pace=Pace(3, 0, 0, 5)
+    )
+    values = measure.measure(cell)
+    assert values["n"] == 2 * values["rounds"] == sum(map(len, values["samples_ms"]))
+    assert set(values["stages"]) == {"preprocess", "network", "decode"}
+    assert values["weights"] == "random"
+    assert values["candidates"] > 0
+    assert "after" in values["state"]
+
+
+def test_a_gpu_that_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(measure.MissingError, match="no GPU"):
+        measure.measure(Cell(ENTRY, "latency", device="cuda"))

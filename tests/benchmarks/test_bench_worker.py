@@ -1,0 +1,59 @@
+"""No cell can touch another: crashes, hangs and errors are recorded, the rest is measured."""
+
+from __future__ import annotations
+
+import cells
+import pytest
+
+from benchmarks.cell import Cell, Outcome
+from benchmarks.worker import run
+
+
+def outcomes(*entries: str, timeout: float = 60) -> dict[str, Outcome]:
+    wanted = [Cell(entry, "params", threads=1) for entry in entries]
+    return {cell.entry: outcome for cell, outcome in run(wanted, timeout, cells.measure)}
+
+
+def test_a_cell_is_measured_in_a_process_with_its_threads() -> None:
+    [outcome] = outcomes("fine").values()
+    assert outcome.status == "measured"
+    assert outcome.values == {"entry": "fine", "threads": "1"}
+    assert outcome.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("entry", "status", "reason"),
+    [
+        ("exits", "crashed", "exit code 3"),
+        ("segfaults", "crashed", "SIGSEGV: Fatal Python error: Segmentation fault"),
+        ("killed", "out of memory", "killed by the system"),
+    ],
+)
+def test_a_crash_is_recorded_and_the_next_cell_measured(
+    entry: str, status: str, reason: str
+) -> None:
+    found = outcomes("first", entry, "last")
+    assert found[entry].status == status
+    assert reason in found[entry].reason
+    assert found["first"].status == found["last"].status == "measured"
+
+
+def test_a_hanging_cell_is_ended_and_the_next_one_measured() -> None:
+    found = outcomes("hangs", "last", timeout=3)
+    assert found["hangs"].status == "timed out"
+    assert "3 s" in found["hangs"].reason
+    assert found["last"].status == "measured"
+
+
+def test_errors_keep_the_process_and_say_what_they_are() -> None:
+    found = outcomes("no memory", "no GPU memory", "wrong", "missing", "last")
+    assert [outcome.status for outcome in found.values()] == [
+        "out of memory",
+        "out of memory",
+        "failed",
+        "missing",
+        "measured",
+    ]
+    assert found["wrong"].reason == "ValueError: nonsense"
+    assert found["missing"].reason == "no weights"
+    assert "Tried to allocate" in found["no GPU memory"].reason

@@ -1,0 +1,77 @@
+"""COCO AP of an entry on a COCO-format dataset: the twelve figures and every class."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import zoo
+from benchmarks import accuracy, pictures
+from benchmarks.cell import Dataset
+from fcos.evaluate import FIGURES
+from tools.predict import default_device
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Detect on every image, write the detections, print the figures."""
+    options = _parser().parse_args(arguments)
+    dataset = Dataset.of(*options.dataset) if options.dataset else pictures.embedded()
+    device = options.device or default_device()
+    detector = zoo.get(options.name, options.weights, device, options.precision)
+    ids = pictures.image_ids(dataset, options.limit)
+    accuracy.category_ids(detector.classes, dataset)  # refuse before the work, not after
+    console = Console()
+    shown = track(ids, options.name, console=console, disable=not console.is_terminal)
+    results = accuracy.detect(detector, dataset, shown, options.batch)
+    folder = options.out or Path("outputs/evaluate") / options.name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "detections.json").write_text(json.dumps(results))
+    figures = accuracy.figures(results, dataset, ids)
+    (folder / "figures.json").write_text(json.dumps(figures, indent=1))
+    print_figures(figures, options.name, console)
+    console.print(f"detections.json and figures.json in {folder}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def print_figures(figures: dict[str, Any], name: str, console: Console) -> None:
+    """The twelve figures in per cent, and the classes from best to worst."""
+    table = Table(title=f"{name} on {figures['split']}, {figures['images']} images")
+    for figure in FIGURES:
+        table.add_column(figure, justify="right")
+    table.add_row(*(_percent(figures[figure]) for figure in FIGURES))
+    console.print(table)
+    classes = {name: ap for name, ap in figures["per_class"].items() if ap is not None}
+    ranked = sorted(classes.items(), key=lambda pair: -pair[1])
+    texts = [f"{name} {_percent(ap)}" for name, ap in ranked]
+    console.print(f"AP by class: {', '.join(texts)}", highlight=False)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fcos-zoo evaluate", description=__doc__)
+    add = parser.add_argument
+    add("name", help="an entry, see `fcos-zoo list`")
+    add("--dataset", type=Path, nargs=2, metavar=("ANNOTATIONS", "IMAGES"),
+        help="COCO-format; default: the 31 embedded images of val2017")  # fmt: skip
+    add("--weights", type=Path, help="a checkpoint instead of the published one")
+    add("--limit", type=int, help="the first images alone")
+    add("--batch", type=int, default=1, help="images at a time (%(default)s)")
+    add("--device", help="cpu or cuda; default: cuda where there is one")
+    add("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
+    add("--out", type=Path, help="folder to write; default: outputs/evaluate/NAME")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
