@@ -22,6 +22,7 @@ from fcos.images import (
     LongestSide,
     ResizeMethod,
     ShortestSide,
+    check_image,
     load_image,
     resize_image,
 )
@@ -160,12 +161,16 @@ class Detector(nn.Module):
             images = [images] if images.ndim == 3 else list(images)
         if len(images) == 0:
             raise ValueError("no images: pass at least one picture to `detect`")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         was_training = self.training
         self.eval()
         try:
             found = []
             for start in range(0, len(images), batch_size):
                 pictures = [load_image(image) for image in images[start : start + batch_size]]
+                for index, picture in enumerate(pictures, start):
+                    check_image(picture, index)
                 found += self._detect_batch(pictures, score_threshold)
             return found
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -120,10 +120,17 @@ def check_targets(targets: Sequence[dict[str, Tensor]], images: int, num_classes
     if len(targets) != images:
         raise ValueError(f"{len(targets)} targets for {images} images: give one per image")
     for index, target in enumerate(targets):
+        if not isinstance(target, Mapping):
+            raise TypeError(
+                f"target {index} is a {type(target).__name__}; "
+                "expected {'boxes': (n, 4), 'labels': (n,)}"
+            )
         missing = {"boxes", "labels"} - set(target)
         if missing:
             raise ValueError(f"target {index} lacks {' and '.join(sorted(missing))}")
         boxes, labels = target["boxes"], target["labels"]
+        if not (isinstance(boxes, Tensor) and isinstance(labels, Tensor)):
+            raise TypeError(f"boxes and labels of target {index} must be tensors")
         if boxes.ndim != 2 or boxes.shape[1] != 4:
             raise ValueError(
                 f"boxes of target {index} have shape {tuple(boxes.shape)}; expected (n, 4) xyxy"
