@@ -1,0 +1,190 @@
+"""The detector follows torchvision's convention, in training and in use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fcos import Detections, Detector, ImageNormalizer, LongestSide, ShortestSide
+from fcos.images import resize_image
+
+Build = Callable[..., Detector]
+
+
+def test_training_gives_scalar_losses(
+    tiny_detector: Build, picture: Tensor, target: dict[str, Tensor]
+) -> None:
+    losses = tiny_detector().train()([picture], [target])
+    assert list(losses) == ["loss_cls", "loss_box", "loss_quality"]
+    assert all(loss.ndim == 0 and bool(loss > 0) for loss in losses.values())
+
+
+def test_without_a_quality_branch_there_is_no_such_loss(
+    tiny_detector: Build, picture: Tensor, target: dict[str, Tensor]
+) -> None:
+    detector = tiny_detector(head={"quality_on": None}, loss={"quality": None}).train()
+    assert list(detector([picture], [target])) == ["loss_cls", "loss_box"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 200])
+def test_gradients_reach_every_parameter(tiny_detector: Build, picture: Tensor, count: int) -> None:
+    detector = tiny_detector(head={"box": "exp"}).train()
+    corners = torch.rand(count, 2) * 40
+    boxes = torch.cat((corners, corners + 5 + torch.rand(count, 2) * 45), dim=1)
+    target = {"boxes": boxes, "labels": torch.randint(0, 3, (count,))}
+    losses = detector([picture, picture], [target, target])
+    torch.stack(list(losses.values())).sum().backward()
+    for name, parameter in detector.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(torch.isfinite(parameter.grad).all()), name
+
+
+def test_evaluation_gives_boxes_best_first(tiny_detector: Build, picture: Tensor) -> None:
+    detector = tiny_detector().eval()
+    results = detector([picture, picture[:, :40, :50]])
+    assert len(results) == 2
+    for result, (height, width) in zip(results, [(60, 90), (40, 50)], strict=True):
+        n = len(result["scores"])
+        assert n > 0
+        assert result["boxes"].shape == (n, 4)
+        assert result["labels"].dtype == torch.int64
+        assert result["scores"].tolist() == sorted(result["scores"].tolist(), reverse=True)
+        x1, y1, x2, y2 = result["boxes"].unbind(1)
+        assert float(x2.max()) <= width
+        assert float(y2.max()) <= height
+        assert float(torch.minimum(x1, y1).min()) >= 0
+        assert not result["boxes"].requires_grad
+
+
+def test_uint8_and_float_images_give_the_same(tiny_detector: Build, picture: Tensor) -> None:
+    detector = tiny_detector().eval()
+    ours, theirs = detector([picture]), detector([picture / 255])
+    torch.testing.assert_close(ours[0]["scores"], theirs[0]["scores"], rtol=1e-3, atol=1e-4)
+
+
+def test_levels_are_the_heads_raw_outputs(tiny_detector: Build, picture: Tensor) -> None:
+    levels = tiny_detector().eval().levels([picture])
+    assert [level.stride for level in levels] == [8, 16, 32]
+    assert [tuple(level.logits.shape) for level in levels] == [
+        (1, 3, 8, 12),
+        (1, 3, 4, 6),
+        (1, 3, 2, 3),
+    ]
+    assert all(level.ltrb.shape[1] == 4 and level.quality.shape[1] == 1 for level in levels)
+
+
+def test_padding_neither_learns_nor_detects_where_it_is_ignored(
+    tiny_detector: Build, picture: Tensor, target: dict[str, Tensor]
+) -> None:
+    square = ImageNormalizer([0.0] * 3, [100.0] * 3, divisor=32, square=True)
+    options = {"images": square, "point_offset": 0.0, "decoder": {"clip": "before"}}
+    plain, ignoring = (tiny_detector(ignore_padding=i, **options) for i in (False, True))
+    wide = picture[:, :20]
+    target = {"boxes": torch.tensor([[1.0, 1.0, 60.0, 19.0]]), "labels": torch.tensor([1])}
+    everywhere = plain.train()([wide], [target])["loss_cls"]
+    inside = ignoring.train()([wide], [target])["loss_cls"]
+    assert float(inside.detach()) < float(everywhere.detach())
+    found = ignoring.eval()([wide])[0]
+    assert 0 < len(found["scores"]) < len(plain.eval()([wide])[0]["scores"])
+
+
+def test_targets_move_with_a_centred_image(tiny_detector: Build, picture: Tensor) -> None:
+    square = ImageNormalizer([0.0] * 3, [100.0] * 3, divisor=32, square=True)
+    detector = tiny_detector(images=square, point_offset=0.0)
+    batch = detector.images([picture])
+    (top, left), boxes = batch.offsets[0], torch.tensor([[8.0, 8.0, 72.0, 48.0]])
+    points = detector.points(detector.network(batch), batch)
+    assigned = detector.assign(points, [{"boxes": boxes, "labels": torch.tensor([0])}], batch)[0]
+    learned = assigned.labels >= 0
+    found = torch.cat(points)[learned] - assigned.ltrb[learned][:, :2]
+    assert bool(learned.any())
+    assert found.unique(dim=0).tolist() == [[8.0 + left, 8.0 + top]]
+
+
+def test_detect_takes_every_form_of_picture(
+    tiny_detector: Build, picture: Tensor, tmp_path: Path
+) -> None:
+    detector = tiny_detector()
+    array = picture.permute(1, 2, 0).numpy()
+    pil = Image.fromarray(array)
+    pil.save(tmp_path / "picture.png")
+    expected = detector.detect(picture)[0]
+    path = tmp_path / "picture.png"
+    forms: list[Any] = [path, str(path), [path, str(path)], pil, [pil], array, [array], [picture]]
+    for form in (*forms, picture[None], torch.stack([picture, picture])):
+        for found in detector.detect(form):
+            assert isinstance(found, Detections)
+            assert torch.equal(found.boxes, expected.boxes)
+            assert torch.equal(found.scores, expected.scores)
+
+
+def test_detect_gives_boxes_in_the_pixels_of_the_picture(
+    tiny_detector: Build, picture: Tensor
+) -> None:
+    detector = tiny_detector(resize=ShortestSide(120, 1000)).eval()
+    found = detector.detect(picture)[0]
+    as_fed = detector([resize_image(picture, (120, 180))])[0]
+    torch.testing.assert_close(found.boxes, as_fed["boxes"] / 2)
+    assert torch.equal(found.scores, as_fed["scores"])
+
+
+def test_detect_keeps_what_reaches_the_score_threshold(
+    tiny_detector: Build, picture: Tensor
+) -> None:
+    detector = tiny_detector()
+    every = detector.detect(picture)[0]
+    threshold = float(every.scores[len(every) // 2])
+    some = detector.detect(picture, score_threshold=threshold)[0]
+    assert 0 < len(some) < len(every)
+    assert float(some.scores.min()) >= threshold
+    assert some.names == [detector.classes[label] for label in some.labels.tolist()]
+    nothing = detector.detect(picture, score_threshold=1.1)[0]
+    assert nothing.boxes.shape == (0, 4)
+    assert nothing.names == []
+
+
+@pytest.mark.parametrize("resize", [ShortestSide(64, 96), LongestSide(97)])
+def test_batches_find_what_single_pictures_do(
+    tiny_detector: Build, picture: Tensor, resize: ShortestSide | LongestSide
+) -> None:
+    detector = tiny_detector(resize=resize)
+    pictures = [picture, picture.flip(2), picture.flip(1)]
+    single = detector.detect(pictures)
+    for ours, theirs in zip(detector.detect(pictures, batch_size=2), single, strict=True):
+        torch.testing.assert_close(ours.boxes, theirs.boxes, rtol=1e-3, atol=1e-2)
+
+
+def test_detect_leaves_the_mode_as_it_was(tiny_detector: Build, picture: Tensor) -> None:
+    detector = tiny_detector().train()
+    detector.detect(picture)
+    assert detector.training
+    assert detector.backbone.coarse.norm.training
+    detector.eval().detect(picture)
+    assert not detector.training
+
+
+def test_drawing_gives_a_picture_of_the_same_size(tiny_detector: Build, picture: Tensor) -> None:
+    detector = tiny_detector()
+    for form in (picture, picture / 255):
+        found = detector.detect(form)[0]
+        drawn = found.draw()
+        assert drawn.size == (90, 60)
+        assert drawn.mode == "RGB"
+        assert drawn.tobytes() != Image.fromarray(picture.permute(1, 2, 0).numpy()).tobytes()
+    untouched = detector.detect(picture, score_threshold=1.1)[0].draw()
+    assert untouched.tobytes() == Image.fromarray(picture.permute(1, 2, 0).numpy()).tobytes()
+
+
+def test_as_many_class_names_as_classes(tiny_detector: Build) -> None:
+    detector = tiny_detector()
+    parts = {
+        key: getattr(detector, key) for key in ("images", "resize", "assigner", "loss", "decoder")
+    }
+    with pytest.raises(ValueError, match="2 class names for a head of 3 classes"):
+        Detector(detector.backbone, detector.pyramid, detector.head, **parts, classes=("a", "b"))

@@ -1,0 +1,116 @@
+"""Bad input gets one clear error that names the image or target at fault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fcos import Detector
+
+Build = Callable[..., Detector]
+GOOD = torch.zeros(3, 40, 40, dtype=torch.uint8)
+NAN = torch.full((3, 40, 40), float("nan"))
+TARGET = {"boxes": torch.tensor([[1.0, 2.0, 30.0, 31.0]]), "labels": torch.tensor([0])}
+
+BAD_IMAGES = [
+    ([], ValueError, "no images"),
+    ([GOOD, GOOD.numpy()], TypeError, r"image 1 is a ndarray; pass \(3, H, W\) tensors"),
+    ([GOOD, GOOD[:1]], ValueError, r"image 1 has shape \(1, 40, 40\); expected \(3, H, W\)"),
+    ([GOOD.permute(1, 2, 0)], ValueError, r"image 0 has shape \(40, 40, 3\)"),
+    ([GOOD[0]], ValueError, r"image 0 has shape \(40, 40\)"),
+    ([GOOD[None]], ValueError, r"image 0 has shape \(1, 3, 40, 40\)"),
+    ([GOOD[:, :0]], ValueError, r"image 0 is empty: shape \(3, 0, 40\)"),
+    ([GOOD.long()], TypeError, "image 0 is torch.int64; expected uint8 0..255 or float 0..1"),
+    ([GOOD, NAN], ValueError, "image 1 holds NaN or infinity"),
+    ([GOOD / 0.0], ValueError, "image 0 holds NaN or infinity"),
+]
+
+
+@pytest.mark.parametrize(("images", "error", "message"), BAD_IMAGES)
+def test_bad_images_are_refused(
+    tiny_detector: Build, images: Any, error: type[Exception], message: str
+) -> None:
+    detector = tiny_detector()
+    with pytest.raises(error, match=message):
+        detector.eval()(images)
+    with pytest.raises(error, match=message):
+        detector.train()(images, [TARGET] * len(images))
+
+
+DETECTABLE = [case for case in BAD_IMAGES if not any(isinstance(i, np.ndarray) for i in case[0])]
+
+
+@pytest.mark.parametrize(("images", "error", "message"), DETECTABLE)
+def test_bad_tensors_are_refused_before_the_resize(
+    tiny_detector: Build, images: Any, error: type[Exception], message: str
+) -> None:
+    detector = tiny_detector()
+    with pytest.raises(error, match=message):
+        detector.detect(images)
+    with pytest.raises(error, match=message):
+        detector.detect(images, batch_size=2)
+
+
+def with_boxes(*boxes: list[float], labels: Any = None) -> dict[str, Tensor]:
+    return {
+        "boxes": torch.tensor(boxes).float(),
+        "labels": torch.zeros(len(boxes)).long() if labels is None else labels,
+    }
+
+
+@pytest.mark.parametrize(
+    ("targets", "error", "message"),
+    [
+        (None, ValueError, "training needs targets"),
+        ([], ValueError, "0 targets for 1 images"),
+        ([TARGET, TARGET], ValueError, "2 targets for 1 images"),
+        ([TARGET["boxes"]], TypeError, "target 0 is a Tensor; expected {'boxes'"),
+        ([{"boxes": TARGET["boxes"]}], ValueError, "target 0 lacks labels"),
+        ([{}], ValueError, "target 0 lacks boxes and labels"),
+        (
+            [{"boxes": [[1, 2, 3, 4]], "labels": [0]}],
+            TypeError,
+            "labels of target 0 must be tensors",
+        ),
+        ([with_boxes([1, 2, 3])], ValueError, r"boxes of target 0 have shape \(1, 3\)"),
+        (
+            [{"boxes": torch.zeros(4), "labels": torch.zeros(1).long()}],
+            ValueError,
+            r"boxes of target 0 have shape \(4,\); expected \(n, 4\)",
+        ),
+        (
+            [with_boxes([1, 2, 3, 4], labels=torch.zeros(2).long())],
+            ValueError,
+            r"target 0 has 1 boxes but labels of shape \(2,\)",
+        ),
+        (
+            [with_boxes([1, 2, 3, 4], labels=torch.zeros(1))],
+            TypeError,
+            "labels of target 0 are torch.float32; expected int64",
+        ),
+        ([with_boxes([1, 2, 1, 4])], ValueError, "box 0 of target 0 has no area"),
+        ([with_boxes([1, 2, 3, 4], [1, 9, 3, 4])], ValueError, "box 1 of target 0 has no area"),
+        ([with_boxes([1, 2, float("nan"), 4])], ValueError, "boxes of target 0 hold NaN"),
+        (
+            [with_boxes([1, 2, 3, 4], labels=torch.tensor([3]))],
+            ValueError,
+            "labels of target 0 run from 3 to 3; this detector has classes 0 to 2",
+        ),
+        ([with_boxes([1, 2, 3, 4], labels=torch.tensor([-1]))], ValueError, "run from -1 to -1"),
+    ],
+)
+def test_bad_targets_are_refused(
+    tiny_detector: Build, targets: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        tiny_detector().train()([GOOD], targets)
+
+
+def test_a_batch_has_at_least_one_picture(tiny_detector: Build) -> None:
+    with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
+        tiny_detector().detect(GOOD, batch_size=0)
