@@ -98,6 +98,7 @@ class ResNet(nn.Module):
         super().__init__()
         if depth not in BLOCKS:
             raise ValueError(f"ResNet depth {depth} is not one of 50, 101, 152")
+        self.stride_in_1x1 = stride_in_1x1
         self.out_stages = tuple(out_stages)
         self.channels = tuple(64 * 2**stage for stage in self.out_stages)
         self.strides = tuple(2**stage for stage in self.out_stages)

@@ -61,6 +61,33 @@ RESNET: tuple[Rule, ...] = (
     (r"layer(?P<stage>\d)\.(?P<block>\d+)\.(?P<rest>.+)", _torchvision),
 )
 
+_CAFFE2 = {"a": "conv1", "b": "conv2", "c": "conv3"}
+_AFFINE = {"s": "weight", "b": "bias"}
+
+# Caffe2's blobs: `res2_0_branch2a_w`, `res2_0_branch2a_bn_s`, ...; a name that ends in # is no
+# tensor of ours and has to be worked into one.
+CAFFE2_RESNET: tuple[Rule, ...] = (
+    (r"conv1_w", "stem.conv.weight"),
+    (r"conv1_b", "stem.bias#"),
+    (r"res_conv1_bn_([sb])", lambda m: f"stem.norm.{_AFFINE[m[1]]}"),
+    (
+        r"res(\d)_(\d+)_branch2([abc])_w",
+        lambda m: f"stages.{int(m[1]) - 2}.{m[2]}.{_CAFFE2[m[3]]}.conv.weight",
+    ),
+    (
+        r"res(\d)_(\d+)_branch2([abc])_bn_([sb])",
+        lambda m: f"stages.{int(m[1]) - 2}.{m[2]}.{_CAFFE2[m[3]]}.norm.{_AFFINE[m[4]]}",
+    ),
+    (
+        r"res(\d)_(\d+)_branch1_w",
+        lambda m: f"stages.{int(m[1]) - 2}.{m[2]}.shortcut.conv.weight",
+    ),
+    (
+        r"res(\d)_(\d+)_branch1_bn_([sb])",
+        lambda m: f"stages.{int(m[1]) - 2}.{m[2]}.shortcut.norm.{_AFFINE[m[3]]}",
+    ),
+)
+
 
 HRNET: tuple[Rule, ...] = (
     (r"(conv|bn)([12])\.(\w+)", lambda m: f"stem.{int(m[2]) - 1}.{_HALF[m[1]]}.{m[3]}"),
@@ -155,6 +182,8 @@ def _mobilenet_flat(match: re.Match[str]) -> str:
     """Convolution, norm and activation in one row: 0 1 2, 3 4 5, 6 7."""
     block, place = int(match[1]), int(match[2])
     layers = ("depthwise", "project") if block == 1 else ("expand", "depthwise", "project")
+    if place % 3 == 2 or place // 3 >= len(layers):
+        return match[0]  # an activation's place has no tensors: another lineage
     return _mobilenet(block, f"{layers[place // 3]}.{_HALF[str(place % 3)]}.{match[3]}")
 
 

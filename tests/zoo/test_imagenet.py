@@ -1,0 +1,126 @@
+"""ImageNet weights in a backbone: the numbers of the network that they were trained in."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models import mobilenet_v2, resnet50
+from torchvision.models.feature_extraction import create_feature_extractor
+
+import zoo
+from zoo import imagenet
+from zoo.imagenet import load_backbone
+
+MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+
+
+def _drawn(model: torch.nn.Module) -> torch.nn.Module:
+    torch.manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def image() -> Tensor:
+    return torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
+
+
+def _theirs(model: torch.nn.Module, image: Tensor, nodes: list[str]) -> list[Tensor]:
+    normalised = (image.float() / 255 - MEAN.view(3, 1, 1)) / STD.view(3, 1, 1)
+    with torch.no_grad():
+        return list(create_feature_extractor(model, nodes)(normalised[None]).values())
+
+
+def _ours(detector: torch.nn.Module, image: Tensor) -> list[Tensor]:
+    detector.eval()
+    with torch.no_grad():
+        return detector.backbone(detector.images([image]).tensor)
+
+
+def test_torchvision_resnet_gives_its_own_features(image: Tensor) -> None:
+    model = _drawn(resnet50())
+    detector = zoo.build("FCOS_TV_R_50")
+    load_backbone(detector, model.state_dict())
+    for ours, theirs in zip(
+        _ours(detector, image), _theirs(model, image, ["layer2", "layer3", "layer4"]), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_weights_for_rgb_see_the_same_in_a_bgr_detector(image: Tensor) -> None:
+    model = _drawn(mobilenet_v2())
+    detector = zoo.build("FCOS_syncbn_bs32_c128_MNV2_FPN_1x")  # BGR, 0..255, mean of Caffe2
+    load_backbone(detector, model.state_dict())
+    theirs = _theirs(model, image, ["features.6", "features.13", "features.17"])
+    for ours, expected in zip(_ours(detector, image), theirs, strict=True):
+        # Borders differ: a padded zero is not the same grey in both.
+        torch.testing.assert_close(
+            ours[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2], rtol=1e-2, atol=1e-2
+        )
+
+
+def test_caffe2_blobs_fill_a_frozen_resnet(tmp_path: Path) -> None:
+    detector = zoo.build("FCOS_R_50_1x")
+    blobs = {"conv1_b": torch.full((64,), 0.5).numpy(), "fc1000_w": torch.zeros(2, 2).numpy()}
+    parts = {"conv1": "a", "conv2": "b", "conv3": "c"}
+    state = detector.backbone.state_dict()
+    torch.manual_seed(0)
+    drawn = {k: torch.randn(v.shape) for k, v in state.items() if k.endswith(("weight", "bias"))}
+    for key, value in drawn.items():
+        stage, *rest = key.split(".")
+        if stage == "stem":
+            name = {"conv": "conv1_w"}.get(
+                rest[0], f"res_conv1_bn_{'s' if rest[1] == 'weight' else 'b'}"
+            )
+        else:
+            number, block, layer, half, leaf = rest
+            branch = {"shortcut": "1"}.get(layer) or f"2{parts[layer]}"
+            suffix = "w" if half == "conv" else f"bn_{'s' if leaf == 'weight' else 'b'}"
+            name = f"res{int(number) + 2}_{block}_branch{branch}_{suffix}"
+        blobs[name] = value.numpy()
+    path = tmp_path / "R-50.pkl"
+    path.write_bytes(pickle.dumps({"blobs": blobs | {"conv1_w_momentum": blobs["conv1_w"]}}))
+    load_backbone(detector, path)
+    loaded = detector.backbone.state_dict()
+    for key, value in drawn.items():
+        torch.testing.assert_close(loaded[key], value)
+    torch.testing.assert_close(loaded["stem.norm.running_mean"], torch.full((64,), -0.5))
+    norm = detector.backbone.stages[0][0].conv1.norm
+    torch.testing.assert_close(norm.running_var + norm.eps, torch.ones(64))
+
+
+def test_a_stride_in_another_place_is_refused() -> None:
+    detector = zoo.build("FCOS_TV_R_50")
+    with pytest.raises(zoo.CheckpointError, match="stride of a stage in the first 1x1"):
+        imagenet._check_stride(detector, imagenet._facts("msra_r50"))
+
+
+def test_another_network_is_refused_and_nothing_changes() -> None:
+    detector = zoo.build("FCOS_syncbn_bs32_c128_MNV2_FPN_1x")
+    before = detector.backbone.stem.conv.weight.clone()
+    with pytest.raises(zoo.CheckpointError, match="no ImageNet weights of this MobileNetV2"):
+        load_backbone(detector, resnet50().state_dict())
+    assert torch.equal(before, detector.backbone.stem.conv.weight)
+
+
+@pytest.mark.parametrize(
+    "name", sorted({str(zoo.card(n).config.get("imagenet")) for n in zoo.names()} - {"None"})
+)
+def test_every_entry_names_weights_that_are_described(name: str) -> None:
+    from zoo.imagenet import _facts
+
+    facts = _facts(name)
+    assert facts["weights"]
+    assert facts["input"] is None or set(facts["input"]) == {
+        "channel_order",
+        "value_range",
+        "mean",
+        "std",
+    }
