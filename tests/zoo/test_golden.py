@@ -1,0 +1,86 @@
+"""Entries give the numbers that the original systems' code computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from zoo import golden
+from zoo.build import assemble
+from zoo.card import card
+from zoo.golden import Check, Fixture
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FIXTURES = {fixture.entry: fixture for fixture in golden.find(REPOSITORY / "tests" / "golden")}
+IMAGES = REPOSITORY / "benchmarks" / "data" / "coco_val_ccby" / "images"
+SMALL = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
+DETECTIONS = {"boxes": "boxes", "scores": "scores", "labels": "classes"}
+GENERATED = {"logits", "ltrb", "quality", "detections", "losses", "gradients"}
+
+
+def verify(fixture: Fixture) -> dict[str, Check]:
+    """Every check by name; that of the real image where it may be redistributed."""
+    here = (IMAGES / fixture.spec["real"]["image"]).exists()
+    return {check.what: check for check in golden.verify(fixture, IMAGES if here else None)}
+
+
+@pytest.mark.parametrize("entry", FIXTURES)
+def test_an_entry_computes_what_the_original_did(entry: str) -> None:
+    checks = verify(FIXTURES[entry])
+    assert set(checks) == GENERATED | (set() if entry == SMALL else {"real image"})
+    for check in checks.values():
+        assert check.passed, f"{check.what}: {check.detail}"
+
+
+@pytest.fixture
+def small() -> Fixture:
+    """A copy of its own, to be spoilt."""
+    return Fixture(FIXTURES[SMALL].path)
+
+
+def test_every_wrong_number_is_noticed(small: Fixture) -> None:
+    small.arrays["logits_1"][3, 4, 5] += 0.02
+    small.arrays["ltrb_0"][2, 20, 10] += 2.0
+    small.arrays["quality_4"][1, 1] += 0.02
+    small.arrays["boxes"][:5] += 3.0
+    small.spec["losses"]["values"]["loss_reg"] *= 1.01
+    small.spec["losses"]["grad_norms"]["rpn.head.bbox_pred.weight"] *= 1.01
+    failed = {what for what, check in verify(small).items() if not check.passed}
+    assert failed == GENERATED
+
+
+def test_a_wrong_tensor_of_the_checkpoint_is_noticed(small: Fixture) -> None:
+    (lateral,) = (t for t in small.spec["tensors"] if t["key"] == "backbone.fpn.fpn_inner3.weight")
+    lateral["scale"] *= 1.01
+    assert not verify(small)["logits"].passed
+
+
+@pytest.mark.parametrize("kind", ["classes", "scores"])
+def test_detections_match_by_class_and_score_too(small: Fixture, kind: str) -> None:
+    found = {key: small.arrays[name].clone() for key, name in DETECTIONS.items()}
+    assert golden._check_detections("same", found, small.arrays, "").excess == 0
+    small.arrays[kind][:10] += 1
+    assert not golden._check_detections("other", found, small.arrays, "").passed
+
+
+def test_an_entry_that_finds_nothing_does_not_pass(small: Fixture) -> None:
+    nothing = {
+        "boxes": torch.zeros(0, 4),
+        "scores": torch.zeros(0),
+        "labels": torch.zeros(0, dtype=torch.int64),
+    }
+    assert not golden._check_detections("nothing", nothing, small.arrays, "").passed
+
+
+@pytest.mark.parametrize("entry", FIXTURES)
+def test_fixtures_say_how_many_parameters_there_are(entry: str) -> None:
+    with torch.device("meta"):
+        detector = assemble(card(entry).config)
+    assert sum(p.numel() for p in detector.parameters()) == FIXTURES[entry].spec["parameters"]
+
+
+def test_a_folder_without_fixtures_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no fixtures"):
+        golden.find(tmp_path)
