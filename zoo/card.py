@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -17,6 +18,7 @@ from omegaconf import OmegaConf
 from zoo import published
 from zoo.weights import Location
 
+_SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")  # of weights, unlike a share's opaque link
 # Relative to this file and not as a package, so that a user's own `configs` cannot stand before it.
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -45,6 +47,11 @@ class Card:
     config: Mapping[str, Any]
 
     @property
+    def live(self) -> bool:
+        """Whether somebody is known to serve the weights."""
+        return any(not place.dead for place in self.weights)
+
+    @property
     def tables(self) -> list[tuple[published.Table, published.Row]]:
         """Its rows in the published tables."""
         return published.rows(self.name)
@@ -62,14 +69,37 @@ class Card:
 
     @property
     def filename(self) -> str | None:
-        """The name of the published weights file, None where there never was one."""
-        return self.weights[0].url.split("?")[0].rsplit("/", 1)[-1] if self.weights else None
+        """What the published weights file is called in the cache and on mirrors, None where there
+        never was one; entries of one name are of one file."""
+        if not self.weights:
+            return None
+        published = self.weights[0].url.split("?")[0].rsplit("/", 1)[-1]
+        return published if published.endswith(_SUFFIXES) else f"{self.name}.pth"
 
 
-def names(pattern: str = "*") -> list[str]:
-    """Names of the zoo's entries, sorted; `pattern` takes shell wildcards."""
-    found = [path.stem for path in (CONFIGS / "entry").glob("*.yaml")]
-    return sorted(name for name in found if fnmatch.fnmatchcase(name, pattern))
+def names(
+    pattern: str = "*",
+    license: Literal["permissive", "non-commercial"] | None = None,
+    weights: bool | None = None,
+) -> list[str]:
+    """Names of the zoo's entries, sorted.
+
+    Args:
+        pattern: shell wildcards.
+        license: only entries whose weights' licence is "permissive", or only the others, whose
+            commercial use their authors reserve or do not speak of ("non-commercial").
+        weights: only entries whose weights somebody serves (True), or nobody (False).
+    """
+    if license not in (None, "permissive", "non-commercial"):
+        raise ValueError(f"license {license!r} is neither 'permissive' nor 'non-commercial'")
+    found = sorted(path.stem for path in (CONFIGS / "entry").glob("*.yaml"))
+    found = [name for name in found if fnmatch.fnmatchcase(name, pattern)]
+    if license is not None:
+        permissive = license == "permissive"
+        found = [name for name in found if stated(name, "permissive") is permissive]
+    if weights is not None:
+        found = [name for name in found if _served(name) is weights]
+    return found
 
 
 def card(name: str) -> Card:
@@ -110,6 +140,46 @@ def compose_entry(name: str, overrides: list[str] | None = None) -> dict[str, An
     config = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(config, dict)
     return {str(key): value for key, value in config.items()}
+
+
+def stated(name: str, key: str) -> Any:
+    """A top-level value of an entry's configuration, None where nothing states it.
+
+    Read from the files alone: composing all the zoo's cards takes seconds.
+    """
+    return _stated(CONFIGS / "entry" / f"{name}.yaml", key)
+
+
+def backbone_of(name: str) -> str:
+    """The entry's choice among `configs/backbone`, such as "resnet50"."""
+    chosen = [each for each in stated(name, "defaults") if isinstance(each, dict)]
+    return next(str(each["/backbone"]) for each in chosen if "/backbone" in each)
+
+
+def _stated(path: Path, key: str) -> Any:
+    content = _yaml(path)
+    if key in content:
+        return content[key]
+    for default in reversed(content.get("defaults", [])):  # the last one has the last word
+        if isinstance(default, dict):
+            (group, choice), *_ = default.items()
+            below = CONFIGS / group.removeprefix("override ").lstrip("/") / f"{choice}.yaml"
+        elif default == "_self_":
+            continue
+        else:
+            below = path.with_name(f"{default}.yaml")
+        if (value := _stated(below, key)) is not None:
+            return value
+    return None
+
+
+@cache
+def _yaml(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def _served(name: str) -> bool:
+    return any(not _location(place).dead for place in stated(name, "weights") or ())
 
 
 def _location(place: str | dict[str, Any]) -> Location:
