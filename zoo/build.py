@@ -90,6 +90,8 @@ def get(
     entry = card(name)
     if precision not in DTYPES:
         raise ValueError(f"precision {precision!r} is not one of {', '.join(DTYPES)}")
+    if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {str(device)!r}: torch finds no GPU here; use device='cpu'")
     path = Path(weights) if weights is not None else fetch_weights(entry)
     detector = build(name)
     load_checkpoint(detector, path)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -141,10 +142,13 @@ def load_state(detector: Detector, state: Mapping[str, Tensor]) -> None:
 
 def _check_pixels(detector: Detector, state: Mapping[str, Tensor]) -> None:
     for key, expected in (("pixel_mean", detector.images.mean), ("pixel_std", detector.images.std)):
-        if key in state and not torch.allclose(state[key].flatten(), expected.flatten().cpu()):
+        if key not in state:
+            continue
+        theirs, ours = state[key].flatten().tolist(), expected.flatten().tolist()
+        if len(theirs) != len(ours) or not np.allclose(theirs, ours):
             raise CheckpointError(
-                f"the checkpoint's {key} {state[key].flatten().tolist()} is not this entry's "
-                f"{expected.flatten().tolist()}: it belongs to another model"
+                f"the checkpoint's {key} {theirs} is not this entry's {ours}: "
+                "it belongs to another model"
             )
 
 
