@@ -1,0 +1,108 @@
+"""Names, cards, and what they compose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import zoo
+from fcos import Detector
+from zoo.build import assemble
+from zoo.published import SYSTEMS
+
+# Millions of parameters of the original systems' own models.
+PARAMETERS = {
+    "FCOS_R_50_1x": 32.24,
+    "FCOS_MS_R_101_2x": 51.18,
+    "FCOS_MS_X_101_32x8d_2x": 95.33,
+    "FCOS_MS_X_101_64x4d_2x": 89.99,
+    "FCOS_MS_X_101_32x8d_dcnv2_2x": 102.67,
+    "FCOS_RT_MS_DLA_34_4x_shtw": 19.83,
+    "FCOS_RT_MS_DLA_34_4x": 22.19,
+    "FCOS_RT_MS_DLA_34_4x_bn": 22.20,
+    "FCOS_RT_MS_R_50_4x": 31.11,
+    "FCOS_RT_MS_R_50_4x_bn": 31.12,
+    "FCOS_MS_V_39_3x": 33.63,
+    "FCOS_imprv_dcnv2_R_50_FPN_1x": 33.24,
+    "FCOS_R_50_6l_2x": 32.90,
+    "FCOS_HRNet_W18_5l_2x": 17.50,
+    "FCOS_HRNet_W18_6l_2x": 18.09,
+    "FCOS_HRNet_W32_5l_2x": 37.30,
+    "FCOS_HRNet_W32_6l_2x": 37.89,
+    "FCOS_HRNet_W40_6l_3x": 54.14,
+    "FCOS_V_39_FPN_1x": 30.02,
+    "FCOS_V_57_FPN_2x": 44.05,
+    "FCOS_V_93_FPN_2x": 64.63,
+}
+
+
+def skeleton(name: str) -> Detector:
+    """The entry's detector without memory for its weights."""
+    with torch.device("meta"):
+        return assemble(zoo.card(name).config)
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_every_entry_composes(name: str) -> None:
+    card, detector = zoo.card(name), skeleton(name)
+    assert card.name == name
+    assert card.family in (*SYSTEMS, "shapes")
+    assert card.licence
+    assert card.source
+    assert len(detector.classes) == detector.head.num_classes
+    assert detector.head.strides == detector.pyramid.strides
+    assert len(detector.assigner.size_ranges) == len(detector.head.strides)
+    assert (detector.head.quality is None) == (detector.loss.quality is None)
+    if name in PARAMETERS:
+        assert round(sum(p.numel() for p in detector.parameters()) / 1e6, 2) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_every_card_says_where_its_weights_are_or_were(name: str) -> None:
+    card = zoo.card(name)
+    live = [place for place in card.weights if not place.dead]
+    assert card.weights[: len(live)] == tuple(live), "dead places come last"
+    for place in card.weights:
+        assert place.remote
+        assert not place.dead or place.note, "a dead place says why"
+    if live:
+        assert card.filename is not None
+        assert card.filename.endswith(".pth")
+
+
+def test_published_figures_are_of_the_newest_page() -> None:
+    figures = zoo.card("FCOS_R_50_1x").published
+    assert figures["ap"] == 38.7
+    assert "printed" not in figures
+
+
+def test_names_take_shell_wildcards() -> None:
+    everything = zoo.names()
+    assert everything == sorted(everything)
+    assert zoo.names("FCOS_imprv_dcnv2_R_*") == [
+        "FCOS_imprv_dcnv2_R_101_FPN_2x",
+        "FCOS_imprv_dcnv2_R_50_FPN_1x",
+    ]
+    assert zoo.names("FCOS_R_50_[56]l_2x") == ["FCOS_R_50_5l_2x", "FCOS_R_50_6l_2x"]
+    assert zoo.names("nothing*") == []
+
+
+@pytest.mark.parametrize("function", [zoo.card, zoo.build, zoo.get])
+def test_an_unknown_name_suggests_the_nearest(function: Any) -> None:
+    with pytest.raises(zoo.UnknownEntryError, match="did you mean FCOS_MS_R_101_2x"):
+        function("FCOS_MS_R101_2x")
+    with pytest.raises(LookupError, match=r"see zoo.names\(\)"):
+        function("YOLO")
+
+
+def test_an_entry_is_built_for_any_number_of_classes() -> None:
+    detector = zoo.build("FCOS_syncbn_bs32_c128_MNV2_FPN_1x", num_classes=3)
+    assert detector.classes == ("0", "1", "2")
+    assert detector.head.cls_logits.out_channels == 3
+    assert detector.card is zoo.card("FCOS_syncbn_bs32_c128_MNV2_FPN_1x")
+    own = zoo.build("FCOS_syncbn_bs32_c128_MNV2_FPN_1x", num_classes=80)
+    assert own.classes[0] == "person"
+    with pytest.raises(ValueError, match="num_classes must be at least 1, not 0"):
+        zoo.build("FCOS_syncbn_bs32_c128_MNV2_FPN_1x", num_classes=0)

@@ -1,0 +1,218 @@
+"""Published checkpoints load whole or not at all, in whatever form they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import zoo
+from fcos import Detector
+from zoo.golden import Fixture
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+SMALL = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
+CLASSIFIER = "rpn.head.cls_logits.weight"
+COUNTER = "num_batches_tracked"
+
+State = dict[str, Tensor]
+
+
+def test_published_tensors_arrive_at_their_places(small: Detector, published: State) -> None:
+    zoo.load_checkpoint(small, published)
+    assert torch.equal(small.head.cls_logits.weight, published[CLASSIFIER])
+    assert torch.equal(small.pyramid.lateral[0].bias, published["backbone.fpn.fpn_inner2.bias"])
+
+
+def with_solver(state: State) -> dict[str, Any]:
+    optimizer = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.01}]}
+    return {"model": state, "optimizer": optimizer, "scheduler": {"last": 9}, "iteration": 90000}
+
+
+def with_module(state: State) -> State:
+    return {f"module.{key}": tensor for key, tensor in state.items()}
+
+
+FORMS: list[Callable[[State], Mapping[str, Any]]] = [
+    lambda state: {"model": state},
+    lambda state: {"state_dict": state},
+    with_module,
+    lambda state: {"model": with_module(state)},
+    with_solver,
+    lambda state: {key: tensor.numpy() for key, tensor in state.items()},
+    lambda state: {k: t for k, t in state.items() if not k.endswith(COUNTER)},
+    lambda state: {k: t.half() if t.is_floating_point() else t for k, t in state.items()},
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_wrappers_prefixes_and_counters_do_not_matter(
+    small: Detector, published: State, form: Callable[[State], Mapping[str, Any]]
+) -> None:
+    zoo.load_checkpoint(small, form(published))
+    expected = published[CLASSIFIER]
+    torch.testing.assert_close(
+        small.head.cls_logits.weight.detach(), expected, rtol=1e-3, atol=1e-6
+    )
+
+
+def test_detectron2_may_store_pixel_statistics_and_counters_of_frozen_norms() -> None:
+    state = Fixture(GOLDEN / "FCOS_R_50_1x_iou.json").state_dict()
+    state[f"backbone.bottom_up.stem.conv1.norm.{COUNTER}"] = torch.tensor(7)
+    detector = zoo.build("FCOS_R_50_1x_iou")
+    for pixels in (
+        {"pixel_mean": torch.tensor([103.53, 116.28, 123.675]).view(3, 1, 1)},
+        {"pixel_std": torch.ones(3, 1, 1, dtype=torch.float64)},
+        {},
+    ):
+        zoo.load_checkpoint(detector, {**state, **pixels})
+    published = state["backbone.bottom_up.res4.3.conv2.weight"]
+    assert torch.equal(detector.backbone.stages[2][3].conv2.conv.weight, published)
+
+
+@pytest.mark.parametrize("pixels", [[57.375, 57.12, 58.395], [1.0]])
+def test_pixel_statistics_of_another_model_are_noticed(
+    small: Detector, published: State, pixels: list[float]
+) -> None:
+    before = snapshot(small)
+    published["pixel_std"] = torch.tensor(pixels)
+    with pytest.raises(zoo.CheckpointError, match=r"pixel_std .* belongs to another model"):
+        zoo.load_checkpoint(small, published)
+    assert_unchanged(small, before)
+
+
+def snapshot(detector: Detector) -> State:
+    return {key: tensor.clone() for key, tensor in detector.state_dict().items()}
+
+
+def assert_unchanged(detector: Detector, before: State) -> None:
+    after = detector.state_dict()
+    assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
+
+
+def test_every_fault_is_listed_and_nothing_is_loaded(small: Detector, published: State) -> None:
+    before = snapshot(small)
+    for key in ("rpn.head.bbox_pred.bias", "backbone.body.features.3.conv.0.weight"):
+        del published[key]
+    published["rpn.head.mask_pred.weight"] = torch.zeros(4)
+    published[CLASSIFIER] = published[CLASSIFIER][:3]
+    with pytest.raises(zoo.CheckpointError) as error:
+        zoo.load_checkpoint(small, published)
+    message = str(error.value)
+    assert f"the maskrcnn-benchmark checkpoint does not fit {SMALL}: 2 missing: " in message
+    for fault in (
+        "head.box_pred.bias",
+        "backbone.stages.1.1.expand.conv.weight",
+        "1 unexpected: rpn.head.mask_pred.weight",
+        f"1 of another shape: {CLASSIFIER} 3x128x3x3 instead of 80x128x3x3",
+    ):
+        assert fault in message
+    assert "\n" not in message
+    assert_unchanged(small, before)
+
+
+def test_a_tensor_stored_under_two_names_is_an_error(small: Detector, published: State) -> None:
+    published["rpn.head.ctrness.bias"] = published["rpn.head.centerness.bias"]
+    with pytest.raises(zoo.CheckpointError, match=r"1 unexpected: rpn\.head\.c\w+\.bias$"):
+        zoo.load_checkpoint(small, published)
+
+
+def test_a_detector_of_other_classes_takes_no_published_classifier(published: State) -> None:
+    detector = zoo.build(SMALL, num_classes=3)
+    with pytest.raises(zoo.CheckpointError, match=r"2 of another shape: .*80 instead of 3"):
+        zoo.load_checkpoint(detector, published)
+
+
+def test_weights_of_a_sibling_do_not_fit(published: State) -> None:
+    with pytest.raises(zoo.CheckpointError, match="does not fit FCOS_syncbn_bs32_MNV2_FPN_1x"):
+        zoo.load_checkpoint(zoo.build("FCOS_syncbn_bs32_MNV2_FPN_1x"), published)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "holds no state dict"),
+        ({"model": {}}, "holds no state dict"),
+        ({"epoch": 12}, "'epoch' is no tensor but int"),
+        (
+            {"roi_heads.box_predictor.cls_score.weight": torch.zeros(81, 1024)},
+            r"two-stage detector \(Faster or Mask R-CNN\)",
+        ),
+        ({"conv1.weight": torch.zeros(1), "fc.weight": torch.zeros(1)}, "classification network"),
+        ({"transformer.layer.weight": torch.zeros(1)}, "its keys are like transformer.layer"),
+    ],
+)
+def test_what_is_no_fcos_checkpoint_is_named(small: Detector, content: Any, message: str) -> None:
+    with pytest.raises(zoo.CheckpointError, match=message):
+        zoo.load_checkpoint(small, content)
+
+
+def save_torch(state: State, path: Path) -> None:
+    torch.save({"model": state, "iteration": 3}, path)
+
+
+@pytest.mark.parametrize(("name", "save"), [("a.pth", save_torch), ("a.safetensors", save_file)])
+def test_a_saved_detector_comes_back(
+    small: Detector, published: State, tmp_path: Path, name: str, save: Callable[..., None]
+) -> None:
+    zoo.load_checkpoint(small, published)
+    save(small.state_dict(), tmp_path / name)
+    detector = zoo.get(SMALL, weights=tmp_path / name)
+    assert not detector.training
+    assert detector.card is zoo.card(SMALL)
+    assert_unchanged(detector, small.state_dict())
+
+
+def test_precision_is_a_plain_argument(published: State, tmp_path: Path) -> None:
+    torch.save(published, tmp_path / "published.pth")
+    detector = zoo.get(SMALL, weights=str(tmp_path / "published.pth"), precision="bf16")
+    assert detector.head.cls_logits.weight.dtype == torch.bfloat16
+    assert detector.backbone.stem.norm.running_var.dtype == torch.float32
+    image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
+    (found,) = detector([image])
+    assert len(found["scores"]) > 0
+    assert found["boxes"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"weights": "nowhere.pth"},
+            zoo.WeightsError,
+            "nowhere.pth cannot be read.*check the path",
+        ),
+        ({"precision": "int8"}, ValueError, "'int8' is not one of fp32, bf16, fp16"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        zoo.get(SMALL, **arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_gpu_is_said_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match="device 'cuda': torch finds no GPU here"):
+        zoo.get(SMALL, device="cuda")
+
+
+def test_offline_the_error_says_what_to_do() -> None:
+    with pytest.raises(zoo.WeightsError) as error:
+        zoo.get("FCOS_R_50_1x")
+    first, *attempts, remedy = str(error.value).splitlines()
+    assert first == "FCOS_R_50_1x.pth could not be fetched:"
+    assert "FCOS_ZOO_OFFLINE is set" in attempts[0]
+    assert remedy.startswith("Unset FCOS_ZOO_OFFLINE, put the file at ")
+
+
+def test_weights_that_never_were_are_said_to_be_so() -> None:
+    with pytest.raises(LookupError, match="no weights were ever published for FCOS_R_50_5l_2x"):
+        zoo.get("FCOS_R_50_5l_2x")
