@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_help()
         return 0 if arguments else 2
     name, *rest = arguments
-    errors = Console(stderr=True, soft_wrap=True)
+    errors = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
     if name not in COMMANDS:
         errors.print(f"fcos-zoo: no command {name!r}; there are {', '.join(COMMANDS)}")
         return 2
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (LookupError, ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         if isinstance(error, KeyError | IndexError) or "--debug" in rest:
             raise
-        errors.print(f"fcos-zoo {name}: {error}", style="red", markup=False, highlight=False)
+        errors.print(f"fcos-zoo {name}: {error}", style="red")
         return 1
 
 

@@ -17,15 +17,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="fcos-zoo download", description=__doc__)
     parser.add_argument("names", nargs="+", help="entries; shell wildcards are allowed")
     options = parser.parse_args(arguments)
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, highlight=False)
     failures = 0
     for pattern in options.names:
         for name in zoo.names(pattern) or [pattern]:
             try:
-                console.print(f"{name}: {fetch_weights(zoo.card(name))}", highlight=False)
+                console.print(f"{name}: {fetch_weights(zoo.card(name))}")
             except (LookupError, zoo.WeightsError) as error:
                 failures += 1
-                console.print(f"{name}: {error}", style="red", markup=False, highlight=False)
+                console.print(f"{name}: {error}", style="red")
     return 1 if failures else 0
 
 

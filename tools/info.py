@@ -19,8 +19,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", help="an entry, see `fcos-zoo list`")
     options = parser.parse_args(arguments)
     card = zoo.card(options.name)
-    console = Console()
+    console = Console(markup=False, highlight=False)  # lists in YAML look like markup
     facts = Table(box=None, show_header=False, title=card.name, title_justify="left")
+    facts.add_column(no_wrap=True)
+    facts.add_column(overflow="fold")
     facts.add_row("system", f"{card.family}, {card.repository}")
     facts.add_row("config there", card.source)
     facts.add_row("weights' licence", card.licence)
@@ -29,17 +31,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     detector = zoo.build(card.name)
     count = sum(parameter.numel() for parameter in detector.parameters())
     facts.add_row("parameters", f"{count / 1e6:.2f} M")
-    console.print(facts, highlight=False, soft_wrap=True)
+    console.print(facts)
     for table, row in card.tables:
         cells = [f"{c.heading} {c.text(row[c.key])}" for c in table.columns if c.unit != "url"]
         console.print(
             f"\npublished: {table.title} ({table.source.date or 'no date'})", style="bold"
         )
-        console.print("  " + " · ".join(cells), highlight=False)
-        console.print(f"  {table.source.url}", highlight=False, soft_wrap=True)
+        console.print("  " + " · ".join(cells))
+        console.print(f"  {table.source.url}", soft_wrap=True)
     config = {key: value for key, value in card.config.items() if key not in ("classes", "weights")}
     console.print("\nconfiguration", style="bold")
-    console.print(yaml.safe_dump(config, sort_keys=False, default_flow_style=None), highlight=False)
+    console.print(yaml.safe_dump(config, sort_keys=False, default_flow_style=None), soft_wrap=True)
     return 0
 
 

@@ -26,8 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps([{"name": c.name, "family": c.family, **c.published} for c in cards]))
         return 0
     table = Table(title=f"{len(cards)} entries, figures as published")
-    for heading in ("entry", "system", "AP", "AP test-dev", "speed", "weights"):
-        table.add_column(heading, justify="left" if heading in ("entry", "system") else "right")
+    table.add_column("entry", min_width=max(len(card.name) for card in cards))
+    table.add_column("system")
+    for heading in ("AP", "AP test-dev", "speed", "weights"):
+        table.add_column(heading, justify="right")
     for card in cards:
         figures = card.published
         speed = f"{figures['fps']} FPS" if "fps" in figures else ""

@@ -20,7 +20,10 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Detect in images, folders and globs; write pictures and `results.json` into a folder."""
+    """Detect in images, folders and globs; write pictures and `results.json` into a folder.
+
+    An image that cannot be read does not stop the others, and is told at the end.
+    """
     parser = argparse.ArgumentParser(prog="fcos-zoo predict", description=__doc__)
     parser.add_argument("name", help="an entry, see `fcos-zoo list`")
     parser.add_argument("images", nargs="+", help="images, folders or globs")
@@ -34,19 +37,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = options.device or default_device()
     detector = zoo.get(options.name, options.weights, device, options.precision)
     options.out.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    console = Console(markup=False, highlight=False, soft_wrap=True)
     results: list[dict[str, Any]] = []
+    failures = []
     ids = detector.card.config.get("category_ids") or range(1, len(detector.classes) + 1)
     quiet = not console.is_terminal
-    for path in track(paths, description=options.name, console=console, disable=quiet):
-        found = detector.detect(path, score_threshold=options.score_threshold)[0]
-        target = options.out / f"{path.stem}.jpg"
-        found.draw().save(target, quality=92)
-        results += coco_results(path.name, found, ids)
-        console.print(f"{path}: {describe(found)}", highlight=False, soft_wrap=True)
-    (options.out / "results.json").write_text(json.dumps(results, indent=1))
-    console.print(f"{len(paths)} pictures and results.json in {options.out}", highlight=False)
-    return 0
+    pairs = list(zip(paths, drawings(paths, options.out), strict=True))
+    try:
+        for path, target in track(pairs, options.name, console=console, disable=quiet):
+            try:
+                found = detector.detect(path, score_threshold=options.score_threshold)[0]
+            except (ValueError, OSError) as error:
+                failures.append(str(error))
+                continue
+            found.draw().save(target, quality=92)
+            results += coco_results(path.name, found, ids)
+            console.print(f"{path}: {describe(found)}")
+    finally:
+        (options.out / "results.json").write_text(json.dumps(results, indent=1))
+    console.print(f"{len(paths) - len(failures)} pictures and results.json in {options.out}")
+    for failure in failures:
+        console.print(failure, style="red")
+    return 1 if failures else 0
 
 
 def find_images(patterns: Sequence[str]) -> list[Path]:
@@ -64,6 +76,20 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     return list(found)
 
 
+def drawings(paths: Sequence[Path], out: Path) -> list[Path]:
+    """Where each image is drawn: a JPEG of its name, numbered where an image has that place."""
+    taken = {path.resolve() for path in paths}
+    targets = []
+    for path in paths:
+        target, number = out / f"{path.stem}.jpg", 1
+        while target.resolve() in taken:
+            number += 1
+            target = out / f"{path.stem}_{number}.jpg"
+        taken.add(target.resolve())
+        targets.append(target)
+    return targets
+
+
 def coco_results(
     file_name: str, found: Detections, category_ids: Sequence[int]
 ) -> list[dict[str, Any]]:
@@ -73,7 +99,7 @@ def coco_results(
     for i, (x1, y1, x2, y2) in enumerate(found.boxes.tolist()):
         rows.append(
             {
-                "image_id": int(stem) if stem.isdigit() else file_name,
+                "image_id": int(stem) if stem.isdecimal() else file_name,
                 "category_id": category_ids[int(found.labels[i])],
                 "category": found.names[i],
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
