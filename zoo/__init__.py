@@ -7,14 +7,17 @@
 ...     print(found.names, found.boxes)
 """
 
-from zoo.build import build, get, load_checkpoint
+from zoo.available import NoWeightsError
+from zoo.build import build, load_checkpoint
 from zoo.card import Card, UnknownEntryError, card, names
 from zoo.formats import CheckpointError
+from zoo.load import get
 from zoo.weights import WeightsError
 
 __all__ = [
     "Card",
     "CheckpointError",
+    "NoWeightsError",
     "UnknownEntryError",
     "WeightsError",
     "build",

@@ -1,8 +1,9 @@
-"""From a card to a detector: configs -> modules, and the published weights into them."""
+"""From a card to a detector: configs -> modules, and tensors into them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +22,11 @@ from fcos import (
     TargetAssigner,
 )
 from zoo import formats
-from zoo.card import Card, card
-from zoo.weights import fetch, read
+from zoo.available import fetch_weights
+from zoo.card import card
+from zoo.weights import read
+
+__all__ = ["DTYPES", "Precision", "assemble", "build", "fetch_weights", "load_checkpoint"]
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -41,18 +45,28 @@ def build(name: str, num_classes: int | None = None) -> Detector:
     return detector
 
 
-def assemble(config: Mapping[str, Any], num_classes: int | None = None) -> Detector:
-    """A detector from an entry's configuration."""
+def assemble(
+    config: Mapping[str, Any], num_classes: int | None = None, empty: bool = False
+) -> Detector:
+    """A detector from an entry's configuration.
+
+    Args:
+        config: the entry's.
+        num_classes: see `build`.
+        empty: the network's tensors have shapes but neither memory nor values (torch's meta
+            device), which spares their initialisation where others take their place.
+    """
     classes = config["classes"]
     if num_classes is not None and num_classes != len(classes):
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, not {num_classes}")
         classes = [str(label) for label in range(num_classes)]
-    backbone = _instantiate(config["backbone"])
-    pyramid = _instantiate(
-        config["pyramid"], in_channels=backbone.channels, in_strides=backbone.strides
-    )
-    head = Head(pyramid.strides, len(classes), pyramid.channels, **config["head"])
+    with torch.device("meta") if empty else nullcontext():
+        backbone = _instantiate(config["backbone"])
+        pyramid = _instantiate(
+            config["pyramid"], in_channels=backbone.channels, in_strides=backbone.strides
+        )
+        head = Head(pyramid.strides, len(classes), pyramid.channels, **config["head"])
     resize = {"shortest": ShortestSide, "longest": LongestSide}[config["resize"]["side"]]
     rule = {key: value for key, value in config["resize"].items() if key != "side"}
     return Detector(
@@ -67,46 +81,6 @@ def assemble(config: Mapping[str, Any], num_classes: int | None = None) -> Detec
         classes=classes,
         **config.get("detector", {}),
     )
-
-
-def get(
-    name: str,
-    weights: str | Path | None = None,
-    device: str | torch.device | None = None,
-    precision: Precision = "fp32",
-) -> Detector:
-    """A ready detector: published weights fetched and verified, eval mode.
-
-    Args:
-        name: an entry of the zoo.
-        weights: a checkpoint on disk instead: the published file, or one that training here wrote.
-        device: where to put it; default the CPU.
-        precision: "bf16" or "fp16" compute the network in that type; norms' statistics, box
-            regression and decoding stay in fp32.
-
-    Raises:
-        UnknownEntryError, WeightsError, CheckpointError: each names what is wrong and what to do.
-    """
-    entry = card(name)
-    if precision not in DTYPES:
-        raise ValueError(f"precision {precision!r} is not one of {', '.join(DTYPES)}")
-    if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {str(device)!r}: torch finds no GPU here; use device='cpu'")
-    path = Path(weights) if weights is not None else fetch_weights(entry)
-    detector = build(name)
-    load_checkpoint(detector, path)
-    detector.eval().to(device=device, dtype=DTYPES[precision])
-    return detector.to(memory_format=torch.channels_last)
-
-
-def fetch_weights(entry: Card) -> Path:
-    """The entry's published checkpoint in the cache, downloaded if need be."""
-    if entry.filename is None:
-        raise LookupError(
-            f"no weights were ever published for {entry.name}: train it with "
-            f"`fcos-zoo train {entry.name}` or pass weights="
-        )
-    return fetch(entry.filename, entry.weights)
 
 
 def load_checkpoint(detector: Detector, source: str | Path | Mapping[str, Any]) -> None:

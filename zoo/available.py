@@ -1,0 +1,79 @@
+"""Whether an entry's weights can be had: fetch them, or say what to take instead."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from difflib import SequenceMatcher
+from pathlib import Path
+
+from rich.progress import Progress
+
+from zoo.card import Card, backbone_of, names
+from zoo.weights import WeightsError, cache, fetch
+from zoo.weights.location import mirrors, offline
+
+
+class NoWeightsError(WeightsError, LookupError):
+    """Nobody serves the entry's weights; the message names the nearest entry that has some."""
+
+
+def fetch_weights(entry: Card, progress: Progress | None = None) -> Path:
+    """The entry's published checkpoint in the cache, downloaded and verified if need be.
+
+    A licence that is not permissive is told in a line on stderr when the file arrives.
+
+    Args:
+        entry: whose.
+        progress: bars to add one to.
+
+    Raises:
+        NoWeightsError: nobody serves them.
+        WeightsError: no place served them this time; a line for each attempt.
+    """
+    if entry.filename is None:
+        raise NoWeightsError(f"no weights were ever published for {entry.name}: {_instead(entry)}")
+    path = cache.place(entry.filename)
+    held = path.is_file()
+    if not (entry.live or held or mirrors()):
+        why = next((place.note for place in entry.weights if place.note), "dead link")
+        raise NoWeightsError(
+            f"nobody serves the weights of {entry.name} any more ({why}): {_instead(entry)}"
+        )
+    try:
+        path = fetch(entry.filename, entry.weights, progress=progress)
+    except WeightsError as error:
+        if offline():
+            raise
+        kind = WeightsError if entry.live else NoWeightsError
+        raise kind(f"{error}\nOr else: {_instead(entry)}.") from None
+    if not (held or entry.permissive) and os.environ.get("RANK", "0") == "0":
+        print(f"{entry.name}: licence of these weights: {entry.licence}", file=sys.stderr)
+    return path
+
+
+def nearest(name: str) -> str:
+    """The entry with weights most like this one: of the same backbone if any, then by name."""
+    backbone = backbone_of(name)
+
+    def likeness(other: str) -> tuple[bool, float]:
+        return backbone_of(other) == backbone, SequenceMatcher(None, name, other).ratio()
+
+    return max((other for other in names(weights=True) if other != name), key=likeness)
+
+
+def set_aside(path: Path) -> str:
+    """Take a file that turned out to be the wrong one out of the cache; says where it is now."""
+    bad = cache.beside(path, ".bad")
+    with suppress(OSError):  # another process was faster, or the cache cannot be written
+        os.replace(path, bad)
+        cache.beside(path, ".sha256").unlink(missing_ok=True)
+    return f"remove {path}" if path.exists() else f"kept aside as {bad}"
+
+
+def _instead(entry: Card) -> str:
+    return (
+        f"the nearest entry with weights is {nearest(entry.name)}; "
+        f"`fcos-zoo train {entry.name}` trains this one"
+    )

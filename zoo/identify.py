@@ -1,0 +1,90 @@
+"""What a checkpoint is that is not what it should be."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+
+from torch import Tensor
+
+from zoo import formats
+from zoo.build import assemble
+from zoo.card import Card, backbone_of, card, names, stated
+from zoo.formats.rules import rename
+
+LINEAGE = {
+    "adelaidet": formats.adelaidet,
+    "fcos": formats.maskrcnn_benchmark,
+    "hrnet": formats.maskrcnn_benchmark,
+    "vovnet": formats.maskrcnn_benchmark,
+    "xytpai": formats.xytpai,
+    "openmmlab": formats.openmmlab,
+    "torchvision": formats.torchvision,
+}
+
+
+def looks_like(state: Mapping[str, Tensor]) -> str:
+    """What a published state dict looks like, in a clause; at worst it takes a few seconds."""
+    if any(re.match(r"roi_heads?\.", key) for key in state):
+        return "it looks like a two-stage detector (Faster or Mask R-CNN)"
+    try:
+        form = formats.recognise(state)
+    except formats.CheckpointError as error:
+        return str(error)
+    if form is formats.native:
+        return "it looks like a detector that this project wrote, of another entry"
+    fitting: list[str] = []
+    for alike in _architectures(form, _body(form, state)):
+        if _fits(alike[0], state):
+            fitting += [entry.name for entry in alike]
+    if not fitting:
+        return f"it looks like a {form.NAME} checkpoint that fits no entry of the zoo"
+    more = f" and {len(fitting) - 3} more" if len(fitting) > 3 else ""
+    return f"its tensors are those of {', '.join(fitting[:3])}{more}"
+
+
+def _body(form: ModuleType, state: Mapping[str, Tensor]) -> type:
+    """The class of backbone whose rules know the most of the keys."""
+
+    def known(body: type) -> int:
+        rules = form.rules(formats.BODIES[body], 3)
+        return sum(rename(key, rules) not in (None, key) for key in state)
+
+    return max(formats.BODIES, key=known)
+
+
+def _architectures(form: ModuleType, body: type) -> Iterator[list[Card]]:
+    """The lineage's entries on that kind of body, those with the same tensors together."""
+    found: dict[str, list[Card]] = {}
+    kinds: dict[str, bool] = {}
+    for name in names():
+        if LINEAGE.get(stated(name, "family")) is not form:
+            continue
+        backbone = backbone_of(name)
+        if backbone not in kinds:
+            target = card(name).config["backbone"]["_target_"]
+            kinds[backbone] = target.rpartition(".")[2] == body.__name__
+        if kinds[backbone]:
+            config = card(name).config
+            network = [config[part] for part in ("backbone", "pyramid", "head", "images")]
+            found.setdefault(json.dumps(network), []).append(card(name))
+    yield from found.values()
+
+
+def _fits(entry: Card, state: Mapping[str, Tensor]) -> bool:
+    """Whether names and shapes are the entry's, whatever the number of classes."""
+    shapes = {
+        key: value if key.startswith("pixel_") else value.to("meta") for key, value in state.items()
+    }
+    detector = assemble(entry.config, empty=True)
+    bias = "head.cls_logits.bias"
+    classes = [key for key, ours in formats.translate(state, detector).items() if ours == bias]
+    if classes and len(state[classes[0]]) != len(detector.classes):
+        detector = assemble(entry.config, len(state[classes[0]]), empty=True)
+    try:
+        formats.load_state(detector, shapes)
+    except formats.CheckpointError:
+        return False
+    return True
