@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import _functions
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import deform_conv2d
 
@@ -83,36 +84,49 @@ class _SumOverRanks(torch.autograd.Function):
         return total
 
 
-class SyncBatchNorm2d(KeepFloat32, nn.SyncBatchNorm):
-    """`nn.SyncBatchNorm` under the same rule, and on CPUs too, where it has no kernels.
+class SyncBatchNorm2d(BatchNorm2d):
+    """Batch norm over the images of all processes.
 
-    On a single process it is an ordinary batch norm.
+    On GPUs by the kernels of `nn.SyncBatchNorm`; that module, and DDP with it, refuses CPUs.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         distributed = self.training and dist.is_available() and dist.is_initialized()
-        return self._forward_cpu(input) if distributed and input.is_cpu else super().forward(input)
+        if not distributed or dist.get_world_size() == 1:
+            return super().forward(input)
+        mean = var = None
+        if self.track_running_stats and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            mean, var = self.running_mean, self.running_var
+        statistics = (mean, var, self.eps, self.momentum)
+        if input.is_cpu:
+            return _sync_batch_norm_cpu(input, self.weight, self.bias, *statistics)
+        everybody = (dist.group.WORLD, dist.get_world_size())
+        return _functions.SyncBatchNorm.apply(
+            input, self.weight, self.bias, *statistics, *everybody
+        )
 
-    def _forward_cpu(self, input: Tensor) -> Tensor:
-        x = input.float()
-        number = x.new_tensor([x.numel() / x.shape[1]])
-        total, count = _SumOverRanks.apply(torch.cat((x.sum((0, 2, 3)), number))).split(x.shape[1])
-        mean = total / count
-        x = x - mean[:, None, None]
-        var = _SumOverRanks.apply(x.square().sum((0, 2, 3))) / count
-        if self.track_running_stats:
-            self._track(mean.detach(), (var * count / (count - 1)).detach())
-        scale = self.weight * (var + self.eps).rsqrt()
-        return (x * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
-    def _track(self, mean: Tensor, var: Tensor) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(var, self.momentum)
-        self.num_batches_tracked.add_(1)
+def _sync_batch_norm_cpu(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    eps: float,
+    momentum: float | None,
+) -> Tensor:
+    x = input.float()
+    number = x.new_tensor([x.numel() / x.shape[1]])
+    total, count = _SumOverRanks.apply(torch.cat((x.sum((0, 2, 3)), number))).split(x.shape[1])
+    mean = total / count
+    x = x - mean[:, None, None]
+    var = _SumOverRanks.apply(x.square().sum((0, 2, 3))) / count
+    if running_mean is not None and running_var is not None and momentum is not None:
+        running_mean.lerp_(mean.detach(), momentum)
+        running_var.lerp_((var * count / (count - 1)).detach(), momentum)
+    scale = weight * (var + eps).rsqrt()
+    return (x * scale[:, None, None] + bias[:, None, None]).to(input.dtype)
 
 
 _NORMS: dict[str, Callable[..., nn.Module]] = {

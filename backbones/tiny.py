@@ -9,11 +9,39 @@ from torch import Tensor, nn
 from backbones.layers import ConvNorm, NormKind
 
 
+class TinyStage(nn.Sequential):
+    """3x3 convolutions, the first of stride 2; the others add to what they are given."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, depth: int, norm: NormKind, norm_eps: float
+    ) -> None:
+        super().__init__(
+            *(
+                ConvNorm(
+                    out_channels if layer else in_channels,
+                    out_channels,
+                    3,
+                    stride=1 if layer else 2,
+                    norm=norm,
+                    norm_eps=norm_eps,
+                )
+                for layer in range(depth)
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *others = self
+        x = first(x)
+        for layer in others:
+            x = x + layer(x)
+        return x
+
+
 class TinyNet(nn.Module):
-    """Stages of 3x3 convolutions, each of half its predecessor's resolution.
+    """A few stages, each of half its predecessor's resolution.
 
     Args:
-        widths, depths: channels and convolutions of each stage, the first at stride 2.
+        widths, depths: channels and convolutions of each stage.
         out_stages: which stages, counted from 1, are returned.
         norm, norm_eps: see `layers.make_norm`.
     """
@@ -31,17 +59,10 @@ class TinyNet(nn.Module):
         self.out_stages = tuple(out_stages)
         self.channels = tuple(widths[stage - 1] for stage in self.out_stages)
         self.strides = tuple(2**stage for stage in self.out_stages)
-        self.stages = nn.ModuleList()
-        in_channels = 3
-        for width, depth in zip(widths, depths, strict=True):
-            layers = []
-            for layer in range(depth):
-                stride = 2 if layer == 0 else 1
-                layers.append(
-                    ConvNorm(in_channels, width, 3, stride=stride, norm=norm, norm_eps=norm_eps)
-                )
-                in_channels = width
-            self.stages.append(nn.Sequential(*layers))
+        self.stages = nn.ModuleList(
+            TinyStage(in_channels, width, depth, norm, norm_eps)
+            for in_channels, width, depth in zip((3, *widths[:-1]), widths, depths, strict=True)
+        )
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, 3, H, W) -> features of `out_stages`, stage k at stride 2^k."""

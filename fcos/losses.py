@@ -18,9 +18,9 @@ from fcos.targets import Targets
 PlusOne = Literal["none", "areas", "sides"]
 Normalizer = Literal["positives", "moving", "positives+images", "positives_of_image"]
 EPS = 1e-6
-# Of the moving average of positives: where it starts and how much of it stays (fcos_outputs.py of
-# AdelaiDet).
-MOVING_START, MOVING_MOMENTUM = 100.0, 0.9
+# The moving average of an image's positives: its start, AdelaiDet's 100 for the 2 images of a GPU
+# (fcos_outputs.py), and how much of it stays.
+MOVING_START, MOVING_MOMENTUM = 50.0, 0.9
 
 
 def ltrb_overlap(pred: Tensor, target: Tensor, plus_one: PlusOne = "none") -> tuple[Tensor, Tensor]:
@@ -69,7 +69,8 @@ class Loss:
         alpha, gamma: of the focal loss (arXiv:1708.02002).
 
     Attributes:
-        moving_positives: the state of the "moving" normaliser; a checkpoint of training holds it.
+        moving_positives: of an image, the state of the "moving" normaliser; a checkpoint of
+            training holds it.
     """
 
     def __init__(
@@ -164,7 +165,8 @@ class Loss:
             by_cls = by_box = by_quality = positives.clamp(min=1)
             if self.normalizer == "moving":
                 kept = MOVING_MOMENTUM * self.moving_positives.to(positives.device)
-                by_cls = self.moving_positives = kept + (1 - MOVING_MOMENTUM) * by_cls
+                self.moving_positives = kept + (1 - MOVING_MOMENTUM) * by_cls / images
+                by_cls = self.moving_positives * images
             elif self.normalizer == "positives+images":
                 by_cls = (positives + images).clamp(min=1)
             elif self.normalizer == "positives_of_image":

@@ -44,12 +44,11 @@ class Screen:
 
     def show(self, record: Record) -> None:
         """Losses and rates of a record."""
-        parts = {k.removeprefix("loss_"): v for k, v in record.items() if k.startswith("loss_")}
+        losses = [f"{k} {v:.4f}" for k, v in record.items() if k.startswith("loss")]
         text = (
-            f"loss {record['loss']:.4f} ("
-            + " ".join(f"{key} {value:.4f}" for key, value in parts.items())
-            + f")  rate {record['rate']:.2g}  {record['images_per_second']:.1f} images/s"
-            + f"  waiting {record['waiting_for_data']:.0%}  {record['memory_mib']} MiB"
+            f"{'  '.join(losses) or 'no finite loss'}"
+            f"  rate {record['rate']:.2g}  {record['images_per_second']:.1f} images/s"
+            f"  waiting {record['waiting_for_data']:.0%}  {record['memory_mib']} MiB"
         )
         if self.console.is_terminal:
             self.progress.update(self.task, description=text)

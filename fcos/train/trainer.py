@@ -114,10 +114,10 @@ class Trainer:
             self.average = AveragedModel(detector, multi_avg_fn=average, use_buffers=True)
         self.model: nn.Module = detector
         if distributed.world() > 1:
-            # Statistics of norms are each process's own, as in the published systems.
-            self.model = DistributedDataParallel(
-                detector, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            self.model = DistributedDataParallel(detector, gradient_as_bucket_view=True)
+            # Statistics of norms are each process's own, as in the published systems. (The argument
+            # of the same name is deprecated in newer versions.)
+            self.model.broadcast_buffers = False
         self.iteration = 0
         self.best: float | None = None  # AP
         self.skipped = 0  # steps without an update

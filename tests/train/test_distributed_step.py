@@ -1,0 +1,52 @@
+"""Two processes, or two parts of a step, make the step of one process on all images."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_detector import square_batch
+from two_ranks import CASES, one_step
+
+from fcos.train.accumulate import split
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """The results of `two_ranks.py` on two gloo processes."""
+    out = tmp_path_factory.mktemp("ranks") / "found.pth"
+    script = Path(__file__).with_name("two_ranks.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, str(script), str(out)], check=True, env=environment, timeout=120)
+    return torch.load(out)
+
+
+def assert_close(found, expected):
+    for mine, its in zip(found, expected, strict=True):
+        assert mine.keys() == its.keys()
+        for key in its:
+            torch.testing.assert_close(
+                torch.as_tensor(mine[key]), torch.as_tensor(its[key]), rtol=1e-4, atol=1e-5
+            )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_are_one(two_processes, case):
+    detector_options, trainer_options = CASES[case]
+    alone = one_step(detector_options, {**trainer_options, "accumulate": 1})
+    assert_close(two_processes[case], alone)
+
+
+@pytest.mark.parametrize("normalizer", ["positives", "moving", "positives+images"])
+@pytest.mark.parametrize("parts", [2, 4])
+def test_parts_of_a_step_are_the_whole(normalizer, parts):
+    options = {"norm": "frozen_bn", "head_norm": "gn", "normalizer": normalizer}
+    assert_close(one_step(options, {"accumulate": parts}), one_step(options, {"accumulate": 1}))
+
+
+def test_unequal_parts_are_refused():
+    with pytest.raises(ValueError, match="4 images of a process cannot be computed in 3 equal"):
+        split(*square_batch(4), 3)

@@ -1,0 +1,166 @@
+"""A run that is stopped and goes on is the run that was never stopped, bit for bit."""
+
+import random
+import warnings
+import zipfile
+
+import pytest
+import torch
+
+from fcos.data.transforms import HorizontalFlip
+from fcos.train import checkpoint
+from fcos.train.checkpoint import Checkpoints, release
+from fcos.train.log import Log, read
+
+# Everything that has a state of its own.
+STATEFUL = {
+    "ema": 0.9,
+    "clip_norm": 1.0,
+    "accumulate": 2,
+    "transforms": HorizontalFlip(),
+    "checkpoint_every": 1,
+    "keep": 10,
+}
+
+
+def assert_same(state, other):
+    assert state.keys() == other.keys()
+    for key, value in state.items():
+        assert torch.equal(value, other[key]), key
+
+
+@pytest.fixture
+def whole(make_trainer, make_detector):
+    """A run of 6 iterations that was never stopped."""
+    trainer = make_trainer(make_detector(normalizer="moving"), "whole", **STATEFUL)
+    trainer.run()
+    return trainer
+
+
+@pytest.mark.parametrize("stopped_after", [1, 3, 5])
+def test_going_on_from_any_checkpoint(make_trainer, make_detector, whole, stopped_after):
+    stopped = make_trainer(make_detector(normalizer="moving"), "stopped", **STATEFUL)
+    step, taken = stopped.step, []
+
+    def die(*args):
+        if len(taken) == stopped_after:
+            raise KeyboardInterrupt
+        taken.append(0)
+        return step(*args)
+
+    stopped.step = die
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+
+    random.seed(99)  # another process has other generators
+    torch.manual_seed(99)
+    resumed = make_trainer(make_detector(normalizer="moving", seed=7), "stopped", **STATEFUL)
+    assert resumed.resume()
+    assert resumed.iteration == stopped_after
+    resumed.run()
+    assert_same(resumed.detector.state_dict(), whole.detector.state_dict())
+    assert_same(resumed.released.state_dict(), whole.released.state_dict())
+    ours, theirs = (read(run.folder / "metrics.jsonl") for run in (resumed, whole))
+    assert [r["loss"] for r in ours] == [r["loss"] for r in theirs]
+    assert [r["iteration"] for r in ours] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_without_checkpoints_begins(make_trainer, make_detector):
+    assert not make_trainer(make_detector()).resume()
+
+
+def test_another_batch_is_another_run(make_trainer, make_detector):
+    make_trainer(make_detector(), batch=4).run()
+    with pytest.raises(ValueError, match=r"same solver\.batch"):
+        make_trainer(make_detector(), batch=8).resume()
+
+
+def test_another_average_is_another_run(make_trainer, make_detector):
+    make_trainer(make_detector()).run()
+    with pytest.raises(ValueError, match=r"solver\.ema"):
+        make_trainer(make_detector(), ema=0.9).resume()
+
+
+def test_the_released_file_is_plain(make_trainer, make_detector):
+    detector = make_detector()
+    trainer = make_trainer(detector, iterations=2)
+    trainer.run()
+    content = torch.load(trainer.folder / "tiny.pth", weights_only=True)
+    assert content["entry"] == "tiny"
+    assert tuple(content["classes"]) == detector.classes
+    assert_same(content["model"], detector.state_dict())
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for iteration in (5, 1000, 20, 7):
+        checkpoints.save({"iteration": iteration}, iteration)
+    assert [p.name for p in checkpoints.paths()] == [
+        "iteration_0001000.pth",
+        "iteration_0000020.pth",
+    ]
+
+
+def test_a_checkpoint_that_is_cut_short_never_gets_its_name(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save({"iteration": 1}, 1)
+
+    def full_disk(content, file):
+        file.write(b"PK\x03\x04 half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.save({"iteration": 2}, 2)
+    state, damaged = checkpoints.newest()
+    assert (state["iteration"], damaged) == (1, [])
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
+    checkpoints = Checkpoints(tmp_path)
+    for iteration in (1, 2):
+        path = checkpoints.save({"x": torch.arange(5000.0), "iteration": iteration}, iteration)
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        (largest,) = (i for i in archive.infolist() if i.file_size > 10000)
+    if damage == "flipped":
+        content[largest.header_offset + 9000] ^= 1
+    path.write_bytes({"truncated": content[: len(content) // 2], "empty": b""}.get(damage, content))
+    state, damaged = checkpoints.newest()
+    assert (state["iteration"], damaged) == (1, [path])
+
+
+def test_nothing_but_damaged_checkpoints_is_an_error(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save({"iteration": 1}, 1).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"every checkpoint .* is damaged"):
+        checkpoints.newest()
+
+
+def test_a_damaged_checkpoint_is_told_of(make_trainer, make_detector):
+    trainer = make_trainer(make_detector())
+    trainer.run()
+    trainer.checkpoints.paths()[0].write_bytes(b"")
+    other = make_trainer(make_detector())
+    with pytest.warns(UserWarning, match=r"iteration_0000006\.pth is damaged"):
+        assert other.resume()
+    assert other.iteration == 4
+
+
+def test_records_after_the_checkpoint_are_dropped(tmp_path):
+    log = Log(tmp_path)
+    for iteration in (1, 2, 3):
+        log.write({"iteration": iteration})
+    with log.path.open("a") as file:
+        file.write('{"iteration": 4, "lo')  # killed while writing
+    Log(tmp_path, iteration=2).write({"iteration": 3, "again": True})
+    assert read(log.path) == [{"iteration": 1}, {"iteration": 2}, {"iteration": 3, "again": True}]
+
+
+def test_weights_are_released_without_pickled_objects(tmp_path):
+    release({"w": torch.ones(2)}, ("a", "b"), "E", tmp_path / "e.pth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        content = torch.load(tmp_path / "e.pth", weights_only=True)
+    assert content["classes"] == ["a", "b"]

@@ -1,0 +1,91 @@
+"""Learning rates and parameter groups against the published recipes."""
+
+import pytest
+import torch
+from torch import nn
+
+import zoo
+from fcos.train.solver import Schedule, make_optimizer
+from tools.train import schedule
+
+
+def rates(entry, *iterations):
+    config = zoo.card(entry).config
+    at = schedule(config, epoch=7330)
+    return [config["solver"]["base_lr"] * at(iteration) for iteration in iterations]
+
+
+def test_detectron2_warms_up_linearly_from_a_thousandth():
+    # WARMUP_FACTOR 0.001, WARMUP_ITERS 1000, STEPS (60000, 80000), BASE_LR 0.01
+    got = rates("FCOS_R_50_1x", 0, 500, 1000, 59999, 60000, 79999, 80000, 89999)
+    assert got == pytest.approx([1e-5, 0.005005, 0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001])
+
+
+def test_maskrcnn_benchmark_warms_up_at_a_third():
+    # WARMUP_METHOD constant, WARMUP_FACTOR 1/3, WARMUP_ITERS 500, STEPS (120000, 160000)
+    got = rates("FCOS_imprv_R_101_FPN_2x", 0, 499, 500, 119999, 120000, 160000)
+    assert got == pytest.approx([0.01 / 3, 0.01 / 3, 0.01, 0.01, 0.001, 0.0001])
+
+
+@pytest.mark.parametrize(
+    ("entry", "iterations"),
+    [("FCOS_R_50_1x", 90000), ("FCOS_MS_V_39_3x", 270000), ("FCOS_RT_MS_R_50_4x", 360000)],
+)
+def test_a_schedule_is_as_long_as_published(entry, iterations):
+    assert schedule(zoo.card(entry).config, epoch=7330).iterations == iterations
+
+
+def test_a_schedule_in_epochs_follows_the_dataset():
+    config = {**zoo.card("FCOS_shapes_tiny").config, "schedule": {"epochs": 24, "steps": []}}
+    assert schedule(config, epoch=1035.5).iterations == 24852
+
+
+def test_a_schedule_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="rising order"):
+        Schedule(100, steps=(80, 60))
+    with pytest.raises(ValueError, match="neither linear nor constant"):
+        Schedule(100, warmup="cosine")
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 1)
+        self.norm = nn.GroupNorm(2, 8)
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+
+
+def groups(**rules):
+    model = Small()
+    optimizer = make_optimizer(model, 0.01, weight_decay=1e-4, **rules)
+    named = {id(p): name for name, p in model.named_parameters()}
+    return {
+        named[id(p)]: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+
+
+def test_detectron2_spares_norms_from_decay():
+    assert groups(norm_weight_decay=0.0) == {
+        "conv.weight": (0.01, 1e-4),
+        "conv.bias": (0.01, 1e-4),
+        "norm.weight": (0.01, 0.0),
+        "norm.bias": (0.01, 0.0),
+    }
+
+
+def test_maskrcnn_benchmark_doubles_the_rate_of_biases_and_spares_them_from_decay():
+    assert groups(bias_lr_factor=2.0, bias_weight_decay=0.0) == {
+        "conv.weight": (0.01, 1e-4),
+        "conv.bias": (0.02, 0.0),
+        "norm.weight": (0.01, 1e-4),
+        "norm.bias": (0.02, 0.0),
+    }
+
+
+def test_the_schedule_moves_all_groups_together():
+    optimizer = make_optimizer(Small(), 0.01, bias_lr_factor=2.0)
+    Schedule(100, steps=(50,)).apply(optimizer, 50)
+    assert sorted(group["lr"] for group in optimizer.param_groups) == pytest.approx([0.001, 0.002])
+    assert isinstance(optimizer, torch.optim.SGD)

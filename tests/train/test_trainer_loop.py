@@ -1,0 +1,163 @@
+"""What the loop does: learns, logs, evaluates, refuses what is not finite, stops when asked."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+import fcos.train.loggers as loggers
+from fcos.data.transforms import HorizontalFlip
+from fcos.train.evaluation import evaluate_detector
+from fcos.train.log import curves
+from fcos.train.trainer import NonFiniteLossError
+
+
+def records(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_eight_images_are_learnt_by_heart(make_trainer, make_detector, dataset, shapes):
+    detector = make_detector()
+    trainer = make_trainer(
+        detector,
+        iterations=200,
+        batch=8,
+        lr=0.05,
+        evaluate=lambda d: evaluate_detector(d, dataset, shapes, workers=0),
+        evaluate_every=100,
+        checkpoint_every=1000,
+    )
+    assert trainer.run() == 0
+    losses = [record["loss"] for record in records(trainer.folder) if "loss" in record]
+    assert losses[-1] < losses[0] / 2
+    learnt = curves(trainer.folder)
+    assert learnt["iteration"] == [100, 200]
+    assert learnt["AP"][-1] > 0.6
+    assert trainer.best == max(learnt["AP"])
+
+
+def test_the_record_of_a_step(make_trainer, make_detector):
+    trainer = make_trainer(make_detector(), iterations=1)
+    trainer.run()
+    (record,) = records(trainer.folder)
+    assert record["iteration"] == 1
+    assert record["epoch"] == 0.5
+    assert record["images"] == 4
+    parts = record["loss_cls"] + record["loss_box"] + record["loss_quality"]
+    assert record["loss"] == pytest.approx(parts)
+    assert record["grad_norm"] > 0
+
+
+def test_the_gradient_is_clipped(make_trainer, make_detector):
+    detector = make_detector()
+    trainer = make_trainer(detector, clip_norm=0.5)
+    before = [p.detach().clone() for p in detector.parameters()]
+    images, targets = next(iter(trainer.batches(0)))
+    losses, _ = trainer.step(images, targets)
+    moved = [p.detach() - b for p, b in zip(detector.parameters(), before, strict=True)]
+    update = torch.cat([m.flatten() for m in moved]).norm()
+    assert losses["grad_norm"] > 0.5
+    assert update == pytest.approx(0.02 * 0.5, rel=0.05)  # weight decay is the rest
+
+
+def spoilt(trainer, at):
+    """The trainer's batches, with the images of some steps such that losses are NaN."""
+    original = trainer.batches
+
+    def batches(start):
+        for number, (images, targets) in enumerate(original(start), start):
+            if number in at:
+                images = [image.float().fill_(1e38) for image in images]
+            yield images, targets
+
+    trainer.batches = batches
+    return trainer
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_images_names(make_trainer, make_detector):
+    trainer = spoilt(make_trainer(make_detector()), at=[2])
+    before = {}
+    step = trainer.step
+
+    def remember(*args):
+        before.update({k: v.clone() for k, v in trainer.detector.named_parameters()})
+        return step(*args)
+
+    trainer.step = remember
+    with pytest.raises(NonFiniteLossError, match=r"iteration 2: the loss is not finite.*\.jpg"):
+        trainer.run()
+    for name, parameter in trainer.detector.named_parameters():
+        assert torch.equal(parameter, before[name])
+
+
+def test_a_loss_that_is_not_finite_is_skipped_and_counted(make_trainer, make_detector):
+    detector = make_detector()
+    trainer = spoilt(make_trainer(detector, nan="skip"), at=[2, 3])
+    assert trainer.run() == 0
+    assert records(trainer.folder)[-1]["skipped_steps"] == 2
+    assert all(bool(torch.isfinite(value).all()) for value in detector.state_dict().values())
+
+
+def test_nothing_but_losses_that_are_not_finite_stops(make_trainer, make_detector):
+    trainer = spoilt(make_trainer(make_detector(), iterations=50, nan="skip"), at=range(50))
+    with pytest.raises(NonFiniteLossError):
+        trainer.run()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_signal_saves_and_leaves(make_trainer, make_detector, name):
+    number = getattr(signal, name)
+    trainer = make_trainer(make_detector(), checkpoint_every=1000)
+    original = trainer.batches
+
+    def batches(start):
+        for step, batch in enumerate(original(start), start):
+            if step == 2:
+                os.kill(os.getpid(), number)
+                os.kill(os.getpid(), number)  # launchers repeat themselves
+            yield batch
+
+    handler = signal.getsignal(number)
+    trainer.batches = batches
+    assert trainer.run() == number
+    assert [path.name for path in trainer.checkpoints.paths()] == ["iteration_0000003.pth"]
+    assert signal.getsignal(number) is handler
+
+
+def test_out_of_memory_says_what_to_lower(make_trainer, make_detector, monkeypatch):
+    trainer = make_trainer(make_detector())
+
+    def forward(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(trainer.detector, "forward", forward)
+    with pytest.raises(RuntimeError, match=r"4 images at a time .*raise solver.accumulate"):
+        trainer.run()
+
+
+def test_loggers_get_every_scalar(make_trainer, make_detector, monkeypatch):
+    seen = []
+    monkeypatch.setitem(loggers.LOGGERS, "wandb", lambda *_: seen.append)
+    make_trainer(make_detector(), iterations=3, loggers=["wandb"]).run()
+    assert [record["iteration"] for record in seen] == [1, 2, 3]
+    with pytest.raises(ValueError, match="no logger 'visdom'"):
+        make_trainer(make_detector(), folder="other", loggers=["visdom"]).run()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_networks_may_compute_in_less_than_fp32(make_trainer, make_detector, precision):
+    detector = make_detector()
+    trainer = make_trainer(detector, precision=precision, transforms=HorizontalFlip())
+    dtypes = set()
+    detector.backbone.register_forward_hook(lambda *a: dtypes.add(a[-1][0].dtype))
+    original = detector.loss.__call__
+    detector.loss = lambda levels, *args: (
+        dtypes.update({level.ltrb.dtype for level in levels}) or original(levels, *args)
+    )
+    images, targets = next(iter(trainer.batches(0)))
+    trainer.step(images, targets)
+    compute = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    assert dtypes == {compute, torch.float32}
+    assert {p.dtype for p in detector.parameters()} == {torch.float32}
