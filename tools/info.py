@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import yaml
 from rich.console import Console
-from rich.table import Table
 
 import zoo
 
@@ -19,29 +18,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", help="an entry, see `fcos-zoo list`")
     options = parser.parse_args(arguments)
     card = zoo.card(options.name)
-    console = Console(markup=False, highlight=False)  # lists in YAML look like markup
-    facts = Table(box=None, show_header=False, title=card.name, title_justify="left")
-    facts.add_column(no_wrap=True)
-    facts.add_column(overflow="fold")
-    facts.add_row("system", f"{card.family}, {card.repository}")
-    facts.add_row("config there", card.source)
-    facts.add_row("weights' licence", card.licence)
-    for place in card.weights:
-        facts.add_row("dead" if place.dead else "weights", place.url)
     detector = zoo.build(card.name)
-    count = sum(parameter.numel() for parameter in detector.parameters())
-    facts.add_row("parameters", f"{count / 1e6:.2f} M")
-    console.print(facts)
+    parameters = sum(parameter.numel() for parameter in detector.parameters())
+    # Lists in YAML look like markup, and a folded link cannot be copied.
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    facts = [
+        ("system", f"{card.family}, {card.repository}"),
+        ("config there", card.source),
+        ("weights' licence", card.licence),
+        *(("dead" if place.dead else "weights", place.url) for place in card.weights),
+        ("parameters", f"{parameters / 1e6:.2f} M"),
+    ]
+    console.print(card.name, style="bold")
+    for what, fact in facts:
+        console.print(f"  {what:<16}  {fact}")
     for table, row in card.tables:
         cells = [f"{c.heading} {c.text(row[c.key])}" for c in table.columns if c.unit != "url"]
         console.print(
             f"\npublished: {table.title} ({table.source.date or 'no date'})", style="bold"
         )
         console.print("  " + " · ".join(cells))
-        console.print(f"  {table.source.url}", soft_wrap=True)
+        console.print(f"  {table.source.url}")
     config = {key: value for key, value in card.config.items() if key not in ("classes", "weights")}
     console.print("\nconfiguration", style="bold")
-    console.print(yaml.safe_dump(config, sort_keys=False, default_flow_style=None), soft_wrap=True)
+    console.print(yaml.safe_dump(config, sort_keys=False, default_flow_style=None))
     return 0
 
 
