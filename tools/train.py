@@ -42,6 +42,7 @@ from fcos.train.trainer import DTYPES, Trainer
 from zoo import formats
 from zoo.build import assemble, fetch_weights
 from zoo.card import compose_entry
+from zoo.imagenet import load_backbone
 from zoo.weights import read
 
 Config = Mapping[str, Any]
@@ -87,8 +88,8 @@ def train(card: zoo.Card, config: Config, device: torch.device, resume: bool) ->
         dataset, test = datasets(data)
     detector = assemble({**config, "classes": list(dataset.classes)}).to(device).train()
     detector.card = card
-    if run["weights"] and not resume:
-        say(start_from(detector, run["weights"], config), markup=False)
+    if not resume:
+        say(start(detector, config), markup=False)
     if solver["channels_last"]:
         detector.to(memory_format=torch.channels_last)
     if solver["recompute"]:
@@ -214,12 +215,24 @@ def schedule(config: Config, epoch: float) -> Schedule:
     warmup = solver["warmup"]
     return Schedule(
         times.get("iterations") or round(times["epochs"] * epoch),
-        times["steps"],
+        times.get("steps") or [round(step * epoch) for step in times.get("step_epochs", ())],
         solver["gamma"],
         warmup["method"],
         warmup["iterations"],
         warmup["factor"],
     )
+
+
+def start(detector: Detector, config: Config) -> str:
+    """Give the detector the weights that training starts from; says which."""
+    run = config["run"]
+    if run["weights"]:
+        return start_from(detector, run["weights"], config)
+    if not run["backbone"]:
+        return "started from random weights"
+    load_backbone(detector, run["backbone"])
+    which = config.get("imagenet") if run["backbone"] == "imagenet" else run["backbone"]
+    return f"started the backbone from {which}, all else from random weights"
 
 
 def start_from(detector: Detector, source: str, config: Config) -> str:

@@ -1,0 +1,63 @@
+"""Every entry has a recipe that training can follow, with the systems' own habits."""
+
+import numpy as np
+import pytest
+
+import zoo
+from fcos.data.transforms import HorizontalFlip, ResizeShortestSide, SquareView
+from fcos.train.solver import make_optimizer
+from tools.train import largest_size, schedule, transforms
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_every_entry_can_be_trained(name):
+    config = zoo.card(name).config
+    times = schedule(config, epoch=7330)
+    assert 3000 <= times.iterations <= 360000
+    assert all(step < times.iterations for step in times.steps)
+    assert len(transforms(config).transforms) >= 1
+    assert config["solver"]["batch"] in (8, 16, 32)
+    assert config["data"]["train"]
+
+
+def steps(entry):
+    return transforms(zoo.card(entry).config).transforms
+
+
+def test_detectron2_draws_a_size_from_a_list():
+    resize, flip = steps("FCOS_MS_R_50_2x")
+    assert resize == ResizeShortestSide([640, 672, 704, 736, 768, 800], 1333, "choice", "nearest")
+    assert flip == HorizontalFlip(0.5, plus_one=False)
+
+
+def test_maskrcnn_benchmark_draws_a_size_from_a_range_and_counts_the_last_pixel():
+    resize, flip = steps("FCOS_imprv_R_101_FPN_2x")
+    assert resize == ResizeShortestSide([640, 800], 1333, "range", "truncate")
+    assert flip == HorizontalFlip(0.5, plus_one=True)
+
+
+def test_the_centreness_free_system_looks_at_squares():
+    view, _ = steps("FCOS_R_50_noctr_2x")
+    assert view == SquareView(1025, (0.8, 1.0))
+
+
+def test_the_largest_images_of_a_recipe():
+    class Dataset:
+        sizes = np.array([[100, 160], [160, 120]])
+
+    def largest(entry):
+        return largest_size(zoo.card(entry).config["augmentation"], Dataset)
+
+    assert largest("FCOS_MS_R_50_2x") == (800, 1333)
+    assert largest("FCOS_RT_MS_R_50_4x") == (608, 900)
+    assert largest("FCOS_imprv_R_101_FPN_2x") == (800, 1333)
+    assert largest("FCOS_R_50_noctr_2x") == (1025, 1025)
+    assert largest("FCOS_shapes_tiny") == (160, 160)
+
+
+def test_the_optimiser_of_an_entry_holds_what_is_trained_once():
+    detector = zoo.build("FCOS_shapes_tiny")
+    detector.backbone.stages[0].requires_grad_(False)
+    held = [p for group in make_optimizer(detector).param_groups for p in group["params"]]
+    assert len(held) == len({id(p) for p in held})
+    assert {id(p) for p in held} == {id(p) for p in detector.parameters() if p.requires_grad}
