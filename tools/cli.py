@@ -13,6 +13,10 @@ COMMANDS = {
     "list": "names of the zoo's entries with their published figures",
     "info": "everything that is known of one entry",
     "download": "fetch published weights into the cache",
+    "cache": "what the cache holds, and removing it",
+    "verify-cache": "hash all cached weights anew and repair them",
+    "pin": "write the hosts' sizes and SHA-256 of weights into the entries",
+    "push": "publish an entry's weights on the Hugging Face Hub",
     "train": "train an entry by its recipe, on its dataset or yours",
     "predict": "find objects in pictures: boxes drawn, and COCO results as JSON",
     "evaluate": "COCO AP of an entry on a COCO-format dataset",
@@ -33,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         errors.print(f"fcos-zoo: no command {name!r}; there are {', '.join(COMMANDS)}")
         return 2
-    command = importlib.import_module(f"tools.{name}")
+    command = importlib.import_module(f"tools.{name.replace('-', '_')}")
     try:
         return int(command.main(rest) or 0)
     except KeyboardInterrupt:

@@ -44,7 +44,7 @@ def fetch_weights(entry: Card, progress: Progress | None = None) -> Path:
     try:
         path = fetch(entry.filename, entry.weights, progress=progress)
     except WeightsError as error:
-        if offline():
+        if entry.live and offline():
             raise
         kind = WeightsError if entry.live else NoWeightsError
         raise kind(f"{error}\nOr else: {_instead(entry)}.") from None

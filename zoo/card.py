@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +19,7 @@ from omegaconf import OmegaConf
 from zoo import published
 from zoo.weights import Location
 
+_ONE_HYDRA = threading.Lock()  # its state is the process's
 _SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")  # of weights, unlike a share's opaque link
 # Relative to this file and not as a package, so that a user's own `configs` cannot stand before it.
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -132,7 +134,7 @@ def _card(name: str) -> Card:
 
 def compose_entry(name: str, overrides: list[str] | None = None) -> dict[str, Any]:
     """The entry's whole configuration as plain containers, with Hydra `overrides` applied."""
-    with initialize_config_dir(str(CONFIGS), version_base=None):
+    with _ONE_HYDRA, initialize_config_dir(str(CONFIGS), version_base=None):
         try:
             composed = compose(f"entry/{name}", overrides=overrides or [])
         except HydraException as error:

@@ -1,0 +1,81 @@
+"""What the cache of weights holds, and how to make room in it."""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+import zoo
+from zoo.converted import SUFFIX
+from zoo.weights import cache
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Show the files with their sizes, or remove some."""
+    parser = argparse.ArgumentParser(prog="fcos-zoo cache", description=__doc__)
+    parser.add_argument(
+        "--remove",
+        nargs="+",
+        metavar="NAME",
+        help="entries or files, shell wildcards allowed: free their room",
+    )
+    options = parser.parse_args(arguments)
+    console = Console(soft_wrap=True)
+    if options.remove:
+        freed = sum(remove(pattern) for pattern in options.remove)
+        console.print(f"{decimal(freed)} freed in {cache.folder()}", highlight=False)
+        return 0
+    console.print(table())
+    return 0
+
+
+def table() -> Table:
+    """A line a file: whole files, then what interrupted or refused transfers left."""
+    entries, rest = cache.entries(), leftovers()
+    shown = Table(title=f"{cache.folder()}", title_justify="left", show_footer=True)
+    total = sum(entry.size for entry in entries) + sum(size for _, size in rest)
+    shown.add_column("file", overflow="fold", footer=f"{len(entries) + len(rest)} files")
+    shown.add_column("size", footer=decimal(total), justify="right")
+    shown.add_column("what it is")
+    for entry in entries:
+        converted = entry.path.name.endswith(SUFFIX)
+        what = "converted copy" if converted else "published weights"
+        unknown = "" if entry.sha256 else ", no hash on record"
+        shown.add_row(entry.path.name, decimal(entry.size), what + unknown)
+    for name, size in rest:
+        what = "refused, kept aside" if name.endswith(".bad") else "unfinished, will be resumed"
+        shown.add_row(name, decimal(size), what)
+    return shown
+
+
+def leftovers() -> list[tuple[str, int]]:
+    """Names and sizes of unfinished and refused files."""
+    folder = cache.folder()
+    found = [*folder.glob("*.part"), *folder.glob("*.bad")] if folder.is_dir() else []
+    return sorted((path.name, path.stat().st_size) for path in found)
+
+
+def remove(pattern: str) -> int:
+    """Remove the files of an entry, or a file by its name; returns the bytes freed.
+
+    Raises:
+        LookupError: the cache holds nothing of that name.
+    """
+    held = {entry.path.name for entry in cache.entries()}
+    held |= {name.rpartition(".")[0] for name, _ in leftovers()}
+    wanted = {name for name in held if fnmatch.fnmatchcase(name, pattern)}
+    for name in zoo.names(pattern):
+        wanted |= {str(zoo.card(name).filename), name + SUFFIX} & held
+    if not wanted:
+        raise LookupError(f"the cache holds nothing of {pattern!r}: `fcos-zoo cache` shows it all")
+    return sum(cache.remove(name) for name in sorted(wanted))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

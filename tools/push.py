@@ -1,0 +1,176 @@
+"""Publish an entry's weights on the Hugging Face Hub: a safetensors file and its model card."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+import zoo
+from benchmarks import store
+from fcos import Detector
+from reports import tables
+from zoo import converted
+from zoo.available import fetch_weights
+from zoo.weights import cache
+
+CITATION = """\
+@inproceedings{tian2019fcos,
+  title     = {{FCOS}: Fully Convolutional One-Stage Object Detection},
+  author    = {Tian, Zhi and Shen, Chunhua and Chen, Hao and He, Tong},
+  booktitle = {Proc. Int. Conf. Computer Vision (ICCV)},
+  year      = {2019}
+}"""
+PERMISSIVE = {"Apache-2.0", "BSD-3-Clause", "BSD-2-Clause", "MIT"}  # licences that the Hub knows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the two files and upload them, or only write them."""
+    parser = argparse.ArgumentParser(prog="fcos-zoo push", description=__doc__)
+    parser.add_argument("name", help="an entry of the zoo")
+    parser.add_argument("repository", help="hf://owner/repository")
+    parser.add_argument("--weights", type=Path, help="your own file (default: as published)")
+    parser.add_argument("--licence", help="of the weights (default: that of the published ones)")
+    parser.add_argument("--results", type=Path, nargs="+", default=[], help="of `fcos-zoo bench`")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--dry-run", type=Path, metavar="DIR", help="write there, upload nothing")
+    options = parser.parse_args(arguments)
+    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)/?", options.repository)
+    if not match:
+        raise ValueError(f"{options.repository!r} is no repository: write hf://owner/repository")
+    api = None if options.dry_run else hub()
+    card = zoo.card(options.name)
+    source = options.weights or fetch_weights(card)
+    detector = zoo.get(card.name, weights=source)
+    folder = nullcontext(options.dry_run) if options.dry_run else tempfile.TemporaryDirectory()
+    with folder as place:
+        files = write(
+            detector,
+            Path(place),
+            match[1],
+            licence=options.licence or card.licence,
+            origin=f"converted from the published `{card.filename}`"
+            if options.weights is None
+            else "trained with fcos-zoo by the publisher of this page",
+            results=store.newest(store.read(options.results)),
+            digest=cache.sha256(source),
+        )
+        console = Console(soft_wrap=True, markup=False, highlight=False)
+        if api is not None:
+            api.create_repo(match[1], private=options.private, exist_ok=True)
+            api.upload_folder(
+                repo_id=match[1], folder_path=place, commit_message=f"Upload {card.name}"
+            )
+            console.print(f"{options.repository}: {', '.join(file.name for file in files)}")
+        else:
+            for file in files:
+                console.print(str(file))
+    return 0
+
+
+def hub() -> Any:
+    """The Hub's client.
+
+    Raises:
+        ImportError: naming the extra that brings it.
+    """
+    try:
+        from huggingface_hub import HfApi
+    except ImportError:
+        raise ImportError("uploading needs huggingface_hub: pip install 'fcos-zoo[hub]'") from None
+    return HfApi(library_name="fcos-zoo")
+
+
+def write(
+    detector: Detector,
+    folder: Path,
+    repository: str,
+    *,
+    licence: str,
+    origin: str,
+    results: Sequence[tables.Row],
+    digest: str,
+) -> list[Path]:
+    """Write `<entry>.safetensors` and `README.md`; `digest` is of the file the weights are from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights, page = folder / f"{detector.card.name}.safetensors", folder / "README.md"
+    converted.write(detector, weights, converted.describe(detector))
+    mine = [row for row in results if _of(row, detector.card.name, digest)]
+    page.write_text(model_card(detector, repository, licence, origin, mine), encoding="utf-8")
+    shutil.copymode(page, weights)  # safetensors lets nobody else read
+    return [weights, page]
+
+
+def model_card(
+    detector: Detector, repository: str, licence: str, origin: str, results: Sequence[tables.Row]
+) -> str:
+    """The repository's page: what it is, how to load it, measured figures, licence, citation."""
+    card = detector.card
+    known = {"license": licence.lower()} if licence in PERMISSIVE else {"license": "other"}
+    facts = {
+        **known,
+        "library_name": "fcos-zoo",
+        "pipeline_tag": "object-detection",
+        "tags": ["object-detection", "fcos", card.family],
+    }
+    count = sum(parameter.numel() for parameter in detector.parameters()) / 1e6
+    measured = ["No figures have been measured with these weights."]
+    if results:
+        headings, cells, notes = tables.grid(results)
+        notes = [f"{number}. {note}" for number, note in enumerate(notes, 1)]
+        measured = [*tables.markdown(headings, cells), "", *notes, "", *tables.captions(results)]
+    return f"""\
+---
+{yaml.safe_dump(facts, sort_keys=False).strip()}
+---
+# {card.name}
+
+An FCOS detector of {count:.2f} M parameters and {len(detector.classes)} classes, {origin}.
+The architecture is that of `{card.source}` in {card.repository}.
+
+## Use
+
+```python
+import zoo
+from huggingface_hub import hf_hub_download
+
+path = hf_hub_download("{repository}", "{card.name}.safetensors")
+detector = zoo.get("{card.name}", weights=path)
+for found in detector.detect(["street.jpg"], score_threshold=0.3):
+    print(found.names, found.boxes)
+```
+
+## Measured
+
+{chr(10).join(measured)}
+
+## Licence
+
+Of the weights: {licence}.
+
+## Citation
+
+```bibtex
+{CITATION}
+```
+"""
+
+
+def _of(row: tables.Row, entry: str, digest: str) -> bool:
+    """Whether a result is the entry's; an AP must be of these very weights."""
+    cell = row["cell"]
+    same = cell["weights"].endswith(f"@{digest[:12]}") or cell["metric"] != "ap"
+    return bool(cell["entry"] == entry and same)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

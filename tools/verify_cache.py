@@ -1,0 +1,62 @@
+"""Hash every file of the cache anew, and repair what does not fit."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+import zoo
+from zoo.available import fetch_weights, set_aside
+from zoo.converted import SUFFIX
+from zoo.weights import cache
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a line a file; 0 if all are good in the end."""
+    parser = argparse.ArgumentParser(prog="fcos-zoo verify-cache", description=__doc__)
+    parser.add_argument("--no-repair", action="store_true", help="tell only, change nothing")
+    options = parser.parse_args(arguments)
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    quiet = Console(stderr=True)
+    broken = 0
+    for entry in track(cache.entries(), console=quiet, disable=not quiet.is_terminal):
+        path = entry.path
+        if entry.sha256 is None:
+            console.print(f"{path.name}: no hash on record, nothing to hold it against")
+        elif cache.sha256(path) == entry.sha256:
+            console.print(f"{path.name}: good")
+        elif options.no_repair:
+            broken += 1
+            console.print(f"{path.name}: damaged", style="red")
+        else:
+            outcome = repair(path)
+            broken += isinstance(outcome, Exception)
+            style = "red" if isinstance(outcome, Exception) else None
+            console.print(f"{path.name}: damaged, {outcome}", style=style)
+    return 1 if broken else 0
+
+
+def repair(path: Path) -> str | Exception:
+    """Replace a damaged file by a fresh one; says what was done, or what went wrong."""
+    if path.name.endswith(SUFFIX):
+        cache.remove(path.name)
+        return "removed: the next load writes it anew"
+    aside = set_aside(path)
+    owner = next((name for name in zoo.names() if zoo.card(name).filename == path.name), None)
+    if owner is None:
+        return LookupError(f"{aside}: no entry of the zoo has a file of this name")
+    try:
+        fetch_weights(zoo.card(owner))
+    except zoo.WeightsError as error:
+        return error
+    cache.beside(path, ".bad").unlink(missing_ok=True)
+    return "fetched again"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
