@@ -48,8 +48,8 @@ class TinyNet(nn.Module):
 
     def __init__(
         self,
-        widths: Sequence[int] = (16, 32, 64, 96),
-        depths: Sequence[int] = (1, 2, 3, 3),
+        widths: Sequence[int] = (16, 32, 64, 128),
+        depths: Sequence[int] = (1, 3, 4, 3),
         out_stages: Sequence[int] = (2, 3, 4),
         *,
         norm: NormKind = "bn",

@@ -67,10 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     overrides = [o for o in options.override if not _names_entry(o)]
     card = zoo.card(names[0])
     config = compose_entry(card.name, overrides)
-    # An elastic restart starts its processes with the same arguments as the first time.
-    resume = options.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     with distributed.process_group(config["run"]["device"]) as device:
-        received = train(card, config, device, resume)
+        # An elastic restart has the arguments of the first start, and only the machine where a
+        # process died counts it.
+        restarts = distributed.maximum(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))
+        received = train(card, config, device, options.resume or restarts > 0)
     return 128 + received if received else 0
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 
 @contextmanager
@@ -37,8 +39,18 @@ def process_group(device: str | None = None, timeout_minutes: float = 30) -> Ite
     if "WORLD_SIZE" not in os.environ:
         yield torch.device(kind)
         return
+    store, rank, world = next(rendezvous("env://"))
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and _one_machine():
+        # torchrun serves the same store, with the addresses of the dead, to all its restarts. On
+        # several machines their counts may differ: there TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1,
+        # set for torchrun, gives each restart a store of its own.
+        store = PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     dist.init_process_group(
-        "nccl" if kind.startswith("cuda") else "gloo", timeout=timedelta(minutes=timeout_minutes)
+        "nccl" if kind.startswith("cuda") else "gloo",
+        store=store,
+        rank=rank,
+        world_size=world,
+        timeout=timedelta(minutes=timeout_minutes),
     )
     try:
         yield torch.device(kind)
@@ -101,6 +113,10 @@ def leader_first() -> Iterator[None]:
     yield
     if rank() == 0:
         barrier()
+
+
+def _one_machine() -> bool:
+    return os.environ.get("GROUP_WORLD_SIZE") == "1"
 
 
 def _many() -> bool:
