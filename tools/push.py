@@ -123,11 +123,9 @@ def model_card(
         "tags": ["object-detection", "fcos", card.family],
     }
     count = sum(parameter.numel() for parameter in detector.parameters()) / 1e6
-    measured = ["No figures have been measured with these weights."]
+    measured = "No figures have been measured with these weights."
     if results:
-        headings, cells, notes = tables.grid(results)
-        notes = [f"{number}. {note}" for number, note in enumerate(notes, 1)]
-        measured = [*tables.markdown(headings, cells), "", *notes, "", *tables.captions(results)]
+        _, _, measured = tables.page(results).strip().split("\n", 2)  # under a heading of this page
     return f"""\
 ---
 {yaml.safe_dump(facts, sort_keys=False).strip()}
@@ -151,7 +149,7 @@ for found in detector.detect(["street.jpg"], score_threshold=0.3):
 
 ## Measured
 
-{chr(10).join(measured)}
+{measured}
 
 ## Licence
 

@@ -12,6 +12,7 @@ from rich.progress import track
 
 import zoo
 from zoo.available import fetch_weights, set_aside
+from zoo.card import owner
 from zoo.converted import SUFFIX
 from zoo.weights import cache
 
@@ -47,11 +48,11 @@ def repair(path: Path) -> str | Exception:
         cache.remove(path.name)
         return "removed: the next load writes it anew"
     aside = set_aside(path)
-    owner = next((name for name in zoo.names() if zoo.card(name).filename == path.name), None)
-    if owner is None:
+    name = owner(path.name)
+    if name is None:
         return LookupError(f"{aside}: no entry of the zoo has a file of this name")
     try:
-        fetch_weights(zoo.card(owner))
+        fetch_weights(zoo.card(name))
     except zoo.WeightsError as error:
         return error
     cache.beside(path, ".bad").unlink(missing_ok=True)

@@ -73,10 +73,7 @@ class Card:
     def filename(self) -> str | None:
         """What the published weights file is called in the cache and on mirrors, None where there
         never was one; entries of one name are of one file."""
-        if not self.weights:
-            return None
-        published = self.weights[0].url.split("?")[0].rsplit("/", 1)[-1]
-        return published if published.endswith(_SUFFIXES) else f"{self.name}.pth"
+        return _filename(self.name, self.weights[0]) if self.weights else None
 
 
 def names(
@@ -152,6 +149,15 @@ def stated(name: str, key: str) -> Any:
     return _stated(CONFIGS / "entry" / f"{name}.yaml", key)
 
 
+def owner(filename: str) -> str | None:
+    """The first entry whose weights file is called so."""
+    for name in names():
+        places = stated(name, "weights")
+        if places and _filename(name, _location(places[0])) == filename:
+            return name
+    return None
+
+
 def backbone_of(name: str) -> str:
     """The entry's choice among `configs/backbone`, such as "resnet50"."""
     chosen = [each for each in stated(name, "defaults") if isinstance(each, dict)]
@@ -178,6 +184,11 @@ def _stated(path: Path, key: str) -> Any:
 @cache
 def _yaml(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def _filename(name: str, place: Location) -> str:
+    published = place.url.split("?")[0].rsplit("/", 1)[-1]
+    return published if published.endswith(_SUFFIXES) else f"{name}.pth"
 
 
 def _served(name: str) -> bool:

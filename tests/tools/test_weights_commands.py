@@ -1,0 +1,264 @@
+"""The commands that fetch, show, check, pin and publish weights."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from mirrors import FaultyServer, on_the_hub, own_settings, saved
+
+import zoo
+from benchmarks import store
+from benchmarks.cell import Cell, Outcome, Weights
+from tools import cli, pin
+from zoo.weights import Location, cache
+
+SMALL = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
+FILE, COPY = f"{SMALL}.pth", f"{SMALL}.converted.safetensors"
+ROOT = Path(cli.__file__).parent.parent
+BODY = b"\x80\x02" + bytes(1000)  # what may be a weights file, as far as its first bytes tell
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("COLUMNS", "200")  # wide enough for any table
+    return own_settings(monkeypatch, tmp_path / "home")
+
+
+@pytest.fixture
+def mirror(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
+    """The one place that answers."""
+    with FaultyServer() as mirror:
+        monkeypatch.setenv("FCOS_ZOO_MIRRORS", mirror.url())
+        monkeypatch.setenv("HF_ENDPOINT", mirror.url("hub"))
+        yield mirror
+
+
+@pytest.fixture
+def published(mirror: FaultyServer) -> bytes:
+    """The weights of a small entry, on the mirror."""
+    torch.manual_seed(0)
+    return mirror.add(FILE, saved({"model": zoo.build(SMALL).state_dict()})).body
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    out, err = capsys.readouterr()
+    return out + err
+
+
+def test_download_fetches_several_and_tells_of_failures(
+    mirror: FaultyServer, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = zoo.names("FCOS_imprv_R_*")
+    for name in wanted[1:]:
+        mirror.add(f"{name}.pth", BODY)
+    assert cli.main(["download", "FCOS_imprv_R_*", "no_such_entry", "--jobs", "3"]) == 1
+    text = said(capsys)
+    assert f"{wanted[1]}: {folder / wanted[1]}.pth" in text
+    assert f"{wanted[0]}: {wanted[0]}.pth could not be fetched" in text
+    assert "no entry 'no_such_entry' in the zoo" in text
+    assert "2 of 3 entries could not be fetched" in text
+    mirror.add(f"{wanted[0]}.pth", BODY)
+    assert cli.main(["download", *wanted]) == 0
+    assert [entry.path.stem for entry in cache.entries()] == wanted
+
+
+def test_download_all_is_every_entry_whose_weights_are_served(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetched: list[str] = []
+    monkeypatch.setattr(
+        "tools.download.fetch_weights", lambda card, progress: fetched.append(card.name)
+    )
+    monkeypatch.setattr(zoo, "card", lambda name: types.SimpleNamespace(name=name))
+    assert cli.main(["download", "--all"]) == 0
+    assert sorted(fetched) == zoo.names(weights=True)
+    with pytest.raises(SystemExit):
+        cli.main(["download"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_an_interrupted_download_ends_at_once_and_is_resumed(
+    mirror: FaultyServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = BODY * 4000
+    resource = mirror.add(FILE, body, pause=0.05)
+    command = subprocess.Popen([sys.executable, "-m", "tools.cli", "download", SMALL], cwd=ROOT)
+    part = folder / f"{FILE}.part"
+    while not (part.is_file() and part.stat().st_size > len(body) // 10):
+        assert command.poll() is None
+        time.sleep(0.02)
+    command.send_signal(signal.SIGINT)
+    assert command.wait(timeout=20) == 130
+    held = part.stat().st_size
+    assert 0 < held < len(body)
+    resource.pause = 0
+    assert cli.main(["download", SMALL]) == 0
+    assert resource.ranges == [None, f"bytes={held}-"]
+    assert (folder / FILE).read_bytes() == body
+
+
+def test_cache_shows_and_removes_an_entry_with_its_copy(
+    published: bytes, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zoo.get(SMALL)
+    (folder / "FCOS_R_50_1x.pth.part").write_bytes(bytes(10))
+    assert cli.main(["cache"]) == 0
+    text = said(capsys)
+    for word in (FILE, "published weights", "converted copy", "unfinished", "3 files"):
+        assert word in text
+    assert cli.main(["cache", "--remove", SMALL, "FCOS_R_50_1x.pth"]) == 0
+    assert "MB freed" in said(capsys)
+    assert list(folder.glob("[!.]*")) == []
+    assert cli.main(["cache", "--remove", SMALL]) == 1
+    assert f"holds nothing of '{SMALL}'" in said(capsys)
+
+
+def test_verify_cache_repairs_what_no_longer_fits(
+    published: bytes, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zoo.get(SMALL)
+    assert cli.main(["verify-cache"]) == 0
+    for name in (FILE, COPY):
+        with (folder / name).open("r+b") as file:
+            file.seek(-3, 2)
+            file.write(b"bad")
+    assert cli.main(["verify-cache", "--no-repair"]) == 1
+    assert f"{FILE}: damaged" in said(capsys)
+    assert cli.main(["verify-cache"]) == 0
+    text = said(capsys)
+    assert f"{FILE}: damaged, fetched again" in text
+    assert f"{COPY}: damaged, removed: the next load writes it anew" in text
+    assert (folder / FILE).read_bytes() == published
+    assert [entry.path.name for entry in cache.entries()] == [FILE]
+    assert not list(folder.glob("*.bad"))
+
+
+def test_verify_cache_says_what_it_cannot_repair(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder.mkdir()
+    (folder / "mine.pth").write_bytes(BODY)
+    assert cli.main(["verify-cache"]) == 0
+    assert "mine.pth: no hash on record" in said(capsys)
+    cache.record(folder / "mine.pth", "0" * 64)
+    assert cli.main(["verify-cache"]) == 1
+    assert "no entry of the zoo has a file of this name" in said(capsys)
+
+
+def test_pin_writes_what_the_hub_states_and_leaves_the_rest(
+    mirror: FaultyServer, tmp_path: Path
+) -> None:
+    mirror.add("a.pth", BODY, on_the_hub, on_the_hub)
+    url, dead = mirror.url("a.pth"), "{url: https://gone.example/a.pth, dead: true, note: gone}"
+    entry = tmp_path / "entry.yaml"
+    text = (
+        f"# why\nsource: x\nweights:\n  - {url}  # the authors'\n  - {dead}\nhead: {{a: [1,  2]}}\n"
+    )
+    entry.write_text(text)
+    found = pin.pin(entry, Location(url))
+    assert (found.size, found.sha256) == (len(BODY), hashlib.sha256(BODY).hexdigest())
+    line = f"  - {{url: '{url}', size: {found.size}, sha256: {found.sha256}}}  # the authors'"
+    assert entry.read_text() == text.replace(f"  - {url}  # the authors'", line)
+    (pinned, _) = yaml.safe_load(entry.read_text())["weights"]
+    assert Location(**pinned) == found
+    assert pin.pin(entry, found) == found
+
+    mirror.add("a.pth", BODY + b"more", on_the_hub, on_the_hub)
+    before = entry.read_text()
+    with pytest.raises(ValueError, match="is now another file: 1006 bytes"):
+        pin.pin(entry, found)
+    assert entry.read_text() == before
+    assert pin.pin(entry, found, overwrite=True).size == 1006
+
+
+def test_pin_goes_through_the_live_locations_of_an_entry(
+    mirror: FaultyServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hub = "hub/tianzhi/AdelaiDet-FCOS/resolve/main/FCOS_R_50_1x.pth"
+    mirror.add(hub, BODY, on_the_hub)
+    (tmp_path / "entry").mkdir()
+    copy = tmp_path / "entry" / "FCOS_R_50_1x.yaml"
+    copy.write_text((pin.CONFIGS / "entry" / "FCOS_R_50_1x.yaml").read_text())
+    monkeypatch.setattr(pin, "CONFIGS", tmp_path)
+    assert cli.main(["pin", "FCOS_R_50_1x"]) == 0
+    live, dead = yaml.safe_load(copy.read_text())["weights"]
+    assert live["sha256"] == hashlib.sha256(BODY).hexdigest()
+    assert dead == {"url": zoo.card("FCOS_R_50_1x").weights[1].url, "dead": True} | {
+        "note": "host switched off in 2023"
+    }
+    del mirror.resources[hub]
+    assert cli.main(["pin", "FCOS_R_50_1x"]) == 1
+    assert "404 Not Found" in said(capsys)
+
+
+def results(path: Path, digest: str) -> Path:
+    """A results file with an AP of these weights and one of others."""
+    facts = {"torch": "2.6", "python": "3.11", "commit": "", "dirty": False, "code": "x"}
+    facts |= {"gpu": "none", "cpu": "a CPU", "cores": 2}
+    file = store.Store(path)
+    for ap, weights in ((0.37, digest[:12]), (0.99, "0" * 12)):
+        cell = Cell(SMALL, "ap", weights=Weights("file", None, weights))
+        outcome = Outcome("measured", {"AP": ap, "split": "val2017", "images": 5000})
+        file.append(store.row_of(cell, outcome, facts, "fcos-zoo bench"))
+    return path
+
+
+def test_push_writes_a_file_that_loads_and_a_page_with_its_figures(
+    published: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = results(tmp_path / "results.jsonl", hashlib.sha256(published).hexdigest())
+    out = tmp_path / "out"
+    arguments = ["push", SMALL, "hf://me/mine", "--results", str(measured), "--dry-run", str(out)]
+    assert cli.main(arguments) == 0
+    page = (out / "README.md").read_text()
+    facts = yaml.safe_load(page.split("---")[1])
+    assert (facts["license"], facts["pipeline_tag"]) == ("other", "object-detection")
+    for text in ("| 37.0 [", "BSD-2-Clause for academic use", "@inproceedings{tian2019fcos"):
+        assert text in page
+    assert f'hf_hub_download("me/mine", "{SMALL}.safetensors")' in page
+    assert "99.0" not in page
+    pushed, ours = zoo.get(SMALL, weights=out / f"{SMALL}.safetensors"), zoo.get(SMALL)
+    for key, value in ours.state_dict().items():
+        assert torch.equal(pushed.state_dict()[key], value)
+
+
+def test_push_uploads_the_folder(
+    published: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[tuple[str, object]] = []
+
+    class Api:
+        def __init__(self, **names: object) -> None: ...
+
+        def create_repo(self, repo: str, private: bool, exist_ok: bool) -> None:
+            calls.append((repo, private))
+
+        def upload_folder(self, repo_id: str, folder_path: str, commit_message: str) -> None:
+            calls.append((repo_id, sorted(path.name for path in Path(folder_path).iterdir())))
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(HfApi=Api))
+    assert cli.main(["push", SMALL, "hf://me/mine", "--private"]) == 0
+    assert calls == [("me/mine", True), ("me/mine", [f"{SMALL}.safetensors", "README.md"])]
+
+
+def test_push_without_the_extra_names_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert cli.main(["push", SMALL, "hf://me/mine"]) == 1
+    assert "pip install 'fcos-zoo[hub]'" in said(capsys)
+    assert cli.main(["push", SMALL, "me/mine"]) == 1
+    assert "write hf://owner/repository" in said(capsys)

@@ -1,0 +1,181 @@
+"""`zoo.get` from the first byte on a mirror to a detector, and what it says where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from mirrors import FaultyServer, own_settings, saved
+
+import zoo
+from zoo.available import nearest
+from zoo.identify import looks_like
+
+ENTRY = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
+FILE = f"{ENTRY}.pth"
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    return own_settings(monkeypatch, tmp_path / "home")
+
+
+@pytest.fixture
+def mirror(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
+    """The first place that `zoo.get` asks."""
+    with FaultyServer() as mirror:
+        monkeypatch.setenv("FCOS_ZOO_MIRRORS", mirror.url())
+        monkeypatch.setenv("HF_ENDPOINT", mirror.url("nothing"))
+        yield mirror
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, torch.Tensor]:
+    """A network of the entry with statistics unlike a fresh one's."""
+    torch.manual_seed(0)
+    state = zoo.build(ENTRY).state_dict()
+    for key, value in state.items():
+        if key.endswith("running_mean"):
+            value.normal_(std=0.1)
+    return state
+
+
+def differing(detector: torch.nn.Module, state: dict[str, torch.Tensor]) -> list[str]:
+    """Keys of the tensors that are not the same."""
+    ours = detector.state_dict()
+    assert ours.keys() == state.keys()
+    return [key for key in state if not torch.equal(ours[key], state[key])]
+
+
+def test_a_mirror_s_file_becomes_a_detector(
+    mirror: FaultyServer, cache: Path, published: dict[str, torch.Tensor]
+) -> None:
+    mirror.add(FILE, saved({"model": published}))
+    detector = zoo.get(ENTRY)
+    assert differing(detector, published) == []
+    assert not detector.training
+    assert detector.card.name == ENTRY
+    assert (cache / FILE).read_bytes() == mirror.resources[FILE].body
+    (found,) = detector([torch.zeros(3, 64, 64)])
+    assert found["boxes"].shape[1] == 4
+
+
+def test_a_cached_file_needs_no_network(
+    mirror: FaultyServer,
+    tmp_path: Path,
+    published: dict[str, torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FCOS_ZOO_OFFLINE", "1")
+    with pytest.raises(zoo.WeightsError, match=r"not asked, FCOS_ZOO_OFFLINE is set"):
+        zoo.get(ENTRY)
+    (tmp_path / FILE).write_bytes(saved({"model": published}))
+    monkeypatch.setenv("FCOS_ZOO_MIRRORS", str(tmp_path))  # a folder is no network
+    assert differing(zoo.get(ENTRY), published) == []
+    monkeypatch.delenv("FCOS_ZOO_MIRRORS")
+    assert differing(zoo.get(ENTRY), published) == []
+
+
+def test_a_licence_that_binds_is_told_once_when_the_file_arrives(
+    mirror: FaultyServer, published: dict[str, torch.Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    mirror.add(FILE, saved({"model": published}))
+    zoo.get(ENTRY)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"{ENTRY}: licence of these weights: {zoo.card(ENTRY).licence}"
+    zoo.get(ENTRY)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("keys", "what"),
+    [
+        (["backbone.body.stem.conv1.weight", "roi_heads.box.predictor.weight"], "two-stage"),
+        (["features.0.0.weight", "classifier.1.weight"], "classification network"),
+        (["encoder.weight"], "keys are like encoder.weight"),
+    ],
+)
+def test_another_model_under_the_right_name_is_refused(
+    mirror: FaultyServer,
+    cache: Path,
+    published: dict[str, torch.Tensor],
+    keys: list[str],
+    what: str,
+) -> None:
+    mirror.add(FILE, saved(dict.fromkeys(keys, torch.zeros(2))))
+    with pytest.raises(zoo.CheckpointError, match=what) as refusal:
+        zoo.get(ENTRY)
+    assert f"kept aside as {cache / FILE}.bad" in str(refusal.value)
+    assert sorted(path.name for path in cache.glob("[!.]*")) == [f"{FILE}.bad"]
+    mirror.add(FILE, saved({"model": published}))  # the host has mended it
+    assert differing(zoo.get(ENTRY), published) == []
+
+
+def test_a_file_that_is_damaged_does_not_stay_in_the_cache(
+    mirror: FaultyServer, cache: Path
+) -> None:
+    mirror.add(FILE, saved({"weight": torch.zeros(100)})[:600])
+    with pytest.raises(zoo.WeightsError, match=r"damaged or not safe to read"):
+        zoo.get(ENTRY)
+    assert not (cache / FILE).exists()
+
+
+def test_the_network_that_a_checkpoint_is_of_is_named() -> None:
+    with torch.device("meta"):
+        state = torchvision.models.detection.fcos_resnet50_fpn(
+            weights=None, weights_backbone=None
+        ).state_dict()
+    assert looks_like(state) == "its tensors are those of FCOS_TV_R_50"
+    del state["head.classification_head.conv.0.weight"]
+    assert (
+        looks_like(state) == "it looks like a torchvision checkpoint that fits no entry of the zoo"
+    )
+
+
+def test_where_nobody_serves_the_weights_one_line_says_what_else_there_is(cache: Path) -> None:
+    with pytest.raises(zoo.NoWeightsError) as dead:
+        zoo.get("FCOS_HRNet_W18_5l_2x")
+    assert str(dead.value) == (
+        "nobody serves the weights of FCOS_HRNet_W18_5l_2x any more (reported unreachable since "
+        "2019): the nearest entry with weights is FCOS_MM_HRNet_W18_2x; "
+        "`fcos-zoo train FCOS_HRNet_W18_5l_2x` trains this one"
+    )
+    with pytest.raises(zoo.WeightsError, match=r"no weights were ever published for FCOS_R_50_6l"):
+        zoo.get("FCOS_R_50_6l_2x")
+
+
+def test_the_nearest_entry_has_the_same_backbone_if_any_has() -> None:
+    assert zoo.card(nearest("FCOS_R_50_5l_2x")).config["backbone"]["depth"] == 50
+    assert nearest("FCOS_V_75_FPN_2x") == "FCOS_V_57_FPN_2x"
+
+
+def test_names_by_licence_and_by_whether_weights_are_served() -> None:
+    permissive, bound = zoo.names(license="permissive"), zoo.names(license="non-commercial")
+    assert sorted([*permissive, *bound]) == zoo.names()
+    assert "FCOS_TV_R_50" in permissive
+    assert "FCOS_R_50_1x" in bound
+    served, gone = zoo.names("*_5l_*", weights=True), zoo.names("*_5l_*", weights=False)
+    assert sorted([*served, *gone]) == zoo.names("*_5l_*")
+    assert served == ["FCOS_R_101_5l_2x"]
+    with pytest.raises(ValueError, match=r"'MIT' is neither 'permissive' nor"):
+        zoo.names(license="MIT")  # type: ignore[arg-type]
+
+
+def test_what_is_read_from_the_files_alone_is_what_the_card_says() -> None:
+    for name in zoo.names("FCOS_*R_50*1x"):
+        card = zoo.card(name)
+        assert (name in zoo.names(license="permissive")) == card.permissive
+        assert (name in zoo.names(weights=True)) == card.live
+
+
+def test_files_of_one_name_are_one_file() -> None:
+    locations: dict[str, set[str]] = {}
+    for name in zoo.names(weights=True):
+        card = zoo.card(name)
+        assert card.filename is not None
+        locations.setdefault(card.filename, set()).add(card.weights[0].url)
+    assert {name: urls for name, urls in locations.items() if len(urls) > 1} == {}
+    assert zoo.card("FCOS_HRNet_W18_5l_2x").filename == "FCOS_HRNet_W18_5l_2x.pth"
