@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from benchmarks import target_memory
 from fcos import TargetAssigner
 from fcos.boxes import level_points
 
@@ -143,3 +144,15 @@ def test_a_disc_cuts_the_corners_of_the_square(region: str, expected: list[int])
 def test_ranges_and_levels_must_be_as_many() -> None:
     with pytest.raises(ValueError, match="2 pyramid levels but 1 size ranges"):
         TargetAssigner([(-1, 64)])(POINTS, STRIDES, torch.zeros(0, 4), torch.zeros(0).long())
+
+
+def test_a_crowd_takes_little_memory_and_gives_what_all_pairs_at_once_do() -> None:
+    peak, _, positives = target_memory.measure("TargetAssigner", 1000)
+    assert peak < target_memory.LIMIT_MB
+    crowd = target_memory.make_crowd(60, "cpu")
+    ours = target_memory.assign_in_chunks(crowd)
+    theirs = target_memory.assign_all_at_once(crowd)
+    learned = ours.labels >= 0
+    assert torch.equal(ours.labels, theirs.labels)
+    assert torch.equal(ours.ltrb[learned], theirs.ltrb[learned])
+    assert positives > int(learned.sum()) > 0
