@@ -95,9 +95,10 @@ class SyncBatchNorm2d(BatchNorm2d):
         if not distributed or dist.get_world_size() == 1:
             return super().forward(input)
         mean = var = None
-        if self.track_running_stats and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
+        if self.track_running_stats:
             mean, var = self.running_mean, self.running_var
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
         statistics = (mean, var, self.eps, self.momentum)
         if input.is_cpu:
             return _sync_batch_norm_cpu(input, self.weight, self.bias, *statistics)

@@ -54,11 +54,12 @@ class _Recomputed:
 
     @contextmanager
     def _statistics_kept(self) -> Iterator[None]:
-        before = [norm.track_running_stats for norm in self.norms]
+        before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in self.norms]
         for norm in self.norms:
-            norm.track_running_stats = False
+            norm.momentum = 0.0
+            norm.num_batches_tracked = None
         try:
             yield
         finally:
-            for norm, tracked in zip(self.norms, before, strict=True):
-                norm.track_running_stats = tracked
+            for norm, momentum, count in before:
+                norm.momentum, norm.num_batches_tracked = momentum, count

@@ -1,0 +1,135 @@
+"""Options change speed, memory or precision, and what is learnt by no more than rounding."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny_detector import make_detector, square_batch
+
+from backbones import ResNet
+from fcos.train import memory
+from fcos.train.log import Log
+from fcos.train.recompute import recompute_activations
+
+
+def gradients(detector, seed=0):
+    images, targets = square_batch(2, seed)
+    losses = detector(images, targets)
+    torch.stack(list(losses.values())).sum().backward()
+    return {name: p.grad for name, p in detector.named_parameters()}
+
+
+@pytest.mark.parametrize("head_norm", ["bn", "gn"])
+def test_recomputing_activations_changes_nothing_but_memory(head_norm):
+    plain, sparing = (make_detector(head_norm=head_norm) for _ in range(2))
+    recompute_activations(sparing)
+    expected = gradients(plain)
+    found = gradients(sparing)
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name])
+    for name, value in sparing.state_dict().items():  # statistics are taken once
+        torch.testing.assert_close(value, plain.state_dict()[name])
+
+
+def test_recomputing_keeps_fewer_activations():
+    def kept(recompute):
+        detector = make_detector()
+        detector.backbone = ResNet(50, out_stages=(3, 4), frozen_stages=0)
+        detector.pyramid = torch.nn.Module()
+        if recompute:
+            recompute_activations(detector)
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: sizes.append(tensor.numel()) or tensor, lambda tensor: tensor
+        ):
+            detector.backbone(torch.rand(1, 3, 64, 64))
+        return sum(sizes)
+
+    assert kept(recompute=True) < kept(recompute=False) / 3
+
+
+def test_channels_last_computes_the_same():
+    detector = make_detector().to(memory_format=torch.channels_last)
+    expected = gradients(make_detector())
+    for name, gradient in gradients(detector).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5)
+
+
+def test_bf16_follows_fp32(make_trainer):
+    curves = {}
+    for precision in ("fp32", "bf16"):
+        trainer = make_trainer(make_detector(), precision, iterations=10, precision=precision)
+        batches = iter(trainer.batches(0))
+        curves[precision] = [trainer.step(*next(batches))[0]["loss"] for _ in range(10)]
+    assert curves["bf16"] == pytest.approx(curves["fp32"], rel=0.02)
+    assert curves["bf16"] != curves["fp32"]
+
+
+def test_fp16_scales_its_losses(make_trainer):
+    trainer = make_trainer(make_detector(), precision="fp16")
+    assert trainer.scaler.is_enabled()
+    losses, _ = trainer.step(*next(iter(trainer.batches(0))))
+    assert losses["loss"] > 0
+    assert all(bool(torch.isfinite(p).all()) for p in trainer.detector.parameters())
+
+
+def test_the_average_lags_behind(make_trainer):
+    trainer = make_trainer(make_detector(), ema=0.5, iterations=3)
+    batches = iter(trainer.batches(0))
+    seen = []
+    for _ in range(2):
+        trainer.step(*next(batches))
+        seen.append(trainer.detector.backbone.stages[0][0].conv.weight.detach().clone())
+    averaged = trainer.released.backbone.stages[0][0].conv.weight
+    torch.testing.assert_close(averaged, (seen[0] + seen[1]) / 2)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A detector that seems to be on a GPU with room for a number of images."""
+
+    def make(room):
+        monkeypatch.setattr(memory, "_fits", lambda detector, images, *_: images <= room)
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+        mean = SimpleNamespace(device=torch.device("cuda"))
+        return SimpleNamespace(images=SimpleNamespace(mean=mean), modules=lambda: [])
+
+    return make
+
+
+@pytest.mark.parametrize(("room", "parts"), [(100, 1), (16, 1), (15, 2), (5, 4), (1, 16)])
+def test_a_step_is_computed_in_as_few_parts_as_fit(gpu, room, parts):
+    assert memory.fitting_parts(gpu(room), images=16, size=(800, 1333)) == parts
+
+
+def test_where_nothing_fits_the_message_says_what_to_lower(gpu):
+    with pytest.raises(RuntimeError, match=r"one image of 1333x800 .* solver\.recompute=true"):
+        memory.fitting_parts(gpu(0), images=16, size=(800, 1333))
+
+
+def test_the_memory_of_cpus_is_not_probed():
+    assert memory.fitting_parts(make_detector(), images=16, size=(800, 1333)) == 1
+
+
+def test_metrics_reach_the_clients_of_others(tmp_path, monkeypatch):
+    sent = []
+    run = SimpleNamespace(log=lambda values, step: sent.append(("wandb", step, values)))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: run))
+    mlflow = SimpleNamespace(
+        set_experiment=lambda name: None,
+        start_run=lambda run_name: None,
+        log_dict=lambda config, name: None,
+        log_metrics=lambda values, step: sent.append(("mlflow", step, values)),
+    )
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    log = Log(tmp_path, loggers=["wandb", "mlflow"])
+    log.write({"iteration": 7, "AP": 0.5, "per_class": {"cat": 0.5}})
+    assert sent == [("wandb", 7, {"AP": 0.5}), ("mlflow", 7, {"AP": 0.5})]
+
+
+def test_a_logger_that_is_not_installed_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    Log(tmp_path, loggers=["wandb"]).write({"iteration": 1})
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"iteration": 1}\n'
