@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks import pictures
 from benchmarks.cell import Dataset
@@ -16,6 +18,7 @@ from fcos.data.named import check_is_minival
 from fcos.evaluate import Result, evaluate, to_coco_results
 
 MINIVAL = ("val2017", "minival")
+UNKNOWN = -1
 
 
 def detect(
@@ -23,41 +26,69 @@ def detect(
 ) -> list[Result]:
     """Detections of the images in COCO's results format, every one that the decoder keeps.
 
-    Classes are matched by name; where the numbers of classes agree, by their order.
-
     Raises:
         ValueError: the dataset has other classes than the detector.
     """
-    categories = category_ids(detector.classes, dataset)
+
+    def boxes(images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        return detector.decode(*_run(detector, images))
+
+    return detect_with(
+        boxes, detector.classes, dataset, ids, batch, plus_one=detector.decoder.plus_one
+    )
+
+
+def detect_with(
+    find: Callable[[Sequence[Tensor]], Sequence[dict[str, Tensor]]],
+    classes: Sequence[str],
+    dataset: Dataset,
+    ids: Iterable[int],
+    batch: int = 1,
+    plus_one: bool = False,
+) -> list[Result]:
+    """The same of any callable from pictures to boxes, with its class names by label."""
+    categories = category_ids(classes, dataset)
     results: list[Result] = []
-    chosen = list(ids)
-    for start in range(0, len(chosen), batch):
-        group = pictures.read_all(dataset, chosen[start : start + batch])
+    for chosen in _batched(ids, batch):
+        group = pictures.read_all(dataset, chosen)
         with torch.inference_mode():
-            found = detector.detect([picture.image for picture in group], batch_size=batch)
-        for picture, detections in zip(group, found, strict=True):
-            results += to_coco_results(
-                picture.image_id,
-                detections.boxes,
-                detections.scores,
-                detections.labels,
-                categories,
-                plus_one=detector.decoder.plus_one,
+            found = find([picture.image for picture in group])
+        for picture, one in zip(group, found, strict=True):
+            boxes, scores, labels = (one[key] for key in ("boxes", "scores", "labels"))
+            rows = to_coco_results(
+                picture.image_id, boxes, scores, labels, categories, plus_one=plus_one
             )
+            results += [row for row in rows if row["category_id"] != UNKNOWN]
     return results
 
 
+def _run(detector: Detector, images: Sequence[Tensor]) -> tuple[Any, ...]:
+    batch, originals, scales = detector.prepare(images)
+    return detector.network(batch), batch, originals, scales
+
+
+def _batched(ids: Iterable[int], size: int) -> Iterator[list[int]]:
+    waiting = iter(ids)
+    while chosen := list(islice(waiting, size)):
+        yield chosen
+
+
 def category_ids(classes: Sequence[str], dataset: Dataset) -> list[int]:
-    """The annotation file's category id of each of the detector's classes."""
+    """The annotation file's category id of each of the detector's classes, by name; `UNKNOWN`
+    of one that the dataset does not have.
+
+    Raises:
+        ValueError: it has none of them.
+    """
     categories = load_annotations(dataset.annotations)["categories"]
     by_name = {str(category.get("name", category["id"])): category["id"] for category in categories}
-    if set(classes) <= set(by_name):
-        return [by_name[name] for name in classes]
-    missing = [name for name in classes if name not in by_name]
-    raise ValueError(
-        f"{dataset.name} has other classes than the detector: no {missing[0]!r} among its "
-        f"{len(by_name)}"
-    )
+    found = [by_name.get(name, UNKNOWN) for name in classes]
+    if set(found) == {UNKNOWN}:
+        raise ValueError(
+            f"{dataset.name} has none of the detector's classes, {classes[0]!r} and so on, but "
+            f"{next(iter(by_name))!r} and so on"
+        )
+    return found
 
 
 def figures(results: Sequence[Result], dataset: Dataset, ids: Sequence[int]) -> dict[str, Any]:

@@ -80,6 +80,7 @@ class Cell:
         dataset, limit: the images, and how many of them, the first ones.
         pace: of timed metrics.
         weights: what the detector is filled with.
+        keep: a folder for detections, as `<key>.json`.
     """
 
     entry: str
@@ -95,6 +96,7 @@ class Cell:
     limit: int | None = None
     pace: Pace = field(default_factory=Pace)
     weights: Weights = field(default_factory=Weights)
+    keep: str | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -103,6 +105,7 @@ class Cell:
         fields["dataset"] = self.dataset and f"{self.dataset.name}@{self.dataset.digest}"
         fields["weights"] = f"{self.weights.source}@{self.weights.digest}"
         fields["size"] = self.size and list(self.size)
+        del fields["keep"]
         return fields
 
     @property

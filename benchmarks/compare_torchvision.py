@@ -27,11 +27,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
-from torchvision.models.detection import fcos_resnet50_fpn
 from torchvision.ops import box_iou
 
 import zoo
-from benchmarks import environment, pictures, subject, synthetic
+from benchmarks import environment, peers, pictures, subject, synthetic
 from fcos import Detector
 from zoo.build import DTYPES
 
@@ -50,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     photos = [p.image for p in pictures.read_all(dataset, pictures.image_ids(dataset))]
     ours, half = (our_detector(options.weights, photos, p) for p in ("fp32", "bf16"))
     photo = next(image for image in photos if _input_size(ours, image) == INPUT)
-    theirs = their_detector(options.torchvision_weights, photo)
+    file = options.torchvision_weights
+    theirs = peers.trained_torchvision(file) if file else peers.random_torchvision(photo)
     contenders: dict[str, Callable[[], Times]] = {
         "torchvision fp32": lambda: time_theirs(theirs, photo),
         "ours fp32": lambda: time_ours(ours, photo),
@@ -91,30 +91,6 @@ def our_detector(weights: Path | None, photos: Sequence[Tensor], precision: str)
         fitting = [image for image in photos if _input_size(detector, image) == INPUT]
         synthetic.prepare(detector, fitting[:1])
     return detector.to(dtype=DTYPES[precision]).to(memory_format=torch.channels_last)
-
-
-def their_detector(weights: Path | None, photo: Tensor) -> nn.Module:
-    """torchvision's model, with a state dict or with random weights of the same kind as ours."""
-    torch.manual_seed(0)
-    model = fcos_resnet50_fpn(weights=None, weights_backbone=None).eval()
-    if weights is not None:
-        model.load_state_dict(torch.load(weights, weights_only=True))
-        return model
-    synthetic.settle_norms(model, lambda: model([photo.float() / 255]))
-    nn.init.zeros_(model.head.regression_head.bbox_reg.weight)
-    nn.init.constant_(model.head.regression_head.bbox_reg.bias, synthetic.BOX_STRIDES)
-    outputs: list[dict[str, Tensor]] = []
-    hook = model.head.register_forward_hook(lambda *call: outputs.append(call[2]))
-    with torch.no_grad():
-        model([photo.float() / 255])
-    hook.remove()
-    # Its threshold is on the square root of class score times centre-ness.
-    needed = model.score_thresh**2 / outputs[0]["bbox_ctrness"].sigmoid()
-    margins = outputs[0]["cls_logits"] - needed.clamp(max=1 - 1e-6).logit()
-    synthetic.shift_bias(
-        model.head.classification_head.cls_logits.bias, margins.flatten(), synthetic.CANDIDATES
-    )
-    return model
 
 
 def time_ours(detector: Detector, photo: Tensor) -> Times:

@@ -22,13 +22,15 @@ NOISY = 0.10  # a relative interquartile range over it marks a row
 class Timing:
     """Seconds of every run: `total` (rounds, inputs) and the same for each of `stages`.
 
-    `warmup` runs came before, `stable` says whether they ended in agreement.
+    `warmup` runs came before, `stable` says whether they ended in agreement; `first` is the very
+    first one, in which a compiled network is compiled.
     """
 
     total: np.ndarray
     stages: dict[str, np.ndarray] = field(default_factory=dict)
     warmup: int = 0
     stable: bool = False
+    first: float = 0.0
 
 
 def measure(
@@ -51,7 +53,7 @@ def measure(
     if not inputs:
         raise ValueError("nothing to time: no inputs")
     once = _timed_on_gpu if device.startswith("cuda") else _timed_on_cpu
-    warmup, stable = _warm_up(lambda item: sum(once(stages, item)[1:]), inputs, pace)
+    first, warmup, stable = _warm_up(lambda item: once(stages, item)[0], inputs, pace)
     rounds: list[list[list[float]]] = []
     start = time.perf_counter()
     while True:
@@ -63,11 +65,16 @@ def measure(
             break
     times = np.array(rounds)  # rounds, inputs, total and stages
     by_stage = {name: times[:, :, i] for i, name in enumerate(stages, 1)}
-    return Timing(times[:, :, 0], by_stage, warmup, stable)
+    return Timing(times[:, :, 0], by_stage, warmup, stable, first)
 
 
-def _warm_up(run: Callable[[Any], float], inputs: Sequence[Any], pace: Pace) -> tuple[int, bool]:
-    """Run until two passes have the same median, or as long as the timed part may take."""
+def _warm_up(
+    run: Callable[[Any], float], inputs: Sequence[Any], pace: Pace
+) -> tuple[float, int, bool]:
+    """Run until two passes have the same median, or as long as the timed part may take.
+
+    Returns the first run's time, the number of runs, and whether they became stable.
+    """
     start = time.perf_counter()
     first = [run(item) for item in inputs]
     count, medians = len(first), [float(np.median(first[:WINDOW]))]
@@ -76,8 +83,8 @@ def _warm_up(run: Callable[[Any], float], inputs: Sequence[Any], pace: Pace) -> 
         count += len(window)
         medians.append(float(np.median(window)))
         if abs(medians[-1] / medians[-2] - 1) <= AGREE:
-            return count, True
-    return count, False
+            return first[0], count, True
+    return first[0], count, False
 
 
 def _timed_on_cpu(stages: Mapping[str, Callable[[Any], Any]], item: Any) -> list[float]:

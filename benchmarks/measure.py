@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
 
 import zoo
-from benchmarks import accuracy, environment, flops, latency, memory, pictures, prediction, subject
+from benchmarks import (
+    accuracy,
+    environment,
+    flops,
+    latency,
+    memory,
+    peers,
+    pictures,
+    prediction,
+    subject,
+)
 from benchmarks.cell import Cell
 from benchmarks.worker import MissingError
-from fcos import Detector
 
 
 def measure(cell: Cell) -> dict[str, Any]:
@@ -29,6 +40,7 @@ def measure(cell: Cell) -> dict[str, Any]:
         "flops": _flops,
         "training_memory": _training_memory,
         "latency": _latency,
+        "throughput": _throughput,
         "memory": _memory,
         "ap": _ap,
     }
@@ -42,20 +54,21 @@ def measure(cell: Cell) -> dict[str, Any]:
 
 
 def _params(cell: Cell) -> dict[str, Any]:
-    return flops.parameters(zoo.build(cell.entry))
+    return flops.parameters(_module(cell))
 
 
 def _flops(cell: Cell) -> dict[str, Any]:
-    return flops.count(zoo.build(cell.entry).eval(), cell.size)
+    return flops.count(zoo.build(cell.entry).eval())
 
 
 def _training_memory(cell: Cell) -> dict[str, Any]:
     """Predicted always, measured too on a GPU, where the difference is given."""
-    size = cell.size or _largest_training_size(cell.entry)
-    values: dict[str, Any] = {"input": f"{size[0]}x{size[1]}", "images": memory.IMAGES_A_GPU}
-    values |= prediction.training_step(cell.entry, size)
+    size = _largest_training_size(cell.entry)
+    images, precision = memory.IMAGES_A_GPU, cell.precision
+    values: dict[str, Any] = {"input": f"{size[0]}x{size[1]}", "images": images}
+    values |= prediction.training_step(cell.entry, size, images, precision)
     if cell.device.startswith("cuda"):
-        values |= memory.training_step(zoo.build(cell.entry), size, cell.device)
+        values |= memory.training_step(zoo.build(cell.entry), size, cell.device, images, precision)
         values["predicted_over_measured"] = values["predicted_gb"] / values["measured_gb"]
     return values
 
@@ -72,33 +85,41 @@ def _largest_training_size(entry: str) -> tuple[int, int]:
 
 
 def _latency(cell: Cell) -> dict[str, Any]:
-    detector, images = _set_up(cell)
-    stages = subject.stages(detector, cell.compiled)
-    groups = [images[i : i + cell.batch] for i in range(0, len(images), cell.batch)]
+    ready = subject.ready(cell)
     with torch.inference_mode():
-        timing = latency.measure(stages, groups, cell.device, cell.pace)
-        found = [len(boxes["boxes"]) for group in groups for boxes in _run(stages, group)]
-        candidates = [_candidates(detector, stages, group) for group in groups]
+        load = ready.look()
+        timing = latency.measure(ready.stages, ready.groups, cell.device, cell.pace)
+    samples = [[round(1e3 * s, 4) for s in run] for run in timing.total.tolist()]
+    return {**_timed(timing, ready), **load, "samples_ms": samples}
+
+
+def _throughput(cell: Cell) -> dict[str, Any]:
+    ready = subject.ready(cell)
+    with torch.inference_mode():
+        timing = latency.measure(ready.stages, ready.groups, cell.device, cell.pace)
+    values = _timed(timing, ready)
+    values["images_per_second"] = 1e3 * cell.batch / values["median"]
+    return values
+
+
+def _timed(timing: latency.Timing, ready: subject.Ready) -> dict[str, Any]:
     return {
         **latency.summarize(timing.total),
         "stages": {name: latency.summarize(times) for name, times in timing.stages.items()},
         "warmup": timing.warmup,
+        "first_ms": 1e3 * timing.first,
         "stable": timing.stable,
-        "images": len(images),
+        "images": ready.images,
         "rounds": len(timing.total),
-        "candidates": sum(candidates) / len(images),
-        "detections": sum(found) / len(images),
-        "weights": cell.weights.source,
-        "samples_ms": [[round(1e3 * s, 4) for s in run] for run in timing.total.tolist()],
+        "weights": ready.weights,
     }
 
 
 def _memory(cell: Cell) -> dict[str, Any]:
-    detector, images = _set_up(cell)
-    groups = [images[i : i + cell.batch] for i in range(0, len(images), cell.batch)]
+    ready = subject.ready(cell)
     with torch.inference_mode():
-        values = memory.detecting(subject.stages(detector, cell.compiled), groups, cell.device)
-    return {**values, "images": len(images), "weights": cell.weights.source}
+        values = memory.detecting(ready.stages, ready.groups, cell.device)
+    return {**values, "images": ready.images, "weights": ready.weights}
 
 
 def _ap(cell: Cell) -> dict[str, Any]:
@@ -106,26 +127,23 @@ def _ap(cell: Cell) -> dict[str, Any]:
         raise MissingError(cell.weights.note or "no weights given")
     assert cell.dataset is not None
     ids = pictures.image_ids(cell.dataset, cell.limit)
-    detector = subject.detector_of(cell, [])
-    results = accuracy.detect(detector, cell.dataset, ids, cell.batch)
+    if peers.is_peer(cell.entry):
+        peer: Any = peers.load(cell.entry, cell.device, cell.precision)
+        if getattr(peer, "weights", "") == "random":
+            raise MissingError("its weights are not on this machine")
+        results = accuracy.detect_with(peer, peer.classes, cell.dataset, ids, cell.batch)
+    else:
+        results = accuracy.detect(subject.detector_of(cell, []), cell.dataset, ids, cell.batch)
+    if cell.keep:
+        Path(cell.keep).mkdir(parents=True, exist_ok=True)
+        (Path(cell.keep) / f"{cell.key}.json").write_text(json.dumps(results))
     return accuracy.figures(results, cell.dataset, ids)
 
 
-def _set_up(cell: Cell) -> tuple[Detector, list[torch.Tensor]]:
-    assert cell.dataset is not None
-    ids = pictures.image_ids(cell.dataset, cell.limit)
-    images = [picture.image for picture in pictures.read_all(cell.dataset, ids)]
-    return subject.detector_of(cell, images), images
-
-
-def _run(stages: dict[str, subject.Stage], item: Any) -> Any:
-    for stage in stages.values():
-        item = stage(item)
-    return item
-
-
-def _candidates(detector: Detector, stages: dict[str, subject.Stage], group: Any) -> int:
-    """(location, class) pairs whose class score is over the decoder's threshold."""
-    levels, _ = stages["network"](stages["preprocess"](group))
-    threshold = detector.decoder.score_threshold
-    return sum(int((level.logits.sigmoid() > threshold).sum()) for level in levels)
+def _module(cell: Cell) -> torch.nn.Module:
+    if not peers.is_peer(cell.entry):
+        return zoo.build(cell.entry)
+    peer = peers.load(cell.entry, cell.device, cell.precision)
+    if not isinstance(peer, torch.nn.Module):
+        raise MissingError("the adapter is no torch.nn.Module")
+    return peer

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fcos import Detector
+from zoo.build import DTYPES
 
 IMAGES_A_GPU = 2  # the published recipes: 16 images on 8 GPUs
 
@@ -38,7 +39,11 @@ def detecting(
 
 
 def training_step(
-    detector: Detector, size: tuple[int, int], device: str, images: int = IMAGES_A_GPU
+    detector: Detector,
+    size: tuple[int, int],
+    device: str,
+    images: int = IMAGES_A_GPU,
+    precision: str = "fp32",
 ) -> dict[str, Any]:
     """GPU memory of optimisation steps at `size` (height, width), in GB of 2^30 bytes.
 
@@ -53,7 +58,8 @@ def training_step(
     targets = [{key: value.to(device) for key, value in t.items()} for t in targets]
     torch.cuda.reset_peak_memory_stats()
     for _ in range(2):
-        losses = detector(batch, targets)
+        with torch.autocast("cuda", DTYPES.get(precision), enabled=precision in ("bf16", "fp16")):
+            losses = detector(batch, targets)
         assert isinstance(losses, dict)
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()

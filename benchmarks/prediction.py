@@ -12,15 +12,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.experimental import _config as shapes
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 import zoo
 from benchmarks.memory import IMAGES_A_GPU, sgd, training_batch
 from fcos import Detector
+from zoo.build import DTYPES
 
 BLOCK = 512  # CUDA's allocator hands out multiples of it
+aten = torch.ops.aten
 
 
 class MemoryTracker(TorchDispatchMode):
@@ -61,28 +63,55 @@ class MemoryTracker(TorchDispatchMode):
         return result
 
 
-def training_step(entry: str, size: tuple[int, int], images: int = IMAGES_A_GPU) -> dict[str, Any]:
+class EverythingPositive(TorchDispatchMode):
+    """Gives boolean indices the only length that is known without values: that of their mask.
+
+    Locations that learn a box are few; to take all of them for such adds some megabytes.
+    """
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func is aten.nonzero.default:
+            return _all_indices(args[0])
+        if func in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default):
+            indices: list[Tensor | None] = []
+            for index in args[1]:
+                boolean = index is not None and index.dtype == torch.bool
+                indices += _all_indices(index).unbind(1) if boolean else [index]
+            args = (args[0], indices, *args[2:])
+        return func(*args, **(kwargs or {}))
+
+
+def _all_indices(mask: Tensor) -> Tensor:
+    return torch.empty(mask.numel(), mask.dim(), dtype=torch.int64, device=mask.device)
+
+
+def training_step(
+    entry: str,
+    size: tuple[int, int],
+    images: int = IMAGES_A_GPU,
+    precision: str = "fp32",
+) -> dict[str, Any]:
     """Predicted peak memory of a process that trains an entry, in GB of 2^30 bytes.
 
     Args:
         entry: a name of the zoo.
         size: (height, width) of the images.
         images: a process.
+        precision: "fp32", or one that the network is autocast to.
     """
-    detector = zoo.build(entry).train().to("meta")
-    pictures, targets = training_batch(detector, size, images)
-    pictures = [picture.to("meta") for picture in pictures]
-    targets = [{key: value.to("meta") for key, value in t.items()} for t in targets]
-    optimizer = sgd(detector)
     tracker = MemoryTracker()
-    for tensor in [*detector.parameters(), *detector.buffers(), *pictures]:
-        tracker.add(tensor)
-    model = tracker.now
-    # A boolean index has as many results as the mask is long: all locations count as positive.
-    everything = shapes.patch(meta_nonzero_assume_all_nonzero=True)  # type: ignore[attr-defined]
-    with everything, tracker:
-        for _ in range(2):  # from the second on there is momentum
-            _step(detector, pictures, targets, optimizer)
+    with FakeTensorMode(), EverythingPositive():
+        detector = zoo.build(entry).train()
+        pictures, targets = training_batch(detector, size, images)
+        optimizer = sgd(detector)
+        for tensor in [*detector.parameters(), *detector.buffers(), *pictures]:
+            tracker.add(tensor)
+        model = tracker.now
+        with tracker:
+            for _ in range(2):  # from the second on there is momentum
+                _step(detector, pictures, targets, optimizer, precision)
     return {"predicted_gb": tracker.peak / 2**30, "model_gb": model / 2**30}
 
 
@@ -91,12 +120,14 @@ def _step(
     pictures: Sequence[Tensor],
     targets: Sequence[dict[str, Tensor]],
     optimizer: torch.optim.Optimizer,
+    precision: str,
 ) -> None:
     """`Detector.forward` without its look at the targets' values, and the optimiser's step."""
-    batch = detector.images(pictures)
-    levels = detector.network(batch)
-    assigned = detector.assign(detector.points(levels, batch), targets, batch)
-    losses = detector.loss(levels, assigned)
+    with torch.autocast("cpu", DTYPES.get(precision), enabled=precision in ("bf16", "fp16")):
+        batch = detector.images(pictures)
+        levels = detector.network(batch)
+        assigned = detector.assign(detector.points(levels, batch), targets, batch)
+        losses = detector.loss(levels, assigned)
     optimizer.zero_grad(set_to_none=True)
     torch.stack(list(losses.values())).sum().backward()
     optimizer.step()

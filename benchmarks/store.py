@@ -64,6 +64,18 @@ class Store:
         """All whole rows, in the order in which they were written."""
         return read([self.path]) if self.path.exists() else []
 
+    def merge(self, rows: Iterable[Row]) -> int:
+        """Append those rows that are not here yet; returns how many."""
+        here = {json.dumps(row, sort_keys=True) for row in self.rows()}
+        added = 0
+        for row in rows:
+            text = json.dumps(row, sort_keys=True)
+            if text not in here:
+                here.add(text)
+                self.append(row)
+                added += 1
+        return added
+
     def done(self, environment: dict[str, Any]) -> dict[str, Row]:
         """By cell, what this machine has measured with this very code and torch."""
         here = [environment[name] for name in ("code", "torch")]

@@ -1,28 +1,24 @@
-"""A suite: which cells to measure, and the run through all of them."""
+"""A suite: which cells to measure, from a config of `configs/suite` and what the user adds."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-import shlex
-import sys
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
 import zoo
-from benchmarks import environment, pictures, weights, worker
-from benchmarks.cell import METRICS, STATIC, Cell, Dataset, Outcome, Pace, Weights
-from benchmarks.store import Row, Store, row_of
+from benchmarks import peers, pictures, weights
+from benchmarks.cell import METRICS, PRECISIONS, STATIC, Cell, Dataset, Pace, Weights
+from fcos.data.sets import parts
+from zoo.card import CONFIGS, Card
 
 
 @dataclass(frozen=True)
@@ -31,28 +27,34 @@ class Suite:
 
     Args:
         entries: names of the zoo, shell wildcards among them.
-        metrics, precisions: see `benchmarks.cell`.
-        device, threads, size, compiled, layout, pace: see `benchmarks.cell.Cell`.
-        batches: of throughput.
-        dataset: the images; None for the embedded ones.
-        limit: how many of them speed and memory are measured on.
-        ap_limit: how many of them AP is measured on.
+        peers: other detectors, "module:function", see `benchmarks.peers`.
+        metrics, precisions, layouts, compiled, device, threads, pace: see `benchmarks.cell`.
+        batches: of throughput, from small to large.
+        size: (shortest, longest) side at most; smaller test sizes stay.
+        dataset: the images; None for an entry's own: the embedded ones, or drawn shapes.
+        folder: where shapes are drawn to, and detections kept.
+        limit, ap_limit: how many images speed and AP are measured on; None for all.
         weights_files, weights_folder: a user's weights, see `benchmarks.weights.resolve`.
         cached_only: published weights are never downloaded.
         random_weights: speed and memory are measured, and labelled so, where there are no weights.
         timeout: seconds a cell may take.
+        budget: seconds after which no process is started any more.
+        seed: shuffles the order of processes, so that no entry always runs on a warm machine.
+        shard, shards: measure every `shards`-th process alone, from `shard` on.
     """
 
-    entries: Sequence[str]
+    entries: Sequence[str] = ()
+    peers: Sequence[str] = ()
     metrics: Sequence[str] = ("params", "flops", "latency", "memory", "ap")
     precisions: Sequence[str] = ("fp32",)
+    layouts: Sequence[str] = ("channels_last",)
+    compiled: Sequence[bool] = (False,)
+    batches: Sequence[int] = (1,)
     device: str = "cpu"
     threads: int | None = None
     size: tuple[int, int] | None = None
-    batches: Sequence[int] = (1,)
-    compiled: Sequence[bool] = (False,)
-    layouts: Sequence[str] = ("channels_last",)
     dataset: Dataset | None = None
+    folder: Path = Path("outputs/bench")
     limit: int | None = None
     ap_limit: int | None = None
     pace: Pace = field(default_factory=Pace)
@@ -60,7 +62,19 @@ class Suite:
     weights_folder: Path | None = None
     cached_only: bool = False
     random_weights: bool = True
-    timeout: float = 600.0
+    timeout: float = 900.0
+    budget: float | None = None
+    seed: int | None = None
+    shard: int = 0
+    shards: int = 1
+
+    def __post_init__(self) -> None:
+        for words, known in ((self.metrics, METRICS), (self.precisions, PRECISIONS)):
+            for word in words:
+                if word not in known:
+                    raise ValueError(f"no {word!r}; there are {', '.join(known)}")
+        if not 0 <= self.shard < self.shards:
+            raise ValueError(f"shard {self.shard} is not one of {self.shards}, counted from 0")
 
     def names(self) -> list[str]:
         """The entries that its patterns name, in the order of the patterns.
@@ -77,128 +91,139 @@ class Suite:
         return list(found)
 
     def cells(self) -> list[Cell]:
-        """Every cell, those of an entry together; weights are fetched here."""
-        unknown = [metric for metric in self.metrics if metric not in METRICS]
-        if unknown:
-            raise ValueError(f"no metric {unknown[0]!r}; there are {', '.join(METRICS)}")
-        metrics = [metric for metric in METRICS if metric in self.metrics]
-        dataset = self.dataset or pictures.embedded()
+        """Every cell, those of an entry together; weights are fetched and shapes drawn here."""
         cells: list[Cell] = []
-        for entry in self.names():
-            filled = Weights(note="not needed")
-            if set(metrics) - STATIC:
-                filled = weights.resolve(
-                    entry, self.weights_files, self.weights_folder, self.cached_only
-                )
-            for metric in metrics:
-                cells += self._of_metric(entry, metric, dataset, filled)
+        for name in self.names():
+            card = zoo.card(name)
+            used = set(self.metrics) - STATIC
+            common = Cell(
+                name,
+                "params",
+                device=self.device,
+                threads=self.threads,
+                size=smaller(card, self.size),
+                dataset=self._dataset(card) if used else None,
+                weights=self._weights(name) if used else Weights(note="not needed"),
+            )
+            for metric in METRICS:
+                cells += self._of_metric(common, metric) if metric in self.metrics else ()
+        for name in self.peers:
+            peer = Cell(
+                peers.qualified(name),
+                "params",
+                device=self.device,
+                threads=self.threads,
+                size=self.size,
+                dataset=self.dataset or pictures.embedded(),
+                weights=Weights("peer"),
+            )
+            for metric in peers.METRICS:
+                cells += self._of_metric(peer, metric) if metric in self.metrics else ()
         return list(dict.fromkeys(cells))
 
-    def _of_metric(
-        self, entry: str, metric: str, dataset: Dataset, filled: Weights
-    ) -> Iterator[Cell]:
+    def jobs(self, cells: Sequence[Cell]) -> list[list[Cell]]:
+        """Cells by process: one each, but for the metrics of an entry that nothing disturbs."""
+        grouped: dict[Any, list[Cell]] = {}
+        for cell in cells:
+            shared = cell.metric in STATIC
+            grouped.setdefault(cell.entry if shared else cell, []).append(cell)
+        found = list(grouped.values())
+        if self.seed is not None:
+            random.Random(self.seed).shuffle(found)
+        return found[self.shard :: self.shards]
+
+    def _of_metric(self, common: Cell, metric: str) -> Iterator[Cell]:
         """A metric's cells, each with only those settings that matter to it."""
-        if metric in ("params", "flops"):  # these cost little: at the published size always
-            yield Cell(entry, metric)
+        if metric in ("params", "flops"):  # quick to count: at the published size always
+            yield Cell(common.entry, metric)
         elif metric == "training_memory":
-            yield Cell(entry, metric, device=self.device)
+            for precision in self.precisions:
+                yield Cell(common.entry, metric, device=self.device, precision=precision)
         elif metric == "ap":
             for precision in self.precisions:
-                yield Cell(
-                    entry,
-                    metric,
-                    device=self.device,
+                yield dataclasses.replace(
+                    common,
+                    metric=metric,
                     precision=precision,
-                    size=self.size,
-                    threads=self.threads,
-                    dataset=dataset,
                     limit=self.ap_limit,
-                    weights=filled,
+                    keep=str(self.folder / "detections"),
                 )
         else:
-            batches = self.batches if metric == "throughput" else (1,)
             for precision, layout, compiled, batch in itertools.product(
-                self.precisions, self.layouts, self.compiled, batches
+                self.precisions,
+                self.layouts,
+                self.compiled,
+                self.batches if metric == "throughput" else (1,),
             ):
-                yield Cell(
-                    entry,
-                    metric,
-                    self.device,
-                    precision,
-                    batch,
-                    self.size,
-                    self.threads,
-                    compiled,
-                    layout,
-                    dataset,
-                    self.limit,
-                    self.pace if metric != "memory" else Pace(),
-                    filled,
+                yield dataclasses.replace(
+                    common,
+                    metric=metric,
+                    precision=precision,
+                    layout=layout,
+                    compiled=compiled,
+                    batch=batch,
+                    limit=self.limit,
+                    pace=Pace() if metric == "memory" else self.pace,
                 )
 
+    def _weights(self, name: str) -> Weights:
+        return weights.resolve(name, self.weights_files, self.weights_folder, self.cached_only)
 
-def run(
-    suite: Suite,
-    store: Store,
-    fresh: bool = False,
-    command: str | None = None,
-    console: Console | None = None,
-) -> list[Row]:
-    """Measure a suite's cells, each row on disk as soon as it is there.
+    def _dataset(self, card: Card) -> Dataset:
+        """The user's, or else one with the entry's classes."""
+        if self.dataset is not None:
+            return self.dataset
+        data = card.config["data"]
+        if data["test"] != "shapes":
+            return pictures.embedded()
+        part = parts("shapes", self.folder / "data", drawn=data["shapes"]["test"])[0]
+        assert isinstance(part.annotations, Path)
+        return dataclasses.replace(Dataset.of(part.annotations, part.images), name="shapes")
 
-    Args:
-        suite: what to measure.
-        store: where rows go; cells that it holds for this machine and code are not repeated.
-        fresh: measure them again.
-        command: what the user typed, for the record.
-        console: for progress; silent where it is no terminal.
 
-    Returns:
-        A row for each cell, in the suite's order, old ones included.
+def smaller(card: Card, size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """A test size that is no larger than the entry's own; None where that stays."""
+    rule = card.config["resize"]
+    own = (rule["size"], rule.get("longest", rule["size"]))
+    if size is None or (own[0] <= size[0] and own[1] <= size[1]):
+        return None
+    return min(own[0], size[0]), min(own[1], size[1])
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings of a suite of `configs/suite`, with Hydra `overrides`, as `Suite` takes them.
+
+    Raises:
+        LookupError: there is no such suite.
+        ValueError: a key or value that a suite does not have.
     """
-    facts = environment.describe(suite.device)
-    command = command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    cells = suite.cells()
-    rows = {} if fresh else store.done(facts)
-    waiting = [cell for cell in cells if cell.key not in rows]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = console or Console(stderr=True)
-    with Progress(
-        *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal
-    ) as progress:
-        task = progress.add_task("", total=len(waiting))
-        for job in jobs(waiting):
-            progress.update(task, description=describe(job[0]))
-            for cell, outcome in measured(job, suite):
-                row = row_of(cell, outcome, facts, command)
-                store.append(row)
-                rows[cell.key] = row
-                progress.advance(task)
-    return [rows[cell.key] for cell in cells]
+    known = sorted(path.stem for path in (CONFIGS / "suite").glob("*.yaml"))
+    if name not in known:
+        raise LookupError(f"no suite {name!r}; there are {', '.join(known)}")
+    with initialize_config_dir(str(CONFIGS), version_base=None):
+        try:
+            composed = compose(f"suite/{name}", overrides=list(overrides))
+        except HydraException as error:
+            raise ValueError(f"{name}: {' '.join(str(error).split())}") from None
+    return settings(OmegaConf.to_container(composed, resolve=True))
 
 
-def measured(job: Sequence[Cell], suite: Suite) -> Iterator[tuple[Cell, Outcome]]:
-    """Outcomes of a job's cells; where weights are missing no process is started to find out."""
-    ready = []
-    for cell in job:
-        lacking = cell.metric not in STATIC and cell.weights.source == "random"
-        if lacking and (cell.metric == "ap" or not suite.random_weights):
-            yield cell, Outcome("missing", reason=cell.weights.note)
-        else:
-            ready.append(cell)
-    yield from worker.run(ready, suite.timeout)
-
-
-def jobs(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """Cells by process: one each, but for the metrics of an entry that nothing disturbs."""
-    grouped: dict[Any, list[Cell]] = {}
-    for cell in cells:
-        shared = cell.metric in STATIC
-        grouped.setdefault((cell.entry, cell.device) if shared else cell, []).append(cell)
-    return list(grouped.values())
-
-
-def describe(cell: Cell) -> str:
-    """A cell in a few words, for progress."""
-    metric = "parameters, GFLOPs" if cell.metric in STATIC else f"{cell.metric} {cell.precision}"
-    return f"{cell.entry}: {metric}"
+def settings(config: Any) -> dict[str, Any]:
+    """A suite's plain config as `Suite` takes it."""
+    fields = {field.name for field in dataclasses.fields(Suite)}
+    for key in config:
+        if key not in fields:
+            raise ValueError(f"a suite has no {key!r}; it has {', '.join(sorted(fields))}")
+    found: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
+    }
+    if "pace" in found:
+        found["pace"] = Pace(**found["pace"])
+    if found.get("dataset") is not None:
+        found["dataset"] = Dataset.of(*found["dataset"])
+    for key in ("folder", "weights_folder"):
+        if found.get(key) is not None:
+            found[key] = Path(found[key])
+    if "weights_files" in found:
+        found["weights_files"] = {k: Path(v) for k, v in found["weights_files"].items()}
+    return found

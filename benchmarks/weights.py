@@ -9,7 +9,7 @@ from pathlib import Path
 
 import zoo
 from benchmarks.cell import Weights
-from zoo.build import fetch_weights
+from zoo.available import fetch_weights
 from zoo.weights.cache import recorded, sha256
 
 
@@ -41,8 +41,8 @@ def resolve(
     try:
         with _offline(cached_only):
             path = fetch_weights(card)
-    except LookupError:
-        return Weights(note="no weights were ever published")
+    except zoo.NoWeightsError as error:
+        return Weights(note=str(error).split(":")[0])
     except zoo.WeightsError as error:
         return Weights(note=_why(str(error), cached_only, entry))
     return Weights("published", str(path), (recorded(path) or sha256(path))[:12])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reports.tables import Line, Notes, lines, markdown, reason
+from reports.tables import Line, Notes, lines, markdown, reason, training_gb
 from zoo import published
 from zoo.published import Cell, Column, Row, Table
 
@@ -42,16 +42,12 @@ MEASURES: dict[str, Measure] = {
     "time_ms": Measure("latency", lambda v: v["median"]),
     "time_s": Measure("latency", lambda v: v["median"] / 1e3),
     "fps": Measure("latency", lambda v: 1e3 / v["median"]),
-    "training_memory_gb": Measure("training_memory", lambda v: GPUS * _training_gb(v)),
-    "training_memory_per_gpu_gb": Measure("training_memory", lambda v: _training_gb(v)),
+    "training_memory_gb": Measure("training_memory", lambda v: GPUS * training_gb(v)),
+    "training_memory_per_gpu_gb": Measure("training_memory", training_gb),
     "backbone_gflops": Measure("flops", lambda v: v["backbone_gflops"]),
     "gflops": Measure("flops", lambda v: v["gflops"]),
     "params_m": Measure("params", lambda v: v["parameters"] / 1e6),
 }
-
-
-def _training_gb(values: Values) -> float:
-    return float(values.get("measured_gb", values.get("predicted_gb")))
 
 
 def page(rows: Iterable[Mapping[str, Any]], tables: Sequence[Table] | None = None) -> str:
@@ -120,8 +116,6 @@ def measured(table: Table, column: Column, row: Row, line: Line | None) -> tuple
     values = result["values"]
     if measure.metric == "ap" and values["split"] != "val2017":
         return None, f"measured on {values['split']} alone"
-    if measure.metric == "flops" and result["cell"]["size"]:
-        return None, "counted at another size"
     figure = measure.figure(values)
     if figure is not None and measure.metric == "ap" and column.unit != "%":
         figure /= 100

@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 import zoo
+from reports.captions import captions
 
 Row = Mapping[str, Any]
 
@@ -62,7 +63,7 @@ COLUMNS = (
     Column("params M", "params", lambda v: f"{v['parameters'] / 1e6:.2f}"),
     Column("GFLOPs", "flops", lambda v: f"{v['gflops']:.1f}"),
     Column("of backbone", "flops", lambda v: f"{v['backbone_gflops']:.1f}", "backbone_gflops"),
-    Column("train GB", "training_memory", lambda v: training_gb(v)),
+    Column("train GB", "training_memory", lambda v: f"{training_gb(v):.2f}"),
     Column("ms", "latency", lambda v: f"{v['median']:.1f}{noise_mark(v)}", "time_ms"),
     Column("p90", "latency", lambda v: f"{v['p90']:.1f}"),
     Column("network", "latency", lambda v: f"{v['stages']['network']['median']:.1f}"),
@@ -92,7 +93,13 @@ def lines(rows: Iterable[Row]) -> list[Line]:
             mine = [Line(*owner, {})]
             found[owner] = mine[0]
         for line in mine:
-            line.results = {**results, **line.results}
+            precision = line.settings.get("precision", "fp32")
+            fitting = {
+                metric: row
+                for metric, row in results.items()
+                if metric != "training_memory" or row["cell"]["precision"] == precision
+            }
+            line.results = {**fitting, **line.results}
     return list(found.values())
 
 
@@ -109,8 +116,8 @@ def grid(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], list[str]]:
         headings += [column.heading, "published"] if column.published else [column.heading]
     cells = []
     for line in table:
-        weights = str(line.settings.get("weights", ""))
-        mark = notes.mark("random weights: speed and memory only") if "random" in weights else ""
+        random = any(row["values"].get("weights") == "random" for row in line.results.values())
+        mark = notes.mark("random weights: speed and memory only") if random else ""
         texts = [f"{line.entry} {mark}".strip(), str(line.settings.get("precision", "-"))]
         for column in columns:
             texts.append(_cell(column, line, notes))
@@ -126,14 +133,21 @@ def _cell(column: Column, line: Line, notes: Notes) -> str:
         return "-"
     if row["status"] != "measured":
         return f"- {notes.mark(reason(row))}"
-    text = column.text(row["values"])
-    return f"{text} {notes.mark(ap_note(row['values']))}" if column.metric == "ap" else text
+    word = ""
+    if column.metric == "ap":
+        word = ap_note(row)
+    elif column.metric == "training_memory" and "measured_gb" not in row["values"]:
+        word = "predicted, not measured"
+    return f"{column.text(row['values'])} {notes.mark(word) if word else ''}".strip()
 
 
 def _published(column: Column, line: Line) -> str:
     figures = line.published
-    if column.published == "time_ms" and "time_ms" not in figures and "fps" in figures:
-        return f"{1e3 / float(figures['fps']):.0f}"
+    if column.published == "time_ms" and "time_ms" not in figures:
+        if "fps" in figures:
+            return f"{1e3 / float(figures['fps']):.0f}"
+        if "time_s" in figures:
+            return f"{1e3 * float(figures['time_s']):.0f}"
     return str(figures.get(column.published or "", "-"))
 
 
@@ -151,41 +165,12 @@ def page(rows: Sequence[Row]) -> str:
     return "\n".join(parts)
 
 
-def captions(rows: Sequence[Row]) -> list[str]:
-    """What the columns mean, as far as it can differ from run to run."""
-    measured = [row for row in rows if row["status"] == "measured"]
-    return list(dict.fromkeys(filter(None, map(_caption, measured))))
-
-
-def _caption(row: Row) -> str:
-    values, cell = row["values"], row["cell"]
-    size = "the published test size"
-    if cell["size"]:
-        size = f"test size {cell['size'][0]}/{cell['size'][1]}"
-    if cell["metric"] == "flops":
-        return f"GFLOPs: multiply-adds, input {values['input']}."
-    if cell["metric"] == "latency":
-        name = cell["dataset"].split("@")[0]
-        threads = f"{cell['threads']} threads" if cell["threads"] else "torch's own threads"
-        return (
-            f"ms: from a decoded picture to its boxes, median over {values['images']} images of "
-            f"{name}, batch 1, {size}, {cell['device']}, {threads}; ~ marks more than 10% noise. "
-            "Published: at full size on the GPUs of their time."
-        )
-    if cell["metric"] == "memory":
-        return f"peak MB: {values['kind']}."
-    if cell["metric"] == "training_memory":
-        return f"train GB: one process, {values['images']} images of {values['input']}."
-    return ""
-
-
 def terminal(rows: Sequence[Row]) -> list[Table | str]:
     """The same table for a terminal."""
     headings, cells, notes = grid(rows)
-    table = Table(title="measured / published", title_justify="left")
+    table = Table(title="measured, and as published", title_justify="left")
     for i, heading in enumerate(headings):
-        table.add_column(heading.replace(" / published", "\n/ published"),
-                         justify="left" if i < 2 else "right", overflow="fold")  # fmt: skip
+        table.add_column(heading, justify="left" if i < 2 else "right", no_wrap=i == 0)
     for texts in cells:
         table.add_row(*(text.replace("[", r"\[") for text in texts))
     told = [f"[dim]\\[{n}] {note}[/]" for n, note in enumerate(notes, 1)]
@@ -208,11 +193,9 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def training_gb(values: Mapping[str, Any]) -> str:
-    """Measured where it was, else predicted and said so."""
-    if "measured_gb" in values:
-        return f"{values['measured_gb']:.2f}"
-    return f"{values['predicted_gb']:.2f} (predicted)"
+def training_gb(values: Mapping[str, Any]) -> float:
+    """Measured where it was, else predicted."""
+    return float(values.get("measured_gb", values.get("predicted_gb", 0.0)))
 
 
 def noise_mark(values: Mapping[str, Any]) -> str:
@@ -221,11 +204,14 @@ def noise_mark(values: Mapping[str, Any]) -> str:
     return " ~" if noisy or not values["stable"] else ""
 
 
-def ap_note(values: Mapping[str, Any]) -> str:
+def ap_note(row: Row) -> str:
     """What an AP was measured on, and whether the published one can be held against it."""
-    if values["split"] == "val2017":
+    values, size = row["values"], row["cell"]["size"]
+    reduced = f" at {size[0]}/{size[1]}" if size else ""
+    if values["split"] == "val2017" and not size:
         return "AP on the 5,000 images of val2017, as published"
-    return f"AP on {values['split']} ({values['images']} images): not what was published on"
+    where = f"{values['images']} images of {values['split']}{reduced}"
+    return f"AP on {where}, not on val2017 as published"
 
 
 def _machines(rows: Sequence[Row]) -> dict[str, str]:

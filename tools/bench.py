@@ -1,30 +1,44 @@
-"""Measure parameters, GFLOPs, latency, memory and AP, each cell in a process of its own."""
+"""Measure parameters, GFLOPs, latency, throughput, memory and AP, a cell in a process of its own.
+
+fcos-zoo bench NAMES...             measure entries
+fcos-zoo bench --suite published    measure a whole suite, see configs/suite
+fcos-zoo bench compare A B          hold two results files against each other
+fcos-zoo bench merge OUT FILES...   put results files together
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from benchmarks.cell import METRICS, PRECISIONS, Dataset, Pace
+from benchmarks.cell import METRICS, PRECISIONS, STATIC, Dataset, Pace
+from benchmarks.run import run
 from benchmarks.store import Store
-from benchmarks.suite import Suite, run
+from benchmarks.suite import Suite, load
 from reports import tables
+from tools import compare, merge
 
-# One entry of each kind; more as the zoo grows.
-QUICK = ("FCOS_R_50_1x", "FCOS_imprv_R_50_FPN_1x", "FCOS_R_50_5l_2x", "FCOS_RT_MS_R_50_4x")
+SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "compare": compare.main,
+    "merge": merge.main,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, write results and a markdown table, print the table; 1 if a cell failed."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments and arguments[0] in SUBCOMMANDS:
+        return SUBCOMMANDS[arguments[0]](arguments[1:])
     options = _parser().parse_args(arguments)
-    suite = _suite(options)
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    store = Store(options.out)
-    rows = run(suite, store, options.fresh)
+    suite = suite_of(options)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    rows = run(suite, Store(options.out), options.fresh)
     page = options.out.with_suffix(".md")
     page.write_text(tables.page(rows))
     for table in tables.terminal(rows):
@@ -34,79 +48,113 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if broken else 0
 
 
-def _suite(options: argparse.Namespace) -> Suite:
-    quick = options.suite == "quick"
-    pace = Pace(options.rounds, options.runs, options.seconds)
-    if quick:
-        pace = Pace(3, 0, 0.0, 6.0)
-    return Suite(
-        entries=options.names or QUICK,
-        metrics=options.metrics,
-        precisions=options.precision,
-        device=options.device or _default_device(),
-        threads=options.threads,
-        size=tuple(options.size) if options.size else (256, 427) if quick else None,
-        dataset=Dataset.of(*options.dataset) if options.dataset else None,
-        limit=options.limit or (4 if quick else None),
-        ap_limit=options.limit,
-        pace=pace,
-        weights_files=dict(options.weights),
-        weights_folder=options.weights_dir,
-        cached_only=quick or options.cached_only,
-        random_weights=not options.no_random,
-        timeout=options.timeout,
-    )
+def suite_of(options: argparse.Namespace) -> Suite:
+    """The suite that a config names, with what the command line says instead."""
+    named = bool(options.names or options.peer)
+    static = bool(options.metrics) and set(options.metrics) <= STATIC
+    suite = options.suite or (None if named or static else "quick")
+    chosen: dict[str, Any] = load(suite, options.set) if suite else {"entries": ("*",)}
+    if named and not options.suite:
+        chosen["entries"] = ()
+    pace = chosen.get("pace", Pace())
+    said = {
+        "entries": tuple(options.names) or None,
+        "peers": tuple(options.peer) or None,
+        "metrics": options.metrics,
+        "precisions": options.precision,
+        "layouts": options.layout,
+        "compiled": (False, True) if options.compile else None,
+        "batches": options.batches,
+        "device": options.device,
+        "threads": options.threads,
+        "size": tuple(options.size) if options.size else None,
+        "dataset": Dataset.of(*options.dataset) if options.dataset else None,
+        "folder": options.out.parent,
+        "limit": options.limit,
+        "ap_limit": options.limit,
+        "pace": Pace(
+            pace.rounds if options.rounds is None else options.rounds,
+            pace.runs if options.runs is None else options.runs,
+            pace.seconds if options.seconds is None else options.seconds,
+            pace.limit,
+        ),
+        "weights_files": dict(options.weights) or None,
+        "weights_folder": options.weights_dir,
+        "cached_only": options.cached_only or None,
+        "random_weights": False if options.no_random else None,
+        "timeout": options.timeout,
+        "shard": options.shard and options.shard[0],
+        "shards": options.shard and options.shard[1],
+    }
+    chosen |= {key: value for key, value in said.items() if value is not None}
+    chosen.setdefault("device", _default_device())
+    return Suite(**chosen)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fcos-zoo bench",
         description=__doc__,
-        epilog="Cells that the results file holds already, measured on this machine with this "
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Cells that the results file holds already, measured on this machine with this\n"
         "code, are not repeated. benchmarks/README.md says how everything is measured.",
     )
-    add = parser.add_argument
-    add("names", nargs="*", metavar="NAME", help="entries; shell wildcards; default: one a kind")
-    add("--suite", choices=["quick"], help="quick: one entry of each kind, small images")
-    add("--metrics", type=_metrics, default=("params", "flops", "latency", "memory", "ap"),
-        help=f"out of {','.join(METRICS)}; default: params,flops,latency,memory,ap")  # fmt: skip
-    add("--precision", type=_precisions, default=("fp32",), help=f"out of {','.join(PRECISIONS)}")
-    add("--device", help="cpu or cuda; default: cuda where there is one")
-    add("--threads", type=int, help="of the CPU")
-    add("--size", type=int, nargs=2, metavar=("SHORT", "LONG"),
-        help="sides of the test images instead of the published ones")  # fmt: skip
-    add("--dataset", type=Path, nargs=2, metavar=("ANNOTATIONS", "IMAGES"),
-        help="COCO-format; default: the 31 embedded images of val2017")  # fmt: skip
-    add("--limit", type=int, help="use the first images alone")
-    add("--weights", type=_weights, action="append", default=[], metavar="NAME=PATH",
-        help="a checkpoint for an entry; may be repeated")  # fmt: skip
-    add("--weights-dir", type=Path, help="folder of files called as published, or NAME.pth")
-    add("--cached-only", action="store_true", help="download no weights")
-    add("--no-random", action="store_true",
-        help="measure no speed where weights are missing, instead of with random ones")  # fmt: skip
-    add("--rounds", type=int, default=3, help="timed passes over the images (%(default)s)")
-    add("--runs", type=int, default=50, help="timed runs at least (%(default)s)")
-    add("--seconds", type=float, default=20.0, help="timed seconds at least (%(default)s)")
-    add("--timeout", type=float, default=900.0, help="seconds a cell may take (%(default)s)")
-    add("--out", type=Path, default=Path("outputs/bench/results.jsonl"), help="%(default)s")
-    add("--fresh", action="store_true", help="measure again what the results file holds")
+    what = parser.add_argument_group("what is measured").add_argument
+    what(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="entries, shell wildcards; default: all, or, timed, the quick suite",
+    )
+    what("--suite", help="quick, published, speed, memory or accuracy")
+    what(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change the suite's config"
+    )
+    what("--metrics", type=_words(METRICS), help=f"out of {','.join(METRICS)}")
+    what("--peer", action="append", default=[], metavar="MODULE:FUNCTION",
+         help="another detector beside, or: torchvision")  # fmt: skip
+    what("--dataset", type=Path, nargs=2, metavar=("ANNOTATIONS", "IMAGES"),
+         help="COCO-format; default: the 31 embedded images of val2017")  # fmt: skip
+    what("--limit", type=int, help="use the first images alone")
+    what("--weights", type=_weights, action="append", default=[], metavar="NAME=PATH",
+         help="a checkpoint for an entry; may be repeated")  # fmt: skip
+    what("--weights-dir", type=Path, help="folder of files called as published, or NAME.pth")
+    what("--cached-only", action="store_true", help="download no weights")
+    what("--no-random", action="store_true",
+         help="where weights are missing measure no speed with random ones")  # fmt: skip
+    how = parser.add_argument_group("how").add_argument
+    how("--precision", type=_words(PRECISIONS), help=f"out of {','.join(PRECISIONS)}")
+    how("--device", help="cpu or cuda; default: cuda where there is one")
+    how("--threads", type=int, help="of the CPU")
+    how("--size", type=int, nargs=2, metavar=("SHORT", "LONG"), help="sides of the images at most")
+    how("--batches", type=_numbers, help="of throughput, e.g. 1,2,4,8")
+    how("--compile", action="store_true", help="measure torch.compile too")
+    how("--layout", type=_words(("channels_last", "contiguous")), help="of weights and inputs")
+    how("--rounds", type=int, help="timed passes over the images, at least")
+    how("--runs", type=int, help="timed runs, at least")
+    how("--seconds", type=float, help="timed seconds, at least")
+    how("--timeout", type=float, help="seconds a cell may take")
+    how("--shard", type=_shard, default=_rank(), metavar="I/N",
+        help="measure every N-th process from I on; torchrun sets it")  # fmt: skip
+    where = parser.add_argument_group("where to").add_argument
+    where("--out", type=Path, default=Path("outputs/bench/results.jsonl"), help="%(default)s")
+    where("--fresh", action="store_true", help="measure again what the results file holds")
     return parser
 
 
-def _choices(text: str, known: Sequence[str], what: str) -> tuple[str, ...]:
-    chosen = tuple(word.strip() for word in text.split(",") if word.strip())
-    for word in chosen:
-        if word not in known:
-            raise argparse.ArgumentTypeError(f"no {what} {word!r}; there are {', '.join(known)}")
-    return chosen
+def _words(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    def words(text: str) -> tuple[str, ...]:
+        chosen = tuple(filter(None, text.split(",")))
+        for word in chosen:
+            if word not in known:
+                raise argparse.ArgumentTypeError(f"no {word!r}; there are {', '.join(known)}")
+        return chosen
+
+    return words
 
 
-def _metrics(text: str) -> tuple[str, ...]:
-    return _choices(text, METRICS, "metric")
-
-
-def _precisions(text: str) -> tuple[str, ...]:
-    return _choices(text, PRECISIONS, "precision")
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
 
 
 def _weights(text: str) -> tuple[str, Path]:
@@ -114,6 +162,19 @@ def _weights(text: str) -> tuple[str, Path]:
     if not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH")
     return name, Path(path)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    shard, _, shards = text.partition("/")
+    return int(shard), int(shards)
+
+
+def _rank() -> tuple[int, int] | None:
+    """The shard of a process that torchrun started; each takes the GPU of its own number."""
+    if "WORLD_SIZE" not in os.environ:
+        return None
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get("LOCAL_RANK", "0"))
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
 def _default_device() -> str:

@@ -1,0 +1,91 @@
+"""AP as a suite measures it: the right classes, the right images, the right name for them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import accuracy, pictures
+from benchmarks.cell import Dataset
+from fcos.data import shapes
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    annotations = shapes.write(tmp_path_factory.mktemp("shapes"), 6, size=96)
+    return Dataset.of(annotations, annotations.parent / "images")
+
+
+def cheat(dataset: Dataset, classes: tuple[str, ...]) -> Any:
+    """A detector that knows the answers, image by image."""
+    content = json.loads(Path(dataset.annotations).read_text())
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    answers = {image["id"]: [] for image in content["images"]}
+    for thing in content["annotations"]:
+        x, y, w, h = thing["bbox"]
+        label = classes.index(names[thing["category_id"]])
+        answers[thing["image_id"]].append((label, [x, y, x + w, y + h]))
+    waiting = iter(pictures.image_ids(dataset))
+
+    def detector(images: list[Tensor]) -> list[dict[str, Tensor]]:
+        found = [answers[next(waiting)] for _ in images]
+        return [
+            {
+                "boxes": torch.tensor([box for _, box in one], dtype=torch.float32).reshape(-1, 4),
+                "labels": torch.tensor([label for label, _ in one], dtype=torch.int64),
+                "scores": torch.full((len(one),), 0.9),
+            }
+            for one in found
+        ]
+
+    return detector
+
+
+def test_classes_are_matched_by_name_and_strangers_left_out(drawn: Dataset) -> None:
+    classes = ("triangle", "unicorn", "circle", "square")
+    ids = pictures.image_ids(drawn)
+    results = accuracy.detect_with(cheat(drawn, classes), classes, drawn, ids, batch=4)
+    figures = accuracy.figures(results, drawn, ids)
+    assert figures["AP"] == pytest.approx(1.0)
+    assert figures["images"] == 6
+    assert figures["split"] == drawn.name
+    assert accuracy.category_ids(classes, drawn)[1] == accuracy.UNKNOWN
+
+
+def test_a_dataset_of_other_things_is_refused(drawn: Dataset) -> None:
+    with pytest.raises(ValueError, match="none of the detector's classes, 'person'"):
+        accuracy.category_ids(("person", "dog"), drawn)
+
+
+def test_the_same_detections_give_the_same_figures_to_the_byte(drawn: Dataset) -> None:
+    ids = pictures.image_ids(drawn)
+    results = accuracy.detect_with(cheat(drawn, shapes.CLASSES), shapes.CLASSES, drawn, ids)
+    first, again = (json.dumps(accuracy.figures(results, drawn, ids)) for _ in range(2))
+    assert first == again
+
+
+def test_what_calls_itself_val2017_must_be_it(drawn: Dataset, tmp_path: Path) -> None:
+    false = tmp_path / "instances_val2017.json"
+    false.write_bytes(Path(drawn.annotations).read_bytes())
+    dataset = Dataset.of(false, drawn.images)
+    with pytest.raises(ValueError, match="5,000 images; this has 6"):
+        accuracy.figures([], dataset, pictures.image_ids(dataset))
+
+
+def test_the_embedded_images_are_real_and_readable() -> None:
+    dataset = pictures.embedded()
+    ids = pictures.image_ids(dataset)
+    assert len(ids) == 31
+    image = pictures.read(dataset, ids[0]).image
+    assert image.dtype == torch.uint8
+    assert image.shape[0] == 3
+
+
+def test_a_missing_dataset_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such annotation file"):
+        Dataset.of(tmp_path / "none.json", tmp_path)

@@ -1,0 +1,84 @@
+"""`fcos-zoo bench`, `evaluate` and `report` from end to end, on a small entry and small images."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import zoo
+
+ROOT = Path(__file__).resolve().parents[2]
+ENTRY = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's working directory, with folders called as ours."""
+    folder = tmp_path_factory.mktemp("user")
+    for name in ("benchmarks", "tools", "reports", "configs"):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text("raise RuntimeError('not this one')")
+    torch.manual_seed(0)
+    torch.save({"model": zoo.build(ENTRY).state_dict()}, folder / "weights.pth")
+    return folder
+
+
+def fcos_zoo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as its script does, that looks in its own folder, not the working one."""
+    script = folder.parent / "fcos-zoo.py"
+    script.write_text(
+        "import sys\nfrom tools.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment |= {"FCOS_ZOO_OFFLINE": "1", "FCOS_ZOO_HOME": str(folder / "home")}
+    return subprocess.run(
+        [sys.executable, str(script), *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_measure_then_report_in_a_folder_with_names_like_ours(folder: Path) -> None:
+    small = ["--size", "64", "96", "--limit", "1", "--rounds", "1", "--runs", "1", "--seconds", "0"]
+    metrics = "params,latency,memory,ap"
+    weights = f"{ENTRY}={folder / 'weights.pth'}"
+    first = ["bench", ENTRY, "--metrics", metrics, "--weights", weights, "--threads", "1", *small]
+    done = fcos_zoo(folder, *first, "--out", "out/results.jsonl")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [json.loads(line) for line in (folder / "out/results.jsonl").read_text().splitlines()]
+    assert [(row["cell"]["metric"], row["status"]) for row in rows] == [
+        (metric, "measured") for metric in metrics.split(",")
+    ]
+    assert rows[1]["values"]["weights"] == "file"
+    assert rows[3]["values"]["split"] == "coco_val_ccby"
+    assert (folder / "out/detections" / f"{rows[3]['key']}.json").is_file()
+    assert ENTRY in (folder / "out/results.md").read_text()
+
+    done = fcos_zoo(folder, "report", "out/results.jsonl", "--out", "out/report")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "### " in (folder / "out/report/published.md").read_text()
+
+
+def test_evaluate_writes_detections_and_figures(folder: Path) -> None:
+    done = fcos_zoo(folder, "evaluate", ENTRY, "--weights", "weights.pth", "--limit", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    written = folder / "outputs/evaluate" / ENTRY
+    assert json.loads((written / "figures.json").read_text())["images"] == 1
+    assert isinstance(json.loads((written / "detections.json").read_text()), list)
+    assert "AP50" in done.stdout
+
+
+def test_mistakes_are_one_line(folder: Path) -> None:
+    done = fcos_zoo(folder, "bench", "FCOS_R_50_1", "--metrics", "params")
+    assert done.returncode == 1
+    assert "did you mean FCOS_R_50_1x" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,79 @@
+"""Before and after: a regression is what neither noise nor tolerance explains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import store
+from benchmarks.cell import Cell, Outcome
+from benchmarks.compare import compare
+from benchmarks.store import Store
+from tools import bench
+
+FACTS: dict[str, Any] = {"cpu": "a", "cores": 2, "code": "1", "torch": "2"}
+
+
+def row(metric: str, values: dict[str, Any], status: str = "measured", cpu: str = "a") -> store.Row:
+    outcome = Outcome(status, values, "" if status == "measured" else "it broke")
+    return store.row_of(Cell("A", metric), outcome, FACTS | {"cpu": cpu}, "bench")
+
+
+def latency(median: float, noise: float = 0.01, **more: Any) -> store.Row:
+    return row("latency", {"median": median, "noise": noise}, **more)
+
+
+def throughput(images_per_second: float) -> store.Row:
+    return row("throughput", {"images_per_second": images_per_second})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "regressed"),
+    [
+        (latency(10), latency(10.4), False),
+        (latency(10), latency(10.6), True),
+        (latency(10), latency(5), False),
+        (latency(10, noise=0.2), latency(11), False),
+        (latency(10, noise=0.2), latency(13), True),
+        (row("ap", {"AP": 0.4}), row("ap", {"AP": 0.37}), True),
+        (row("ap", {"AP": 0.4}), row("ap", {"AP": 0.43}), False),
+        (throughput(9), throughput(8), True),
+        (throughput(8), throughput(9), False),
+        (row("params", {"parameters": 100}), row("params", {"parameters": 100}), False),
+        (latency(10), latency(0, status="timed out"), True),
+        (latency(0, status="timed out"), latency(10), False),
+        (latency(10), latency(10.6, cpu="another"), True),
+    ],
+)  # fmt: skip
+def test_regressions(before: store.Row, after: store.Row, regressed: bool) -> None:
+    [found] = compare([before], [after], tolerance=0.05)
+    assert found.regressed is regressed
+
+
+def test_a_ratio_carries_the_noise_of_both() -> None:
+    [found] = compare([latency(10, noise=0.03)], [latency(20, noise=0.04)])
+    assert found.ratio == 2
+    assert found.noise == pytest.approx(0.05)
+
+
+def test_the_command_ends_with_the_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, median in (("a", 10.0), ("b", 10.1), ("c", 20.0)):
+        Store(tmp_path / name).append(latency(median))
+    paths = {name: str(tmp_path / name) for name in "abc"}
+    assert bench.main(["compare", paths["a"], paths["b"]]) == 0
+    assert bench.main(["compare", paths["a"], paths["c"]]) == 1
+    assert "regression: A latency fp32, ms: 10 to 20" in capsys.readouterr().out
+    assert bench.main(["compare", paths["a"], paths["c"], "--tolerance", "1.5"]) == 0
+
+
+def test_files_of_several_machines_are_merged_once(tmp_path: Path) -> None:
+    for name, cpu in (("a", "a"), ("b", "b")):
+        Store(tmp_path / name).append(latency(10, cpu=cpu))
+    files = [str(tmp_path / name) for name in ("a", "b", "a")]
+    for _ in range(2):
+        assert bench.main(["merge", str(tmp_path / "all"), *files]) == 0
+    assert [r["machine"] for r in Store(tmp_path / "all").rows()] == ["a, 2 cores", "b, 2 cores"]

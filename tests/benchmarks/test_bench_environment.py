@@ -1,0 +1,43 @@
+"""What a row says of the machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import environment
+
+SMI = "NVIDIA H100 80GB HBM3, 550.54.15, 81559 MiB, 700.00 W, 41, 1980, 1980, {}"
+
+
+def test_the_environment_names_machine_and_software() -> None:
+    facts = environment.describe("cpu")
+    for key in ("cpu", "cores", "torch", "torchvision", "python", "code"):
+        assert facts[key]
+    assert environment.machine(facts) == f"{facts['cpu']}, {facts['cores']} cores"
+    assert environment.machine({**facts, "gpu": "NVIDIA H100"}) == "NVIDIA H100"
+
+
+def test_nvidia_smi_is_read_and_what_it_does_not_know_left_out() -> None:
+    facts = environment.parse_gpu(SMI.format("[N/A]"))
+    assert facts["name"] == "NVIDIA H100 80GB HBM3"
+    assert facts["clocks.sm"] == "1980"
+    assert "clocks_throttle_reasons.active" not in facts
+    assert environment.throttled(facts) is None
+
+
+@pytest.mark.parametrize(
+    ("mask", "slowed"),
+    [("0x0000000000000000", False), ("0x0000000000000001", False), ("0x0000000000000004", True)],
+)
+def test_idling_is_no_throttling_but_a_power_cap_is(mask: str, slowed: bool) -> None:
+    assert environment.throttled(environment.parse_gpu(SMI.format(mask))) is slowed
+
+
+def test_the_fingerprint_is_of_the_code_that_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment.fingerprint.cache_clear()
+    before = environment.fingerprint()
+    assert len(before) == 12
+    environment.fingerprint.cache_clear()
+    monkeypatch.setattr(environment, "SOURCES", ("zoo",))
+    assert environment.fingerprint() != before
+    environment.fingerprint.cache_clear()

@@ -1,0 +1,66 @@
+"""Other detectors in the same tables."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks import measure, peers, pictures
+from benchmarks.cell import Cell, Pace, Weights
+from benchmarks.suite import Suite
+
+OURS = "adapter:two_boxes"
+
+
+def cell(metric: str, batch: int = 1) -> Cell:
+    dataset = pictures.embedded()
+    pace = Pace(3, 0, 0, 5)
+    return Cell(
+        OURS, metric, batch=batch, dataset=dataset, limit=3, pace=pace, weights=Weights("peer")
+    )
+
+
+def test_an_adapter_is_timed_and_its_boxes_are_measured() -> None:
+    timed = measure.measure(cell("latency"))
+    assert list(timed["stages"]) == ["detect"]
+    assert timed["detections"] == 2
+    assert timed["candidates"] is None
+    assert measure.measure(cell("throughput", batch=2))["images_per_second"] > 0
+    assert measure.measure(cell("ap"))["detections"] == 6
+
+
+def test_what_an_adapter_does_not_say_is_missing() -> None:
+    with pytest.raises(measure.MissingError, match=r"no torch\.nn\.Module"):
+        measure.measure(cell("params"))
+
+
+def test_peers_have_short_names_and_wrong_ones_are_refused() -> None:
+    assert peers.qualified("torchvision") == "benchmarks.peers:torchvision_fcos"
+    assert peers.qualified(OURS) == OURS
+    with pytest.raises(ValueError, match="write module:function"):
+        peers.qualified("detectron")
+    with pytest.raises(ImportError, match="no function"):
+        peers.load("adapter:three_boxes", "cpu", "fp32")
+
+
+def test_a_suite_measures_peers_by_what_they_have() -> None:
+    wanted = Suite(peers=[OURS], metrics=["flops", "latency", "training_memory", "ap"])
+    assert [one.metric for one in wanted.cells()] == ["latency", "ap"]
+
+
+def test_torchvision_takes_pictures_and_gives_boxes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    small = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
+    monkeypatch.setattr(pictures, "read", lambda *_: pictures.Picture(1, small))
+    build = peers.fcos_resnet50_fpn
+    monkeypatch.setattr(
+        peers, "fcos_resnet50_fpn", lambda **kw: build(**kw, min_size=64, max_size=96)
+    )
+    detector = peers.torchvision_fcos("cpu", "fp32")
+    with torch.inference_mode():
+        [found] = detector([small])
+    assert len(found["boxes"]) > 0
+    assert detector.weights == "random"
+    assert detector.classes[1] == "person"

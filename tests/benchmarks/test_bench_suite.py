@@ -1,0 +1,178 @@
+"""Which cells a suite has, and the run through them: resumed, recorded, never repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import zoo
+from benchmarks import run as runs
+from benchmarks import suite, worker
+from benchmarks.cell import Cell, Outcome, Weights
+from benchmarks.store import Store
+from benchmarks.suite import Suite
+
+TINY = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
+
+
+@pytest.fixture(autouse=True)
+def without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FCOS_ZOO_OFFLINE", "1")
+    monkeypatch.setenv("FCOS_ZOO_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> list[list[Cell]]:
+    """The cells of each process that would have been started."""
+    started: list[list[Cell]] = []
+
+    def pretend(cells: Sequence[Cell], timeout: float) -> Iterator[tuple[Cell, Outcome]]:
+        started.append(list(cells))
+        for cell in cells:
+            yield cell, OUTCOMES.get(cell.batch, Outcome("measured", {"batch": cell.batch}))
+
+    monkeypatch.setattr(worker, "run", pretend)
+    return started
+
+
+OUTCOMES: dict[int, Outcome] = {8: Outcome("out of memory", reason="too large")}
+
+
+@pytest.mark.parametrize("name", ["quick", "published", "speed", "memory", "accuracy"])
+def test_every_suite_of_the_configs_is_one(name: str) -> None:
+    assert Suite(**suite.load(name)).names()
+
+
+def test_a_suite_takes_overrides_and_refuses_unknown_words() -> None:
+    assert suite.load("quick", ["limit=2", "pace.rounds=5"])["pace"].rounds == 5
+    with pytest.raises(LookupError, match="there are accuracy, memory"):
+        suite.load("quickest")
+    with pytest.raises(ValueError, match="speed"):
+        suite.load("quick", ["+speed=11"])
+    with pytest.raises(ValueError, match="no 'beauty'"):
+        Suite([TINY], metrics=["beauty"])
+    with pytest.raises(LookupError, match="did you mean"):
+        Suite(["FCOS_R_50_1"]).names()
+
+
+def test_a_cell_has_only_the_settings_that_matter_to_it() -> None:
+    wanted = Suite(
+        [TINY],
+        metrics=["params", "training_memory", "latency", "throughput", "ap"],
+        precisions=["fp32", "bf16"],
+        batches=[1, 4],
+        size=(64, 96),
+        threads=2,
+    )
+    by_metric: dict[str, list[Cell]] = {}
+    for cell in wanted.cells():
+        by_metric.setdefault(cell.metric, []).append(cell)
+    counts = {metric: len(cells) for metric, cells in by_metric.items()}
+    assert counts == {"params": 1, "training_memory": 2, "latency": 2, "throughput": 4, "ap": 2}
+    assert by_metric["params"][0] == Cell(TINY, "params")
+    assert by_metric["latency"][0].size == (64, 96)
+
+
+def test_a_test_size_is_only_made_smaller() -> None:
+    assert suite.smaller(zoo.card("FCOS_R_50_1x"), (256, 427)) == (256, 427)
+    assert suite.smaller(zoo.card("FCOS_RT_MS_R_50_4x"), (600, 700)) == (512, 700)
+    assert suite.smaller(zoo.card("FCOS_RT_MS_R_50_4x"), (800, 1333)) is None
+
+
+def test_metrics_that_nothing_disturbs_share_a_process_and_timed_ones_have_their_own() -> None:
+    wanted = Suite([TINY, "FCOS_R_50_1x"], metrics=["params", "flops", "latency", "memory"])
+    shapes = [[cell.metric for cell in job] for job in wanted.jobs(wanted.cells())]
+    assert shapes == [["params", "flops"], ["latency"], ["memory"]] * 2
+
+
+def test_shards_and_seeds_leave_nothing_out() -> None:
+    wanted = Suite(["FCOS_R_50_*"], metrics=["params", "latency"])
+    cells = wanted.cells()
+    whole = {id(cell) for job in wanted.jobs(cells) for cell in job}
+    parts = [
+        Suite(["FCOS_R_50_*"], seed=1, shard=shard, shards=3).jobs(cells) for shard in range(3)
+    ]
+    assert sorted(id(c) for part in parts for job in part for c in job) == sorted(whole)
+    with pytest.raises(ValueError, match="shard 3"):
+        Suite([TINY], shard=3, shards=3)
+
+
+def test_done_cells_are_not_repeated_and_failed_ones_are(
+    processes: list[list[Cell]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "r.jsonl")
+    wanted = Suite([TINY], metrics=["params", "throughput"], batches=[1, 8])
+    first = runs.run(wanted, store)
+    assert [row["status"] for row in first] == ["measured", "measured", "out of memory"]
+    assert len(processes) == 3
+    again = runs.run(wanted, store)
+    assert [cell.batch for job in processes[3:] for cell in job] == [8]
+    assert again[:2] == first[:2]
+    runs.run(wanted, store, fresh=True)
+    assert len(processes) == 7
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    processes: list[list[Cell]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "r.jsonl")
+    wanted = Suite([TINY], metrics=["params", "latency", "memory"])
+    pretend = worker.run
+
+    def interrupted(cells: Sequence[Cell], timeout: float) -> Any:
+        if cells[0].metric == "memory":
+            raise KeyboardInterrupt
+        return pretend(cells, timeout)
+
+    monkeypatch.setattr(worker, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runs.run(wanted, store)
+    assert [row["cell"]["metric"] for row in store.rows()] == ["params", "latency"]
+    monkeypatch.setattr(worker, "run", pretend)
+    runs.run(wanted, store)
+    assert [cell.metric for job in processes for cell in job] == ["params", "latency", "memory"]
+
+
+def test_a_larger_batch_than_one_that_did_not_fit_is_not_tried(
+    processes: list[list[Cell]], tmp_path: Path
+) -> None:
+    wanted = Suite([TINY], metrics=["throughput"], batches=[4, 8, 16])
+    rows = runs.run(wanted, Store(tmp_path / "r.jsonl"))
+    assert [row["status"] for row in rows] == ["measured", "out of memory", "missing"]
+    assert rows[2]["reason"] == "batch 8 was out of memory already"
+    assert [cell.batch for job in processes for cell in job] == [4, 8]
+
+
+def test_missing_weights_cost_no_process_and_say_how_to_get_them(
+    processes: list[list[Cell]], tmp_path: Path
+) -> None:
+    wanted = Suite(["FCOS_R_50_1x"], metrics=["latency", "ap"], cached_only=True)
+    rows = runs.run(wanted, Store(tmp_path / "r.jsonl"))
+    assert [row["status"] for row in rows] == ["measured", "missing"]
+    assert "fcos-zoo download FCOS_R_50_1x" in rows[1]["reason"]
+    assert len(processes) == 1
+    never = Suite(["FCOS_R_50_1x"], metrics=["latency"], cached_only=True, random_weights=False)
+    assert runs.run(never, Store(tmp_path / "s.jsonl"))[0]["status"] == "missing"
+
+
+def test_nothing_is_started_when_the_time_is_over(
+    processes: list[list[Cell]], tmp_path: Path
+) -> None:
+    rows = runs.run(Suite([TINY], metrics=["params"], budget=1e-9), Store(tmp_path / "r.jsonl"))
+    assert rows[0]["reason"] == "not started: the suite's 0 s were over"
+    assert processes == []
+
+
+def test_weights_come_from_the_user_first(tmp_path: Path) -> None:
+    file = tmp_path / "FCOS_R_50_1x.pth"
+    file.write_bytes(b"weights")
+    by_folder = Suite(["FCOS_R_50_1x"], metrics=["ap"], weights_folder=tmp_path).cells()[0].weights
+    by_name = Suite(["FCOS_R_50_1x"], metrics=["ap"], weights_files={"FCOS_R_50_1x": file})
+    assert by_folder == by_name.cells()[0].weights
+    assert by_folder == Weights("file", str(file), by_folder.digest)
+    lost = Suite(["FCOS_R_50_1x"], metrics=["ap"], weights_files={"FCOS_R_50_1x": tmp_path / "x"})
+    with pytest.raises(FileNotFoundError, match="no such weights file"):
+        lost.cells()

@@ -1,0 +1,70 @@
+"""Result rows as a run writes them, for the tests of the reports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks import store
+from benchmarks.cell import Cell, Dataset, Outcome, Weights
+
+FACTS: dict[str, Any] = {
+    "cpu": "Some CPU",
+    "cores": 2,
+    "torch": "2.9",
+    "torchvision": "0.24",
+    "python": "3.11",
+    "commit": "0123456789abcdef",
+    "dirty": False,
+    "code": "c0de",
+}
+VAL = Dataset("a.json", "images", "instances_val2017", "d1")
+AP = {"AP": 0.371, "AP50": 0.56, "AP75": 0.4, "APs": 0.2, "APm": 0.41, "APl": 0.48}
+PUBLISHED = Weights("published", "w.pth", "abc")
+
+
+def row(
+    entry: str, metric: str, values: dict[str, Any] | None = None, reason: str = "", **cell: Any
+) -> store.Row:
+    """A measured row, or with a `reason` a missing one."""
+    outcome = Outcome("missing" if reason else "measured", values or {}, reason, 1.0)
+    return store.row_of(Cell(entry, metric, **cell), outcome, FACTS, "fcos-zoo bench")
+
+
+def span(median: float, noise: float = 0.01) -> dict[str, Any]:
+    return {"median": median, "p90": 1.2 * median, "p99": None, "mean": median, "n": 9} | {
+        "noise": noise
+    }
+
+
+def latency(entry: str, median: float, weights: str = "published", **cell: Any) -> store.Row:
+    values = {
+        **span(median, cell.pop("noise", 0.01)),
+        "stages": {
+            "preprocess": span(0.1 * median),
+            "network": span(0.8 * median),
+            "decode": span(0.1 * median),
+        },
+        "stable": True,
+        "images": 3,
+        "rounds": 3,
+        "weights": weights,
+    }
+    filled = Weights() if weights == "random" else PUBLISHED
+    return row(entry, "latency", values, dataset=VAL, weights=filled, **cell)
+
+
+def ap(entry: str, split: str = "val2017", images: int = 5000, **cell: Any) -> store.Row:
+    values = {**AP, "per_class": {}, "split": split, "images": images, "detections": 9}
+    return row(entry, "ap", values, dataset=VAL, weights=PUBLISHED, **cell)
+
+
+def flops(entry: str, backbone: float) -> store.Row:
+    values = {"input": "800x1216", "gflops": 2 * backbone, "backbone_gflops": backbone}
+    return row(entry, "flops", values)
+
+
+def memory(entry: str, predicted: float, measured: float | None = None) -> store.Row:
+    values = {"input": "800x1333", "images": 2, "predicted_gb": predicted, "model_gb": 0.1}
+    if measured is not None:
+        values |= {"measured_gb": measured, "reserved_gb": measured + 1}
+    return row(entry, "training_memory", values)

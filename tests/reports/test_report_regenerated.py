@@ -1,0 +1,82 @@
+"""The published tables again: row for row, with measurement and ratio beside each figure."""
+
+from __future__ import annotations
+
+import pytest
+from rows import ap, flops, latency, memory, row
+
+from reports import regenerated
+from reports.tables import lines
+from zoo import published
+
+TABLE = published.read(published.DIRECTORY / "hrnet_backbone_gflops.yaml")
+ENTRY = "FCOS_R_50_5l_2x"
+
+
+def table_line(rows: list, entry: str = ENTRY, table: published.Table = TABLE) -> list[str]:
+    found = {line.entry: line for line in lines(rows)}
+    text = regenerated.regenerate(table, found, "here")
+    printed = next(r.printed for r in table.rows if r.entry == entry)
+    line = next(line for line in text if line.startswith(f"| {printed} "))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_every_figure_has_its_measurement_and_ratio() -> None:
+    rows = [flops(ENTRY, 90.61), latency(ENTRY, 142.0), ap(ENTRY), memory(ENTRY, 3.0, 3.6)]
+    assert table_line(rows) == [
+        *(ENTRY, "29.3", "28.8", "0.983", "No", "No", "71ms", "142.0", "2.000"),
+        *("90.6", "90.6", "1.000", "37.1", "37.1", "1.000", "-"),
+    ]
+
+
+def test_predictions_and_random_weights_are_marked() -> None:
+    line = table_line([latency(ENTRY, 71.0, "random"), memory(ENTRY, 3.0)])
+    assert line[2] == "24.0 [1]"
+    assert line[7] == "71.0 [2]"
+
+
+@pytest.mark.parametrize("table", published.tables(), ids=lambda table: table.id)
+def test_all_tables_come_out_row_for_row_with_footnotes_when_nothing_was_measured(
+    table: published.Table,
+) -> None:
+    text = regenerated.regenerate(table, {}, "nowhere")
+    body = [line for line in text if line.startswith("| ")][2:]
+    assert len(body) == len(table.rows)
+    for line, published_row in zip(body, table.rows, strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        for column in table.columns:
+            cell = published_row[column.key]
+            if column.unit != "url" and not isinstance(cell, list):
+                assert column.text(cell).strip() in cells
+    for footnote in table.footnotes:
+        assert f"> {footnote}" in text
+
+
+def test_an_ap_on_other_images_is_not_held_against_the_published_one() -> None:
+    text = "\n".join(
+        regenerated.regenerate(
+            TABLE, {line.entry: line for line in lines([ap(ENTRY, "coco_val_ccby", 31)])}, "here"
+        )
+    )
+    assert "measured on coco_val_ccby alone" in text
+
+
+def test_other_sizes_and_precisions_do_not_stand_in_for_the_published_ones() -> None:
+    rows = [latency(ENTRY, 9.0, size=(256, 427)), latency(ENTRY, 9.0, precision="bf16")]
+    assert "9.0" not in regenerated.page(rows, [TABLE])
+
+
+def test_reasons_reach_the_table() -> None:
+    rows = [latency(ENTRY, 71.0), row(ENTRY, "ap", reason="weights unreachable")]
+    assert "weights unreachable" in regenerated.page(rows, [TABLE])
+
+
+def test_units_are_those_of_the_table() -> None:
+    tables = published.tables()
+    mmdet = next(t for t in tables if any(c.key == "training_memory_per_gpu_gb" for c in t.columns))
+    entry = next(r.entry for r in mmdet.rows if r.entry)
+    line = table_line([memory(entry, 3.0)], entry, mmdet)
+    assert any(cell.startswith("3.0") for cell in line)
+    seconds = next((c for t in tables for c in t.columns if c.key == "time_s"), None)
+    assert seconds is None or regenerated.MEASURES["time_s"].figure({"median": 70.0}) == 0.07
+    assert regenerated.MEASURES["fps"].figure({"median": 20.0}) == 50.0

@@ -1,0 +1,70 @@
+"""The measured table: every figure in its place, every gap with its reason."""
+
+from __future__ import annotations
+
+from rows import ap, flops, latency, memory, row
+
+from reports import tables
+
+ENTRY = "FCOS_R_50_5l_2x"
+
+
+def cells(rows: list) -> tuple[dict[str, str], list[str]]:
+    """The first line by heading; a published figure under the heading before it."""
+    headings, lines, notes = tables.grid(rows)
+    named: dict[str, str] = {}
+    for before, heading, text in zip(["", *headings], headings, lines[0], strict=False):
+        named[f"{before} published" if heading == "published" else heading] = text
+    return named, notes
+
+
+def test_measured_and_published_stand_side_by_side() -> None:
+    named, notes = cells([flops(ENTRY, 90.61), latency(ENTRY, 80.04), ap(ENTRY)])
+    assert named["entry"] == ENTRY
+    assert (named["of backbone"], named["of backbone published"]) == ("90.6", "90.6")
+    assert (named["ms"], named["ms published"]) == ("80.0", "71")
+    assert (named["AP"], named["AP published"]) == ("37.1 [1]", "37.1")
+    assert notes == ["AP on the 5,000 images of val2017, as published"]
+
+
+def test_a_gap_is_a_dash_with_its_reason() -> None:
+    named, notes = cells([latency(ENTRY, 80), row(ENTRY, "ap", reason="weights unreachable")])
+    assert named["AP"] == "- [2]" if notes[0].startswith("random") else "- [1]"
+    assert "weights unreachable" in notes
+
+
+def test_random_weights_and_a_small_set_are_told() -> None:
+    rows = [latency(ENTRY, 80, "random"), row(ENTRY, "ap", reason="none")]
+    assert "random weights: speed and memory only" in cells(rows)[1]
+    _, notes = cells([ap(ENTRY, "coco_val_ccby", 31, size=(256, 427))])
+    assert notes == ["AP on 31 images of coco_val_ccby at 256/427, not on val2017 as published"]
+
+
+def test_noise_over_a_tenth_is_marked() -> None:
+    assert cells([latency(ENTRY, 80, noise=0.11)])[0]["ms"] == "80.0 ~"
+
+
+def test_each_precision_is_a_line_and_parameters_belong_to_all() -> None:
+    rows = [flops(ENTRY, 90.6), latency(ENTRY, 80), latency(ENTRY, 40, precision="bf16")]
+    _, lines, _ = tables.grid(rows)
+    assert [line[1] for line in lines] == ["fp32", "bf16"]
+    assert lines[0][2:4] == lines[1][2:4]
+
+
+def test_what_was_predicted_says_so_and_gives_way_to_what_was_measured() -> None:
+    named, notes = cells([memory(ENTRY, 3.06)])
+    assert named["train GB"] == "3.06 [1]"
+    assert notes == ["predicted, not measured"]
+    assert cells([memory(ENTRY, 3.06, 3.21)])[0]["train GB"] == "3.21"
+
+
+def test_an_entry_that_nobody_published_has_no_published_figures() -> None:
+    named, _ = cells([latency("mine:detector", 10)])
+    assert named["ms published"] == "-"
+
+
+def test_the_page_names_machine_software_and_command() -> None:
+    page = tables.page([flops(ENTRY, 90.6)])
+    for text in ("Some CPU, 2 cores", "torch 2.9", "commit 0123456789", "`fcos-zoo bench`"):
+        assert text in page
+    assert f"| {ENTRY} |" in page

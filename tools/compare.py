@@ -1,0 +1,51 @@
+"""Hold two results files against each other: `fcos-zoo bench compare A B`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.compare import Comparison, compare
+from benchmarks.store import read
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print every figure of both with its ratio; 1 if one got worse than tolerated."""
+    parser = argparse.ArgumentParser(prog="fcos-zoo bench compare", description=__doc__)
+    parser.add_argument("before", type=Path)
+    parser.add_argument("after", type=Path)
+    parser.add_argument("--tolerance", type=float, default=0.05,
+        help="relative worsening that is none yet (%(default)s)")  # fmt: skip
+    options = parser.parse_args(arguments)
+    found = compare(read([options.before]), read([options.after]), options.tolerance)
+    if not found:
+        raise LookupError(f"{options.before} and {options.after} have no cell in common")
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(_table(found))
+    regressions = [one for one in found if one.regressed]
+    for one in regressions:
+        change = one.reason or f"{one.before:.4g} to {one.after:.4g}"
+        text = f"regression: {one.entry} {one.settings}, {one.name}: {change}"
+        console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+    return 1 if regressions else 0
+
+
+def _table(found: Sequence[Comparison]) -> Table:
+    table = Table("entry", "cell", "figure")
+    for heading in ("before", "after", "ratio"):
+        table.add_column(heading, justify="right")
+    for one in found:
+        ratio = "-" if one.ratio is None else f"{one.ratio:.3f} ± {one.noise:.3f}"
+        figures = ["-" if v is None else f"{v:.4g}" for v in (one.before, one.after)]
+        style = "red" if one.regressed else None
+        table.add_row(one.entry, one.settings, one.name, *figures, ratio, style=style)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())
