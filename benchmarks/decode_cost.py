@@ -41,8 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dataset = pictures.embedded()
     photo = pictures.read(dataset, pictures.image_ids(dataset, 1)[0]).image
     table = Table(title="decoding beside the network, batch 1, medians", title_justify="left")
-    for heading in ("", "candidates", "boxes", "network, ms", "decode, ms", "decode / network"):
-        table.add_column(heading, justify="right" if heading else "left")
+    table.add_column(min_width=max(map(len, options.names)))
+    for heading in ("candidates", "boxes", "network, ms", "decode, ms", "decode / network"):
+        table.add_column(heading, justify="right")
     console = Console()
     cases = [(name, count) for name in options.names for count in options.candidates]
     for name, count in track(cases, "entries", console=console, disable=not console.is_terminal):
