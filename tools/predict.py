@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 import zoo
-from fcos import Detections
+from fcos import Detections, Detector
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(markup=False, highlight=False, soft_wrap=True)
     results: list[dict[str, Any]] = []
     failures = []
-    ids = detector.card.config.get("category_ids") or range(1, len(detector.classes) + 1)
+    ids = category_ids(detector)
     quiet = not console.is_terminal
     pairs = list(zip(paths, drawings(paths, options.out), strict=True))
     try:
@@ -74,6 +74,14 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
             raise FileNotFoundError(f"no image at {pattern}")
         found.update(dict.fromkeys(matches))
     return list(found)
+
+
+def category_ids(detector: Detector) -> Sequence[int]:
+    """The dataset's own ids of the entry's classes; of others, counted from 1 as COCO does."""
+    config = detector.card.config
+    own = list(detector.classes) == list(config["classes"])
+    counted = range(1, len(detector.classes) + 1)
+    return config.get("category_ids", counted) if own else counted
 
 
 def drawings(paths: Sequence[Path], out: Path) -> list[Path]:
