@@ -16,7 +16,7 @@ from PIL import Image
 import zoo
 from fcos import Detector, ShortestSide
 from tools.cli import COMMANDS, main
-from tools.predict import drawings
+from tools.predict import category_ids, drawings
 from zoo.golden import Fixture
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -193,6 +193,11 @@ def test_results_are_kept_when_interrupted(
     arguments = [str(pictures), "--out", str(out), "--score-threshold", "0.1"]
     assert main(["predict", SMALL, *arguments]) == 130
     assert {row["image_id"] for row in results_of(out)} == {42}
+
+
+def test_category_ids_are_the_datasets_only_for_its_own_classes() -> None:
+    assert category_ids(zoo.build(SMALL))[-1] == 90
+    assert list(category_ids(zoo.build(SMALL, num_classes=3))) == [1, 2, 3]
 
 
 def test_drawings_overwrite_neither_each_other_nor_an_input(tmp_path: Path) -> None:
