@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.layers import DeformConv2d, NormKind, make_norm
+from backbones.layers import DeformConv2d, KeepFloat32, NormKind, make_norm
 
 HeadNorm = Literal["gn", "none"] | NormKind
 
@@ -26,6 +26,28 @@ class Level(NamedTuple):
     logits: Tensor
     ltrb: Tensor
     quality: Tensor | None
+
+
+class Float32Conv2d(KeepFloat32, nn.Conv2d):
+    """A convolution that computes in float32 within a network of lower precision."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.float())
+
+
+class Float32Parameters(KeepFloat32, nn.ParameterList):
+    """Parameters that stay in float32 within a network of lower precision."""
+
+
+class GroupNorm(KeepFloat32, nn.GroupNorm):
+    """`nn.GroupNorm` whose affine terms stay in float32 within a network of lower precision."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dtype == self.weight.dtype or input.is_cpu:
+            return super().forward(input)
+        # CUDA's kernel takes one type only.
+        weight, bias = self.weight.to(input.dtype), self.bias.to(input.dtype)
+        return F.group_norm(input, self.num_groups, weight, bias, self.eps)
 
 
 def map_size(level: Level) -> tuple[int, int]:
@@ -49,7 +71,7 @@ class TowerLayer(nn.Module):
         if norm == "none":
             self.norm = nn.Identity()
         elif norm == "gn":
-            self.norm = nn.GroupNorm(32, channels)
+            self.norm = GroupNorm(32, channels)
         else:
             self.norm = nn.ModuleList(make_norm(norm, channels) for _ in range(levels))
 
@@ -125,17 +147,20 @@ class Head(nn.Module):
         self.cls_tower = Tower(tower_depth, *layers)
         self.box_tower = Tower(tower_depth, *layers)
         self.cls_logits = self._predictor(channels, num_classes, -math.log(1 / prior - 1))
-        self.box_pred = self._predictor(channels, 4)
+        # Distances reach hundreds of pixels, and bf16 has eight bits: they are made in float32.
+        self.box_pred = self._predictor(channels, 4, conv=Float32Conv2d)
         self.quality = self._predictor(channels, 1) if quality_on else None
-        self.scales = nn.ParameterList(torch.ones(1) for _ in self.strides) if box_scales else None
+        self.scales = Float32Parameters(torch.ones(1) for _ in self.strides) if box_scales else None
 
     @staticmethod
-    def _predictor(in_channels: int, out_channels: int, bias: float = 0.0) -> nn.Conv2d:
-        conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        nn.init.normal_(conv.weight, std=0.01)
-        assert conv.bias is not None
-        nn.init.constant_(conv.bias, bias)
-        return conv
+    def _predictor(
+        in_channels: int, out_channels: int, bias: float = 0.0, conv: type[nn.Conv2d] = nn.Conv2d
+    ) -> nn.Conv2d:
+        predictor = conv(in_channels, out_channels, 3, padding=1)
+        nn.init.normal_(predictor.weight, std=0.01)
+        assert predictor.bias is not None
+        nn.init.constant_(predictor.bias, bias)
+        return predictor
 
     @property
     def num_classes(self) -> int:
@@ -148,9 +173,9 @@ class Head(nn.Module):
     def _level(self, x: Tensor, level: int) -> Level:
         x = self.shared_tower(x, level)
         cls_features, box_features = self.cls_tower(x, level), self.box_tower(x, level)
-        box = self.box_pred(box_features).float()
+        box = self.box_pred(box_features)
         if self.scales is not None:
-            box = box * self.scales[level].float()
+            box = box * self.scales[level]
         stride = self.strides[level]
         ltrb = F.relu(box) * stride if self.box == "relu" else torch.exp(box)
         quality = None

@@ -11,7 +11,7 @@ from torch import Tensor
 from fcos.boxes import box_area, boxes_to_ltrb
 
 # Boxes are matched this many at a time, so that memory does not grow with their number.
-CHUNK = 16
+CHUNK = 32
 
 
 class Targets(NamedTuple):

@@ -7,7 +7,7 @@ import fnmatch
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from zoo import published
 from zoo.weights import Location
 
+_FACTS = ("family", "repository", "source", "licence", "permissive")
 _ONE_HYDRA = threading.Lock()  # its state is the process's
 _SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")  # of weights, unlike a share's opaque link
 # Relative to this file and not as a package, so that a user's own `configs` cannot stand before it.
@@ -35,8 +36,7 @@ class Card:
 
     `family`: the system that published it; `repository` and `source`: where, and its config there;
     `licence` of the weights and whether it is `permissive`; `weights`: where the published file can
-    be had, in order of trust, dead places included as a record; `config`: everything that composes
-    the detector and its training.
+    be had, in order of trust, dead places included as a record.
     """
 
     name: str
@@ -46,7 +46,11 @@ class Card:
     licence: str
     permissive: bool
     weights: tuple[Location, ...]
-    config: Mapping[str, Any]
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """Everything that composes the detector and its training; composed when first asked for."""
+        return compose_entry(self.name)
 
     @property
     def live(self) -> bool:
@@ -116,17 +120,9 @@ def card(name: str) -> Card:
 
 @cache
 def _card(name: str) -> Card:
-    config = compose_entry(name)
-    return Card(
-        name=name,
-        family=config["family"],
-        repository=config["repository"],
-        source=config["source"],
-        licence=config["licence"],
-        permissive=config["permissive"],
-        weights=tuple(_location(place) for place in config.get("weights", ())),
-        config=config,
-    )
+    facts = {key: stated(name, key) for key in _FACTS}
+    weights = tuple(_location(place) for place in stated(name, "weights") or ())
+    return Card(name=name, weights=weights, **facts)
 
 
 def compose_entry(name: str, overrides: list[str] | None = None) -> dict[str, Any]:
