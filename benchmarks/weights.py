@@ -42,9 +42,10 @@ def resolve(
         with _offline(cached_only):
             path = fetch_weights(card)
     except zoo.NoWeightsError as error:
-        return Weights(note=str(error).split(":")[0])
+        reason = str(error).split(":")[0]
+        return Weights(note=reason.replace(f" for {entry}", "").replace(f" of {entry}", ""))
     except zoo.WeightsError as error:
-        return Weights(note=_why(str(error), cached_only, entry))
+        return Weights(note=_why(str(error), cached_only))
     return Weights("published", str(path), (recorded(path) or sha256(path))[:12])
 
 
@@ -54,10 +55,10 @@ def _file(path: Path) -> Weights:
     return Weights("file", str(path.resolve()), sha256(path)[:12])
 
 
-def _why(message: str, cached_only: bool, entry: str) -> str:
+def _why(message: str, cached_only: bool) -> str:
     """The reason in one short line: the error lists every attempt, the first is of most trust."""
     if cached_only:
-        return f"published weights not in the cache (`fcos-zoo download {entry}` fetches them)"
+        return "published weights not in the cache (`fcos-zoo download` fetches them)"
     lines = [line.strip() for line in message.splitlines()]
     return f"published weights unreachable ({lines[1]})" if len(lines) > 1 else lines[0]
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas
+
 from reports.tables import Line, Notes, lines, markdown, reason, training_gb
 from zoo import published
 from zoo.published import Cell, Column, Row, Table
@@ -50,25 +52,74 @@ MEASURES: dict[str, Measure] = {
 }
 
 
-def page(rows: Iterable[Mapping[str, Any]], tables: Sequence[Table] | None = None) -> str:
-    """All published tables in markdown, with the measurements of each machine beside them."""
+@dataclass(frozen=True)
+class Regenerated:
+    """A published table with the measurements of one machine: all cells as text."""
+
+    table: Table
+    machine: str
+    headings: list[str]
+    cells: list[list[str]]
+    notes: list[str]
+
+    @property
+    def hardware(self) -> str:
+        """What differs in hardware."""
+        theirs = self.table.measured_on
+        note = f" ({theirs.note})" if theirs.note else ""
+        return (
+            f"Published speed: {theirs.gpu}, batch {theirs.batch}{note}; "
+            f"measured speed: {self.machine}, batch 1."
+        )
+
+    def markdown(self) -> str:
+        """The table with its title, hardware, reasons and the page's own footnotes."""
+        date = f", {self.table.source.date}" if self.table.source.date else ""
+        parts = [
+            f"### {self.table.title}",
+            f"Source: <{self.table.source.url}>{date}. {self.hardware}",
+            "\n".join(markdown(self.headings, self.cells)),
+            "\n".join(f"{n}. {text}" for n, text in enumerate(self.notes, 1)),
+            *(f"> {footnote}" for footnote in self.table.footnotes),
+        ]
+        return "\n\n".join(filter(None, parts))
+
+    def csv(self) -> str:
+        """The same cells for spreadsheets, notes as their numbers."""
+        frame = pandas.DataFrame(self.cells, columns=self.headings)
+        return str(frame.to_csv(index=False))
+
+
+def all_tables(
+    rows: Iterable[Mapping[str, Any]], tables: Sequence[Table] | None = None
+) -> list[Regenerated]:
+    """Every published table once for each machine that measured."""
     found = [line for line in lines(rows) if _as_published(line)]
-    machines = list(dict.fromkeys(line.machine for line in found)) or ["no machine"]
-    parts = ["# The published tables, measured again", ""]
-    for machine in machines:
-        mine = {line.entry: line for line in found if line.machine == machine}
-        parts += [f"## Measured on {machine}", "", *_facts(mine.values()), ""]
-        for table in tables or published.tables():
-            parts += [*regenerate(table, mine, machine), ""]
-    return "\n".join(parts)
+    return [
+        regenerate(table, {line.entry: line for line in found if line.machine == machine}, machine)
+        for machine in dict.fromkeys(line.machine for line in found)
+        for table in tables or published.tables()
+    ]
 
 
-def regenerate(table: Table, found: Mapping[str, Line], machine: str) -> list[str]:
-    """One table's lines in markdown.
+def page(rows: Iterable[Mapping[str, Any]], tables: Sequence[Table] | None = None) -> str:
+    """All published tables in markdown, machine by machine."""
+    parts = ["# The published tables, measured again"]
+    machine = ""
+    for regenerated in all_tables(rows, tables):
+        if regenerated.machine != machine:
+            machine = regenerated.machine
+            parts.append(f"## Measured on {machine}")
+        parts.append(regenerated.markdown())
+    return "\n\n".join(parts) + "\n"
+
+
+def regenerate(table: Table, found: Mapping[str, Line], machine: str) -> Regenerated:
+    """One table.
 
     Args:
         table: as published.
-        found: what was measured, by entry.
+        found: what was measured as it was published, by entry.
         machine: where.
     """
     notes = Notes()
@@ -78,23 +129,9 @@ def regenerate(table: Table, found: Mapping[str, Line], machine: str) -> list[st
             continue
         headings.append(column.heading)
         if measurable(table, column):
-            headings += ["measured", "ratio"]
+            headings += [f"{column.heading} measured", "ratio"]
     cells = [_row(table, row, found.get(row.entry or ""), notes) for row in table.rows]
-    date = f", {table.source.date}" if table.source.date else ""
-    hardware = f"{table.measured_on.gpu}, batch {table.measured_on.batch}"
-    extra = f" ({table.measured_on.note})" if table.measured_on.note else ""
-    return [
-        f"### {table.title}",
-        "",
-        f"Source: <{table.source.url}>{date}. Published speed: {hardware}{extra}; "
-        f"measured speed: {machine}.",
-        "",
-        *markdown(headings, cells),
-        "",
-        *(f"{n}. {text}" for n, text in enumerate(notes.texts, 1)),
-        *([""] if notes.texts else []),
-        *(f"> {footnote}" for footnote in _spaced(table.footnotes)),
-    ]
+    return Regenerated(table, machine, headings, cells, notes.texts)
 
 
 def measurable(table: Table, column: Column) -> bool:
@@ -166,23 +203,3 @@ def _as_published(line: Line) -> bool:
     return not settings or (
         settings["precision"] == "fp32" and not settings["size"] and not settings["compiled"]
     )
-
-
-def _facts(found: Iterable[Line]) -> list[str]:
-    """The software of the measurements, each kind once."""
-    told: dict[str, None] = {}
-    for line in found:
-        for row in line.results.values():
-            facts, cell = row["environment"], row["cell"]
-            commit = (facts["commit"] or "no commit")[:10]
-            threads = f", {cell['threads']} threads" if cell["threads"] else ""
-            cuda = f", CUDA {facts['cuda']}, driver {facts['driver']}" if "cuda" in facts else ""
-            told[f"torch {facts['torch']}{cuda}{threads}, {commit}, {cell['device']}"] = None
-    return [f"- {text}" for text in told]
-
-
-def _spaced(footnotes: Sequence[str]) -> list[str]:
-    spaced: list[str] = []
-    for footnote in footnotes:
-        spaced += [footnote, ""]
-    return spaced[:-1]

@@ -20,12 +20,16 @@ STATIC = ("params", "flops", "training_memory")
 
 @dataclass
 class Line:
-    """What was measured of an entry under one combination of settings: result rows by metric."""
+    """What was measured of an entry under one combination of settings: result rows by metric.
+
+    `sweeps` are the rows of throughput, a batch size each; the fastest stands in `results` too.
+    """
 
     machine: str
     entry: str
     settings: Mapping[str, Any]
     results: dict[str, Row] = field(default_factory=dict)
+    sweeps: list[Row] = field(default_factory=list)
 
     @property
     def published(self) -> Mapping[str, Any]:
@@ -34,6 +38,16 @@ class Line:
             return zoo.card(self.entry).published
         except LookupError:
             return {}
+
+    @property
+    def published_ms(self) -> float | None:
+        """The published time of an image in milliseconds, whatever unit its page gives it in."""
+        figures = self.published
+        if "time_ms" in figures:
+            return float(figures["time_ms"])
+        if "fps" in figures:
+            return 1e3 / float(figures["fps"])
+        return 1e3 * float(figures["time_s"]) if "time_s" in figures else None
 
 
 class Notes:
@@ -68,6 +82,7 @@ COLUMNS = (
     Column("p90", "latency", lambda v: f"{v['p90']:.1f}"),
     Column("network", "latency", lambda v: f"{v['stages']['network']['median']:.1f}"),
     Column("decode", "latency", lambda v: f"{v['stages']['decode']['median']:.2f}"),
+    Column("images/s", "throughput", lambda v: f"{v['images_per_second']:.1f}"),
     Column("peak MB", "memory", lambda v: f"{v['peak_mb']:.0f}"),
     Column("AP", "ap", lambda v: percent(v["AP"]), "ap"),
 )
@@ -86,6 +101,9 @@ def lines(rows: Iterable[Row]) -> list[Line]:
         settings = {name: _plain(cell[name]) for name in SETTINGS}
         place = (*owner, *settings.values())
         line = found.setdefault(place, Line(*owner, settings))
+        if cell["metric"] == "throughput":
+            line.sweeps.append(row)
+            row = max(line.sweeps, key=lambda row: row["values"].get("images_per_second", 0.0))
         line.results[cell["metric"]] = row
     for owner, results in static.items():
         mine = [line for line in found.values() if (line.machine, line.entry) == owner]
@@ -142,13 +160,10 @@ def _cell(column: Column, line: Line, notes: Notes) -> str:
 
 
 def _published(column: Column, line: Line) -> str:
-    figures = line.published
-    if column.published == "time_ms" and "time_ms" not in figures:
-        if "fps" in figures:
-            return f"{1e3 / float(figures['fps']):.0f}"
-        if "time_s" in figures:
-            return f"{1e3 * float(figures['time_s']):.0f}"
-    return str(figures.get(column.published or "", "-"))
+    if column.published == "time_ms":
+        ms = line.published_ms
+        return "-" if ms is None else f"{ms:.0f}"
+    return str(line.published.get(column.published or "", "-"))
 
 
 def page(rows: Sequence[Row]) -> str:

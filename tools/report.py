@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -16,29 +18,49 @@ from reports import regenerated, tables
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the reports into a folder and print where they are."""
-    parser = argparse.ArgumentParser(prog="fcos-zoo report", description=__doc__)
-    parser.add_argument("results", nargs="+", type=Path, help="files that `fcos-zoo bench` wrote")
-    parser.add_argument("--out", type=Path, default=Path("outputs/report"), help="%(default)s")
-    parser.add_argument("--entry", default="*", help="entries, shell wildcards (default: all)")
-    options = parser.parse_args(arguments)
-    rows = [
-        row
-        for row in store.newest(store.read(options.results))
-        if fnmatch.fnmatchcase(row["cell"]["entry"], options.entry)
-    ]
+    options = _parser().parse_args(arguments)
+    rows = chosen(store.newest(store.read(options.results)), options)
     if not rows:
-        raise LookupError(
-            f"no results of {options.entry!r} in {', '.join(map(str, options.results))}"
-        )
-    options.out.mkdir(parents=True, exist_ok=True)
-    console = Console(soft_wrap=True)
-    for name, text in (
-        ("measured.md", tables.page(rows)),
-        ("published.md", regenerated.page(rows)),
-    ):
-        (options.out / name).write_text(text)
-        console.print(f"{options.out / name}", highlight=False)
+        files = ", ".join(map(str, options.results))
+        raise LookupError(f"no such results in {files}")
+    written = {"measured.md": tables.page(rows), "published.md": regenerated.page(rows)}
+    for again in regenerated.all_tables(rows):
+        machine = re.sub(r"\W+", "-", again.machine).strip("-")
+        written[f"csv/{machine}/{again.table.id}.csv"] = again.csv()
+    if options.html:
+        from reports import page
+
+        written["index.html"] = page.render(rows)
+    for name, text in written.items():
+        path = options.out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    told = ", ".join(name for name in written if "/" not in name)
+    Console().print(f"{told} and csv in {options.out}", highlight=False, soft_wrap=True)
     return 0
+
+
+def chosen(rows: Sequence[store.Row], options: argparse.Namespace) -> list[Mapping[str, Any]]:
+    """The rows that all filters let through."""
+    return [
+        row
+        for row in rows
+        if fnmatch.fnmatchcase(row["cell"]["entry"], options.entry)
+        and fnmatch.fnmatchcase(row["machine"], options.machine)
+        and (not options.metrics or row["cell"]["metric"] in options.metrics.split(","))
+    ]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fcos-zoo report", description=__doc__)
+    add = parser.add_argument
+    add("results", nargs="+", type=Path, help="files that `fcos-zoo bench` wrote")
+    add("--out", type=Path, default=Path("outputs/report"), help="%(default)s")
+    add("--html", action="store_true", help="one page with tables and plots, index.html, too")
+    add("--entry", default="*", help="entries, shell wildcards (default: all)")
+    add("--machine", default="*", help="machines, shell wildcards (default: all)")
+    add("--metrics", help="such as latency,ap (default: all)")
+    return parser
 
 
 if __name__ == "__main__":

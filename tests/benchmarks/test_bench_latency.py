@@ -38,6 +38,36 @@ def test_stages_are_timed_apart_and_together(clock: Clock) -> None:
     assert timing.stages["second"].tolist() == [[2.0, 6.0]] * 2
 
 
+class Event:
+    """What a CUDA event knows, on the tests' clock."""
+
+    clock: Clock
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        self.at = self.clock.now
+
+    def elapsed_time(self, later: Event) -> float:
+        return 1e3 * (later.at - self.at)
+
+
+def test_on_a_gpu_events_lie_between_the_stages_and_the_host_waits_at_both_ends(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = []
+    monkeypatch.setattr(Event, "clock", clock, raising=False)
+    monkeypatch.setattr(latency.torch.cuda, "Event", Event)
+    monkeypatch.setattr(latency.torch.cuda, "synchronize", lambda: waits.append(clock.work(0.5)))
+    stages = {"first": clock.work, "second": lambda x: clock.work(2 * x)}
+    timing = latency.measure(stages, [1.0], "cuda", Pace(rounds=3, runs=0, seconds=0))
+    assert timing.stages["first"].tolist() == [[1.0]] * 3
+    assert timing.stages["second"].tolist() == [[2.0]] * 3
+    assert timing.total.tolist() == [[3.5]] * 3
+    assert len(waits) == 2 * (3 + timing.warmup)
+
+
 def test_warm_up_sees_every_input_and_goes_on_until_two_passes_agree(clock: Clock) -> None:
     runs = iter([9.0, 9.0, 5.0, 5.0, 1.0, 1.0, *[1.0] * 100])
     timing = latency.measure(

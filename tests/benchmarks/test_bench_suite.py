@@ -152,7 +152,7 @@ def test_missing_weights_cost_no_process_and_say_how_to_get_them(
     wanted = Suite(["FCOS_R_50_1x"], metrics=["latency", "ap"], cached_only=True)
     rows = runs.run(wanted, Store(tmp_path / "r.jsonl"))
     assert [row["status"] for row in rows] == ["measured", "missing"]
-    assert "fcos-zoo download FCOS_R_50_1x" in rows[1]["reason"]
+    assert "`fcos-zoo download`" in rows[1]["reason"]
     assert len(processes) == 1
     never = Suite(["FCOS_R_50_1x"], metrics=["latency"], cached_only=True, random_weights=False)
     assert runs.run(never, Store(tmp_path / "s.jsonl"))[0]["status"] == "missing"
