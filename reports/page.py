@@ -9,6 +9,7 @@ from typing import Any
 
 from reports import plots, regenerated, tables
 from reports.captions import captions
+from reports.lines import lines as gather
 
 FOLDER = Path(__file__).parent
 
@@ -19,7 +20,7 @@ def render(rows: Sequence[Mapping[str, Any]]) -> str:
     Its state is in the address: `#q=R_50&sort=3&down` filters by words and sorts by a column.
     """
     headings, cells, notes = tables.grid(rows)
-    lines = tables.lines(rows)
+    lines = gather(rows)
     machines = [line.machine for line in lines]
     if len(set(machines)) > 1:
         headings = [*headings, "machine"]

@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from reports.tables import Line, training_gb
+from reports.lines import Line
+from reports.tables import training_gb
 from zoo import published
 
 # Okabe and Ito's colours, told apart by all kinds of colour vision, that stand out from both light
@@ -52,7 +53,7 @@ def all_plots(lines: Sequence[Line]) -> dict[str, str]:
 
 def ap_against_time(lines: Iterable[Line]) -> str:
     """AP and milliseconds an image: as published, and as measured here."""
-    lines = [line for line in lines if _as_published(line)]
+    lines = [line for line in lines if line.as_published]
 
     def theirs(line: Line) -> tuple[Any, Any]:
         return line.published_ms, line.published.get("ap")
@@ -75,7 +76,7 @@ def ap_against_time(lines: Iterable[Line]) -> str:
 
 def ap_against_memory(lines: Iterable[Line]) -> str:
     """AP and the training memory of one process."""
-    lines = [line for line in lines if _as_published(line)]
+    lines = [line for line in lines if line.as_published]
 
     def theirs(line: Line) -> tuple[Any, Any]:
         total = line.published.get("training_memory_gb")
@@ -99,7 +100,7 @@ def breakdown(lines: Iterable[Line]) -> str:
         return ""
     with _figure(0.9 + 0.24 * len(timed)) as (figure, axes):
         left = [0.0] * len(timed)
-        names = [f"{line.entry} {line.settings['precision']}" for line in timed]
+        names = [f"{line.entry} {line.how}" for line in timed]
         for number, stage in enumerate(("preprocess", "network", "decode", "detect")):
             widths = [_stage(line, stage) for line in timed]
             if any(widths):
@@ -118,7 +119,7 @@ def throughput(lines: Iterable[Line]) -> str:
     for line in lines:
         for row in line.sweeps:
             if row["status"] == "measured":
-                name = f"{line.entry} {line.settings['precision']}"
+                name = f"{line.entry} {line.how}"
                 point = (row["cell"]["batch"], row["values"]["images_per_second"])
                 curves.setdefault(name, []).append(point)
     return _curves(curves, "batch size", "images a second", log=2)
@@ -219,15 +220,9 @@ def _escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
-def _as_published(line: Line) -> bool:
-    settings = line.settings
-    plain = settings.get("precision", "fp32") == "fp32" and not settings.get("compiled")
-    return plain and not settings.get("size")
-
-
 def _value(line: Line, metric: str, figure: Callable[[Mapping[str, Any]], Any]) -> Any:
-    row = line.results.get(metric)
-    return figure(row["values"]) if row and row["status"] == "measured" else None
+    values = line.values(metric)
+    return None if values is None else figure(values)
 
 
 def _measured_ap(line: Line) -> float | None:

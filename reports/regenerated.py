@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas
 
-from reports.tables import Line, Notes, lines, markdown, reason, training_gb
+from reports.lines import STATIC, Line, lines
+from reports.tables import Notes, circumstances, markdown, reason, training_gb
 from zoo import published
 from zoo.published import Cell, Column, Row, Table
 
@@ -94,22 +95,40 @@ def all_tables(
     rows: Iterable[Mapping[str, Any]], tables: Sequence[Table] | None = None
 ) -> list[Regenerated]:
     """Every published table once for each machine that measured."""
-    found = [line for line in lines(rows) if _as_published(line)]
+    by_machine: dict[str, dict[str, Line]] = {}
+    for line in lines(rows):
+        found = by_machine.setdefault(line.machine, {})
+        if line.as_published:
+            found[line.entry] = line
+        else:
+            found.setdefault(line.entry, _static(line))
     return [
-        regenerate(table, {line.entry: line for line in found if line.machine == machine}, machine)
-        for machine in dict.fromkeys(line.machine for line in found)
+        regenerate(table, found, machine)
+        for machine, found in by_machine.items()
         for table in tables or published.tables()
     ]
 
 
-def page(rows: Iterable[Mapping[str, Any]], tables: Sequence[Table] | None = None) -> str:
+def _static(line: Line) -> Line:
+    """What of a line the settings do not touch in which it was not measured as published."""
+    kept = {
+        metric: row
+        for metric, row in line.results.items()
+        if metric in STATIC and row["cell"]["precision"] == "fp32"
+    }
+    return Line(line.machine, line.entry, {}, kept)
+
+
+def page(rows: Sequence[Mapping[str, Any]], tables: Sequence[Table] | None = None) -> str:
     """All published tables in markdown, machine by machine."""
     parts = ["# The published tables, measured again"]
     machine = ""
     for regenerated in all_tables(rows, tables):
         if regenerated.machine != machine:
             machine = regenerated.machine
-            parts.append(f"## Measured on {machine}")
+            mine = [row for row in rows if row["machine"] == machine]
+            facts = "\n".join(f"- {text}" for text in circumstances(mine))
+            parts += [f"## Measured on {machine}", facts]
         parts.append(regenerated.markdown())
     return "\n\n".join(parts) + "\n"
 
@@ -195,11 +214,3 @@ def _ratio(figure: float | None, printed: Cell) -> str:
     if figure is None or not isinstance(printed, float | int) or not printed:
         return "-"
     return f"{figure / printed:.3f}"
-
-
-def _as_published(line: Line) -> bool:
-    """Whether a line was measured as the tables were: fp32 at the published size."""
-    settings = line.settings
-    return not settings or (
-        settings["precision"] == "fp32" and not settings["size"] and not settings["compiled"]
-    )

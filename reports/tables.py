@@ -3,51 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
 
-import zoo
 from reports.captions import captions
+from reports.lines import Line, Row, lines
 
-Row = Mapping[str, Any]
-
-# What tells one line of the table from another; static metrics belong to all lines of an entry.
-SETTINGS = ("precision", "layout", "compiled", "size", "weights")
-STATIC = ("params", "flops", "training_memory")
-
-
-@dataclass
-class Line:
-    """What was measured of an entry under one combination of settings: result rows by metric.
-
-    `sweeps` are the rows of throughput, a batch size each; the fastest stands in `results` too.
-    """
-
-    machine: str
-    entry: str
-    settings: Mapping[str, Any]
-    results: dict[str, Row] = field(default_factory=dict)
-    sweeps: list[Row] = field(default_factory=list)
-
-    @property
-    def published(self) -> Mapping[str, Any]:
-        """The entry's published figures; none for a peer that the zoo does not know."""
-        try:
-            return zoo.card(self.entry).published
-        except LookupError:
-            return {}
-
-    @property
-    def published_ms(self) -> float | None:
-        """The published time of an image in milliseconds, whatever unit its page gives it in."""
-        figures = self.published
-        if "time_ms" in figures:
-            return float(figures["time_ms"])
-        if "fps" in figures:
-            return 1e3 / float(figures["fps"])
-        return 1e3 * float(figures["time_s"]) if "time_s" in figures else None
+WIDE = 190  # characters that the whole table takes
 
 
 class Notes:
@@ -65,12 +29,17 @@ class Notes:
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its metric, and how a cell is made of that metric's values."""
+    """A column: its metric, and how a cell is made of that metric's values.
+
+    `published`: the key of the published figure to stand behind it; a `detail` is left out where
+    there is little room.
+    """
 
     heading: str
     metric: str
     text: Callable[[Mapping[str, Any]], str]
     published: str | None = None
+    detail: bool = False
 
 
 COLUMNS = (
@@ -79,56 +48,28 @@ COLUMNS = (
     Column("of backbone", "flops", lambda v: f"{v['backbone_gflops']:.1f}", "backbone_gflops"),
     Column("train GB", "training_memory", lambda v: f"{training_gb(v):.2f}"),
     Column("ms", "latency", lambda v: f"{v['median']:.1f}{noise_mark(v)}", "time_ms"),
-    Column("p90", "latency", lambda v: f"{v['p90']:.1f}"),
-    Column("network", "latency", lambda v: f"{v['stages']['network']['median']:.1f}"),
-    Column("decode", "latency", lambda v: f"{v['stages']['decode']['median']:.2f}"),
+    Column("p90", "latency", lambda v: f"{v['p90']:.1f}", detail=True),
+    Column("preprocess", "latency", lambda v: stage(v, "preprocess"), detail=True),
+    Column("network", "latency", lambda v: stage(v, "network"), detail=True),
+    Column("decode", "latency", lambda v: stage(v, "decode"), detail=True),
     Column("images/s", "throughput", lambda v: f"{v['images_per_second']:.1f}"),
     Column("peak MB", "memory", lambda v: f"{v['peak_mb']:.0f}"),
     Column("AP", "ap", lambda v: percent(v["AP"]), "ap"),
 )
 
 
-def lines(rows: Iterable[Row]) -> list[Line]:
-    """Result rows gathered into the table's lines, in their order."""
-    found: dict[tuple[Any, ...], Line] = {}
-    static: dict[tuple[str, str], dict[str, Row]] = {}
-    for row in rows:
-        cell = row["cell"]
-        owner = (row["machine"], cell["entry"])
-        if cell["metric"] in STATIC:
-            static.setdefault(owner, {})[cell["metric"]] = row
-            continue
-        settings = {name: _plain(cell[name]) for name in SETTINGS}
-        place = (*owner, *settings.values())
-        line = found.setdefault(place, Line(*owner, settings))
-        if cell["metric"] == "throughput":
-            line.sweeps.append(row)
-            row = max(line.sweeps, key=lambda row: row["values"].get("images_per_second", 0.0))
-        line.results[cell["metric"]] = row
-    for owner, results in static.items():
-        mine = [line for line in found.values() if (line.machine, line.entry) == owner]
-        if not mine:
-            mine = [Line(*owner, {})]
-            found[owner] = mine[0]
-        for line in mine:
-            precision = line.settings.get("precision", "fp32")
-            fitting = {
-                metric: row
-                for metric, row in results.items()
-                if metric != "training_memory" or row["cell"]["precision"] == precision
-            }
-            line.results = {**fitting, **line.results}
-    return list(found.values())
-
-
-def grid(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], list[str]]:
+def grid(rows: Sequence[Row], brief: bool = False) -> tuple[list[str], list[list[str]], list[str]]:
     """Headings, cells and notes of the table; a column that nothing was measured for is left out.
 
     Behind a measured column that the published tables have too stands theirs.
     """
     notes = Notes()
     table = lines(rows)
-    columns = [c for c in COLUMNS if any(c.metric in line.results for line in table)]
+    columns = [
+        column
+        for column in COLUMNS
+        if any(column.metric in line.results for line in table) and not (brief and column.detail)
+    ]
     headings = ["entry", "precision"]
     for column in columns:
         headings += [column.heading, "published"] if column.published else [column.heading]
@@ -136,7 +77,7 @@ def grid(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], list[str]]:
     for line in table:
         random = any(row["values"].get("weights") == "random" for row in line.results.values())
         mark = notes.mark("random weights: speed and memory only") if random else ""
-        texts = [f"{line.entry} {mark}".strip(), str(line.settings.get("precision", "-"))]
+        texts = [f"{line.entry} {mark}".strip(), line.how]
         for column in columns:
             texts.append(_cell(column, line, notes))
             if column.published:
@@ -156,6 +97,8 @@ def _cell(column: Column, line: Line, notes: Notes) -> str:
         word = ap_note(row)
     elif column.metric == "training_memory" and "measured_gb" not in row["values"]:
         word = "predicted, not measured"
+    elif column.heading == "ms" and throttled(row["values"]):
+        word = "the GPU was throttled meanwhile: not a valid time"
     return f"{column.text(row['values'])} {notes.mark(word) if word else ''}".strip()
 
 
@@ -166,26 +109,28 @@ def _published(column: Column, line: Line) -> str:
     return str(line.published.get(column.published or "", "-"))
 
 
-def page(rows: Sequence[Row]) -> str:
-    """The table in markdown, with what it was measured on above and the reasons below."""
-    parts = ["# Measured", ""]
-    for machine, facts in _machines(rows).items():
-        parts += [f"**{machine}** — {facts}", ""]
-    if rows:
-        parts += [f"`{rows[-1]['command']}`", ""]
-    headings, cells, notes = grid(rows)
-    parts += markdown(headings, cells)
-    parts += ["", *(f"{n}. {note}" for n, note in enumerate(notes, 1)), ""]
-    parts += [*captions(rows), ""]
+def page(rows: Sequence[Row], title: str = "Measured") -> str:
+    """The tables in markdown, one a machine, each with its circumstances and reasons."""
+    parts = [f"# {title}", ""]
+    for machine in dict.fromkeys(row["machine"] for row in rows):
+        mine = [row for row in rows if row["machine"] == machine]
+        headings, cells, notes = grid(mine)
+        parts += [f"## {machine}", "", *(f"- {text}" for text in circumstances(mine)), ""]
+        parts += markdown(headings, cells)
+        parts += ["", *(f"{n}. {note}" for n, note in enumerate(notes, 1))]
+        parts += ["", *(f"- {caption}" for caption in captions(mine)), ""]
     return "\n".join(parts)
 
 
-def terminal(rows: Sequence[Row]) -> list[Table | str]:
-    """The same table for a terminal."""
-    headings, cells, notes = grid(rows)
+def terminal(rows: Sequence[Row], width: int) -> list[Table | str]:
+    """The same table for a terminal; a narrow one gets no details."""
+    headings, cells, notes = grid(rows, brief=width < WIDE)
     table = Table(title="measured, and as published", title_justify="left")
     for i, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if i < 2 else "right", no_wrap=i == 0)
+        longest = max(map(len, heading.split()))
+        table.add_column(
+            heading, justify="left" if i < 2 else "right", no_wrap=i == 0, min_width=longest
+        )
     for texts in cells:
         table.add_row(*(text.replace("[", r"\[") for text in texts))
     told = [f"[dim]\\[{n}] {note}[/]" for n, note in enumerate(notes, 1)]
@@ -229,19 +174,27 @@ def ap_note(row: Row) -> str:
     return f"AP on {where}, not on val2017 as published"
 
 
-def _machines(rows: Sequence[Row]) -> dict[str, str]:
-    told = {}
+def stage(values: Mapping[str, Any], name: str) -> str:
+    """The median of a stage, which a peer need not have."""
+    return f"{values['stages'][name]['median']:.2f}" if name in values["stages"] else "-"
+
+
+def throttled(values: Mapping[str, Any]) -> bool:
+    """Whether the GPU was slowed down at the end of the measurement."""
+    return bool(values.get("state", {}).get("after", {}).get("gpu_throttled"))
+
+
+def circumstances(rows: Sequence[Row]) -> list[str]:
+    """Software, code and commands of one machine's rows, each kind once."""
+    told: dict[str, None] = {}
     for row in rows:
         facts = row["environment"]
-        software = [f"torch {facts['torch']}", f"Python {facts['python']}"]
+        software = [f"torch {facts['torch']}", f"torchvision {facts['torchvision']}"]
         if "cuda" in facts:
-            software += [f"CUDA {facts['cuda']}", f"cuDNN {facts['cudnn']}",
-                         f"driver {facts['driver']}"]  # fmt: skip
+            software += [f"CUDA {facts['cuda']}", f"cuDNN {facts['cudnn']}"]
+            software += [f"driver {facts['driver']}"]
         commit = f"commit {facts['commit'][:10]}" if facts["commit"] else "no commit"
         dirty = " with changes" if facts["dirty"] else ""
-        told[row["machine"]] = f"{', '.join(software)}, {commit}{dirty}"
-    return told
-
-
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+        told[f"{', '.join(software)}, Python {facts['python']}, {commit}{dirty}"] = None
+    commands = dict.fromkeys(f"`{row['command']}`" for row in rows)
+    return [*told, *commands]

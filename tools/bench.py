@@ -37,11 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return SUBCOMMANDS[arguments[0]](arguments[1:])
     options = _parser().parse_args(arguments)
     suite = suite_of(options)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else tables.WIDE)
     rows = run(suite, Store(options.out), options.fresh)
     page = options.out.with_suffix(".md")
     page.write_text(tables.page(rows))
-    for table in tables.terminal(rows):
+    for table in tables.terminal(rows, console.width):
         console.print(table)
     console.print(f"results in {options.out}, table in {page}", highlight=False, soft_wrap=True)
     broken = [row for row in rows if row["status"] not in ("measured", "missing")]

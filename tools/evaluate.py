@@ -16,29 +16,43 @@ from rich.table import Table
 import zoo
 from benchmarks import accuracy, pictures
 from benchmarks.cell import Dataset
-from fcos.evaluate import FIGURES
-from tools.predict import default_device
+from fcos.evaluate import FIGURES, Result
+from fcos.train import distributed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Detect on every image, write the detections, print the figures."""
+    """Detect on every image, write the detections, print the figures; under torchrun together."""
     options = _parser().parse_args(arguments)
     dataset = Dataset.of(*options.dataset) if options.dataset else pictures.embedded()
-    device = options.device or default_device()
-    detector = zoo.get(options.name, options.weights, device, options.precision)
     ids = pictures.image_ids(dataset, options.limit)
-    accuracy.category_ids(detector.classes, dataset)  # refuse before the work, not after
-    console = Console()
-    shown = track(ids, options.name, console=console, disable=not console.is_terminal)
-    results = accuracy.detect(detector, dataset, shown, options.batch)
     folder = options.out or Path("outputs/evaluate") / options.name
+    with distributed.process_group(options.device) as device:
+        detector = zoo.get(options.name, options.weights, device, options.precision)
+        accuracy.category_ids(detector.classes, dataset)  # refuse before the work, not after
+        console = Console(stderr=True)
+        quiet = not console.is_terminal or distributed.rank() > 0
+        mine = ids[distributed.rank() :: distributed.world()]
+        shown = track(mine, options.name, console=console, disable=quiet)
+        shares = distributed.gather(accuracy.detect(detector, dataset, shown, options.batch))
+        if distributed.rank() == 0:
+            results = [result for share in shares for result in share]
+            place = {image_id: i for i, image_id in enumerate(ids)}
+            results.sort(key=lambda result: place[result["image_id"]])  # as one process would
+            write(results, dataset, ids, folder, options.name)
+    return 0
+
+
+def write(
+    results: Sequence[Result], dataset: Dataset, ids: Sequence[int], folder: Path, name: str
+) -> None:
+    """Keep the detections, then measure and show them."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "detections.json").write_text(json.dumps(results))
     figures = accuracy.figures(results, dataset, ids)
     (folder / "figures.json").write_text(json.dumps(figures, indent=1))
-    print_figures(figures, options.name, console)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    print_figures(figures, name, console)
     console.print(f"detections.json and figures.json in {folder}", highlight=False, soft_wrap=True)
-    return 0
 
 
 def print_figures(figures: dict[str, Any], name: str, console: Console) -> None:

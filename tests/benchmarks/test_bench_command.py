@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import zoo
+from benchmarks import pictures, synthetic
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTRY = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
@@ -25,8 +26,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
         (folder / name / "__init__.py").write_text("raise RuntimeError('not this one')")
     torch.manual_seed(0)
-    torch.save({"model": zoo.build(ENTRY).state_dict()}, folder / "weights.pth")
+    detector = zoo.build(ENTRY).eval()
+    dataset = pictures.embedded()
+    photo = pictures.read(dataset, pictures.image_ids(dataset)[0]).image
+    synthetic.prepare(detector, [photo], candidates=50)
+    torch.save({"model": detector.state_dict()}, folder / "weights.pth")
     return folder
+
+
+def surroundings(folder: Path) -> dict[str, str]:
+    """An environment without network, with a cache of its own."""
+    ours = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "FCOS_ZOO_OFFLINE": "1"}
+    return {**os.environ, **ours, "FCOS_ZOO_HOME": str(folder / "home")}
 
 
 def fcos_zoo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -35,12 +46,10 @@ def fcos_zoo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     script.write_text(
         "import sys\nfrom tools.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    environment |= {"FCOS_ZOO_OFFLINE": "1", "FCOS_ZOO_HOME": str(folder / "home")}
     return subprocess.run(
         [sys.executable, str(script), *arguments],
         cwd=folder,
-        env=environment,
+        env=surroundings(folder),
         capture_output=True,
         text=True,
         timeout=300,
@@ -68,13 +77,29 @@ def test_measure_then_report_in_a_folder_with_names_like_ours(folder: Path) -> N
     assert "### " in (folder / "out/report/published.md").read_text()
 
 
-def test_evaluate_writes_detections_and_figures(folder: Path) -> None:
-    done = fcos_zoo(folder, "evaluate", ENTRY, "--weights", "weights.pth", "--limit", "1")
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_evaluate_is_the_same_to_the_byte_on_one_process_and_on_two(folder: Path) -> None:
+    arguments = [ENTRY, "--weights", "weights.pth", "--limit", "3", "--device", "cpu"]
+    alone = fcos_zoo(folder, "evaluate", *arguments)
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    assert "AP50" in alone.stdout
     written = folder / "outputs/evaluate" / ENTRY
-    assert json.loads((written / "figures.json").read_text())["images"] == 1
-    assert isinstance(json.loads((written / "detections.json").read_text()), list)
-    assert "AP50" in done.stdout
+    assert json.loads((written / "figures.json").read_text())["images"] == 3
+    assert len(json.loads((written / "detections.json").read_text())) > 3
+
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    script = [str(folder.parent / "fcos-zoo.py"), "evaluate", *arguments, "--out", "both"]
+    both = subprocess.run(
+        [*torchrun, *script],
+        cwd=folder,
+        env=surroundings(folder),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert both.returncode == 0, both.stdout + both.stderr
+    for name in ("detections.json", "figures.json"):
+        assert (folder / "both" / name).read_bytes() == (written / name).read_bytes()
 
 
 def test_mistakes_are_one_line(folder: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from rows import ap, flops, latency, memory, row
 
 from reports import regenerated
-from reports.tables import lines
+from reports.lines import lines
 from zoo import published
 
 TABLE = published.read(published.DIRECTORY / "hrnet_backbone_gflops.yaml")
@@ -59,6 +59,8 @@ def test_an_ap_on_other_images_is_not_held_against_the_published_one() -> None:
 def test_other_sizes_and_precisions_do_not_stand_in_for_the_published_ones() -> None:
     rows = [latency(ENTRY, 9.0, size=(256, 427)), latency(ENTRY, 9.0, precision="bf16")]
     assert "9.0" not in regenerated.page(rows, [TABLE])
+    [again] = regenerated.all_tables([flops(ENTRY, 90.61), *rows], [TABLE])
+    assert again.cells[0][9] == "90.6"
 
 
 def test_reasons_reach_the_table() -> None:

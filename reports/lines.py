@@ -1,0 +1,116 @@
+"""Result rows gathered into lines: what was measured of an entry under one set of settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import zoo
+
+Row = Mapping[str, Any]
+
+# What tells one line of an entry from another.
+SETTINGS = ("precision", "layout", "compiled", "size", "weights")
+# Metrics that know few settings or none: each line of the entry has them.
+STATIC = ("params", "flops", "training_memory")
+
+
+@dataclass
+class Line:
+    """Result rows of an entry by metric; `settings` are empty where nothing was run.
+
+    `sweeps` are the rows of throughput, a batch size each; the fastest stands in `results` too.
+    """
+
+    machine: str
+    entry: str
+    settings: Mapping[str, Any]
+    results: dict[str, Row] = field(default_factory=dict)
+    sweeps: list[Row] = field(default_factory=list)
+
+    @property
+    def precision(self) -> str:
+        """Of the network's arithmetic."""
+        return str(self.settings.get("precision", "fp32"))
+
+    @property
+    def how(self) -> str:
+        """The settings in a few words."""
+        words = [self.precision]
+        if self.settings.get("compiled"):
+            words.append("compiled")
+        if self.settings.get("layout") == "contiguous":
+            words.append("contiguous")
+        return " ".join(words)
+
+    @property
+    def as_published(self) -> bool:
+        """Whether it was measured as the tables were: fp32, eager, the published test size."""
+        return self.how == "fp32" and not self.settings.get("size")
+
+    @property
+    def published(self) -> Mapping[str, Any]:
+        """The entry's published figures; none for a peer that the zoo does not know."""
+        try:
+            return zoo.card(self.entry).published
+        except LookupError:
+            return {}
+
+    @property
+    def published_ms(self) -> float | None:
+        """The published time of an image in milliseconds, whatever unit its page gives it in."""
+        figures = self.published
+        if "time_ms" in figures:
+            return float(figures["time_ms"])
+        if "fps" in figures:
+            return 1e3 / float(figures["fps"])
+        return 1e3 * float(figures["time_s"]) if "time_s" in figures else None
+
+    def values(self, metric: str) -> Mapping[str, Any] | None:
+        """What was measured, or None."""
+        row = self.results.get(metric)
+        return row["values"] if row and row["status"] == "measured" else None
+
+
+def lines(rows: Iterable[Row]) -> list[Line]:
+    """The lines of result rows, in the order of the rows."""
+    found: dict[tuple[Any, ...], Line] = {}
+    static: list[Row] = []
+    for row in rows:
+        cell = row["cell"]
+        if cell["metric"] in STATIC:
+            static.append(row)
+            continue
+        settings = {name: _plain(cell[name]) for name in SETTINGS}
+        place = (row["machine"], cell["entry"], *settings.values())
+        line = found.setdefault(place, Line(row["machine"], cell["entry"], settings))
+        if cell["metric"] == "throughput":
+            line.sweeps.append(row)
+            row = max(line.sweeps, key=lambda row: row["values"].get("images_per_second", 0.0))
+        line.results[cell["metric"]] = row
+    for row in static:
+        _spread(row, found)
+    return list(found.values())
+
+
+def _spread(row: Row, found: dict[tuple[Any, ...], Line]) -> None:
+    """Give a static row to all lines of its entry, or a line of its own where there is none."""
+    machine, cell = row["machine"], row["cell"]
+    wanted = cell["precision"] if cell["metric"] == "training_memory" else None
+    mine = [
+        line
+        for line in found.values()
+        if (line.machine, line.entry) == (machine, cell["entry"])
+        and wanted in (None, line.precision)
+    ]
+    if not mine:
+        precision = wanted or "fp32"
+        mine = [Line(machine, cell["entry"], {"precision": precision})]
+        found[machine, cell["entry"], precision] = mine[0]
+    for line in mine:
+        line.results[cell["metric"]] = row
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

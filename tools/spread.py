@@ -1,0 +1,40 @@
+"""Spread a suite over jobs, as Hydra's --multirun does, on a Slurm cluster with its launcher.
+
+    python -m tools.spread --config-name suite/published --multirun \
+        +shards=8 '+shard=range(8)' hydra/launcher=submitit_slurm
+
+Each job measures its share of the processes into one results file, `+out=FILE`, that all append to.
+Without a launcher the jobs run one after the other.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from benchmarks.run import run
+from benchmarks.store import Store
+from benchmarks.suite import Suite, settings
+from zoo.card import CONFIGS
+
+
+@hydra.main(version_base=None, config_path=str(CONFIGS), config_name="suite/published")
+def main(config: DictConfig) -> None:
+    """Measure one share; Hydra calls this once a job."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    out = Path(str(plain.pop("out", "outputs/bench/results.jsonl")))
+    if "device" not in plain:
+        import torch
+
+        plain["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+    GlobalHydra.instance().clear()  # the zoo composes configs of its own
+    run(Suite(**{"folder": out.parent, **settings(plain)}), Store(out))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
