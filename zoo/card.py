@@ -192,4 +192,8 @@ def _served(name: str) -> bool:
 
 
 def _location(place: str | dict[str, Any]) -> Location:
-    return Location(place) if isinstance(place, str) else Location(**place)
+    """A place as the entry's file states it; `package:PATH` lies beside the installed packages."""
+    facts = {"url": place} if isinstance(place, str) else dict(place)
+    if facts["url"].startswith("package:"):
+        facts["url"] = str(CONFIGS.parent / facts["url"].removeprefix("package:"))
+    return Location(**facts)
