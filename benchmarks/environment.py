@@ -76,9 +76,9 @@ def state(device: str) -> dict[str, Any]:
 
 
 def gpu_state() -> dict[str, str]:
-    """The first GPU's facts by nvidia-smi; empty where that does not answer."""
+    """This process's GPU's facts by nvidia-smi; empty where that does not answer."""
     query = f"--query-gpu={','.join(GPU_FIELDS)}"
-    answer = _run(["nvidia-smi", "--id=0", query, "--format=csv,noheader"])
+    answer = _run(["nvidia-smi", _own_gpu(), query, "--format=csv,noheader"])
     return parse_gpu(answer) if answer else {}
 
 
@@ -132,8 +132,13 @@ def _cpu_celsius() -> float | None:
     return max((int(zone) / 1000 for zone in zones if zone and zone.isdigit()), default=None)
 
 
+def _own_gpu() -> str:
+    """nvidia-smi counts all GPUs of the machine, torch those that it may see."""
+    return f"--id={os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',')[0] or 0}"
+
+
 def _gpu_processes() -> int | None:
-    answer = _run(["nvidia-smi", "--id=0", "--query-compute-apps=pid", "--format=csv,noheader"])
+    answer = _run(["nvidia-smi", _own_gpu(), "--query-compute-apps=pid", "--format=csv,noheader"])
     if answer is None:
         return None
     return sum(1 for line in answer.splitlines() if line.strip() not in ("", str(os.getpid())))

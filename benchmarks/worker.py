@@ -49,6 +49,7 @@ def run(
                 seconds = round(time.monotonic() - start, 3)
                 yield waiting.pop(0), replace(outcome, seconds=seconds)
                 if received is None:
+                    process.kill()
                     break
 
 

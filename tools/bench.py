@@ -19,7 +19,7 @@ from rich.console import Console
 
 from benchmarks.cell import METRICS, PRECISIONS, STATIC, Dataset, Pace
 from benchmarks.run import run
-from benchmarks.store import Store
+from benchmarks.store import Store, newest
 from benchmarks.suite import Suite, load
 from reports import tables
 from tools import compare, merge
@@ -36,11 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] in SUBCOMMANDS:
         return SUBCOMMANDS[arguments[0]](arguments[1:])
     options = _parser().parse_args(arguments)
+    take_gpu()
     suite = suite_of(options)
     console = Console(width=None if sys.stdout.isatty() else tables.WIDE)
-    rows = run(suite, Store(options.out), options.fresh)
+    store = Store(options.out)
+    rows = run(suite, store, options.fresh)
     page = options.out.with_suffix(".md")
-    page.write_text(tables.page(rows))
+    page.write_text(tables.page(rows if suite.shards == 1 else newest(store.rows())))
     for table in tables.terminal(rows, console.width):
         console.print(table)
     console.print(f"results in {options.out}, table in {page}", highlight=False, soft_wrap=True)
@@ -170,11 +172,19 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _rank() -> tuple[int, int] | None:
-    """The shard of a process that torchrun started; each takes the GPU of its own number."""
+    """The shard of a process that torchrun started."""
     if "WORLD_SIZE" not in os.environ:
         return None
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get("LOCAL_RANK", "0"))
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+def take_gpu() -> None:
+    """Of the GPUs that a process started by torchrun may see, leave it the one of its number."""
+    if "LOCAL_RANK" in os.environ:
+        local = int(os.environ["LOCAL_RANK"])
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        own = visible.split(",")[local] if visible else str(local)
+        os.environ["CUDA_VISIBLE_DEVICES"] = own
 
 
 def _default_device() -> str:

@@ -13,6 +13,7 @@ import torch
 
 import zoo
 from benchmarks import pictures, synthetic
+from tools import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTRY = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
@@ -58,7 +59,7 @@ def fcos_zoo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_measure_then_report_in_a_folder_with_names_like_ours(folder: Path) -> None:
     small = ["--size", "64", "96", "--limit", "1", "--rounds", "1", "--runs", "1", "--seconds", "0"]
-    metrics = "params,latency,memory,ap"
+    metrics = "params,latency,ap"
     weights = f"{ENTRY}={folder / 'weights.pth'}"
     first = ["bench", ENTRY, "--metrics", metrics, "--weights", weights, "--threads", "1", *small]
     done = fcos_zoo(folder, *first, "--out", "out/results.jsonl")
@@ -68,8 +69,8 @@ def test_measure_then_report_in_a_folder_with_names_like_ours(folder: Path) -> N
         (metric, "measured") for metric in metrics.split(",")
     ]
     assert rows[1]["values"]["weights"] == "file"
-    assert rows[3]["values"]["split"] == "coco_val_ccby"
-    assert (folder / "out/detections" / f"{rows[3]['key']}.json").is_file()
+    assert rows[2]["values"]["split"] == "coco_val_ccby"
+    assert (folder / "out/detections" / f"{rows[2]['key']}.json").is_file()
     assert ENTRY in (folder / "out/results.md").read_text()
 
     done = fcos_zoo(folder, "report", "out/results.jsonl", "--out", "out/report")
@@ -102,8 +103,25 @@ def test_evaluate_is_the_same_to_the_byte_on_one_process_and_on_two(folder: Path
         assert (folder / "both" / name).read_bytes() == (written / name).read_bytes()
 
 
-def test_mistakes_are_one_line(folder: Path) -> None:
-    done = fcos_zoo(folder, "bench", "FCOS_R_50_1", "--metrics", "params")
-    assert done.returncode == 1
-    assert "did you mean FCOS_R_50_1x" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_suite_is_spread_over_jobs_that_share_a_file(folder: Path) -> None:
+    command = [sys.executable, "-m", "tools.spread", "--config-name", "suite/quick", "--multirun"]
+    command += [f"entries=[FCOS_shapes_tiny,{ENTRY}]", "metrics=[params]"]
+    command += ["+shards=2", "+shard=range(2)", f"+out={folder / 'spread.jsonl'}"]
+    done = subprocess.run(
+        [*command, f"hydra.sweep.dir={folder / 'jobs'}"],
+        cwd=ROOT,
+        env=surroundings(folder),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [json.loads(line) for line in (folder / "spread.jsonl").read_text().splitlines()]
+    assert [row["cell"]["entry"] for row in rows] == ["FCOS_shapes_tiny", ENTRY]
+
+
+def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "FCOS_R_50_1", "--metrics", "params"]) == 1
+    told = capsys.readouterr().err
+    assert "did you mean FCOS_R_50_1x" in told
+    assert len(told.splitlines()) == 1

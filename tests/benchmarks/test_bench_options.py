@@ -1,0 +1,53 @@
+"""From the command line to a suite."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from benchmarks.cell import Pace
+from benchmarks.suite import Suite
+from tools import bench
+
+
+def suite(*arguments: str) -> Suite:
+    return bench.suite_of(bench._parser().parse_args([*arguments, "--device", "cpu"]))
+
+
+def test_names_come_before_those_of_a_suite_and_all_is_the_default_of_quick_metrics() -> None:
+    assert suite("FCOS_R_50_1x").entries == ("FCOS_R_50_1x",)
+    assert suite("--suite", "quick", "FCOS_R_50_1x").entries == ("FCOS_R_50_1x",)
+    assert "FCOS_R_50_1x" in suite().entries
+    assert suite("--metrics", "flops").entries == ("*",)
+    assert suite("--peer", "torchvision").entries == ()
+
+
+def test_the_command_line_has_the_last_word_on_a_suite() -> None:
+    chosen = suite("--suite", "quick", "--rounds", "9", "--metrics", "ap", "--threads", "1")
+    assert chosen.pace == Pace(9, 0, 0, 4)
+    assert chosen.metrics == ("ap",)
+    assert chosen.threads == 1
+    assert chosen.cached_only
+    assert suite("--suite", "quick", "--set", "limit=7").limit == 7
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--metrics", "beauty"], ["--precision", "fp8"], ["--weights", "x.pth"]]
+)
+def test_unknown_words_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        suite(*wrong)
+    assert wrong[1] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("visible", "own"), [("", "1"), ("4,6", "6")])
+def test_torchrun_gives_each_process_a_share_and_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, visible: str, own: str
+) -> None:
+    for name, value in {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert (suite().shard, suite().shards) == (3, 4)
+    bench.take_gpu()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == own
