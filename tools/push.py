@@ -19,6 +19,7 @@ import zoo
 from benchmarks import store
 from fcos import Detector
 from reports import tables
+from reports.lines import Row
 from zoo import converted
 from zoo.available import fetch_weights
 from zoo.weights import cache
@@ -97,7 +98,7 @@ def write(
     *,
     licence: str,
     origin: str,
-    results: Sequence[tables.Row],
+    results: Sequence[Row],
     digest: str,
 ) -> list[Path]:
     """Write `<entry>.safetensors` and `README.md`; `digest` is of the file the weights are from."""
@@ -111,7 +112,7 @@ def write(
 
 
 def model_card(
-    detector: Detector, repository: str, licence: str, origin: str, results: Sequence[tables.Row]
+    detector: Detector, repository: str, licence: str, origin: str, results: Sequence[Row]
 ) -> str:
     """The repository's page: what it is, how to load it, measured figures, licence, citation."""
     card = detector.card
@@ -163,7 +164,7 @@ Of the weights: {licence}.
 """
 
 
-def _of(row: tables.Row, entry: str, digest: str) -> bool:
+def _of(row: Row, entry: str, digest: str) -> bool:
     """Whether a result is the entry's; an AP must be of these very weights."""
     cell = row["cell"]
     same = cell["weights"].endswith(f"@{digest[:12]}") or cell["metric"] != "ap"

@@ -20,30 +20,19 @@ from rich.console import Console
 
 import zoo
 from fcos import Detector
-from fcos.boxes import Size
-from fcos.data import sets
 from fcos.data.dataset import DetectionDataset
 from fcos.data.loader import Batch, Loader
-from fcos.data.named import check_is_minival
 from fcos.data.sampler import TrainingSampler
-from fcos.data.transforms import (
-    Compose,
-    HorizontalFlip,
-    ResizeShortestSide,
-    SquareView,
-    Transform,
-)
 from fcos.train import distributed
 from fcos.train.evaluation import evaluate_detector
 from fcos.train.memory import fitting_parts
 from fcos.train.recompute import recompute_activations
-from fcos.train.solver import Schedule, make_optimizer
+from fcos.train.solver import make_optimizer
 from fcos.train.trainer import DTYPES, Trainer
-from zoo import formats
-from zoo.build import assemble, fetch_weights
+from zoo.build import assemble
 from zoo.card import compose_entry
-from zoo.imagenet import load_backbone
-from zoo.weights import read
+from zoo.recipe import Test, datasets, largest_size, schedule, transforms
+from zoo.start import start
 
 Config = Mapping[str, Any]
 
@@ -85,6 +74,9 @@ def train(card: zoo.Card, config: Config, device: torch.device, resume: bool) ->
             f"{folder} holds a run: go on with --resume, or choose another with run.folder=…"
         )
     torch.manual_seed(run["seed"])
+    if device.type == "cpu":
+        # A core that the loader works on makes every parallel loop wait for it.
+        torch.set_num_threads(max(1, torch.get_num_threads() - data["workers"]))
     with distributed.leader_first():
         dataset, test = datasets(data)
     detector = assemble({**config, "classes": list(dataset.classes)}).to(device).train()
@@ -141,27 +133,6 @@ def train(card: zoo.Card, config: Config, device: torch.device, resume: bool) ->
     return trainer.run()
 
 
-Test = tuple[DetectionDataset, Any]
-
-
-def datasets(data: Config) -> tuple[DetectionDataset, Test | None]:
-    """What to train on, and what to measure on, if anything.
-
-    The recipe's own test set is not measured when the training set is another.
-    """
-    drawn = data.get("shapes", {})
-    found = sets.parts(data["train"], data["root"], data["train_images"], drawn.get("train"))
-    keys = ("plus_one", "whole_pixels", "keep_empty", "skip_unreadable")
-    dataset = sets.training_set(found, **{key: data[key] for key in keys})
-    own, named = Path(data["train"]).is_file(), data["test"] and not Path(data["test"]).is_file()
-    if data["test"] is None or (own and named):
-        return dataset, None
-    measured = sets.parts(data["test"], data["root"], data["test_images"], drawn.get("test"))
-    if data["test"] in ("coco_2017_val", "coco_2014_minival"):
-        check_is_minival(measured[0].annotations, [part.annotations for part in found])
-    return dataset, sets.test_set(measured)
-
-
 def batches(
     dataset: DetectionDataset, config: Config, device: torch.device, start: int
 ) -> Iterable[Batch]:
@@ -181,90 +152,6 @@ def batches(
         transforms(config),
         config["data"]["workers"],
         pin_memory=device.type == "cuda",
-    )
-
-
-def transforms(config: Config) -> Compose:
-    """The entry's augmentation."""
-    how, data = config["augmentation"], config["data"]
-    steps: list[Transform] = [HorizontalFlip(data["flip"], data["plus_one"])]
-    if "square" in how:
-        steps.insert(0, SquareView(how["square"], tuple(how["scale_range"])))
-    elif "longest" in how:
-        resize = partial(ResizeShortestSide, longest=how["longest"])
-        rounding = config["resize"].get("rounding", "nearest")
-        if "shortest_range" in how:
-            steps.insert(0, resize(how["shortest_range"], sample="range", rounding=rounding))
-        else:
-            steps.insert(0, resize(how["shortest"], rounding=rounding))
-    return Compose(steps)
-
-
-def largest_size(how: Config, dataset: DetectionDataset) -> Size:
-    """(height, width) of the largest images that augmentation makes."""
-    if "square" in how:
-        return how["square"], how["square"]
-    if "longest" in how:
-        return max(how.get("shortest") or how["shortest_range"]), how["longest"]
-    height, width = dataset.sizes.max(axis=0).tolist()
-    return height, width
-
-
-def schedule(config: Config, epoch: float) -> Schedule:
-    """The recipe's learning rates; `epoch` iterations are one epoch."""
-    times, solver = config["schedule"], config["solver"]
-    warmup = solver["warmup"]
-    return Schedule(
-        times.get("iterations") or round(times["epochs"] * epoch),
-        times.get("steps") or [round(step * epoch) for step in times.get("step_epochs", ())],
-        solver["gamma"],
-        warmup["method"],
-        warmup["iterations"],
-        warmup["factor"],
-    )
-
-
-def start(detector: Detector, config: Config) -> str:
-    """Give the detector the weights that training starts from; says which."""
-    run = config["run"]
-    if run["weights"]:
-        return start_from(detector, run["weights"], config)
-    if not run["backbone"]:
-        return "started from random weights"
-    load_backbone(detector, run["backbone"])
-    which = config.get("imagenet") if run["backbone"] == "imagenet" else run["backbone"]
-    return f"started the backbone from {which}, all else from random weights"
-
-
-def start_from(detector: Detector, source: str, config: Config) -> str:
-    """Copy the weights of a file or an entry; a predictor of other classes stays as initialised.
-
-    Returns:
-        What was done, for the log.
-    """
-    path = Path(source) if Path(source).is_file() else fetch_weights(zoo.card(source))
-    content = read(path)
-    state = formats.unwrap(content)
-    names = formats.translate(state, detector)
-    head = [key for key, name in names.items() if name == "head.cls_logits.bias"]
-    if not head:
-        raise ValueError(
-            f"{path} has no class predictor: it is no checkpoint of {config['family']}"
-        )
-    donor = assemble(config, len(state[head[0]]))
-    formats.load_state(donor, state)
-    known = content.get("classes") or (
-        config["classes"] if Path(source).is_file() else zoo.card(source).config["classes"]
-    )
-    kept = donor.state_dict()
-    if tuple(known) == detector.classes:
-        detector.load_state_dict(kept)
-        return f"started from {path}: all {len(kept)} tensors, the classes are the same"
-    own = {k: v for k, v in detector.state_dict().items() if k.startswith("head.cls_logits.")}
-    detector.load_state_dict({**kept, **own})
-    return (
-        f"started from {path}: {len(kept) - len(own)} tensors kept; the class predictor is "
-        f"initialised anew, from {len(known)} to {len(detector.classes)} classes"
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 import zoo
 from fcos.data.transforms import HorizontalFlip, ResizeShortestSide, SquareView
 from fcos.train.solver import make_optimizer
-from tools.train import largest_size, schedule, transforms
+from zoo.recipe import largest_size, schedule, transforms
 
 
 @pytest.mark.parametrize("name", zoo.names())

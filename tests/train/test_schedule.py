@@ -6,7 +6,7 @@ from torch import nn
 
 import zoo
 from fcos.train.solver import Schedule, make_optimizer
-from tools.train import schedule
+from zoo.recipe import schedule
 
 
 def rates(entry, *iterations):

@@ -1,0 +1,82 @@
+"""An entry's recipe, from its configuration to the objects that training is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fcos.boxes import Size
+from fcos.data import sets
+from fcos.data.dataset import DetectionDataset
+from fcos.data.named import check_is_minival
+from fcos.data.transforms import (
+    Compose,
+    HorizontalFlip,
+    ResizeShortestSide,
+    SquareView,
+    Transform,
+)
+from fcos.train.solver import Schedule
+
+Config = Mapping[str, Any]
+Test = tuple[DetectionDataset, Any]
+
+
+def datasets(data: Config) -> tuple[DetectionDataset, Test | None]:
+    """What to train on, and what to measure on, if anything.
+
+    The recipe's own test set is not measured when the training set is another.
+    """
+    drawn = data.get("shapes", {})
+    found = sets.parts(data["train"], data["root"], data["train_images"], drawn.get("train"))
+    keys = ("plus_one", "whole_pixels", "keep_empty", "skip_unreadable")
+    dataset = sets.training_set(found, **{key: data[key] for key in keys})
+    own, named = Path(data["train"]).is_file(), data["test"] and not Path(data["test"]).is_file()
+    if data["test"] is None or (own and named):
+        return dataset, None
+    measured = sets.parts(data["test"], data["root"], data["test_images"], drawn.get("test"))
+    if data["test"] in ("coco_2017_val", "coco_2014_minival"):
+        check_is_minival(measured[0].annotations, [part.annotations for part in found])
+    return dataset, sets.test_set(measured)
+
+
+def transforms(config: Config) -> Compose:
+    """The entry's augmentation."""
+    how, data = config["augmentation"], config["data"]
+    steps: list[Transform] = [HorizontalFlip(data["flip"], data["plus_one"])]
+    if "square" in how:
+        steps.insert(0, SquareView(how["square"], tuple(how["scale_range"])))
+    elif "longest" in how:
+        resize = partial(ResizeShortestSide, longest=how["longest"])
+        rounding = config["resize"].get("rounding", "nearest")
+        if "shortest_range" in how:
+            steps.insert(0, resize(how["shortest_range"], sample="range", rounding=rounding))
+        else:
+            steps.insert(0, resize(how["shortest"], rounding=rounding))
+    return Compose(steps)
+
+
+def largest_size(how: Config, dataset: DetectionDataset) -> Size:
+    """(height, width) of the largest images that augmentation makes."""
+    if "square" in how:
+        return how["square"], how["square"]
+    if "longest" in how:
+        return max(how.get("shortest") or how["shortest_range"]), how["longest"]
+    height, width = dataset.sizes.max(axis=0).tolist()
+    return height, width
+
+
+def schedule(config: Config, epoch: float) -> Schedule:
+    """The recipe's learning rates; `epoch` iterations are one epoch."""
+    times, solver = config["schedule"], config["solver"]
+    warmup = solver["warmup"]
+    return Schedule(
+        times.get("iterations") or round(times["epochs"] * epoch),
+        times.get("steps") or [round(step * epoch) for step in times.get("step_epochs", ())],
+        solver["gamma"],
+        warmup["method"],
+        warmup["iterations"],
+        warmup["factor"],
+    )

@@ -1,0 +1,61 @@
+"""The weights that training starts from: ImageNet's, another detector's, or random ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fcos import Detector
+from zoo import formats
+from zoo.available import fetch_weights
+from zoo.build import assemble
+from zoo.card import card
+from zoo.imagenet import load_backbone
+from zoo.weights import read
+
+Config = Mapping[str, Any]
+
+
+def start(detector: Detector, config: Config) -> str:
+    """Give the detector the weights that training starts from; says which."""
+    run = config["run"]
+    if run["weights"]:
+        return start_from(detector, run["weights"], config)
+    if not run["backbone"]:
+        return "started from random weights"
+    load_backbone(detector, run["backbone"])
+    which = config.get("imagenet") if run["backbone"] == "imagenet" else run["backbone"]
+    return f"started the backbone from {which}, all else from random weights"
+
+
+def start_from(detector: Detector, source: str, config: Config) -> str:
+    """Copy the weights of a file or an entry; a predictor of other classes stays as initialised.
+
+    Returns:
+        What was done, for the log.
+    """
+    path = Path(source) if Path(source).is_file() else fetch_weights(card(source))
+    content = read(path)
+    state = formats.unwrap(content)
+    names = formats.translate(state, detector)
+    head = [key for key, name in names.items() if name == "head.cls_logits.bias"]
+    if not head:
+        raise ValueError(
+            f"{path} has no class predictor: it is no checkpoint of {config['family']}"
+        )
+    donor = assemble(config, len(state[head[0]]))
+    formats.load_state(donor, state)
+    known = content.get("classes") or (
+        config["classes"] if Path(source).is_file() else card(source).config["classes"]
+    )
+    kept = donor.state_dict()
+    if tuple(known) == detector.classes:
+        detector.load_state_dict(kept)
+        return f"started from {path}: all {len(kept)} tensors, the classes are the same"
+    own = {k: v for k, v in detector.state_dict().items() if k.startswith("head.cls_logits.")}
+    detector.load_state_dict({**kept, **own})
+    return (
+        f"started from {path}: {len(kept) - len(own)} tensors kept; the class predictor is "
+        f"initialised anew, from {len(known)} to {len(detector.classes)} classes"
+    )
