@@ -32,7 +32,7 @@ class Float32Conv2d(KeepFloat32, nn.Conv2d):
     """A convolution that computes in float32 within a network of lower precision."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.float())
+        return super().forward(input.to(self.weight.dtype))
 
 
 class Float32Parameters(KeepFloat32, nn.ParameterList):

@@ -206,7 +206,14 @@ def test_pin_goes_through_the_live_locations_of_an_entry(
 
 def results(path: Path, digest: str) -> Path:
     """A results file with an AP of these weights and one of others."""
-    facts = {"torch": "2.6", "python": "3.11", "commit": "", "dirty": False, "code": "x"}
+    facts = {
+        "torch": "2.6",
+        "torchvision": "0.21",
+        "python": "3.11",
+        "commit": "",
+        "dirty": False,
+        "code": "x",
+    }
     facts |= {"gpu": "none", "cpu": "a CPU", "cores": 2}
     file = store.Store(path)
     for ap, weights in ((0.37, digest[:12]), (0.99, "0" * 12)):
