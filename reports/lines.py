@@ -89,7 +89,8 @@ def lines(rows: Iterable[Row]) -> list[Line]:
             line.sweeps.append(row)
             row = max(line.sweeps, key=lambda row: row["values"].get("images_per_second", 0.0))
         line.results[cell["metric"]] = row
-    for row in static:
+    # Training memory first: it may add lines, which parameters and GFLOPs then belong to as well.
+    for row in sorted(static, key=lambda row: row["cell"]["metric"] != "training_memory"):
         _spread(row, found)
     return list(found.values())
 

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         files = ", ".join(map(str, options.results))
         raise LookupError(f"no such results in {files}")
     written = {"measured.md": tables.page(rows), "published.md": regenerated.page(rows)}
-    for again in regenerated.all_tables(rows):
+    for again in regenerated.all_tables(rows) if options.csv else ():
         machine = re.sub(r"\W+", "-", again.machine).strip("-")
         written[f"csv/{machine}/{again.table.id}.csv"] = again.csv()
     if options.html:
@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     told = ", ".join(name for name in written if "/" not in name)
-    Console().print(f"{told} and csv in {options.out}", highlight=False, soft_wrap=True)
+    told += " and csv" if options.csv else ""
+    Console().print(f"{told} in {options.out}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     add("results", nargs="+", type=Path, help="files that `fcos-zoo bench` wrote")
     add("--out", type=Path, default=Path("outputs/report"), help="%(default)s")
     add("--html", action="store_true", help="one page with tables and plots, index.html, too")
+    add("--csv", action="store_true", help="the published tables as CSV, a file each, too")
     add("--entry", default="*", help="entries, shell wildcards (default: all)")
     add("--machine", default="*", help="machines, shell wildcards (default: all)")
     add("--metrics", help="such as latency,ap (default: all)")

@@ -51,6 +51,13 @@ def test_each_precision_is_a_line_and_parameters_belong_to_all() -> None:
     assert lines[0][2:4] == lines[1][2:4]
 
 
+def test_training_memory_has_a_line_a_precision_where_nothing_else_was_run() -> None:
+    half = row(ENTRY, "training_memory", memory(ENTRY, 1.8)["values"], precision="bf16")
+    headings, lines, _ = tables.grid([flops(ENTRY, 90.6), memory(ENTRY, 3.06), half])
+    assert [line[headings.index("train GB")] for line in lines] == ["3.06 [1]", "1.80 [1]"]
+    assert [line[headings.index("GFLOPs")] for line in lines] == ["181.2", "181.2"]
+
+
 def test_what_was_predicted_says_so_and_gives_way_to_what_was_measured() -> None:
     named, notes = cells([memory(ENTRY, 3.06)])
     assert named["train GB"] == "3.06 [1]"
