@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 .DELETE_ON_ERROR:
 
 bench: $(STAMP)  ## measure one entry of each kind on the embedded images
-	$(BIN)/fcos-zoo bench --suite quick
+	$(BIN)/fcos-zoo bench --suite quick --fresh
 
 test: $(STAMP)  ## lint, types and tests
 	$(BIN)/ruff check .
