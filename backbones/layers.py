@@ -189,9 +189,10 @@ class DeformConv2d(nn.Conv2d):
 class ConvNorm(nn.Module):
     """Convolution without bias, norm and activation: act(norm(conv(x))).
 
-    When nothing is learned (eval mode, no gradients) the norm is folded into the convolution: the
-    same affine map, one pass over memory fewer. The folded weights are kept until a tensor they
-    came from changes.
+    A norm of constant statistics is folded into the convolution: the same affine map, one pass over
+    memory fewer, and in training one activation fewer to keep. When nothing is learned (eval mode,
+    no gradients) every norm is, and the folded weights are kept until a tensor they came from
+    changes. In eval mode with gradients the layer is literally as it was published.
     """
 
     def __init__(
@@ -224,12 +225,19 @@ class ConvNorm(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
+        return self._activate(self._conv_norm(x))
+
+    def _conv_norm(self, x: Tensor) -> Tensor:
+        if self.trains_folded and torch.is_grad_enabled():
+            return self.conv._conv_forward(x, *self._fold())
         if self.norm.training or torch.is_grad_enabled():
-            x = self.norm(self.conv(x))
-        else:
-            weight, bias = self._fold()
-            x = self.conv._conv_forward(x, weight, bias)
-        return self._activate(x)
+            return self.norm(self.conv(x))
+        return self.conv._conv_forward(x, *self._kept_fold())
+
+    @property
+    def trains_folded(self) -> bool:
+        """Whether training goes through the folded weights: the norm's statistics are constant."""
+        return self.training and isinstance(self.norm, FrozenBatchNorm2d | EvalBatchNorm2d)
 
     def _activate(self, x: Tensor) -> Tensor:
         if self.activation == "relu":
@@ -237,6 +245,14 @@ class ConvNorm(nn.Module):
         return F.relu6(x, inplace=True) if self.activation == "relu6" else x
 
     def _fold(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a convolution that is this one and the norm."""
+        norm: Any = self.norm
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        weight = self.conv.weight * scale.view(-1, 1, 1, 1)
+        bias = norm.bias - norm.running_mean * scale
+        return weight.to(self.conv.weight.dtype), bias.to(self.conv.weight.dtype)
+
+    def _kept_fold(self) -> tuple[Tensor, Tensor]:
         norm: Any = self.norm
         # Training moves running statistics without a trace in their version; the counter has one.
         counter = getattr(norm, "num_batches_tracked", norm.running_var)
@@ -246,17 +262,14 @@ class ConvNorm(nn.Module):
             (id(t), t.data_ptr(), -1 if t.is_inference() else t._version) for t in sources
         )
         if self._folded is None or self._folded[0] != stamp:
-            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-            weight = self.conv.weight * scale.view(-1, 1, 1, 1)
-            bias = norm.bias - norm.running_mean * scale
-            dtype = self.conv.weight.dtype
+            weight, bias = self._fold()
             # A convolution answers in the layout of its weights, and CPUs are faster at NHWC.
             nhwc = self.conv.weight.is_cpu or not self.conv.weight.is_contiguous()
             layout = torch.channels_last if nhwc else torch.contiguous_format
             self._folded = (
                 stamp,
-                weight.to(dtype, memory_format=layout).detach(),
-                bias.to(dtype).detach(),
+                weight.to(memory_format=layout).detach(),
+                bias.detach(),
             )
         return self._folded[1], self._folded[2]
 
@@ -281,7 +294,8 @@ class ConcatConvNorm(ConvNorm):
         if not (self.training and torch.is_grad_enabled()):
             return super().forward(torch.cat(parts, dim=1))
         x = checkpoint(self._join, *parts, use_reentrant=False, preserve_rng_state=False)
-        return self._activate(self.norm(x))
+        return self._activate(x if self.trains_folded else self.norm(x))
 
     def _join(self, *parts: Tensor) -> Tensor:
-        return self.conv(torch.cat(parts, dim=1))
+        x = torch.cat(parts, dim=1)
+        return self._conv_norm(x) if self.trains_folded else self.conv(x)

@@ -119,6 +119,38 @@ def test_folding_is_exact_in_double() -> None:
     torch.testing.assert_close(folded, layer(x).detach(), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("norm", ["frozen_bn", "eval_bn"])
+@pytest.mark.parametrize("deformable", [False, True])
+def test_training_through_folded_weights_has_the_gradients_of_the_published_layer(
+    norm: str, deformable: bool
+) -> None:
+    layer, x = conv_norm(norm=norm, deformable=deformable).double(), IMAGE.double()
+
+    def gradients() -> dict[str, Tensor]:
+        layer.zero_grad()
+        layer(x).square().sum().backward()
+        return {name: p.grad.clone() for name, p in layer.named_parameters()}
+
+    published, trained = gradients(), (layer.train(), gradients())[1]
+    assert published.keys() == trained.keys() >= {"conv.weight"}
+    for name, gradient in trained.items():
+        assert gradient.any()
+        torch.testing.assert_close(gradient, published[name], rtol=1e-4, atol=1e-4)
+
+
+def test_training_keeps_no_activation_for_a_constant_norm() -> None:
+    def kept(norm: str) -> int:
+        layer, large = conv_norm(norm=norm).train(), torch.rand(1, 6, 64, 64, requires_grad=True)
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: sizes.append(tensor.numel()) or tensor, lambda tensor: tensor
+        ):
+            layer(large)
+        return sum(size >= 8 * 64 * 64 for size in sizes)  # the layer's outputs
+
+    assert kept("frozen_bn") == kept("bn") - 1
+
+
 def test_norms_stay_in_float32_when_the_network_is_cast_below() -> None:
     for kind in NORMS:
         layer = conv_norm(norm=kind).to(torch.bfloat16)
