@@ -115,6 +115,10 @@ class Cell:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+class MissingError(RuntimeError):
+    """Something that a measurement needs is not here: weights, a device, a package."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What came of a cell: its `values`, or the `reason` why there are none.

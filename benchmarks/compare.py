@@ -75,6 +75,12 @@ def compare(
     return found
 
 
+def unmatched(before: Iterable[Row], after: Iterable[Row]) -> tuple[int, int]:
+    """How many cells only the first has, and only the second."""
+    old, new = ({row["key"] for row in rows} for rows in (before, after))
+    return len(old - new), len(new - old)
+
+
 def _of_cell(before: Row, after: Row, tolerance: float) -> list[Comparison]:
     cell = before["cell"]
     common = (cell["entry"], settings(cell))

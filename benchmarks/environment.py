@@ -29,6 +29,7 @@ def describe(device: str) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
         "memory_gb": round(_memory_bytes() / 2**30, 1),
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "os": platform.platform(),

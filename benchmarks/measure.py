@@ -20,8 +20,7 @@ from benchmarks import (
     prediction,
     subject,
 )
-from benchmarks.cell import Cell
-from benchmarks.worker import MissingError
+from benchmarks.cell import Cell, MissingError
 
 
 def measure(cell: Cell) -> dict[str, Any]:
@@ -87,8 +86,8 @@ def _largest_training_size(entry: str) -> tuple[int, int]:
 def _latency(cell: Cell) -> dict[str, Any]:
     ready = subject.ready(cell)
     with torch.inference_mode():
-        load = ready.look()
         timing = latency.measure(ready.stages, ready.groups, cell.device, cell.pace)
+        load = ready.look()  # afterwards: the first run, which compiles, is a timed one
     samples = [[round(1e3 * s, 4) for s in run] for run in timing.total.tolist()]
     return {**_timed(timing, ready), **load, "samples_ms": samples}
 
@@ -131,6 +130,8 @@ def _ap(cell: Cell) -> dict[str, Any]:
         peer: Any = peers.load(cell.entry, cell.device, cell.precision)
         if getattr(peer, "weights", "") == "random":
             raise MissingError("its weights are not on this machine")
+        if not hasattr(peer, "classes"):
+            raise MissingError("the adapter names no classes")
         results = accuracy.detect_with(peer, peer.classes, cell.dataset, ids, cell.batch)
     else:
         results = accuracy.detect(subject.detector_of(cell, []), cell.dataset, ids, cell.batch)

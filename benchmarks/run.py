@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import sys
 import time
@@ -46,7 +47,7 @@ def run(
         A row for each cell of the suite (of its shard), old ones included, in the suite's order.
     """
     facts = environment.describe(suite.device)
-    command = command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    command = command or typed()
     console = console or Console(stderr=True)
     cells = suite.cells()
     jobs = suite.jobs(cells)
@@ -67,6 +68,17 @@ def run(
     return [rows[cell.key] for cell in cells if cell.key in mine]
 
 
+def typed() -> str:
+    """The command line of this process, as it can be typed again; torchrun's share included."""
+    program = Path(sys.argv[0])
+    module = program.suffix == ".py"  # python -m and torchrun -m give the file
+    words = ["python", "-m", f"{program.parent.name}.{program.stem}"] if module else [program.name]
+    words += sys.argv[1:]
+    if "WORLD_SIZE" in os.environ:
+        words.append(f"--shard={os.environ['RANK']}/{os.environ['WORLD_SIZE']}")
+    return shlex.join(words)
+
+
 def outcomes(
     job: Sequence[Cell], suite: Suite, rows: dict[str, Row], late: bool = False
 ) -> Iterator[tuple[Cell, Outcome]]:
@@ -85,14 +97,14 @@ def outcomes(
 
 
 def hopeless(cell: Cell, suite: Suite, rows: dict[str, Row]) -> str | None:
-    """Why a cell need not be tried: its weights are missing, or a smaller batch did not fit."""
+    """Why a cell need not be tried: no weights, or a smaller batch did not fit or end in time."""
     lacking = cell.metric not in STATIC and cell.weights.source == "random"
     if lacking and (cell.metric == "ap" or not suite.random_weights):
         return cell.weights.note
     for batch in suite.batches if cell.metric == "throughput" else ():
         smaller = rows.get(replace(cell, batch=batch).key) if batch < cell.batch else None
-        if smaller and smaller["status"] == "out of memory":
-            return f"batch {batch} was out of memory already"
+        if smaller and smaller["status"] in ("out of memory", "timed out"):
+            return f"batch {batch} was {smaller['status']} already"
     return None
 
 

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cell import Cell, Outcome
+from benchmarks.cell import Cell, MissingError, Outcome
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -63,7 +63,7 @@ def _process(
     os.close(handle)
     process = context.Process(target=_serve, args=(list(cells), theirs, name, measure), daemon=True)
     try:
-        with _threads(cells[0].threads):
+        with _threads(cells[0].threads), _without_interrupts():
             process.start()
         theirs.close()
         yield process, ours, Path(name)
@@ -137,8 +137,17 @@ def _guarded(measure: Callable[[Cell], dict[str, Any]], cell: Cell) -> Outcome:
         return Outcome("missing" if missing else "failed", reason=lines[0] if missing else reason)
 
 
-class MissingError(RuntimeError):
-    """Something that a measurement needs is not here: weights, a device, a package."""
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that start in it never see Ctrl-C, not even while Python starts; ours waits."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

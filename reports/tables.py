@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from reports.captions import captions
@@ -132,9 +133,9 @@ def terminal(rows: Sequence[Row], width: int) -> list[Table | str]:
             heading, justify="left" if i < 2 else "right", no_wrap=i == 0, min_width=longest
         )
     for texts in cells:
-        table.add_row(*(text.replace("[", r"\[") for text in texts))
-    told = [f"[dim]\\[{n}] {note}[/]" for n, note in enumerate(notes, 1)]
-    return [table, *told, *(f"[dim]{caption}[/]" for caption in captions(rows))]
+        table.add_row(*map(escape, texts))
+    told = [f"[{n}] {note}" for n, note in enumerate(notes, 1)]
+    return [table, *(f"[dim]{escape(text)}[/]" for text in (*told, *captions(rows)))]
 
 
 def markdown(headings: Sequence[str], cells: Iterable[Sequence[str]]) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.compare import Comparison, compare
+from benchmarks.compare import Comparison, compare, unmatched
 from benchmarks.store import read
 
 
@@ -22,11 +22,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tolerance", type=float, default=0.05,
         help="relative worsening that is none yet (%(default)s)")  # fmt: skip
     options = parser.parse_args(arguments)
-    found = compare(read([options.before]), read([options.after]), options.tolerance)
+    before, after = read([options.before]), read([options.after])
+    found = compare(before, after, options.tolerance)
     if not found:
         raise LookupError(f"{options.before} and {options.after} have no cell in common")
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(_table(found))
+    for count, path in zip(unmatched(before, after), (options.before, options.after), strict=True):
+        if count:
+            text = f"not compared: {count} cells that only {path} has"
+            console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
     regressions = [one for one in found if one.regressed]
     for one in regressions:
         change = one.reason or f"{one.before:.4g} to {one.after:.4g}"

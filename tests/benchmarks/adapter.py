@@ -11,3 +11,8 @@ def two_boxes(device, precision):
 
     detect.classes = ("person", "dog")
     return detect
+
+
+def nameless(device, precision):
+    found = two_boxes(device, precision)
+    return lambda pictures: found(pictures)

@@ -8,8 +8,7 @@ import sys
 import time
 from typing import Any
 
-from benchmarks.cell import Cell
-from benchmarks.worker import MissingError
+from benchmarks.cell import Cell, MissingError
 
 
 def measure(cell: Cell) -> dict[str, Any]:
@@ -21,6 +20,8 @@ def measure(cell: Cell) -> dict[str, Any]:
         os.kill(os.getpid(), signal.SIGSEGV)
     if cell.entry == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if cell.entry == "interrupted":
+        signal.raise_signal(signal.SIGINT)  # what Ctrl-C sends to all processes of a terminal
     if cell.entry == "hangs":
         time.sleep(600)
     if cell.entry == "no memory":

@@ -70,6 +70,17 @@ def test_the_command_ends_with_the_verdict(
     assert bench.main(["compare", paths["a"], paths["c"], "--tolerance", "1.5"]) == 0
 
 
+def test_cells_that_one_file_lacks_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = Store(tmp_path / "a"), Store(tmp_path / "b")
+    for row in (latency(10), throughput(9)):
+        a.append(row)
+    b.append(latency(10))
+    assert bench.main(["compare", str(a.path), str(b.path)]) == 0
+    assert f"not compared: 1 cells that only {a.path} has" in capsys.readouterr().out
+
+
 def test_files_of_several_machines_are_merged_once(tmp_path: Path) -> None:
     for name, cpu in (("a", "a"), ("b", "b")):
         Store(tmp_path / name).append(latency(10, cpu=cpu))

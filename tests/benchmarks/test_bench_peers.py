@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from benchmarks import measure, peers, pictures
-from benchmarks.cell import Cell, Pace, Weights
+from benchmarks.cell import Cell, MissingError, Pace, Weights
 from benchmarks.suite import Suite
 
 OURS = "adapter:two_boxes"
@@ -30,8 +32,10 @@ def test_an_adapter_is_timed_and_its_boxes_are_measured() -> None:
 
 
 def test_what_an_adapter_does_not_say_is_missing() -> None:
-    with pytest.raises(measure.MissingError, match=r"no torch\.nn\.Module"):
+    with pytest.raises(MissingError, match=r"no torch\.nn\.Module"):
         measure.measure(cell("params"))
+    with pytest.raises(MissingError, match="names no classes"):
+        measure.measure(dataclasses.replace(cell("ap"), entry="adapter:nameless"))
 
 
 def test_peers_have_short_names_and_wrong_ones_are_refused() -> None:

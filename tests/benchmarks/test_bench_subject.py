@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import pytest
 import torch
 
 import zoo
 from benchmarks import measure, pictures, subject, synthetic
-from benchmarks.cell import Cell, Pace
+from benchmarks.cell import Cell, MissingError, Pace
 
 ENTRY = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
 
@@ -49,6 +50,22 @@ def test_random_weights_give_decoding_as_much_to_do_as_trained_ones(
     assert all(float(level.ltrb.max()) > 0 for level in levels)
 
 
+def test_a_compiled_network_gives_what_the_plain_one_does(
+    photos: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Traced and not turned into machine code, which takes long and needs a C++ compiler.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    detector = subject.detector_of(Cell("FCOS_shapes_tiny", "latency", size=(96, 160)), photos)
+    plain, compiled = subject.stages(detector), subject.stages(detector, compiled=True)
+    with torch.inference_mode():
+        for photo in photos:  # of different shape
+            prepared = plain["preprocess"]([photo])
+            expected, found = (run["network"](prepared)[0] for run in (plain, compiled))
+            for one, other in zip(expected, found, strict=True):
+                torch.testing.assert_close(other.logits, one.logits)
+                torch.testing.assert_close(other.ltrb, one.ltrb)
+
+
 def test_sides_can_be_changed_and_the_rule_stays() -> None:
     rule = zoo.build("FCOS_R_50_5l_2x").resize
     assert subject.resized(rule, None) is rule
@@ -69,5 +86,5 @@ def test_a_latency_cell_says_what_was_measured() -> None:
 
 def test_a_gpu_that_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(measure.MissingError, match="no GPU"):
+    with pytest.raises(MissingError, match="no GPU"):
         measure.measure(Cell(ENTRY, "latency", device="cuda"))

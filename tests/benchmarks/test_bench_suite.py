@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,10 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> list[list[Cell]]:
     return started
 
 
-OUTCOMES: dict[int, Outcome] = {8: Outcome("out of memory", reason="too large")}
+OUTCOMES: dict[int, Outcome] = {
+    6: Outcome("timed out", reason="too slow"),
+    8: Outcome("out of memory", reason="too large"),
+}
 
 
 @pytest.mark.parametrize("name", ["quick", "published", "speed", "memory", "accuracy"])
@@ -136,14 +140,15 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert [cell.metric for job in processes for cell in job] == ["params", "latency", "memory"]
 
 
+@pytest.mark.parametrize(("batch", "status"), [(8, "out of memory"), (6, "timed out")])
 def test_a_larger_batch_than_one_that_did_not_fit_is_not_tried(
-    processes: list[list[Cell]], tmp_path: Path
+    batch: int, status: str, processes: list[list[Cell]], tmp_path: Path
 ) -> None:
-    wanted = Suite([TINY], metrics=["throughput"], batches=[4, 8, 16])
+    wanted = Suite([TINY], metrics=["throughput"], batches=[4, batch, 2 * batch])
     rows = runs.run(wanted, Store(tmp_path / "r.jsonl"))
-    assert [row["status"] for row in rows] == ["measured", "out of memory", "missing"]
-    assert rows[2]["reason"] == "batch 8 was out of memory already"
-    assert [cell.batch for job in processes for cell in job] == [4, 8]
+    assert [row["status"] for row in rows] == ["measured", status, "missing"]
+    assert rows[2]["reason"] == f"batch {batch} was {status} already"
+    assert [cell.batch for job in processes for cell in job] == [4, batch]
 
 
 def test_missing_weights_cost_no_process_and_say_how_to_get_them(
@@ -156,6 +161,24 @@ def test_missing_weights_cost_no_process_and_say_how_to_get_them(
     assert len(processes) == 1
     never = Suite(["FCOS_R_50_1x"], metrics=["latency"], cached_only=True, random_weights=False)
     assert runs.run(never, Store(tmp_path / "s.jsonl"))[0]["status"] == "missing"
+
+
+@pytest.mark.parametrize(
+    ("program", "rank", "command"),
+    [
+        ("/usr/bin/fcos-zoo", None, "fcos-zoo bench 'FCOS_*'"),
+        ("/somewhere/tools/bench.py", "1", "python -m tools.bench bench 'FCOS_*' --shard=1/2"),
+    ],
+)
+def test_a_row_s_command_can_be_typed_again(
+    program: str, rank: str | None, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [program, "bench", "FCOS_*"])
+    for name, value in {"RANK": rank, "WORLD_SIZE": rank and "2"}.items():
+        monkeypatch.delenv(name, raising=False)
+        if value:
+            monkeypatch.setenv(name, value)
+    assert runs.typed() == command
 
 
 def test_nothing_is_started_when_the_time_is_over(

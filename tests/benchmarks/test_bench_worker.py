@@ -45,6 +45,10 @@ def test_a_hanging_cell_is_ended_and_the_next_one_measured() -> None:
     assert found["last"].status == "measured"
 
 
+def test_ctrl_c_ends_the_parent_s_run_and_not_the_measurement() -> None:
+    assert outcomes("interrupted")["interrupted"].status == "measured"
+
+
 def test_errors_keep_the_process_and_say_what_they_are() -> None:
     found = outcomes("no memory", "no GPU memory", "wrong", "missing", "last")
     assert [outcome.status for outcome in found.values()] == [
