@@ -91,8 +91,13 @@ def category_ids(classes: Sequence[str], dataset: Dataset) -> list[int]:
     return found
 
 
-def figures(results: Sequence[Result], dataset: Dataset, ids: Sequence[int]) -> dict[str, Any]:
-    """The twelve figures and the AP of each class on these images, by pycocotools.
+def figures(
+    results: Sequence[Result],
+    dataset: Dataset,
+    ids: Sequence[int],
+    evaluator: str = "pycocotools",
+) -> dict[str, Any]:
+    """The twelve figures and the AP of each class on these images.
 
     `split` is "val2017" where these are its 5,000 images, else the dataset's name.
 
@@ -104,5 +109,5 @@ def figures(results: Sequence[Result], dataset: Dataset, ids: Sequence[int]) -> 
         check_is_minival(dataset.annotations)
         whole = len(pictures.image_ids(dataset)) == len(ids)
         split = "val2017" if whole else f"{len(ids)} images of val2017"
-    measured = evaluate(list(results), dataset.annotations, ids)
-    return {**measured, "split": split, "detections": len(results)}
+    measured = evaluate(list(results), dataset.annotations, ids, evaluator)
+    return {**measured, "split": split, "detections": len(results), "evaluator": evaluator}

@@ -81,6 +81,7 @@ class Cell:
         pace: of timed metrics.
         weights: what the detector is filled with.
         keep: a folder for detections, as `<key>.json`.
+        evaluator: of AP, one of `fcos.evaluate.BACKENDS`, whose figures are the same.
     """
 
     entry: str
@@ -97,15 +98,17 @@ class Cell:
     pace: Pace = field(default_factory=Pace)
     weights: Weights = field(default_factory=Weights)
     keep: str | None = None
+    evaluator: str = "pycocotools"
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes it another measurement: everything but where files lie on this machine."""
+        """What makes it another measurement: everything but where files lie on this machine, and
+        who counts the hits."""
         fields = dataclasses.asdict(self)
         fields["dataset"] = self.dataset and f"{self.dataset.name}@{self.dataset.digest}"
         fields["weights"] = f"{self.weights.source}@{self.weights.digest}"
         fields["size"] = self.size and list(self.size)
-        del fields["keep"]
+        del fields["keep"], fields["evaluator"]
         return fields
 
     @property

@@ -138,7 +138,7 @@ def _ap(cell: Cell) -> dict[str, Any]:
     if cell.keep:
         Path(cell.keep).mkdir(parents=True, exist_ok=True)
         (Path(cell.keep) / f"{cell.key}.json").write_text(json.dumps(results))
-    return accuracy.figures(results, cell.dataset, ids)
+    return accuracy.figures(results, cell.dataset, ids, cell.evaluator)
 
 
 def _module(cell: Cell) -> torch.nn.Module:

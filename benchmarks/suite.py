@@ -34,6 +34,7 @@ class Suite:
         dataset: the images; None for an entry's own: the embedded ones, or drawn shapes.
         folder: where shapes are drawn to, and detections kept.
         limit, ap_limit: how many images speed and AP are measured on; None for all.
+        evaluator: of AP, one of `fcos.evaluate.BACKENDS`.
         weights_files, weights_folder: a user's weights, see `benchmarks.weights.resolve`.
         cached_only: published weights are never downloaded.
         random_weights: speed and memory are measured, and labelled so, where there are no weights.
@@ -57,6 +58,7 @@ class Suite:
     folder: Path = Path("outputs/bench")
     limit: int | None = None
     ap_limit: int | None = None
+    evaluator: str = "pycocotools"
     pace: Pace = field(default_factory=Pace)
     weights_files: Mapping[str, Path] = field(default_factory=dict)
     weights_folder: Path | None = None
@@ -147,6 +149,7 @@ class Suite:
                     precision=precision,
                     limit=self.ap_limit,
                     keep=str(self.folder / "detections"),
+                    evaluator=self.evaluator,
                 )
         else:
             for precision, layout, compiled, batch in itertools.product(

@@ -21,6 +21,7 @@ from benchmarks.cell import METRICS, PRECISIONS, STATIC, Dataset, Pace
 from benchmarks.run import run
 from benchmarks.store import Store, newest
 from benchmarks.suite import Suite, load
+from fcos.evaluate import BACKENDS
 from reports import tables
 from tools import compare, merge
 
@@ -74,6 +75,7 @@ def suite_of(options: argparse.Namespace) -> Suite:
         "folder": options.out.parent,
         "limit": options.limit,
         "ap_limit": options.limit,
+        "evaluator": options.evaluator,
         "pace": Pace(
             pace.rounds if options.rounds is None else options.rounds,
             pace.runs if options.runs is None else options.runs,
@@ -132,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     how("--batches", type=_numbers, help="of throughput, e.g. 1,2,4,8")
     how("--compile", action="store_true", help="measure torch.compile too")
     how("--layout", type=_words(("channels_last", "contiguous")), help="of weights and inputs")
+    how("--evaluator", choices=BACKENDS, help="of AP; equal figures (default: pycocotools)")
     how("--rounds", type=int, help="timed passes over the images, at least")
     how("--runs", type=int, help="timed runs, at least")
     how("--seconds", type=float, help="timed seconds, at least")

@@ -45,14 +45,14 @@ OUTCOMES: dict[int, Outcome] = {
 }
 
 
-@pytest.mark.parametrize("name", ["quick", "published", "speed", "memory", "accuracy"])
+@pytest.mark.parametrize("name", ["quick", "backbones", "published", "speed", "memory", "accuracy"])
 def test_every_suite_of_the_configs_is_one(name: str) -> None:
     assert Suite(**suite.load(name)).names()
 
 
 def test_a_suite_takes_overrides_and_refuses_unknown_words() -> None:
     assert suite.load("quick", ["limit=2", "pace.rounds=5"])["pace"].rounds == 5
-    with pytest.raises(LookupError, match="there are accuracy, memory"):
+    with pytest.raises(LookupError, match="there are accuracy, backbones, memory"):
         suite.load("quickest")
     with pytest.raises(ValueError, match="speed"):
         suite.load("quick", ["+speed=11"])
