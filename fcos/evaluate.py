@@ -71,7 +71,7 @@ def evaluate(
         annotations: a COCO annotation file, or its content.
         image_ids: measure on these images alone, as if the set held no others.
         backend: "pycocotools", or "faster-coco-eval" where it is installed, whose figures are
-            the same to 1e-12 (`tests/data/test_evaluate_backends.py`).
+            the same to 1e-12 (`tests/benchmarks/test_bench_evaluators.py`).
 
     Returns:
         AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl between 0 and 1, None where

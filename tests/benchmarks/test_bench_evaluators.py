@@ -1,0 +1,133 @@
+"""faster-coco-eval counts what pycocotools counts: all figures to 1e-12, of real detections and of
+those that are made to be counted wrongly."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+import zoo
+from benchmarks import accuracy, pictures
+from benchmarks.cell import Dataset
+from fcos.data import shapes
+from fcos.evaluate import evaluate
+
+# The borders of COCO's area ranges, 32^2 and 96^2, with their neighbours.
+SIDES = (16.0, 31.999, 32.0, 32.001, 95.999, 96.0, 96.0001, 300.0)
+SHRINK = (1.0, 0.5, 0.55, 0.75, 0.95)  # boxes whose IoU with the object is a threshold of COCO's
+SCORES = (0.0, 0.25, 1 / 3, 0.3, 0.1 + 0.2, 0.5, 1.0)
+IMAGES, CATEGORIES = (1, 2, 7), (1, 3, 90)
+
+pytest.importorskip("faster_coco_eval", reason="needs the extra fast-eval")
+
+
+def assert_same(results: list[dict[str, Any]], content: Any) -> dict[str, Any]:
+    reference, fast = (
+        evaluate(results, content, backend=name) for name in ("pycocotools", "faster-coco-eval")
+    )
+    for mine, theirs in ((fast, reference), (fast["per_class"], reference["per_class"])):
+        assert mine.keys() == theirs.keys()
+        for name in mine.keys() - {"per_class"}:
+            close = mine[name] == theirs[name] or abs(mine[name] - theirs[name]) <= 1e-12
+            assert close, (name, mine[name], theirs[name])
+    return reference
+
+
+@st.composite
+def objects_and_results(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Objects with crowds among them, and boxes at COCO's borders and thresholds with tied scores,
+    some of the wrong class and some on objects that are found already."""
+    objects: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    for _ in range(draw(st.integers(0, 12))):
+        side = draw(st.sampled_from(SIDES))
+        x, y = (draw(st.integers(0, 200)) for _ in "xy")
+        where = {"image_id": draw(st.sampled_from(IMAGES))}
+        where["category_id"] = draw(st.sampled_from(CATEGORIES))
+        thing = {**where, "bbox": [x, y, side, side], "iscrowd": int(draw(st.integers(0, 3)) == 3)}
+        if draw(st.booleans()):  # as of a mask, smaller than its box
+            thing["area"] = side * side * draw(st.sampled_from((1.0, 0.999999, 0.7)))
+        objects.append(thing)
+        for _ in range(draw(st.integers(0, 3))):
+            box = [x, y, side * draw(st.sampled_from(SHRINK)), side]
+            found = {**where, "bbox": box, "score": draw(st.sampled_from(SCORES))}
+            if draw(st.integers(0, 5)) == 5:
+                found["category_id"] = draw(st.sampled_from(CATEGORIES))
+            results.append(found)
+    return truth(objects), draw(st.permutations(results))
+
+
+def truth(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "height": 500, "width": 500} for i in IMAGES],
+        "categories": [{"id": i, "name": f"class {i}"} for i in CATEGORIES],
+        "annotations": objects,
+    }
+
+
+@given(objects_and_results())
+@settings(max_examples=200, deadline=None)
+def test_the_figures_are_equal_at_every_border(problem: Any) -> None:
+    content, results = problem
+    assert_same(results, content)
+
+
+def test_of_more_than_a_hundred_detections_the_same_hundred_count() -> None:
+    objects = [{"image_id": 1, "category_id": 1, "bbox": [9, 9, 50, 50]}]
+    misses = [
+        {"image_id": 1, "category_id": 1, "bbox": [200 + i, 200, 30, 30], "score": 0.5}
+        for i in range(130)
+    ]
+    hit = {**objects[0], "score": 0.5}
+    # The hit is the 100th of equal score, then the 101st, which is cut off.
+    assert assert_same([*misses[:99], hit, *misses[99:]], truth(objects))["AR100"] == 1
+    assert assert_same([*misses[:100], hit, *misses[100:]], truth(objects))["AR100"] == 0
+
+
+def test_nothing_found_and_nothing_there_are_equal_too() -> None:
+    thing = {"image_id": 1, "category_id": 1, "bbox": [9, 9, 50, 50]}
+    assert assert_same([], truth([thing]))["AP"] == 0
+    assert assert_same([{**thing, "score": 0.9}], truth([]))["AP"] is None
+    assert assert_same([{**thing, "score": 0.9}], truth([{**thing, "iscrowd": 1}]))["AP"] is None
+
+
+def test_the_figures_are_equal_on_coco_s_own_annotations() -> None:
+    dataset = pictures.embedded()
+    things = json.loads(Path(dataset.annotations).read_bytes())["annotations"]
+    assert any(thing["iscrowd"] for thing in things)
+    rng = np.random.default_rng(0)
+    results = [
+        {
+            "image_id": thing["image_id"],
+            "category_id": int(rng.choice([thing["category_id"], things[0]["category_id"]])),
+            "bbox": (np.array(thing["bbox"]) * rng.uniform(0.9, 1.1, 4)).tolist(),
+            "score": float(rng.integers(20) / 20),
+        }
+        for thing in things * 3
+    ]
+    assert 0.05 < assert_same(results, dataset.annotations)["AP"] < 0.9
+
+
+def test_the_figures_of_a_trained_detector_are_equal(tmp_path: Path) -> None:
+    annotations = shapes.write(tmp_path, 24, size=160)
+    dataset = Dataset.of(annotations, annotations.parent / "images")
+    detector = zoo.get("FCOS_shapes_tiny")
+    torch.set_num_threads(1)
+    results = accuracy.detect(detector, dataset, pictures.image_ids(dataset), batch=8)
+    assert 0.3 < assert_same(results, dataset.annotations)["AP"] < 1
+
+
+def test_a_backend_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="no backend 'fastest'; there are pycocotools, faster-"):
+        evaluate([], truth([]), backend="fastest")
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(ImportError, match=r"pip install 'fcos-zoo\[fast-eval\]'"):
+        evaluate([], truth([]), backend="faster-coco-eval")
