@@ -115,26 +115,27 @@ class Loss:
         logits, ltrb, quality = _flatten(levels)
         labels = torch.stack([t.labels for t in targets])
         positive = labels >= 0
-        target_ltrb = torch.stack([t.ltrb for t in targets])[positive]
+        where = positive.nonzero(as_tuple=True)  # once: on a GPU each call waits for all before it
+        target_ltrb = torch.stack([t.ltrb for t in targets])[where]
         weight = centerness(target_ltrb)
         if normalizers is None:
             own = self._exchange(positive.sum(), weight.sum(), len(targets))
 
         # Everything below up to `own()` overlaps the exchange between ranks.
         one_hot = torch.zeros_like(logits)
-        one_hot[positive, labels[positive]] = 1
+        one_hot[(*where, labels[where])] = 1
         focal = sigmoid_focal_loss(logits, one_hot, self.alpha, self.gamma)
         if valid is not None:
             focal = focal * valid[..., None]
 
-        pred_ltrb = ltrb[positive]
+        pred_ltrb = ltrb[where]
         if self.box_unit == "stride":
-            stride = _strides(levels).expand_as(labels)[positive][:, None]
+            stride = _strides(levels)[where[1]][:, None]
             pred_ltrb, target_ltrb = pred_ltrb / stride, target_ltrb / stride
         iou, giou = ltrb_overlap(pred_ltrb, target_ltrb, self.plus_one)
         box = box_loss(self.box, iou, giou)
         if self.normalizer == "positives_of_image":
-            focal, box = self._per_image(focal, box, positive)
+            focal, box = self._per_image(focal, box, positive, where[0])
         elif self.box_weight == "centerness":
             box = box * weight
 
@@ -142,7 +143,7 @@ class Loss:
         losses = {"loss_cls": focal.sum() / by_cls, "loss_box": box.sum() / by_box}
         if quality is not None:
             aim = weight if self.quality == "centerness" else iou.detach()
-            error = F.binary_cross_entropy_with_logits(quality[positive], aim, reduction="sum")
+            error = F.binary_cross_entropy_with_logits(quality[where], aim, reduction="sum")
             losses["loss_quality"] = error / by_quality
         return losses
 
@@ -190,10 +191,11 @@ class Loss:
         return wait
 
     @staticmethod
-    def _per_image(focal: Tensor, box: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    def _per_image(
+        focal: Tensor, box: Tensor, positive: Tensor, image_of_box: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Sums (N,) over each image, by its own positives."""
         num_positive = positive.sum(dim=1).clamp(min=1)
-        image_of_box = positive.nonzero()[:, 0]
         box_sums = box.new_zeros(len(positive)).index_add(0, image_of_box, box)
         return focal.sum(dim=(1, 2)) / num_positive, box_sums / num_positive
 
