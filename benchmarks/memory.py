@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fcos import Detector
 from zoo.build import DTYPES
@@ -71,9 +71,9 @@ def training_step(
     }
 
 
-def sgd(detector: Detector) -> torch.optim.Optimizer:
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
     """SGD with momentum, as every published recipe has it."""
-    trained = [p for p in detector.parameters() if p.requires_grad]
+    trained = [p for p in model.parameters() if p.requires_grad]
     return torch.optim.SGD(trained, lr=1e-4, momentum=0.9, weight_decay=1e-4)
 
 

@@ -1,0 +1,224 @@
+"""What does each option of training do to speed, memory and loss?
+
+    python -m benchmarks.training_options --out reports/training_options
+
+Every option is a run of `fcos-zoo train` in a process of its own: the same entry, the embedded
+photographs, the same starting weights and, step by step, the same batches, so that the loss curves
+of all options can be laid over each other. The first round has all steps; further, shorter rounds
+take turns for the speed alone, so that other load on the machine falls on all alike. A ratio is the
+median over rounds of an option's speed by that of plain fp32 in the same round.
+
+The starting weights are random, with the norms' statistics those of a photograph, for the published
+ones may not be at hand. On a CPU memory is the peak of the (first) process, torch itself included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track
+
+import zoo
+from benchmarks import environment, pictures
+from benchmarks.synthetic import settle_norms
+from fcos.train.checkpoint import release
+from fcos.train.log import read
+
+BASE = "fp32"
+OPTIONS: dict[str, tuple[str, ...]] = {
+    BASE: (),
+    "channels_last": ("solver.channels_last=true",),
+    "fused optimizer": ("solver.fused=true",),
+    "bf16": ("solver.precision=bf16",),
+    "bf16 + channels_last": ("solver.precision=bf16", "solver.channels_last=true"),
+    "fp16": ("solver.precision=fp16",),
+    "recompute": ("solver.recompute=true",),
+    "accumulate in 2 parts": ("solver.accumulate=2",),
+    "moving average": ("solver.ema=0.999",),
+    "compile": ("solver.compile=true",),
+    "2 processes": (),
+}
+PROCESSES = {"2 processes": 2}
+SETTLING = 3  # first steps that do not count for the speed: caches, compilation
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training run wrote down; `failed` is its last line where it did not end well."""
+
+    losses: tuple[float, ...] = ()
+    images_per_second: float = 0.0
+    memory_mib: int = 0
+    failed: str = ""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run every option in turns and write the table and the curves."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--entry", default="FCOS_R_50_1x")
+    add("--steps", type=int, default=50, help="of the first round (%(default)s)")
+    add("--rounds", type=int, default=3, help="%(default)s")
+    add("--short", type=int, default=10, help="steps of the further rounds (%(default)s)")
+    add("--batch", type=int, default=4, help="images of a step (%(default)s)")
+    add("--size", type=int, nargs=2, default=(256, 427), help="shortest and longest side")
+    add("--options", nargs="+", choices=OPTIONS, default=list(OPTIONS), metavar="OPTION")
+    add("--out", type=Path, help="write OUT.md and OUT.png")
+    options = parser.parse_args(arguments)
+    console = Console()
+    wanted = list(dict.fromkeys([BASE, *options.options]))
+    turns = [(number, name) for number in range(options.rounds) for name in wanted]
+    rounds: list[dict[str, Run]] = [{} for _ in range(options.rounds)]
+    with tempfile.TemporaryDirectory() as folder:
+        weights = starting_weights(options.entry, Path(folder) / "start.pth")
+        for turn, (number, name) in enumerate(
+            track(turns, "runs", console=console, disable=not console.is_terminal)
+        ):
+            rounds[number][name] = train(
+                options.entry,
+                (
+                    f"run.weights={weights}",
+                    f"run.folder={folder}/{turn}",
+                    f"schedule.iterations={options.short if number else options.steps}",
+                    "schedule.steps=[]",
+                    f"solver.batch={options.batch}",
+                    f"solver.base_lr={0.01 * options.batch / 16}",
+                    "solver.warmup.iterations=10",
+                    f"augmentation.shortest=[{options.size[0]}]",
+                    f"augmentation.longest={options.size[1]}",
+                    *OPTIONS[name],
+                ),
+                PROCESSES.get(name, 1),
+            )
+    page = table(rounds) + "\n" + conditions(options)
+    console.print(page, markup=False, highlight=False, soft_wrap=True)
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.with_suffix(".md").write_text(page, encoding="utf-8")
+        draw({name: run.losses for name, run in rounds[0].items()}, options.out.with_suffix(".png"))
+    return 0
+
+
+def starting_weights(entry: str, path: Path) -> Path:
+    """Random weights that training can start from though constant norms do not adapt."""
+    torch.manual_seed(0)
+    dataset = pictures.embedded()
+    (photo,) = pictures.read_all(dataset, pictures.image_ids(dataset)[:1])
+    detector = zoo.build(entry).eval()
+    batch = detector.prepare([photo.image])[0]
+    settle_norms(detector, lambda: detector.network(batch))
+    release(detector.state_dict(), detector.classes, entry, path)
+    return path
+
+
+def train(entry: str, overrides: Sequence[str], processes: int) -> Run:
+    """Run `fcos-zoo train` and read what it measured of each step."""
+    launch = [sys.executable, "-m"]
+    if processes > 1:
+        launch += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    folder = next(Path(o.split("=", 1)[1]) for o in overrides if o.startswith("run.folder="))
+    ran = subprocess.run(
+        [
+            *launch,
+            "tools.train",
+            f"entry={entry}",
+            f"data.train={pictures.FOLDER / 'annotations.json'}",
+            "data.workers=1",
+            "run.log_every=1",
+            "run.checkpoint_every=1000000",
+            "run.loggers=[]",
+            *overrides,
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        check=False,
+    )
+    records = read(folder / "metrics.jsonl")
+    if ran.returncode or len(records) <= SETTLING:
+        return Run(failed=(ran.stderr.strip().splitlines() or ["ended early"])[-1])
+    return Run(
+        tuple(record["loss"] for record in records),
+        statistics.median(record["images_per_second"] for record in records[SETTLING:]),
+        max(record["memory_mib"] for record in records),
+    )
+
+
+def table(rounds: Sequence[Mapping[str, Run]]) -> str:
+    """A markdown table, a row an option."""
+    plain = rounds[0][BASE]
+    lines = [
+        "| option | images/s | times as fast | peak MiB | loss, last ten steps "
+        "| largest difference of a step's loss from fp32's |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, first in rounds[0].items():
+        runs = [(each[name], each[BASE]) for each in rounds]
+        if any(run.failed for run, _ in runs) or plain.failed:
+            why = next((run.failed for run, _ in runs if run.failed), plain.failed)
+            lines.append(f"| {name} | - | - | - | - | {why} |")
+            continue
+        ratios = [run.images_per_second / base.images_per_second for run, base in runs]
+        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        speed = statistics.median(run.images_per_second for run, _ in runs)
+        away = max(abs(a - b) / b for a, b in zip(first.losses, plain.losses, strict=True))
+        lines.append(
+            f"| {name} | {speed:.2f} | {spread} | {first.memory_mib} "
+            f"| {statistics.mean(first.losses[-10:]):.4f} | {away:.3%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def conditions(options: argparse.Namespace) -> str:
+    """Where and how it was measured, a paragraph."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    facts = environment.describe(device)
+    height, width = options.size
+    return (
+        f"{options.entry}, {options.batch} images of {height}/{width} a step, "
+        f"{options.steps} steps, "
+        f"then {options.rounds - 1} rounds of {options.short}; {facts.get('gpu') or facts['cpu']}, "
+        f"{os.cpu_count()} cores, torch {facts['torch']}, load at the end "
+        f"{environment.state(device).get('load')}.\n"
+    )
+
+
+def draw(curves: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Loss by step, every option over the others, and how far each is from fp32."""
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        colours = mpl.colormaps["viridis"].resampled(len(curves))
+        styles = ("-", "--", "-.", ":")
+        for number, (name, losses) in enumerate(curves.items()):
+            look: dict[str, Any] = {
+                "color": colours(number),
+                "linestyle": styles[number % len(styles)],
+                "label": name,
+            }
+            steps = range(1, len(losses) + 1)
+            left.plot(steps, losses, **look)
+            if name != BASE and losses:
+                away = [abs(a / b - 1) for a, b in zip(losses, curves[BASE], strict=True)]
+                right.semilogy(steps, [max(value, 1e-9) for value in away], **look)
+        left.set(xlabel="step", ylabel="loss")
+        right.set(xlabel="step", ylabel="relative difference from fp32")
+        right.legend(fontsize=7, ncols=2)
+        figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
