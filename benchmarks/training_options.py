@@ -2,11 +2,11 @@
 
     python -m benchmarks.training_options --out reports/training_options
 
-Every option is a run of `fcos-zoo train` in a process of its own: the same entry, the embedded
-photographs, the same starting weights and, step by step, the same batches, so that the loss curves
-of all options can be laid over each other. The first round has all steps; further, shorter rounds
-take turns for the speed alone, so that other load on the machine falls on all alike. A ratio is the
-median over rounds of an option's speed by that of plain fp32 in the same round.
+Every option is a run of `fcos-zoo train` in a process of its own: the same entry, embedded
+photographs of one size, the same starting weights and, step by step, the same batches, so that the
+loss curves of all options can be laid over each other. The first round has all steps; further,
+shorter rounds take turns for the speed alone, so that other load on the machine falls on all alike.
+A ratio is the median over rounds of an option's speed by that of plain fp32 in the same round.
 
 The starting weights are random, with the norms' statistics those of a photograph, for the published
 ones may not be at hand. On a CPU memory is the peak of the (first) process, torch itself included.
@@ -15,11 +15,13 @@ ones may not be at hand. On a CPU memory is the peak of the (first) process, tor
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,7 @@ from rich.progress import track
 import zoo
 from benchmarks import environment, pictures
 from benchmarks.synthetic import settle_norms
+from fcos.data.coco import load_annotations
 from fcos.train.checkpoint import release
 from fcos.train.log import read
 
@@ -52,6 +55,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "2 processes": (),
 }
 PROCESSES = {"2 processes": 2}
+EQUAL = 1e-9  # where no difference at all is drawn
 SETTLING = 3  # first steps that do not count for the speed: caches, compilation
 
 
@@ -84,12 +88,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rounds: list[dict[str, Run]] = [{} for _ in range(options.rounds)]
     with tempfile.TemporaryDirectory() as folder:
         weights = starting_weights(options.entry, Path(folder) / "start.pth")
+        annotations = photographs_of_one_size(Path(folder) / "annotations.json")
         for turn, (number, name) in enumerate(
             track(turns, "runs", console=console, disable=not console.is_terminal)
         ):
             rounds[number][name] = train(
                 options.entry,
                 (
+                    f"data.train={annotations}",
+                    f"data.train_images={pictures.FOLDER / 'images'}",
                     f"run.weights={weights}",
                     f"run.folder={folder}/{turn}",
                     f"schedule.iterations={options.short if number else options.steps}",
@@ -124,6 +131,20 @@ def starting_weights(entry: str, path: Path) -> Path:
     return path
 
 
+def photographs_of_one_size(path: Path) -> Path:
+    """The embedded photographs of the commonest size: a batch of others is padded by its largest,
+    so that its parts, or its shares of two processes, would be other pixels than the whole.
+    """
+    content = load_annotations(pictures.embedded().annotations)
+    size = Counter((image["width"], image["height"]) for image in content["images"])
+    ((common, _),) = size.most_common(1)
+    images = [i for i in content["images"] if (i["width"], i["height"]) == common]
+    kept = {image["id"] for image in images}
+    boxes = [a for a in content["annotations"] if a["image_id"] in kept]
+    path.write_text(json.dumps({**content, "images": images, "annotations": boxes}))
+    return path
+
+
 def train(entry: str, overrides: Sequence[str], processes: int) -> Run:
     """Run `fcos-zoo train` and read what it measured of each step."""
     launch = [sys.executable, "-m"]
@@ -135,7 +156,6 @@ def train(entry: str, overrides: Sequence[str], processes: int) -> Run:
             *launch,
             "tools.train",
             f"entry={entry}",
-            f"data.train={pictures.FOLDER / 'annotations.json'}",
             "data.workers=1",
             "run.log_every=1",
             "run.checkpoint_every=1000000",
@@ -177,7 +197,7 @@ def table(rounds: Sequence[Mapping[str, Run]]) -> str:
         away = max(abs(a - b) / b for a, b in zip(first.losses, plain.losses, strict=True))
         lines.append(
             f"| {name} | {speed:.2f} | {spread} | {first.memory_mib} "
-            f"| {statistics.mean(first.losses[-10:]):.4f} | {away:.3%} |"
+            f"| {statistics.mean(first.losses[-10:]):.4f} | {away:.1e} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -199,7 +219,7 @@ def conditions(options: argparse.Namespace) -> str:
 def draw(curves: Mapping[str, Sequence[float]], path: Path) -> None:
     """Loss by step, every option over the others, and how far each is from fp32."""
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        figure = Figure(figsize=(10, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)
         colours = mpl.colormaps["viridis"].resampled(len(curves))
         styles = ("-", "--", "-.", ":")
@@ -213,10 +233,10 @@ def draw(curves: Mapping[str, Sequence[float]], path: Path) -> None:
             left.plot(steps, losses, **look)
             if name != BASE and losses:
                 away = [abs(a / b - 1) for a, b in zip(losses, curves[BASE], strict=True)]
-                right.semilogy(steps, [max(value, 1e-9) for value in away], **look)
+                right.semilogy(steps, [max(value, EQUAL) for value in away], **look)
         left.set(xlabel="step", ylabel="loss")
-        right.set(xlabel="step", ylabel="relative difference from fp32")
-        right.legend(fontsize=7, ncols=2)
+        right.set(xlabel="step", ylabel=f"relative difference from fp32 ({EQUAL:g}: none)")
+        figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
         figure.savefig(path, dpi=110)
 
 
