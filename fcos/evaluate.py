@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from fcos.data.coco import load_annotations
+from fcos.data.coco import is_box, load_annotations
 
 Result = dict[str, Any]
 BACKENDS = ("pycocotools", "faster-coco-eval")
@@ -139,14 +139,17 @@ def _truth(content: Mapping[str, Any]) -> COCO:
     """Ground truth as COCOeval needs it.
 
     Annotations are numbered anew from 1: COCOeval takes an object of id 0 for one not found, and
-    one of two with the same id for the other. Missing `area` and `iscrowd` are filled in.
+    one of two with the same id for the other. Missing `area` and `iscrowd` are filled in. What is
+    left out of training as unknown or malformed is left out here too.
     """
     categories = [{**c, "name": str(c.get("name", c["id"]))} for c in content["categories"]]
     images, known = {i["id"] for i in content["images"]}, {c["id"] for c in categories}
     things = [
         {"iscrowd": 0, "area": thing["bbox"][2] * thing["bbox"][3], **thing, "id": number}
         for number, thing in enumerate(content["annotations"], 1)
-        if thing["image_id"] in images and thing["category_id"] in known
+        if thing.get("image_id") in images
+        and thing.get("category_id") in known
+        and is_box(thing.get("bbox"))
     ]
     return _index({"images": content["images"], "categories": categories, "annotations": things})
 

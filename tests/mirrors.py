@@ -13,9 +13,9 @@ import torch
 
 sys.path.append(str(Path(__file__).parent / "weights"))
 
-from faulty_server import FaultyServer, Handler, Resource
+from faulty_server import FaultyServer, Handler, Resource, drop
 
-__all__ = ["FaultyServer", "on_the_hub", "own_settings", "saved"]
+__all__ = ["FaultyServer", "drop", "on_the_hub", "own_settings", "saved"]
 
 
 def own_settings(monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:

@@ -17,6 +17,7 @@ COMMANDS = {
     "verify-cache": "hash all cached weights anew and repair them",
     "pin": "write the hosts' sizes and SHA-256 of weights into the entries",
     "push": "publish an entry's weights on the Hugging Face Hub",
+    "data": "fetch, draw and check datasets",
     "train": "train an entry by its recipe, on its dataset or yours",
     "predict": "find objects in pictures: boxes drawn, and COCO results as JSON",
     "evaluate": "COCO AP of an entry on a COCO-format dataset",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,24 +15,53 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from fcos.data.coco import CocoDataset
+from fcos.data.coco import CocoDataset, load_annotations
 from fcos.data.read import ORIENTATION, ImageError, read_image
 
-# Training and evaluation refuse these; of everything else they make what the finding says.
-REFUSED = ("image missing", "image unreadable", "image of another size")
+# What training and evaluation make of it: they stop, pass over it, mend it, or do not mind.
+REFUSED, LEFT_OUT, PUT_RIGHT, TO_KNOW = "refused", "left out", "put right", "to know"
+OUTCOMES = {
+    "image missing": REFUSED,
+    "image unreadable": REFUSED,
+    "image of another size": REFUSED,
+    "nothing to train on": REFUSED,
+    "image without objects": LEFT_OUT,
+    "crowd left out": LEFT_OUT,
+    "unknown image": LEFT_OUT,
+    "unknown category": LEFT_OUT,
+    "malformed box": LEFT_OUT,
+    "box without area": LEFT_OUT,
+    "box clipped": PUT_RIGHT,
+    "greyscale image": PUT_RIGHT,
+    "CMYK image": PUT_RIGHT,
+    "16-bit image": PUT_RIGHT,
+    "image of another mode": PUT_RIGHT,
+    "rotated by EXIF": PUT_RIGHT,
+    "class without objects": TO_KNOW,
+    "class name used twice": TO_KNOW,
+    "file listed twice": TO_KNOW,
+    "annotation id used twice": TO_KNOW,
+    "object listed twice": TO_KNOW,
+}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be, or not as usual."""
+    """Something that is not as it should be, or not as usual; `kind` is one of `OUTCOMES`."""
 
     kind: str
     where: str
     detail: str = ""
 
     @property
+    def outcome(self) -> str:
+        """What training makes of it."""
+        return OUTCOMES[self.kind]
+
+    @property
     def refused(self) -> bool:
-        return self.kind in REFUSED
+        """Whether training stops at it."""
+        return self.outcome == REFUSED
 
 
 @dataclass(frozen=True)
@@ -46,7 +75,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """No image that training would refuse."""
+        """Nothing that training would refuse."""
         return not any(finding.refused for finding in self.findings)
 
     @property
@@ -63,37 +92,74 @@ def check(annotations: str | Path | Mapping[str, Any], images: str | Path) -> Re
         images: the folder that its file names start from.
 
     Returns:
-        The report. Kinds of findings that are refused: "image missing", "image unreadable",
-        "image of another size". Left out: "image without objects", "crowd left out",
-        "unknown image", "unknown category", "malformed box", "box without area". Put right:
-        "box clipped", "greyscale image", "CMYK image", "16-bit image", "rotated by EXIF" and other
-        conversions. To know: "class without objects".
+        The report; `OUTCOMES` are the kinds of its findings.
 
     Raises:
         ValueError: it is no COCO annotation file, or it has no image at all.
     """
+    content = load_annotations(annotations)
     findings: list[Finding] = []
     dataset = CocoDataset(
-        annotations,
+        content,
         images,
         keep_empty=True,
         skip_unreadable=True,
         note=lambda kind, where: findings.append(Finding(kind, where)),
     )
     objects = np.bincount(dataset.labels, minlength=len(dataset.classes))
+    if not objects.any():
+        findings.append(Finding("nothing to train on", str(images), "no image has an object"))
     findings += [
         Finding("class without objects", name)
         for name, number in zip(dataset.classes, objects, strict=True)
         if number == 0
     ]
-    console = Console(stderr=True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(_check_image, dataset.files, map(tuple, dataset.sizes.tolist()))
-        for some in track(
-            found, "Reading images", len(dataset), console=console, disable=not console.is_terminal
-        ):
-            findings += some
+    findings += _repetitions(content, dataset.classes)
+    for found in _read_all(dataset):
+        findings += found
     return Report(len(dataset), int(objects.sum()), dataset.classes, tuple(findings))
+
+
+def _repetitions(content: Mapping[str, Any], classes: Iterable[str]) -> list[Finding]:
+    """What is there more than once; none of it is an error by itself."""
+    file_of = {image["id"]: image["file_name"] for image in content["images"]}
+    things = content["annotations"]
+    numbered = [thing for thing in things if thing.get("id") is not None]
+    alike = Counter(
+        tuple(str(thing.get(key)) for key in ("image_id", "category_id", "bbox", "iscrowd"))
+        for thing in things
+    )
+    files = {str(image): name for image, name in file_of.items()}
+    return [
+        *(Finding("class name used twice", name) for name in _twice(classes)),
+        *(Finding("file listed twice", name) for name in _twice(file_of.values())),
+        *(Finding("annotation id used twice", i) for i in _twice(str(t["id"]) for t in numbered)),
+        *(
+            Finding("object listed twice", files.get(image, image), f"box {box}")
+            for (image, _, box, _), times in alike.items()
+            if times > 1
+        ),
+    ]
+
+
+def _twice(names: Iterable[str]) -> Iterator[str]:
+    return (name for name, times in Counter(names).items() if times > 1)
+
+
+def _read_all(dataset: CocoDataset) -> Iterator[list[Finding]]:
+    console = Console(stderr=True)
+    sizes = map(tuple, dataset.sizes.tolist())
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        yield from track(
+            pool.map(_check_image, dataset.files, sizes),
+            "Reading images",
+            len(dataset),
+            console=console,
+            disable=not console.is_terminal,
+        )
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupted check ends at once
 
 
 def _check_image(path: str, size: tuple[int, int]) -> list[Finding]:
@@ -104,7 +170,7 @@ def _check_image(path: str, size: tuple[int, int]) -> list[Finding]:
     with Image.open(path) as file:
         mode, orientation = file.mode, file.getexif().get(ORIENTATION, 1)
     findings = [] if mode == "RGB" else [Finding(_conversion(mode), path, f"mode {mode}")]
-    if orientation != 1:
+    if orientation in range(2, 9):
         findings.append(Finding("rotated by EXIF", path, f"orientation {orientation}"))
     return findings
 
@@ -113,5 +179,5 @@ def _conversion(mode: str) -> str:
     if mode.startswith("I"):
         return "16-bit image"
     return {"L": "greyscale image", "1": "greyscale image", "CMYK": "CMYK image"}.get(
-        mode, "image converted"
+        mode, "image of another mode"
     )

@@ -29,6 +29,10 @@ def load_annotations(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         raise FileNotFoundError(f"{name}: no such annotation file") from None
     except ValueError as error:
         raise ValueError(f"{name}: not a whole JSON file ({error})") from None
+    if isinstance(content, list):
+        raise ValueError(
+            f"{name}: a list, as results are; annotations are images, annotations and categories"
+        )
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, Mapping) or not isinstance(content.get(key), list):
             raise ValueError(f'{name}: not a COCO annotation file, it has no list "{key}"')
@@ -36,6 +40,7 @@ def load_annotations(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{name}: no images or no categories")
     _check_rows(name, "images", content["images"], ("id", "height", "width"), ("file_name",))
     _check_rows(name, "categories", content["categories"], ("id",), ())
+    _check_rows(name, "annotations", content["annotations"], (), ())
     return dict(content)
 
 
@@ -43,15 +48,23 @@ def _check_rows(
     name: str, key: str, rows: Sequence[Any], numbers: tuple[str, ...], texts: tuple[str, ...]
 ) -> None:
     for position, row in enumerate(rows):
-        for field in numbers + texts:
-            if not isinstance(row.get(field), int if field in numbers else str):
+        if not isinstance(row, Mapping):
+            raise ValueError(f"{name}: {key}[{position}] is no JSON object")
+        for field in numbers:
+            if not isinstance(row.get(field), int) or abs(row[field]) >= 1 << 63:
                 raise ValueError(f"{name}: {key}[{position}] has no valid {field}")
-        if row.get("height", 1) < 1 or row.get("width", 1) < 1:
+        for field in texts:
+            if not isinstance(row.get(field), str):
+                raise ValueError(f"{name}: {key}[{position}] has no valid {field}")
+        if "height" in numbers and (row["height"] < 1 or row["width"] < 1):
             raise ValueError(
-                f"{name}: {key}[{position}] has a size of {row['width']}x{row['height']}"
+                f"{name}: {key}[{position}], {row['file_name']}, has a size of "
+                f"{row['width']}x{row['height']}"
             )
-    if len({row["id"] for row in rows}) != len(rows):
-        raise ValueError(f"{name}: two of the {key} have the same id")
+    if "id" in numbers:
+        (most, times), *_ = Counter(row["id"] for row in rows).most_common(1)
+        if times > 1:
+            raise ValueError(f"{name}: {times} of the {key} have the id {most}")
 
 
 class CocoDataset(DetectionDataset):
@@ -95,7 +108,7 @@ class CocoDataset(DetectionDataset):
             if note is not None:
                 note(outcome, where)
 
-        pictures = _present(content["images"], Path(images), skip_unreadable, count)
+        pictures = present_images(content["images"], Path(images), skip_unreadable, count)
         categories = sorted(content["categories"], key=lambda category: category["id"])
         sizes = np.array([(p["height"], p["width"]) for p in pictures], dtype=np.int64)
         rows, labels, boxes = _objects(content, pictures, categories, count)
@@ -127,8 +140,14 @@ class CocoDataset(DetectionDataset):
         )
 
 
-def _present(images: Sequence[dict], root: Path, skip: bool, count: Note) -> list[dict]:
-    """The images whose files exist, by one listing a folder: files may be many and far away."""
+def present_images(
+    images: Sequence[dict], root: Path, skip: bool = False, note: Note | None = None
+) -> list[dict]:
+    """The images whose files exist, by one listing a folder: files may be many and far away.
+
+    Raises:
+        ImageError: some do not, unless `skip`; or none does.
+    """
     places = [os.path.split(os.path.join(root, image["file_name"])) for image in images]
     listed = {
         folder: set(os.listdir(folder)) if os.path.isdir(folder) else set()
@@ -144,8 +163,9 @@ def _present(images: Sequence[dict], root: Path, skip: bool, count: Note) -> lis
             f"{missing[0]['file_name']} the first",
             "image missing",
         )
-    for image in missing:
-        count("image missing", image["file_name"])
+    if note is not None:
+        for image in missing:
+            note("image missing", image["file_name"])
     return present
 
 
@@ -158,15 +178,16 @@ def _objects(
     known = {image["id"] for image in content["images"]}
     rows, labels, boxes = [], [], []
     for position, thing in enumerate(content["annotations"]):
-        row, label = row_of.get(thing.get("image_id")), label_of.get(thing.get("category_id"))
+        image_id, category_id = (_id(thing.get(key)) for key in ("image_id", "category_id"))
+        row, label = row_of.get(image_id), label_of.get(category_id)
         if row is None:
-            if thing.get("image_id") not in known:
+            if image_id not in known:
                 count("unknown image", f"annotations[{position}]")
         elif label is None:
             count("unknown category", images[row]["file_name"])
         elif thing.get("iscrowd"):
             count("crowd left out", images[row]["file_name"])
-        elif not _is_box(thing.get("bbox")):
+        elif not is_box(thing.get("bbox")):
             count("malformed box", images[row]["file_name"])
         else:
             rows.append(row)
@@ -179,10 +200,15 @@ def _objects(
     )
 
 
-def _is_box(box: Any) -> bool:
+def _id(value: Any) -> float | None:
+    return value if isinstance(value, (int, float)) else None
+
+
+def is_box(box: Any) -> bool:
+    """Whether an annotation's `bbox` is four finite numbers."""
     try:
         return len(box) == 4 and all(map(math.isfinite, box))
-    except TypeError:
+    except (TypeError, OverflowError):
         return False
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fcos.data import shapes
-from fcos.data.coco import CocoDataset
+from fcos.data.coco import CocoDataset, load_annotations
 from fcos.data.dataset import DetectionDataset, concatenate
 from fcos.data.named import Splits, coco_2014, coco_2017
 from fcos.data.voc import voc_annotations
@@ -64,6 +66,46 @@ def test_set(found: list[Part]) -> tuple[DetectionDataset, Mapping[str, Any] | P
     """All images, those without objects too, and the annotations to measure with."""
     (part,) = found
     return CocoDataset(part.annotations, part.images, keep_empty=True), part.annotations
+
+
+def found_under(folder: str | Path) -> Iterator[tuple[str, Part]]:
+    """The datasets of a folder in COCO's or VOC's layout, by name, each read when it is asked for.
+
+    COCO: annotation files in `annotations/` or the folder itself, where there are such only those
+    called instances_*.json. VOC: lists of images in `ImageSets/Main`, also one folder below.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: an annotation file is none; the message names it.
+    """
+    folder = Path(folder)
+    found = False
+    for root in (folder, *sorted(folder.glob("VOC*"))):
+        lists = root / "ImageSets" / "Main"
+        whole = (lists / "trainval.txt").is_file()
+        for name in ("trainval", "test") if whole else ("train", "val", "test"):
+            if (lists / f"{name}.txt").is_file():
+                found = True
+                yield f"{root.name} {name}", Part(voc_annotations(root, name), root / "JPEGImages")
+    files = sorted((folder / "annotations").glob("*.json")) or sorted(folder.glob("*.json"))
+    for path in [file for file in files if file.name.startswith("instances_")] or files:
+        found = True
+        content = load_annotations(path)
+        yield path.stem, Part(content, _images_of(path, content))
+    if not found:
+        raise FileNotFoundError(
+            f"{folder} holds neither annotations/*.json nor ImageSets/Main/*.txt: name an "
+            "annotation file and its image folder"
+        )
+
+
+def _images_of(annotations: Path, content: Mapping[str, Any]) -> Path:
+    """The folder near an annotation file that has most of its first images."""
+    split = re.sub(r"(valminusmini|mini)val", "val", annotations.stem.removeprefix("instances_"))
+    near = [annotations.parent, annotations.parent.parent]
+    folders = [base / below for base in near for below in (split, f"images/{split}", "images", "")]
+    names = [image["file_name"] for image in content["images"][:50]]
+    return max(folders, key=lambda folder: sum(os.path.isfile(folder / name) for name in names))
 
 
 def _coco(splits: Callable[[Path], Splits], train: bool) -> Callable[[Path], list[Part]]:

@@ -1,11 +1,14 @@
 """The dataset check tells what training would refuse, leave out or put right."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from fcos.data.check import Finding, check
-from fcos.data.read import ORIENTATION
+from fcos.data.coco import CocoDataset
+from fcos.data.read import ORIENTATION, ImageError
 
 
 def test_every_finding_names_its_file(tmp_path):
@@ -67,3 +70,70 @@ def test_a_clean_dataset_is_ok(tmp_path):
 def test_what_is_no_annotation_file_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.json: no such annotation file"):
         check(tmp_path / "absent.json", tmp_path)
+
+
+def test_what_is_there_twice_is_told(tmp_path):
+    Image.new("RGB", (50, 40)).save(tmp_path / "a.png")
+    size = {"height": 40, "width": 50}
+    box = {"id": 5, "image_id": 1, "category_id": 1, "bbox": [2, 2, 9, 9]}
+    annotations = {
+        "images": [{"id": i, "file_name": "a.png", **size} for i in (1, 2)],
+        "annotations": [box, box, {**box, "image_id": 2, "bbox": [3, 3, 9, 9]}],
+        "categories": [{"id": 1, "name": "thing"}, {"id": 2, "name": "thing"}],
+    }
+    report = check(annotations, tmp_path)
+    assert report.ok
+    assert report.counts == {
+        "class without objects": 1,
+        "class name used twice": 1,
+        "file listed twice": 1,
+        "annotation id used twice": 1,
+        "object listed twice": 1,
+    }
+    assert Finding("object listed twice", "a.png", "box [2, 2, 9, 9]") in report.findings
+
+
+def test_a_dataset_without_an_object_is_refused_as_training_refuses_it(tmp_path):
+    Image.new("RGB", (50, 40)).save(tmp_path / "a.png")
+    annotations = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 40, "width": 50}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [60, 2, 9, 9]}],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    report = check(annotations, tmp_path)
+    assert not report.ok
+    assert report.counts["nothing to train on"] == 1
+    with pytest.raises(ValueError, match="has an object to train on"):
+        CocoDataset(annotations, tmp_path)
+
+
+def test_check_and_training_agree_on_every_file(tmp_path):
+    """What check refuses, training refuses with the same words; all else it reads."""
+    picture = Image.new("RGB", (50, 40))
+    names = ["good.png", "empty.png", "cut.png", "size.png", "folder.png", "text.png", "grey.png"]
+    picture.save(tmp_path / "good.png")
+    picture.convert("L").save(tmp_path / "grey.png")
+    picture.resize((40, 50)).save(tmp_path / "size.png")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:-30])
+    (tmp_path / "text.png").write_text("<html>404</html>")
+    (tmp_path / "folder.png").mkdir()
+    annotations = {
+        "images": [
+            {"id": i, "file_name": name, "height": 40, "width": 50} for i, name in enumerate(names)
+        ],
+        "annotations": [
+            {"image_id": i, "category_id": 1, "bbox": [2, 2, 9, 9]} for i in range(len(names))
+        ],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    report = check(annotations, tmp_path)
+    refused = {finding.where: finding.detail for finding in report.findings if finding.refused}
+    dataset = CocoDataset(annotations, tmp_path)
+    for index, file in enumerate(dataset.files):
+        if file in refused:
+            with pytest.raises(ImageError, match=re.escape(refused[file])):
+                dataset[index]
+        else:
+            assert dataset[index][0].shape == (3, 40, 50)
+    assert len(refused) == 5

@@ -63,6 +63,10 @@ def test_an_image_and_its_target(folder):
         ({"bbox": [10, 20, 30]}, "malformed box"),
         ({"bbox": [10, 20, 30, float("nan")]}, "malformed box"),
         ({"bbox": None}, "malformed box"),
+        ({"bbox": ["1", "2", "3", "4"]}, "malformed box"),
+        ({"bbox": [0, 0, 10**400, 5]}, "malformed box"),
+        ({"bbox": [10, 20, 30, 40], "image_id": [10]}, "unknown image"),
+        ({"bbox": [10, 20, 30, 40], "category_id": {}}, "unknown category"),
         ({}, "malformed box"),
     ],
 )
@@ -144,7 +148,13 @@ def test_unreadable_images_are_refused_or_passed_over(folder):
             r"images\[0\] has no .*width",
         ),
         ({"images": [{"id": 1, "file_name": "0.png", "height": 0, "width": 9}]}, "a size of 9x0"),
-        ({"categories": [{"id": 3}, {"id": 3}]}, "two of the categories have the same id"),
+        ({"categories": [{"id": 3}, {"id": 3}]}, "2 of the categories have the id 3"),
+        (
+            {"images": [{"id": 1 << 63, "file_name": "0.png", "height": 8, "width": 9}]},
+            "no valid id",
+        ),
+        ({"images": ["0.png"]}, r"images\[0\] is no JSON object"),
+        ({"annotations": [BOX, 7]}, r"annotations\[1\] is no JSON object"),
         ({"annotations": []}, "no image .* has an object"),
     ],
 )
@@ -158,6 +168,21 @@ def test_a_truncated_annotation_file_is_refused_by_name(folder):
     (folder / "a.json").write_text(json.dumps(content(BOX))[:-20])
     with pytest.raises(ValueError, match=r"a\.json: not a whole JSON file"):
         CocoDataset(folder / "a.json", folder)
+
+
+def test_results_are_no_annotations(folder):
+    (folder / "a.json").write_text(json.dumps([{"image_id": 1, "bbox": [0, 0, 1, 1]}]))
+    with pytest.raises(ValueError, match=r"a\.json: a list, as results are"):
+        CocoDataset(folder / "a.json", folder)
+
+
+def test_annotation_ids_may_repeat_and_names_be_of_any_script(folder):
+    (folder / "0.png").rename(folder / "Straße 写真.png")
+    annotations = content({**BOX, "id": 1}, {**BOX, "id": 1, "category_id": 7})
+    annotations["images"][0]["file_name"] = "Straße 写真.png"
+    (folder / "a.json").write_text(json.dumps(annotations), encoding="utf-8")
+    _, target = CocoDataset(folder / "a.json", folder)[0]
+    assert target["labels"].tolist() == [0, 1]
 
 
 def test_datasets_of_the_same_classes_can_be_joined(folder):

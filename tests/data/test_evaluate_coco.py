@@ -102,6 +102,11 @@ def test_an_object_of_id_0_and_ids_that_repeat_are_found_all_the_same():
     assert evaluate(results, truth(*things))["AP"] == pytest.approx(1)
 
 
+def test_what_training_leaves_out_is_not_measured_either():
+    things = [{}, square(bbox=None), square(bbox=[0, 0, float("nan"), 9]), square(image_id=None)]
+    assert evaluate([square(score=1.0)], truth(square(), *things))["AP"] == pytest.approx(1)
+
+
 def test_crowd_regions_do_not_count_against_a_detector():
     things = [square(id=1), square(id=2, bbox=[60, 0, 30, 99], iscrowd=1)]
     results = [square(score=0.5), square(bbox=[62, 20, 20, 20], score=0.9)]

@@ -1,6 +1,8 @@
 """Every kind of image file becomes 8-bit RGB of the annotated size, or is refused by name."""
 
+from contextlib import suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -75,6 +77,36 @@ def test_truncated_unreadable_missing_and_float_images_are_refused_by_name(pictu
         assert error.value.kind == "image unreadable"
     with pytest.raises(ImageError, match=r"absent.jpg: no such file"):
         read_image(tmp_path / "absent.jpg")
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's, of damaged metadata
+def test_whatever_the_decoder_raises_the_file_is_named(picture, tmp_path):
+    """Each byte of a file's head set to other values: read, or refused; nothing else."""
+    path = tmp_path / "a.avif"
+    for name in ("a.jpg", "a.png", "a.webp", "a.bmp", "a.tiff"):
+        picture.save(tmp_path / name)
+        whole = (tmp_path / name).read_bytes()
+        for position in range(min(len(whole), 60)):
+            path.write_bytes(
+                whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :]
+            )
+            with suppress(ImageError):
+                assert read_image(path).mode == "RGB"
+
+
+def test_a_decoder_that_fails_in_its_own_way_refuses_the_file(picture, tmp_path, monkeypatch):
+    picture.save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "open", Mock(side_effect=RuntimeError("no image item")))
+    with pytest.raises(ImageError, match=r"a\.png: not a readable image \(no image item\)"):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_folder_and_names_of_any_script(picture, tmp_path):
+    (tmp_path / "folder.jpg").mkdir()
+    with pytest.raises(ImageError, match=r"folder\.jpg: not a readable image"):
+        read_image(tmp_path / "folder.jpg")
+    picture.save(tmp_path / "ünïcode 写真.png")
+    assert same(read_image(tmp_path / "ünïcode 写真.png"), picture)
 
 
 def test_an_image_of_another_size_than_annotated_is_refused(picture, tmp_path):

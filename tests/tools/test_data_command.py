@@ -1,0 +1,282 @@
+"""`fcos-zoo data`: fetching published datasets from a local server, drawing, checking."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from mirrors import FaultyServer, drop, own_settings
+from PIL import Image
+
+from fcos.data import named
+from fcos.data.coco import CocoDataset
+from fcos.data.named import coco_2017
+from fcos.data.official import Published
+from tools import data
+from tools.cli import main
+from zoo.card import CONFIGS
+
+Capture = pytest.CaptureFixture[str]
+
+
+def picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (50, 40)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def annotations(first: int, count: int) -> bytes:
+    return json.dumps(
+        {
+            "images": [
+                {"id": i, "file_name": f"{i}.jpg", "height": 40, "width": 50}
+                for i in range(first, first + count)
+            ],
+            "annotations": [{"image_id": first, "category_id": 1, "bbox": [1, 2, 9, 9]}],
+            "categories": [{"id": 1, "name": "thing"}],
+        }
+    ).encode()
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def tarred(files: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+ANNOTATIONS = zipped(
+    {
+        "annotations/instances_train2017.json": annotations(10, 4),
+        "annotations/instances_val2017.json": annotations(1, 2),
+        "annotations/captions_val2017.json": b"{}",
+    }
+)
+TRAIN = zipped({"train2017/": b"", **{f"train2017/{i}.jpg": picture() for i in range(10, 14)}})
+VAL = zipped({f"val2017/{i}.jpg": picture() for i in (1, 2)})
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultyServer]:
+    """Serves a COCO 2017 of six images, and the configuration that says so is the zoo's."""
+    own_settings(monkeypatch, tmp_path / "home")
+    monkeypatch.setenv("COLUMNS", "200")
+    digest = hashlib.sha256(b"1").hexdigest()  # image 1 has an object, image 2 has none
+    monkeypatch.setattr(named, "MINIVAL_ANNOTATED", digest)
+    monkeypatch.setattr(named, "MINIVAL_IMAGES", 2)
+    monkeypatch.setattr(data, "CONFIGS", tmp_path / "configs")
+    with FaultyServer() as server:
+        bodies = {"annotations.zip": ANNOTATIONS, "val.zip": VAL, "train.zip": TRAIN}
+        takes = {
+            "annotations.zip": ("*instances_*2017.json", "annotations", 2),
+            "val.zip": ("*.jpg", "val2017", 2),
+            "train.zip": ("*.jpg", "train2017", 4),
+        }
+        archives = []
+        for name, body in bodies.items():
+            server.add(name, body)
+            take = dict(zip(("pattern", "into", "files"), takes[name], strict=True))
+            digest = hashlib.sha256(body).hexdigest()
+            archives.append(
+                {"url": server.url(name), "size": len(body), "sha256": digest, "takes": [take]}
+            )
+        splits = {"coco_2017_train": 4, "coco_2017_val": 2}
+        configure(tmp_path, "coco2017", {"archives": archives, "splits": splits})
+        yield server
+
+
+def configure(tmp_path: Path, name: str, content: dict[str, Any]) -> None:
+    folder = tmp_path / "configs" / "dataset"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
+
+
+def asked(server: FaultyServer) -> dict[str, int]:
+    return {name: len(resource.asked) for name, resource in server.resources.items()}
+
+
+def test_a_published_dataset_arrives_in_the_layout_that_training_expects(
+    server: FaultyServer, tmp_path: Path, capsys: Capture
+) -> None:
+    root = tmp_path / "coco"
+    assert main(["data", "coco2017", "--root", str(root)]) == 0
+    printed = capsys.readouterr().out
+    assert "coco2017: 5.9 kB to fetch" in printed
+    assert "coco_2017_train │ 4 " in printed
+    split = coco_2017(root).train[0]
+    assert len(CocoDataset(split.annotations, split.images, keep_empty=True)) == 4
+    left = sorted(path.name for path in root.iterdir())
+    assert left == [".data.lock", "annotations", "train2017", "val2017"]
+    assert not (root / "annotations" / "captions_val2017.json").exists()
+
+
+def test_done_work_is_not_repeated(server: FaultyServer, tmp_path: Path, capsys: Capture) -> None:
+    arguments = ["data", "coco2017", "--root", str(tmp_path / "coco")]
+    assert main(arguments) == 0
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "to fetch" not in capsys.readouterr().out
+    assert set(asked(server).values()) == {1}
+    (tmp_path / "coco" / "val2017" / "2.jpg").unlink()
+    assert main(arguments) == 0
+    assert asked(server) == {"annotations.zip": 1, "val.zip": 2, "train.zip": 1}
+    assert (tmp_path / "coco" / "val2017" / "2.jpg").exists()
+
+
+def test_an_interrupted_download_goes_on_where_it_stopped(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    train = server.resources["train.zip"]
+    train.faults.append(drop(2000))
+    arguments = ["data", "coco2017", "--root", str(tmp_path / "coco"), "--keep"]
+    assert main(arguments) == 0
+    assert train.ranges == [None, "bytes=2000-"]
+    assert (tmp_path / "coco" / "archives" / "train.zip").read_bytes() == TRAIN
+
+
+def test_another_file_under_the_url_is_refused(
+    server: FaultyServer, tmp_path: Path, capsys: Capture
+) -> None:
+    server.resources["val.zip"].body = VAL[:-1] + b"x"
+    assert main(["data", "coco2017", "--root", str(tmp_path / "coco")]) == 1
+    assert "val.zip could not be fetched" in capsys.readouterr().err
+    assert not (tmp_path / "coco" / "val2017").exists()
+
+
+def test_too_small_a_disk_is_told_before_anything_is_fetched(
+    server: FaultyServer, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fcos.data.unpack.shutil.disk_usage", lambda _: SimpleNamespace(free=10))
+    assert main(["data", "coco2017", "--root", str(tmp_path / "coco")]) == 1
+    assert "choose a folder on another disk" in capsys.readouterr().err
+    assert set(asked(server).values()) == {0}
+
+
+def test_a_set_that_is_not_val2017_is_refused(
+    server: FaultyServer, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(named, "MINIVAL_ANNOTATED", "another")
+    assert main(["data", "coco2017", "--root", str(tmp_path / "coco")]) == 1
+    assert "not those of val2017/minival" in capsys.readouterr().err
+
+
+def test_archives_known_by_their_md5_alone(
+    server: FaultyServer, tmp_path: Path, capsys: Capture
+) -> None:
+    voc = {
+        "VOCdevkit/VOC2012/JPEGImages/7.jpg": picture(),
+        "VOCdevkit/VOC2012/Annotations/7.xml": b"<annotation><size><width>50</width>"
+        b"<height>40</height></size></annotation>",
+        "VOCdevkit/VOC2012/ImageSets/Main/trainval.txt": b"7\n",
+        "VOCdevkit/VOC2012/ImageSets/Layout/trainval.txt": b"8\n",
+        "VOCdevkit/VOC2012/SegmentationClass/7.png": b"",
+    }
+    body = tarred(voc)
+    server.add("voc.tar", body)
+    folders = {"JPEGImages": "*.jpg", "Annotations": "*.xml", "ImageSets/Main": "trainval.txt"}
+    takes = [
+        {"pattern": f"*/{folder}/{pattern}", "into": f"VOC2012/{folder}", "files": 1}
+        for folder, pattern in folders.items()
+    ]
+    for md5, code in (("0" * 32, 1), (hashlib.md5(body).hexdigest(), 0)):
+        archive = {"url": server.url("voc.tar"), "md5": md5, "takes": takes}
+        splits = {"voc_2012_trainval": 1}
+        configure(tmp_path, "voc2012", {"archives": [archive], "splits": splits})
+        assert main(["data", "voc2012", "--root", str(tmp_path / "voc")]) == code
+    captured = capsys.readouterr()
+    assert "voc.tar: its MD5 is not 000" in captured.err
+    assert "1 of a size that its host has not published" in captured.out
+    lists = tmp_path / "voc" / "VOC2012" / "ImageSets"
+    assert [str(path.relative_to(lists)) for path in lists.rglob("*.txt")] == ["Main/trainval.txt"]
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "dataset").glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_zoo_s_own_datasets_are_well_described(path: Path) -> None:
+    dataset = Published.of(path.stem, yaml.safe_load(path.read_text()))
+    assert all(archive.sha256 or archive.md5 for archive in dataset.archives)
+    images = sum(t.files for a in dataset.archives for t in a.takes if t.pattern.endswith(".jpg"))
+    assert images >= max(dataset.splits.values())
+    last = list(dataset.splits)[-1]
+    assert sum(dataset.splits.values()) <= images or last == "coco_2014_minival"
+
+
+def test_shapes_are_drawn_and_found_sound(tmp_path: Path, capsys: Capture) -> None:
+    arguments = ["data", "shapes", "--count", "4", "--seed", "3", "--out", str(tmp_path / "s")]
+    assert main([*arguments, "--classes", "star,cross"]) == 0
+    assert "annotations.json: 4 images" in capsys.readouterr().out
+    assert main(["data", "check", str(tmp_path / "s")]) == 0
+    assert "objects, 2 classes" in capsys.readouterr().out
+    assert main(["data", "shapes", "--count", "0", "--out", str(tmp_path / "t")]) == 1
+
+
+def test_check_names_what_training_would_refuse(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for folder in ("annotations", "train", "val"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "annotations" / "instances_train.json").write_bytes(annotations(1, 3))
+    (tmp_path / "annotations" / "instances_val.json").write_bytes(annotations(7, 1))
+    (tmp_path / "annotations" / "captions_val.json").write_text("{}")
+    for name in ("train/1", "train/2", "val/7"):
+        (tmp_path / f"{name}.jpg").write_bytes(picture())
+    (tmp_path / "train" / "3.jpg").write_bytes(b"")
+    out = tmp_path / "found.json"
+    assert main(["data", "check", str(tmp_path), "--json", str(out)]) == 1
+    printed = capsys.readouterr().out
+    assert "image unreadable" in printed
+    assert "refused" in printed
+    assert "training takes it" in printed  # val
+    found = json.loads(out.read_text())
+    assert found["instances_train"]["counts"] == {"image without objects": 2, "image unreadable": 1}
+    (bad,) = [f for f in found["instances_train"]["findings"] if f["training"] == "refused"]
+    assert bad["where"] == str(tmp_path / "train" / "3.jpg")
+    assert found["instances_val"]["ok"]
+
+
+def test_check_takes_an_annotation_file_and_its_images(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "mine.json").write_bytes(annotations(1, 1))
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(np.zeros((40, 50), np.uint8)).save(tmp_path / "pictures" / "1.jpg")
+    arguments = ["data", "check", str(tmp_path / "mine.json")]
+    assert main([*arguments, str(tmp_path / "pictures")]) == 0
+    assert "greyscale image" in capsys.readouterr().out
+    assert main(arguments) == 1
+    assert "1 of 1 annotated images are missing, 1.jpg" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("notes.txt", "", "neither annotations/*.json nor ImageSets/Main/*.txt"),
+        ("a.json", "[]", "a.json: a list, as results are"),
+        ("a.json", '{"images": [', "a.json: not a whole JSON file"),
+    ],
+)
+def test_a_folder_without_a_dataset_is_one_line(
+    tmp_path: Path, capsys: Capture, name: str, content: str, message: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    assert main(["data", "check", str(tmp_path)]) == 1
+    assert message in capsys.readouterr().err

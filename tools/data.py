@@ -1,0 +1,197 @@
+"""Datasets: fetch the published ones, draw shapes, check your own before training."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from fcos.data import shapes
+from fcos.data.check import LEFT_OUT, OUTCOMES, REFUSED, Finding, Report, check
+from fcos.data.coco import load_annotations
+from fcos.data.official import Archive, Published, bring, missing, room, verify
+from fcos.data.sets import Part, found_under
+from fcos.data.unpack import check_room
+from zoo.card import CONFIGS
+from zoo.weights import Location, fetch
+
+STYLES = {REFUSED: "red", LEFT_OUT: "yellow"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the first word says."""
+    options = _parser().parse_args(arguments)
+    return int(options.run(options))
+
+
+def get(name: str, options: argparse.Namespace) -> int:
+    """Fetch a published dataset, as far as it is not there, and check it."""
+    dataset = Published.of(name, yaml.safe_load(_files()[name].read_text()))
+    root: Path = options.root
+    root.mkdir(parents=True, exist_ok=True)
+    console = Console(soft_wrap=True, highlight=False)
+    with FileLock(root / ".data.lock"):
+        todo = missing(dataset, root)
+        if todo:
+            console.print(_announcement(dataset, todo, root))
+            check_room(root, room(todo, options.keep))
+        for archive in todo:
+            with _progress(f"unpacking {archive.name}") as update:
+                bring(archive, root, _fetch, options.keep, update)
+            console.print(f"{archive.name}: unpacked")
+        table = Table("split", "images", "objects", "classes")
+        try:
+            for split, numbers in verify(dataset, root).items():
+                table.add_row(split, *(f"{number:,}" for number in numbers))
+        except ValueError as error:
+            raise ValueError(f"{error}; remove what is damaged and start again") from None
+    console.print(table)
+    console.print(f"{name} is whole: train with data.root={root}")
+    return 0
+
+
+def draw(options: argparse.Namespace) -> int:
+    """Draw a dataset of shapes to the disk."""
+    if options.count < 1:
+        raise ValueError(f"--count must be at least 1, not {options.count}")
+    classes = tuple(options.classes.split(","))
+    annotations = shapes.write(
+        options.out, options.count, options.seed, options.size, classes, options.most
+    )
+    content = load_annotations(annotations)
+    Console(soft_wrap=True, highlight=False).print(
+        f"{annotations}: {len(content['images']):,} images, {len(content['annotations']):,} objects"
+    )
+    return 0
+
+
+def check_all(options: argparse.Namespace) -> int:
+    """Tell what training would make of a dataset."""
+    console = Console()
+    reports: dict[str, Report] = {}
+    for name, part in _parts(options.dataset, options.images):
+        reports[name] = check(part.annotations, part.images)
+        _show(console, name, part.images, reports[name])
+    if options.json:
+        content = {name: _plain(report) for name, report in reports.items()}
+        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return 0 if all(report.ok for report in reports.values()) else 1
+
+
+def _parts(dataset: Path, images: Path | None) -> Iterable[tuple[str, Part]]:
+    if dataset.is_dir() and images is None:
+        return found_under(dataset)
+    return [(dataset.stem, Part(dataset, images or dataset.parent))]
+
+
+def _show(console: Console, name: str, images: Path, report: Report) -> None:
+    numbers = f"{report.images:,} images, {report.objects:,} objects, {len(report.classes)} classes"
+    console.print(f"{name}, {images}: {numbers}", markup=False, highlight=False, soft_wrap=True)
+    table = Table("found", "how many", "training", "the first")
+    order = list(OUTCOMES)
+    findings = sorted(report.findings, key=lambda finding: order.index(finding.kind))
+    for kind, found in groupby(findings, key=lambda finding: finding.kind):
+        names = [_short(finding) for finding in found]
+        first = list(dict.fromkeys(names))
+        told = Text(", ".join(first[:3]) + (", …" if len(first) > 3 else ""))
+        outcome = OUTCOMES[kind]
+        table.add_row(kind, f"{len(names):,}", outcome, told, style=STYLES.get(outcome))
+    if findings:
+        console.print(table)
+    console.print("training takes it" if report.ok else "[red]training refuses it[/]")
+
+
+def _short(finding: Finding) -> str:
+    name = finding.where.rsplit("/", 1)[-1]
+    return name.encode("utf-8", "replace").decode()  # JSON may name files that no terminal can
+
+
+def _plain(report: Report) -> Mapping[str, Any]:
+    return {
+        "ok": report.ok,
+        "images": report.images,
+        "objects": report.objects,
+        "classes": report.classes,
+        "counts": report.counts,
+        "findings": [{**vars(f), "training": f.outcome} for f in report.findings],
+    }
+
+
+def _announcement(dataset: Published, todo: Sequence[Archive], root: Path) -> str:
+    size = sum(archive.size or 0 for archive in todo)
+    unknown = sum(archive.size is None for archive in todo)
+    more = f" and {unknown} of a size that its host has not published" if unknown else ""
+    names = ", ".join(archive.name for archive in todo)
+    return f"{dataset.name}: {decimal(size)} to fetch into {root}{more} ({names})"
+
+
+def _fetch(archive: Archive, folder: Path) -> Path:
+    place = Location(archive.url, archive.size, archive.sha256 or "")
+    return fetch(archive.name, [place], cache=folder)
+
+
+@contextmanager
+def _progress(text: str) -> Iterator[Callable[[int, int], None]]:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task(text, total=None, visible=False)
+        yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
+
+
+def _files() -> dict[str, Path]:
+    return {path.stem: path for path in sorted((CONFIGS / "dataset").glob("*.yaml"))}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fcos-zoo data", description=__doc__)
+    words = parser.add_subparsers(required=True, metavar="WORD", title="words")
+    for name in _files():
+        word = words.add_parser(name, help=f"fetch {name}, unpack and check it")
+        add = word.add_argument
+        add("--root", type=Path, default=Path("data"), help="folder of the datasets (%(default)s)")
+        add("--keep", action="store_true", help="keep the archives")
+        word.set_defaults(run=partial(get, name))
+
+    word = words.add_parser("shapes", help="draw a dataset of shapes")
+    add = word.add_argument
+    add("--count", type=int, required=True, help="images")
+    add("--seed", type=int, default=0, help="other seeds give other images (%(default)s)")
+    add("--out", type=Path, required=True, help="a folder")
+    add("--size", type=int, default=160, help="longer side of the images (%(default)s)")
+    add("--most", type=int, default=10, help="shapes of an image at most (%(default)s)")
+    names = ",".join(shapes.CLASSES)
+    add("--classes", default=names, help=f"of {', '.join(shapes.OUTLINES)} (%(default)s)")
+    word.set_defaults(run=draw)
+
+    word = words.add_parser("check", help="what training would make of a dataset")
+    add = word.add_argument
+    add("dataset", type=Path, help="a folder in COCO's or VOC's layout, or an annotation file")
+    add("images", type=Path, nargs="?", help="the annotation file's image folder, if not its own")
+    add("--json", type=Path, help="write every finding to this file")
+    word.set_defaults(run=check_all)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
