@@ -68,3 +68,25 @@ def memory(entry: str, predicted: float, measured: float | None = None) -> store
     if measured is not None:
         values |= {"measured_gb": measured, "reserved_gb": measured + 1}
     return row(entry, "training_memory", values)
+
+
+# An entry with everything, one with random weights, one with little, and a sweep.
+ROWS = [
+    *(flops("FCOS_R_50_5l_2x", 90.61), memory("FCOS_R_50_5l_2x", 3.06)),
+    *(latency("FCOS_R_50_5l_2x", 80.0), ap("FCOS_R_50_5l_2x")),
+    *(
+        latency("FCOS_R_101_5l_2x", 120.0, "random"),
+        row("FCOS_R_101_5l_2x", "ap", reason="<no weights>"),
+    ),
+    latency("FCOS_HRNet_W18_5l_2x", 9.0),
+    *(
+        row(
+            "FCOS_R_50_5l_2x",
+            "throughput",
+            {"images_per_second": 5.0 * batch},
+            batch=batch,
+            weights=PUBLISHED,
+        )
+        for batch in (1, 2)
+    ),
+]
