@@ -18,6 +18,9 @@ from reports import regenerated, tables
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the reports into a folder and print where they are."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[:1] == ["curves"]:
+        return draw_curves(arguments[1:])
     options = _parser().parse_args(arguments)
     rows = chosen(store.newest(store.read(options.results)), options)
     if not rows:
@@ -41,6 +44,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def draw_curves(arguments: Sequence[str]) -> int:
+    """Print the arrays and the COCO summary of training runs, and draw them."""
+    parser = argparse.ArgumentParser(
+        prog="fcos-zoo report curves", description="AP and losses of training runs, by epoch."
+    )
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="folders that `fcos-zoo train` wrote")
+    add(
+        "--out",
+        type=Path,
+        nargs="+",
+        help="pictures, .png or .svg (default: curves.png, in the run's folder if it is one)",
+    )
+    options = parser.parse_args(arguments)
+    from reports import curves
+
+    runs = curves.load_all(options.runs)
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    for run in runs:
+        console.print(curves.text(run), end="\n\n")
+    first: Path = options.runs[0]
+    folder = Path() if len(runs) > 1 else first.parent if first.is_file() else first
+    for path in options.out or [folder / "curves.png"]:
+        if path.suffix not in (".png", ".svg"):
+            raise ValueError(f"{path}: a picture is called .png or .svg")
+        curves.save(curves.draw(runs), path)
+        console.print(path)
+    return 0
+
+
 def chosen(rows: Sequence[store.Row], options: argparse.Namespace) -> list[Mapping[str, Any]]:
     """The rows that all filters let through."""
     return [
@@ -53,7 +86,8 @@ def chosen(rows: Sequence[store.Row], options: argparse.Namespace) -> list[Mappi
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fcos-zoo report", description=__doc__)
+    epilog = "`fcos-zoo report curves RUN [RUN ...]` draws training runs instead."
+    parser = argparse.ArgumentParser(prog="fcos-zoo report", description=__doc__, epilog=epilog)
     add = parser.add_argument
     add("results", nargs="+", type=Path, help="files that `fcos-zoo bench` wrote")
     add("--out", type=Path, default=Path("outputs/report"), help="%(default)s")
