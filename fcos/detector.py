@@ -96,7 +96,8 @@ class Detector(nn.Module):
 
         Args:
             images: N tensors (3, H, W), RGB, uint8 0..255 or float 0..1; never resized.
-            targets: in training, N of {"boxes": (n, 4) xyxy pixels, "labels": (n,) int64 from 0}.
+            targets: in training, N of {"boxes": (n, 4) xyxy pixels, "labels": (n,) int64 from 0};
+                "picture", (4,) xyxy, is the part of an image that is none of its own padding.
             normalizers: of the losses, instead of these images' own (see `Loss.normalizers`).
 
         Returns:
@@ -115,26 +116,36 @@ class Detector(nn.Module):
             raise ValueError("training needs targets: one {'boxes', 'labels'} per image")
         check_targets(targets, len(images), len(self.classes))
         batch = self.images(images)
+        boxes = self.place(targets, batch.offsets)  # now: a copy waits for what a GPU has to do
         levels = self.network(batch)
         points = self.points(levels, batch)
-        assigned = self.assign(points, targets, batch)
-        return self.loss(levels, assigned, self._valid(points, batch), normalizers)
+        assigned = self.assign(points, boxes)
+        return self.loss(levels, assigned, self._valid(points, batch, targets), normalizers)
 
     def levels(self, images: Sequence[Tensor]) -> list[Level]:
         """The head's raw outputs for images as `forward` takes them, one per pyramid level."""
         return self.network(self.images(images))
 
+    def place(
+        self, targets: Sequence[dict[str, Tensor]], offsets: Sequence[Size]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Boxes (n, 4) in the batch's pixels and labels (n,) of each image, on the device.
+
+        `offsets` (top, left) say where the images lie in the batch.
+        """
+        device = self.images.mean.device
+        placed = []
+        for target, (top, left) in zip(targets, offsets, strict=True):
+            boxes = target["boxes"].float()
+            boxes = boxes + boxes.new_tensor([left, top, left, top])
+            placed.append((boxes.to(device), target["labels"].to(device)))
+        return placed
+
     def assign(
-        self, points: Sequence[Tensor], targets: Sequence[dict[str, Tensor]], batch: ImageBatch
+        self, points: Sequence[Tensor], placed: Sequence[tuple[Tensor, Tensor]]
     ) -> list[Targets]:
         """What each image's locations, the (L_i, 2) points of each level, are to learn."""
-        assigned = []
-        for target, (top, left) in zip(targets, batch.offsets, strict=True):
-            boxes = target["boxes"].to(points[0])
-            boxes = boxes + boxes.new_tensor([left, top, left, top])
-            labels = target["labels"].to(boxes.device)
-            assigned.append(self.assigner(points, self.head.strides, boxes, labels))
-        return assigned
+        return [self.assigner(points, self.head.strides, *image) for image in placed]
 
     @torch.inference_mode()
     def detect(
@@ -230,13 +241,21 @@ class Detector(nn.Module):
             points.append(level_points(size, spacing, self.point_offset, level.logits.device))
         return points
 
-    def _valid(self, points: Sequence[Tensor], batch: ImageBatch) -> Tensor | None:
-        """(N, L) whether a location lies in the image, borders included; None where all count."""
+    def _valid(
+        self,
+        points: Sequence[Tensor],
+        batch: ImageBatch,
+        targets: Sequence[dict[str, Tensor]] | None = None,
+    ) -> Tensor | None:
+        """(N, L) whether a location lies in the picture, borders included; None where all count."""
         if not self.ignore_padding:
             return None
         x, y = torch.cat(list(points)).unbind(1)
-        inside = [
-            (y >= top) & (y <= top + height) & (x >= left) & (x <= left + width)
-            for (height, width), (top, left) in zip(batch.sizes, batch.offsets, strict=True)
-        ]
+        inside = []
+        for target, (height, width), (top, left) in zip(
+            targets or [{}] * len(batch.sizes), batch.sizes, batch.offsets, strict=True
+        ):
+            picture = target.get("picture")
+            x1, y1, x2, y2 = (0, 0, width, height) if picture is None else picture.tolist()
+            inside.append((y >= top + y1) & (y <= top + y2) & (x >= left + x1) & (x <= left + x2))
         return torch.stack(inside)

@@ -219,16 +219,19 @@ class ImageNormalizer(KeepFloat32):
         for index, image in enumerate(images):
             check_image(image, index)
         sizes: list[Size] = [(image.shape[-2], image.shape[-1]) for image in images]
-        height, width = max(s[0] for s in sizes), max(s[1] for s in sizes)
-        offsets: list[Size] = [(0, 0)] * len(sizes)
-        if self.square:
-            height = width = -(-(max(height, width) - 1) // self.divisor) * self.divisor + 1
-            offsets = [(round((height - h) / 2), round((width - w) / 2)) for h, w in sizes]
-            empty = -self.mean / self.std
-        else:
-            height, width = (-(-side // self.divisor) * self.divisor for side in (height, width))
-            empty = torch.zeros_like(self.mean)
+        (height, width), offsets = self.layout(sizes)
+        empty = -self.mean / self.std if self.square else torch.zeros_like(self.mean)
         batch = empty.expand(len(images), 3, height, width).contiguous()
         for row, image, (top, left), (h, w) in zip(batch, images, offsets, sizes, strict=True):
             row[:, top : top + h, left : left + w] = self.normalize(image)
         return ImageBatch(batch, sizes, offsets)
+
+    def layout(self, sizes: Sequence[Size]) -> tuple[Size, list[Size]]:
+        """(height, width) of a batch of images of these sizes, and where (top, left) each lies."""
+        height, width = max(s[0] for s in sizes), max(s[1] for s in sizes)
+        if not self.square:
+            height, width = (-(-side // self.divisor) * self.divisor for side in (height, width))
+            return (height, width), [(0, 0)] * len(sizes)
+        side = -(-(max(height, width) - 1) // self.divisor) * self.divisor + 1
+        offsets = [(round((side - h) / 2), round((side - w) / 2)) for h, w in sizes]
+        return (side, side), offsets

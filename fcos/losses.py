@@ -16,7 +16,7 @@ from fcos.head import Level
 from fcos.targets import Targets
 
 PlusOne = Literal["none", "areas", "sides"]
-Normalizer = Literal["positives", "moving", "positives+images", "positives_of_image"]
+Normalizer = Literal["positives", "moving", "positives+images"]
 EPS = 1e-6
 # The moving average of an image's positives: its start, AdelaiDet's 100 for the 2 images of a GPU
 # (fcos_outputs.py), and how much of it stays.
@@ -63,9 +63,11 @@ class Loss:
             divides by their sum; "none" averages over positives.
         quality: what the quality branch learns: "centerness", "iou" (of the predicted box) or None.
         normalizer: of the focal sum: "positives"; "moving", their moving average, steadier where
-            objects are few; "positives+images"; or "positives_of_image", each image on its own and
-            then the mean over images.
-        synchronized: average the normalisers over all ranks of a distributed run.
+            objects are few; or "positives+images".
+        images_together: how many images in a row share their normalisers; the losses are then means
+            over such groups. None: all images of a step, in all processes. A number is for systems
+            whose processes did not tell each other: what they had on a GPU, so that the result does
+            not depend on how many processes there are here.
         alpha, gamma: of the focal loss (arXiv:1708.02002).
 
     Attributes:
@@ -82,17 +84,22 @@ class Loss:
         box_weight: Literal["centerness", "none"] = "centerness",
         quality: Literal["centerness", "iou"] | None = "centerness",
         normalizer: Normalizer = "positives",
-        synchronized: bool = True,
+        images_together: int | None = None,
         alpha: float = 0.25,
         gamma: float = 2.0,
     ) -> None:
+        if images_together is not None and (images_together < 1 or normalizer == "moving"):
+            raise ValueError(
+                f"images_together={images_together} with normalizer={normalizer!r}: give a number "
+                "from 1 on, or None, which the moving average needs"
+            )
         self.box = box
         self.box_unit = box_unit
         self.plus_one = plus_one
         self.box_weight = box_weight
         self.quality = quality
         self.normalizer = normalizer
-        self.synchronized = synchronized
+        self.images_together = images_together
         self.alpha = alpha
         self.gamma = gamma
         self.moving_positives = torch.tensor(MOVING_START)
@@ -110,94 +117,97 @@ class Loss:
             levels: the head's outputs for N images.
             targets: of each image, its L locations in the order of the levels.
             valid: (N, L) bool; locations that are False are left out of the classification loss.
-            normalizers: what to divide by instead of these images' own, see `normalizers`.
+            normalizers: (3, N) what to divide by instead of these images' own, see `normalizers`.
         """
         logits, ltrb, quality = _flatten(levels)
         labels = torch.stack([t.labels for t in targets])
-        positive = labels >= 0
-        where = positive.nonzero(as_tuple=True)  # once: on a GPU each call waits for all before it
-        target_ltrb = torch.stack([t.ltrb for t in targets])[where]
-        weight = centerness(target_ltrb)
-        if normalizers is None:
-            own = self._exchange(positive.sum(), weight.sum(), len(targets))
+        target_ltrb = torch.stack([t.ltrb for t in targets])
+        positive, weight = labels >= 0, _weights(labels, target_ltrb)
+        wait = self._exchange(positive, weight) if normalizers is None else lambda: normalizers
 
-        # Everything below up to `own()` overlaps the exchange between ranks.
-        one_hot = torch.zeros_like(logits)
-        one_hot[(*where, labels[where])] = 1
-        focal = sigmoid_focal_loss(logits, one_hot, self.alpha, self.gamma)
+        # Everything below up to `wait()` overlaps the exchange between ranks.
+        one_hot = labels[..., None] == torch.arange(logits.shape[-1], device=labels.device)
+        focal = sigmoid_focal_loss(logits, one_hot.to(logits.dtype), self.alpha, self.gamma)
         if valid is not None:
             focal = focal * valid[..., None]
 
-        pred_ltrb = ltrb[where]
+        image, location = positive.nonzero(as_tuple=True)  # a GPU is waited for here, and only here
+        pred_ltrb, target_ltrb = ltrb[image, location], target_ltrb[image, location]
+        weight = weight[image, location]
         if self.box_unit == "stride":
-            stride = _strides(levels)[where[1]][:, None]
+            stride = _strides(levels)[location][:, None]
             pred_ltrb, target_ltrb = pred_ltrb / stride, target_ltrb / stride
         iou, giou = ltrb_overlap(pred_ltrb, target_ltrb, self.plus_one)
         box = box_loss(self.box, iou, giou)
-        if self.normalizer == "positives_of_image":
-            focal, box = self._per_image(focal, box, positive, where[0])
-        elif self.box_weight == "centerness":
+        if self.box_weight == "centerness":
             box = box * weight
 
-        by_cls, by_box, by_quality = own() if normalizers is None else normalizers
-        losses = {"loss_cls": focal.sum() / by_cls, "loss_box": box.sum() / by_box}
+        by_cls, by_box, by_quality = wait()
+        losses = {
+            "loss_cls": (focal.sum(dim=(1, 2)) / by_cls).sum(),
+            "loss_box": (box / by_box[image]).sum(),
+        }
         if quality is not None:
             aim = weight if self.quality == "centerness" else iou.detach()
-            error = F.binary_cross_entropy_with_logits(quality[where], aim, reduction="sum")
-            losses["loss_quality"] = error / by_quality
+            error = F.binary_cross_entropy_with_logits(
+                quality[image, location], aim, reduction="none"
+            )
+            losses["loss_quality"] = (error / by_quality[image]).sum()
         return losses
 
     def normalizers(self, targets: Sequence[Targets]) -> Tensor:
-        """(3,) what the sums of the classification, box and quality losses are divided by.
+        """(3, N) what each image's sums of classification, box and quality losses are divided by.
 
         For gradient accumulation: those of all images of a step, given to each of its parts, make
         the parts' gradients add up to the step's.
         """
-        labels = torch.cat([t.labels for t in targets])
-        weight = centerness(torch.cat([t.ltrb for t in targets])[labels >= 0])
-        return self._exchange((labels >= 0).sum(), weight.sum(), len(targets))()
+        labels = torch.stack([t.labels for t in targets])
+        return self._exchange(
+            labels >= 0, _weights(labels, torch.stack([t.ltrb for t in targets]))
+        )()
 
-    def _exchange(self, positives: Tensor, weight: Tensor, images: int) -> Callable[[], Tensor]:
+    def _exchange(self, positive: Tensor, weight: Tensor) -> Callable[[], Tensor]:
         """Start averaging over ranks; the returned function waits and gives the normalisers."""
-        wait = self._mean_over_ranks(torch.stack((positives.float(), weight)))
+        images = len(positive)
+        sums = torch.stack((positive.sum(dim=1).float(), weight.sum(dim=1)))
+        together = self.images_together or images
+        group = torch.arange(images, device=sums.device) // together
+        groups = -(-images // together)
+        totals = sums.new_zeros(2, groups).index_add(1, group, sums)
+        wait = _mean_over_ranks(totals) if self.images_together is None else lambda: totals
 
         def normalizers() -> Tensor:
-            positives, weight = wait().clamp(min=EPS)
+            positives, weight = wait().clamp(min=EPS)[:, group]
             by_cls = by_box = by_quality = positives.clamp(min=1)
             if self.normalizer == "moving":
                 kept = MOVING_MOMENTUM * self.moving_positives.to(positives.device)
-                self.moving_positives = kept + (1 - MOVING_MOMENTUM) * by_cls / images
-                by_cls = self.moving_positives * images
+                self.moving_positives = kept + (1 - MOVING_MOMENTUM) * by_cls[0] / images
+                by_cls = (self.moving_positives * images).expand(images)
             elif self.normalizer == "positives+images":
-                by_cls = (positives + images).clamp(min=1)
-            elif self.normalizer == "positives_of_image":
-                by_cls = by_box = positives.new_tensor(float(images))
-            if self.box_weight == "centerness" and self.normalizer != "positives_of_image":
+                by_cls = (positives + torch.bincount(group)[group]).clamp(min=1)
+            if self.box_weight == "centerness":
                 by_box = weight
-            return torch.stack((by_cls, by_box, by_quality))
+            return torch.stack((by_cls, by_box, by_quality)) * groups
 
         return normalizers
 
-    def _mean_over_ranks(self, values: Tensor) -> Callable[[], Tensor]:
-        """Start one exchange of all normalisers; the returned function waits for its result."""
-        if not (self.synchronized and dist.is_available() and dist.is_initialized()):
-            return lambda: values
-        work = dist.all_reduce(values, async_op=True)
 
-        def wait() -> Tensor:
-            work.wait()
-            return values / dist.get_world_size()
+def _weights(labels: Tensor, ltrb: Tensor) -> Tensor:
+    """(N, L) centre-ness of the locations that learn a box, 0 of the others."""
+    return torch.where(labels >= 0, centerness(ltrb), 0.0)
 
-        return wait
 
-    @staticmethod
-    def _per_image(
-        focal: Tensor, box: Tensor, positive: Tensor, image_of_box: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Sums (N,) over each image, by its own positives."""
-        num_positive = positive.sum(dim=1).clamp(min=1)
-        box_sums = box.new_zeros(len(positive)).index_add(0, image_of_box, box)
-        return focal.sum(dim=(1, 2)) / num_positive, box_sums / num_positive
+def _mean_over_ranks(values: Tensor) -> Callable[[], Tensor]:
+    """Start one exchange of all normalisers; the returned function waits for its result."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return lambda: values
+    work = dist.all_reduce(values, async_op=True)
+
+    def wait() -> Tensor:
+        work.wait()
+        return values / dist.get_world_size()
+
+    return wait
 
 
 def _flatten(levels: Sequence[Level]) -> tuple[Tensor, Tensor, Tensor | None]:

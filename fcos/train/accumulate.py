@@ -45,22 +45,28 @@ class StepNormalizers:
         self._levels: dict[Size, list[Level]] = {}
 
     def __call__(self, parts: Sequence[Part]) -> Tensor:
-        """(3,), see `Loss.normalizers`."""
+        """(3, N) for the N images of all parts, see `Loss.normalizers`."""
         assigned: list[Targets] = []
         for images, targets in parts:
-            batch = self.detector.images(images)
-            points = self.detector.points(self._levels_of(batch), batch)
-            assigned += self.detector.assign(points, targets, batch)
+            sizes: list[Size] = [(image.shape[-2], image.shape[-1]) for image in images]
+            size, offsets = self.detector.images.layout(sizes)
+            levels = self._levels_of(size)
+            points = self.detector.points(levels, _empty(size))
+            assigned += self.detector.assign(points, self.detector.place(targets, offsets))
         return self.detector.loss.normalizers(assigned)
 
     @torch.no_grad()
-    def _levels_of(self, batch: ImageBatch) -> list[Level]:
+    def _levels_of(self, size: Size) -> list[Level]:
         """Levels without content of the sizes that the network's would have."""
-        height, width = batch.tensor.shape[-2:]
-        if (height, width) not in self._levels:
-            empty = ImageBatch(torch.empty(1, 3, height, width, device="meta"), [], [])
-            self._levels[height, width] = [
-                level._replace(logits=batch.tensor.new_empty(1, 1, *map_size(level)))
-                for level in self._shapes.network(empty)
+        if size not in self._levels:
+            device = self.detector.images.mean.device
+            self._levels[size] = [
+                level._replace(logits=torch.empty(1, device=device).expand(1, 1, *map_size(level)))
+                for level in self._shapes.network(_empty(size))
             ]
-        return self._levels[height, width]
+        return self._levels[size]
+
+
+def _empty(size: Size) -> ImageBatch:
+    """A batch that is nothing but its height and width."""
+    return ImageBatch(torch.empty(1, 3, *size, device="meta"), [], [])

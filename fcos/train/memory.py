@@ -59,7 +59,7 @@ def _fits(detector: Detector, images: int, size: Size, dtype: torch.dtype) -> bo
     targets = [{"boxes": box, "labels": torch.zeros(1, dtype=torch.int64)} for _ in pictures]
     try:
         with torch.autocast(device.type, dtype, dtype != torch.float32):
-            losses = detector(pictures, targets, torch.ones(3, device=device))
+            losses = detector(pictures, targets, torch.ones(3, images, device=device))
         torch.stack(list(losses.values())).sum().backward()
     except torch.OutOfMemoryError:
         return False

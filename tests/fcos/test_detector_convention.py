@@ -90,6 +90,12 @@ def test_padding_neither_learns_nor_detects_where_it_is_ignored(
     everywhere = plain.train()([wide], [target])["loss_cls"]
     inside = ignoring.train()([wide], [target])["loss_cls"]
     assert float(inside.detach()) < float(everywhere.detach())
+    # The same view as an image of its own: only its target can tell what is padding.
+    padded = torch.zeros(3, 97, 97, dtype=torch.uint8)
+    padded[:, 38:58, :96] = wide
+    shift, place = torch.tensor([0.0, 38.0] * 2), torch.tensor([0.0, 38.0, 96.0, 58.0])
+    view = {**target, "boxes": target["boxes"] + shift, "picture": place}
+    torch.testing.assert_close(ignoring([padded], [view])["loss_cls"], inside)
     found = ignoring.eval()([wide])[0]
     assert 0 < len(found["scores"]) < len(plain.eval()([wide])[0]["scores"])
 
@@ -100,7 +106,8 @@ def test_targets_move_with_a_centred_image(tiny_detector: Build, picture: Tensor
     batch = detector.images([picture])
     (top, left), boxes = batch.offsets[0], torch.tensor([[8.0, 8.0, 72.0, 48.0]])
     points = detector.points(detector.network(batch), batch)
-    assigned = detector.assign(points, [{"boxes": boxes, "labels": torch.tensor([0])}], batch)[0]
+    placed = detector.place([{"boxes": boxes, "labels": torch.tensor([0])}], batch.offsets)
+    assigned = detector.assign(points, placed)[0]
     learned = assigned.labels >= 0
     found = torch.cat(points)[learned] - assigned.ltrb[learned][:, :2]
     assert bool(learned.any())

@@ -68,22 +68,24 @@ ONE_POSITIVE = ((1, -1), (-1, -1))
 # -alpha (1 - p)^gamma log p for p = 1/2, and the same with 1 - alpha for the negatives.
 FOCAL_POSITIVE = 0.25 * 0.25 * math.log(2)
 FOCAL_NEGATIVE = 0.75 * 0.25 * math.log(2)
-FOCAL_SUM = FOCAL_POSITIVE + 7 * FOCAL_NEGATIVE
+FOCAL_1, FOCAL_2 = FOCAL_POSITIVE + 3 * FOCAL_NEGATIVE, 4 * FOCAL_NEGATIVE  # of each image
+FOCAL_SUM = FOCAL_1 + FOCAL_2
 
 
 @pytest.mark.parametrize(
-    ("normalizer", "expected"),
+    ("options", "expected"),
     [
-        ("positives", FOCAL_SUM / 1),
-        ("positives+images", FOCAL_SUM / 3),
-        ("moving", FOCAL_SUM / (0.9 * 100 + 0.1 * 1)),
-        ("positives_of_image", FOCAL_SUM / 2),
+        ({"normalizer": "positives"}, FOCAL_SUM / 1),
+        ({"normalizer": "positives+images"}, FOCAL_SUM / 3),
+        ({"normalizer": "moving"}, FOCAL_SUM / (0.9 * 100 + 0.1 * 1)),
+        ({"images_together": 1}, FOCAL_SUM / 2),
+        ({"images_together": 1, "normalizer": "positives+images"}, (FOCAL_1 / 2 + FOCAL_2 / 1) / 2),
     ],
 )
 def test_each_normaliser_divides_the_focal_sum_its_own_way(
-    normalizer: Any, expected: float
+    options: dict[str, Any], expected: float
 ) -> None:
-    loss = Loss(box_weight="none", quality=None, normalizer=normalizer)
+    loss = Loss(box_weight="none", quality=None, **options)
     losses = values(loss(levels(quality=None), targets(ONE_POSITIVE)))
     assert losses["loss_cls"] == pytest.approx(expected)
     assert set(losses) == {"loss_cls", "loss_box"}
@@ -139,7 +141,7 @@ def test_normalisers_are_averaged_over_ranks(monkeypatch: pytest.MonkeyPatch) ->
             pass
 
     def all_reduce(values: Tensor, async_op: bool = False) -> Done:
-        values += torch.tensor([3.0, 3.0])
+        values += 3
         return Done()
 
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
@@ -148,7 +150,7 @@ def test_normalisers_are_averaged_over_ranks(monkeypatch: pytest.MonkeyPatch) ->
     losses = values(Loss(plus_one="none")(levels(), targets(ONE_POSITIVE)))
     assert losses["loss_cls"] == pytest.approx(FOCAL_SUM / 2)
     assert losses["loss_box"] == pytest.approx((1 - 32 / 64) / 2)
-    alone = values(Loss(synchronized=False)(levels(), targets(ONE_POSITIVE)))
+    alone = values(Loss(images_together=2)(levels(), targets(ONE_POSITIVE)))
     assert alone["loss_cls"] == pytest.approx(FOCAL_SUM)
 
 
@@ -161,9 +163,8 @@ published_losses = st.fixed_dictionaries(
         "plus_one": st.sampled_from(["none", "areas", "sides"]),
         "box_weight": st.sampled_from(["centerness", "none"]),
         "quality": st.sampled_from(["centerness", "iou"]),
-        "normalizer": st.sampled_from(
-            ["positives", "positives+images", "moving", "positives_of_image"]
-        ),
+        "normalizer": st.sampled_from(["positives", "positives+images"]),
+        "images_together": st.sampled_from([None, 1, 2]),
     }
 )
 
@@ -200,7 +201,7 @@ def test_parts_of_a_batch_add_up_to_it_with_its_normalisers() -> None:
         loss(
             [Level(8, level.logits[i : i + 1], level.ltrb[i : i + 1], level.quality[i : i + 1])],
             assigned[i : i + 1],
-            normalizers=normalizers,
+            normalizers=normalizers[:, i : i + 1],
         )
         for i in range(2)
     ]
