@@ -47,7 +47,7 @@ def transforms(config: Config) -> Compose:
     how, data = config["augmentation"], config["data"]
     steps: list[Transform] = [HorizontalFlip(data["flip"], data["plus_one"])]
     if "square" in how:
-        steps.insert(0, SquareView(how["square"], tuple(how["scale_range"])))
+        steps.append(SquareView(how["square"], tuple(how["scale_range"])))
     elif "longest" in how:
         resize = partial(ResizeShortestSide, longest=how["longest"])
         rounding = config["resize"].get("rounding", "nearest")

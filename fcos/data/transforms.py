@@ -89,7 +89,8 @@ class SquareView:
     """The centre-ness-free system's view: the picture somewhere on a black square.
 
     Its longer side becomes `size`, in the middle of the square; or, with `probability`, `size`
-    times a random scale, at a random place (utils_box/dataset.py).
+    times a random scale, at a random place (utils_box/dataset.py). The target says as "picture"
+    where it is, so that nothing is learned from the black: this is the last transform.
 
     Args:
         size: side of the square in pixels.
@@ -119,7 +120,8 @@ class SquareView:
         start = np.maximum(target["boxes"][:, :2], self.margin)
         end = np.minimum(target["boxes"][:, 2:], np.array(image.size) - self.margin)
         boxes = np.concatenate([start, end], axis=1) * factor + np.array([left, top] * 2)
-        return view, with_boxes(target, boxes, self.min_area)
+        picture = np.array([left, top, left + width, top + height], dtype=np.float32)
+        return view, {**with_boxes(target, boxes, self.min_area), "picture": picture}
 
 
 def _resize(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -129,6 +129,13 @@ def test_a_square_view_of_random_scale_and_place(rng):
     assert np.abs(extent(view) - target["boxes"][0]).max() <= 1.5
 
 
+@settings(deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_a_square_view_says_where_the_picture_is(rng):
+    view, target = SquareView(161)(Image.new("RGB", (50, 80), "white"), sample(80, 50)[1], rng)
+    assert target["picture"].tolist() == extent(view).tolist()
+
+
 def test_a_square_view_keeps_boxes_off_the_edge_and_drops_tiny_ones():
     image, target = sample(80, 80, [(0, 0, 80, 80), (10, 10, 15, 16), (20, 20, 25, 27)])
     _, target = SquareView(80, probability=0)(image, target, random.Random(0))

@@ -91,11 +91,13 @@ def test_padding_neither_learns_nor_detects_where_it_is_ignored(
     inside = ignoring.train()([wide], [target])["loss_cls"]
     assert float(inside.detach()) < float(everywhere.detach())
     # The same view as an image of its own: only its target can tell what is padding.
-    padded = torch.zeros(3, 97, 97, dtype=torch.uint8)
-    padded[:, 38:58, :96] = wide
-    shift, place = torch.tensor([0.0, 38.0] * 2), torch.tensor([0.0, 38.0, 96.0, 58.0])
-    view = {**target, "boxes": target["boxes"] + shift, "picture": place}
-    torch.testing.assert_close(ignoring([padded], [view])["loss_cls"], inside)
+    view = ignoring.images([wide])
+    (top, left), side = view.offsets[0], view.tensor.shape[-1]
+    padded = torch.zeros(3, side, side, dtype=torch.uint8)
+    padded[:, top : top + 20, left : left + 90] = wide
+    shift, place = torch.tensor([left, top] * 2), torch.tensor([left, top, left + 90, top + 20])
+    told = {**target, "boxes": target["boxes"] + shift, "picture": place}
+    torch.testing.assert_close(ignoring([padded], [told])["loss_cls"], inside)
     found = ignoring.eval()([wide])[0]
     assert 0 < len(found["scores"]) < len(plain.eval()([wide])[0]["scores"])
 

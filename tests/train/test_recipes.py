@@ -37,7 +37,9 @@ def test_maskrcnn_benchmark_draws_a_size_from_a_range_and_counts_the_last_pixel(
 
 
 def test_the_centreness_free_system_looks_at_squares():
-    view, _ = steps("FCOS_R_50_noctr_2x")
+    # utils_box/dataset.py: mirrored first, then placed
+    flip, view = steps("FCOS_R_50_noctr_2x")
+    assert flip == HorizontalFlip(0.5, plus_one=False)
     assert view == SquareView(1025, (0.8, 1.0))
 
 
