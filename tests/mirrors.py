@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 sys.path.append(str(Path(__file__).parent / "weights"))
 
 from faulty_server import FaultyServer, Handler, Resource, drop
+from hub_server import HubServer
 
-__all__ = ["FaultyServer", "drop", "on_the_hub", "own_settings", "saved"]
+__all__ = ["FaultyServer", "HubServer", "drop", "on_the_hub", "own_settings", "saved"]
 
 
 def own_settings(monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
@@ -23,8 +25,9 @@ def own_settings(monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
     for name in ("FCOS_ZOO_MIRRORS", "FCOS_ZOO_OFFLINE", "HF_ENDPOINT", "HF_TOKEN", "RANK"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("FCOS_ZOO_HOME", str(home))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
     home.mkdir()
     monkeypatch.chdir(home)
     return home / "weights"

@@ -10,6 +10,7 @@ import yaml
 from rich.console import Console
 
 import zoo
+from zoo.weights import Location
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("system", f"{card.family}, {card.repository}"),
         ("config there", card.source),
         ("weights' licence", card.licence),
-        *(("dead" if place.dead else "weights", place.url) for place in card.weights),
+        *((_state(place), _told(place)) for place in card.weights),
         ("parameters", f"{parameters / 1e6:.2f} M"),
     ]
     console.print(card.name, style="bold")
@@ -43,6 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print("\nconfiguration", style="bold")
     console.print(yaml.safe_dump(config, sort_keys=False, default_flow_style=None))
     return 0
+
+
+def _state(place: Location) -> str:
+    return "dead" if place.dead else "archive" if place.archived else "weights"
+
+
+def _told(place: Location) -> str:
+    """The address, then what is known of its file."""
+    size = f"{place.size:,} bytes" if place.size else ""
+    digest = f"sha256 {place.digest}" if place.digest else ""
+    return " ".join([place.url, *(f"({fact})" for fact in (size, digest, place.note) if fact)])
 
 
 if __name__ == "__main__":

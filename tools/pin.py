@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = [name for pattern in options.names for name in zoo.names(pattern) or [pattern]]
     for name in dict.fromkeys(names):
         for place in zoo.card(name).weights:
-            if place.dead or not place.remote:
+            if place.dead or place.archived or not place.remote:
                 continue
             try:
                 found = pin(CONFIGS / "entry" / f"{name}.yaml", place, options.overwrite)

@@ -23,6 +23,7 @@ from reports.lines import Row
 from zoo import converted
 from zoo.available import fetch_weights
 from zoo.weights import cache
+from zoo.weights.location import endpoint
 
 CITATION = """\
 @inproceedings{tian2019fcos,
@@ -86,9 +87,12 @@ def hub() -> Any:
     """
     try:
         from huggingface_hub import HfApi
+        from huggingface_hub.utils.tqdm import disable_progress_bars
     except ImportError:
         raise ImportError("uploading needs huggingface_hub: pip install 'fcos-zoo[hub]'") from None
-    return HfApi(library_name="fcos-zoo")
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    return HfApi(endpoint=endpoint(), library_name="fcos-zoo")
 
 
 def write(
@@ -140,10 +144,9 @@ The architecture is that of `{card.source}` in {card.repository}.
 
 ```python
 import zoo
-from huggingface_hub import hf_hub_download
 
-path = hf_hub_download("{repository}", "{card.name}.safetensors")
-detector = zoo.get("{card.name}", weights=path)
+address = "hf://{repository}/{card.name}.safetensors"
+detector = zoo.get("{card.name}", weights=address)
 for found in detector.detect(["street.jpg"], score_threshold=0.3):
     print(found.names, found.boxes)
 ```

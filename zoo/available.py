@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from contextlib import suppress
 from difflib import SequenceMatcher
@@ -12,7 +13,7 @@ from rich.progress import Progress
 
 from zoo.card import Card, backbone_of, names
 from zoo.weights import WeightsError, cache, fetch
-from zoo.weights.location import mirrors, offline
+from zoo.weights.location import Location, mirrors, offline
 
 
 class NoWeightsError(WeightsError, LookupError):
@@ -36,7 +37,7 @@ def fetch_weights(entry: Card, progress: Progress | None = None) -> Path:
         raise NoWeightsError(f"no weights were ever published for {entry.name}: {_instead(entry)}")
     path = cache.place(entry.filename)
     held = path.is_file()
-    if not (entry.live or held or mirrors()):
+    if not (held or mirrors() or any(not place.dead for place in entry.weights)):
         why = next((place.note for place in entry.weights if place.note), "dead link")
         raise NoWeightsError(
             f"nobody serves the weights of {entry.name} any more ({why}): {_instead(entry)}"
@@ -51,6 +52,18 @@ def fetch_weights(entry: Card, progress: Progress | None = None) -> Path:
     if not (held or entry.permissive) and os.environ.get("RANK", "0") == "0":
         print(f"{entry.name}: licence of these weights: {entry.licence}", file=sys.stderr)
     return path
+
+
+def fetch_address(url: str) -> Path:
+    """A user's own file in the cache, kept there under its whole address.
+
+    Args:
+        url: `hf://owner/repo[@revision]/file` or `http(s)://...`.
+
+    Raises:
+        WeightsError: it could not be fetched; a line for each attempt.
+    """
+    return fetch(re.sub(r"[^\w.@-]+", "--", url.partition("://")[2]), [Location(url)])
 
 
 def nearest(name: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from zoo import published
 from zoo.weights import Location
+from zoo.weights.location import ARCHIVE
 
 _FACTS = ("family", "repository", "source", "licence", "permissive")
 _ONE_HYDRA = threading.Lock()  # its state is the process's
@@ -36,7 +37,8 @@ class Card:
 
     `family`: the system that published it; `repository` and `source`: where, and its config there;
     `licence` of the weights and whether it is `permissive`; `weights`: where the published file can
-    be had, in order of trust, dead places included as a record.
+    be had, in order of trust: as its file states them, dead places included as a record, then the
+    copy that the Internet Archive may hold of the first direct link.
     """
 
     name: str
@@ -54,8 +56,8 @@ class Card:
 
     @property
     def live(self) -> bool:
-        """Whether somebody is known to serve the weights."""
-        return any(not place.dead for place in self.weights)
+        """Whether somebody is known to serve the weights; nobody has looked into the archive."""
+        return any(not (place.dead or place.archived) for place in self.weights)
 
     @property
     def tables(self) -> list[tuple[published.Table, published.Row]]:
@@ -121,8 +123,18 @@ def card(name: str) -> Card:
 @cache
 def _card(name: str) -> Card:
     facts = {key: stated(name, key) for key in _FACTS}
-    weights = tuple(_location(place) for place in stated(name, "weights") or ())
-    return Card(name=name, weights=weights, **facts)
+    weights = [_location(place) for place in stated(name, "weights") or ()]
+    return Card(name=name, weights=(*weights, *archived(weights)), **facts)
+
+
+def archived(places: Sequence[Location]) -> list[Location]:
+    """Where the Internet Archive may hold a copy: of the first link to a file, dead or not.
+
+    The Hub's files and pages that share a file are behind redirects, which it does not keep.
+    """
+    links = [place for place in places if place.url.startswith("http") and _published(place.url)]
+    note = "an archive's copy, if it has one: not probed"
+    return [replace(each, url=ARCHIVE + each.url, dead=False, note=note) for each in links[:1]]
 
 
 def compose_entry(name: str, overrides: list[str] | None = None) -> dict[str, Any]:
@@ -183,8 +195,13 @@ def _yaml(path: Path) -> dict[str, Any]:
 
 
 def _filename(name: str, place: Location) -> str:
-    published = place.url.split("?")[0].rsplit("/", 1)[-1]
-    return published if published.endswith(_SUFFIXES) else f"{name}.pth"
+    return _published(place.url) or f"{name}.pth"
+
+
+def _published(url: str) -> str | None:
+    """The name of the file that an address states, None where it names none."""
+    name = url.split("?")[0].rsplit("/", 1)[-1]
+    return name if name.endswith(_SUFFIXES) else None
 
 
 def _served(name: str) -> bool:

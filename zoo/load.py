@@ -11,12 +11,12 @@ import torch
 
 from fcos import Detector
 from zoo import converted, formats
-from zoo.available import fetch_weights, set_aside
+from zoo.available import fetch_address, fetch_weights, set_aside
 from zoo.build import DTYPES, Precision, assemble
 from zoo.card import Card, card
 from zoo.formats import CheckpointError
 from zoo.identify import looks_like
-from zoo.weights import WeightsError, read
+from zoo.weights import Location, WeightsError, read
 
 
 def get(
@@ -29,8 +29,9 @@ def get(
 
     Args:
         name: an entry of the zoo.
-        weights: a checkpoint on disk instead: the published file, or one that training here wrote,
-            whose classes the detector then has.
+        weights: a checkpoint instead: the published file, or one that training here wrote, whose
+            classes the detector then has. A path, or an address (`hf://owner/repo/file`, `https://`)
+            to fetch it from, once.
         device: where to put it; default the CPU.
         precision: "bf16" or "fp16" compute the network in that type; norms' statistics, box
             regression and decoding stay in fp32.
@@ -43,7 +44,12 @@ def get(
         raise ValueError(f"precision {precision!r} is not one of {', '.join(DTYPES)}")
     if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {str(device)!r}: torch finds no GPU here; use device='cpu'")
-    detector = _published(entry) if weights is None else _from_file(entry, Path(weights))
+    if weights is None:
+        detector = _published(entry)
+    elif isinstance(weights, str) and Location(weights).remote:
+        detector = _from_address(entry, weights)
+    else:
+        detector = _from_file(entry, Path(weights))
     detector.eval().to(device=device, dtype=DTYPES[precision])
     return detector.to(memory_format=torch.channels_last)
 
@@ -64,6 +70,15 @@ def _published(entry: Card) -> Detector:
         ) from error
     converted.keep(detector, path)
     return detector
+
+
+def _from_address(entry: Card, url: str) -> Detector:
+    """With the weights of a file elsewhere; one that is damaged does not stay in the cache."""
+    path = fetch_address(url)
+    try:
+        return _from_file(entry, path)
+    except WeightsError as error:
+        raise WeightsError(f"{url}: {error}\n{path.name}: {set_aside(path)}") from error
 
 
 def _from_file(entry: Card, path: Path) -> Detector:

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from mirrors import FaultyServer, on_the_hub, own_settings, saved
+from huggingface_hub import constants
+from mirrors import FaultyServer, HubServer, on_the_hub, own_settings, saved
 
 import zoo
 from benchmarks import store
@@ -235,30 +236,47 @@ def test_push_writes_a_file_that_loads_and_a_page_with_its_figures(
     assert (facts["license"], facts["pipeline_tag"]) == ("other", "object-detection")
     for text in ("| 37.0 [", "BSD-2-Clause for academic use", "@inproceedings{tian2019fcos"):
         assert text in page
-    assert f'hf_hub_download("me/mine", "{SMALL}.safetensors")' in page
+    assert f'address = "hf://me/mine/{SMALL}.safetensors"' in page
     assert "99.0" not in page
     pushed, ours = zoo.get(SMALL, weights=out / f"{SMALL}.safetensors"), zoo.get(SMALL)
     for key, value in ours.state_dict().items():
         assert torch.equal(pushed.state_dict()[key], value)
 
 
-def test_push_uploads_the_folder(
+def test_what_is_pushed_comes_back_from_the_hub(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    name, file = "FCOS_shapes_tiny", "FCOS_shapes_tiny.safetensors"
+    picture = torch.rand(3, 96, 128, generator=torch.Generator().manual_seed(0))
+    (before,) = zoo.get(name)([picture])
+    assert len(before["boxes"]) > 9
+    with HubServer() as hub:
+        hub.token = "hf_secret"
+        monkeypatch.setenv("HF_ENDPOINT", hub.url())
+        assert cli.main(["push", name, "hf://me/mine"]) == 0
+        assert sorted(hub.files) == [f"me/mine/{file}", "me/mine/README.md"]
+        fresh = zoo.get(name, weights=f"hf://me/mine/{file}")
+    out, err = capsys.readouterr()
+    assert out == f"hf://me/mine: {file}, README.md\n"
+    assert err == ""
+    monkeypatch.setenv("FCOS_ZOO_OFFLINE", "1")
+    for pushed in (fresh, zoo.get(name, weights=f"hf://me/mine/{file}")):
+        (after,) = pushed([picture])
+        for key, value in before.items():
+            assert torch.equal(after[key], value)
+
+
+def test_push_that_the_hub_refuses_says_why(
     published: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    calls: list[tuple[str, object]] = []
-
-    class Api:
-        def __init__(self, **names: object) -> None: ...
-
-        def create_repo(self, repo: str, private: bool, exist_ok: bool) -> None:
-            calls.append((repo, private))
-
-        def upload_folder(self, repo_id: str, folder_path: str, commit_message: str) -> None:
-            calls.append((repo_id, sorted(path.name for path in Path(folder_path).iterdir())))
-
-    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(HfApi=Api))
-    assert cli.main(["push", SMALL, "hf://me/mine", "--private"]) == 0
-    assert calls == [("me/mine", True), ("me/mine", [f"{SMALL}.safetensors", "README.md"])]
+    with HubServer() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url())
+        monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+        hub.token = "hf_secret"
+        assert cli.main(["push", SMALL, "hf://me/mine"]) == 1
+    assert "401" in said(capsys)
 
 
 def test_push_without_the_extra_names_it(

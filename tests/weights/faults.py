@@ -40,6 +40,7 @@ class Fault:
     promise: dict[str, object] = field(default_factory=lambda: {"size": SIZE, "sha256": SHA256})
     body: bytes = BODY
     etag: bool = True
+    answer: float = 60.0  # seconds that the client waits for it
 
 
 def _page(text: str) -> bytes:
@@ -168,6 +169,13 @@ FAULTS = [
         promise={"size": SIZE},
         etag=False,
     ),
+    Fault(
+        "trickles its headers for ever",
+        (host.trickle_headers,) * 9,
+        (0,) * 3,
+        "no answer within 0.5 s; given up after 3 tries",
+        answer=0.5,
+    ),
     Fault("falls silent mid-body", (host.silent,), (0, 0), promise={"size": SIZE}, etag=False),
     Fault("redirects in a loop", (host.redirect_loop,), (0,) * 31, "redirects in a loop"),
 ]
@@ -176,7 +184,9 @@ FAULTS = [
 def meet(fault: Fault, folder: Path) -> tuple[str | None, tuple[int, ...], list[float]]:
     """Fetches from a host with the fault: the reason of a failure, first bytes asked for, waits."""
     waits: list[float] = []
-    retry = Retry(tries=3, read=0.2, slowest=100_000, window=0.1, sleep=waits.append)
+    retry = Retry(
+        tries=3, read=0.2, answer=fault.answer, slowest=100_000, window=0.1, sleep=waits.append
+    )
     with FaultyServer() as server:
         resource = server.add("w.pth", BODY, *fault.faults, etag=fault.etag)
         location = Location(server.url("w.pth"), **fault.promise)  # type: ignore[arg-type]
@@ -278,6 +288,16 @@ ELSEWHERE = [
         "a file holds a program (pickle, torch zip, torch legacy, disguised)",
         "refused, nothing of it ran",
         "test_programs_are_refused_unrun",
+    ),
+    (
+        "the Hub's client cannot fetch by Xet",
+        "the right file over HTTPS",
+        "test_where_xet_fails_https_serves",
+    ),
+    (
+        "a process is killed between a link into the Hub's cache and the final name",
+        "the Hub's cache stays as it was",
+        "test_a_link_left_by_a_killed_process_is_not_written_through",
     ),
     ("a file is truncated", "refused by name", "test_truncated_files_are_refused"),
     ("a header or a storage claims more than the file has", "refused by name", "test_false_sizes"),

@@ -59,7 +59,8 @@ class Handler(BaseHTTPRequestHandler):
             if value is not None:
                 self.send_header(name, str(value))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def hang_up(self) -> None:
         self.wfile.flush()
@@ -77,9 +78,10 @@ class FaultyServer(ThreadingHTTPServer):
 
     daemon_threads = True
     request_queue_size = 64
+    handler: type[Handler] = Handler
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(("127.0.0.1", 0), self.handler)
         self.resources: dict[str, Resource] = {}
         self.lock = threading.Lock()
 
@@ -191,6 +193,16 @@ def trickle(handler: Handler, resource: Resource) -> None:
     for at in range(2000, len(resource.body)):
         handler.wfile.write(resource.body[at : at + 1])
         time.sleep(0.01)
+
+
+def trickle_headers(handler: Handler, resource: Resource) -> None:
+    """A header now and then, for longer than any client should wait for the body."""
+    handler.send_response(200)
+    for number in range(90):  # of the 100 that Python's client takes
+        handler.send_header(f"X-Wait-{number}", "a little more")
+        handler.flush_headers()
+        time.sleep(0.05)
+    handler.hang_up()
 
 
 def silent(handler: Handler, resource: Resource) -> None:

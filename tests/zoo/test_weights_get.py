@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import requests
 import torch
 import torchvision
 from mirrors import FaultyServer, own_settings, saved
 
 import zoo
-from zoo.available import nearest
+from zoo.available import fetch_weights, nearest
+from zoo.card import archived
 from zoo.identify import looks_like
+from zoo.weights import Location
 
 ENTRY = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
 FILE = f"{ENTRY}.pth"
@@ -70,7 +74,7 @@ def test_a_cached_file_needs_no_network(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FCOS_ZOO_OFFLINE", "1")
-    with pytest.raises(zoo.WeightsError, match=r"not asked, FCOS_ZOO_OFFLINE is set"):
+    with pytest.raises(zoo.WeightsError, match=r"not in the cache, and FCOS_ZOO_OFFLINE forbids"):
         zoo.get(ENTRY)
     (tmp_path / FILE).write_bytes(saved({"model": published}))
     monkeypatch.setenv("FCOS_ZOO_MIRRORS", str(tmp_path))  # a folder is no network
@@ -145,6 +149,52 @@ def test_where_nobody_serves_the_weights_one_line_says_what_else_there_is(cache:
     )
     with pytest.raises(zoo.WeightsError, match=r"no weights were ever published for FCOS_R_50_6l"):
         zoo.get("FCOS_R_50_6l_2x")
+
+
+def test_an_address_in_place_of_a_path(
+    mirror: FaultyServer, cache: Path, published: dict[str, torch.Tensor]
+) -> None:
+    resource = mirror.add("mine/w.pth", saved({"model": published}))
+    for _ in range(2):
+        detector = zoo.get(ENTRY, weights=mirror.url("mine/w.pth"))
+        assert differing(detector, published) == []
+    assert len(resource.asked) == 1
+    mirror.add("other/w.pth", resource.body[:3000])
+    with pytest.raises(zoo.WeightsError, match=r"other/w.pth: .* damaged"):
+        zoo.get(ENTRY, weights=mirror.url("other/w.pth"))
+    assert [path.name.split("--", 2)[2] for path in cache.glob("*.pth")] == ["mine--w.pth"]
+
+
+def test_the_archive_is_tried_last_and_counts_for_nothing(
+    mirror: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = zoo.card("FCOS_TV_R_50")
+    link, copy = card.weights
+    assert copy.url == f"https://web.archive.org/web/0id_/{link.url}"
+    assert (copy.sha256, copy.dead) == (link.sha256, False)
+    assert "not probed" in copy.note
+    asked: list[str] = []
+
+    def refuse(url: str, **options: object) -> None:
+        asked.append(url)
+        raise requests.RequestException("nobody there")
+
+    monkeypatch.setattr(requests, "get", refuse)
+    gone = replace(card, weights=(replace(link, dead=True), copy))
+    assert not gone.live
+    with pytest.raises(zoo.NoWeightsError, match=r"dead, not tried[^$]*Or else: the nearest entry"):
+        fetch_weights(gone)
+    assert asked == [mirror.url(card.filename), copy.url]
+
+
+def test_only_links_to_files_are_looked_up_in_the_archive() -> None:
+    share = Location("https://cloudstor.aarnet.edu.au/plus/s/abc/download", dead=True)
+    hub = Location("hf://owner/name/w.pth")
+    first, second = (Location(f"https://{host}.example/w.pth?dl=1") for host in "ab")
+    assert archived([share, hub]) == []
+    assert [copy.url.split("id_/")[1] for copy in archived([share, hub, first, second])] == [
+        first.url
+    ]
 
 
 def test_the_nearest_entry_has_the_same_backbone_if_any_has() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import platformdirs
 
+from zoo.weights import hub
 from zoo.weights.errors import WeightsError
 from zoo.weights.location import Location
 
@@ -92,6 +94,7 @@ def remove(name: str, cache: Path | None = None) -> int:
     """Removes a file and all that is kept beside it; returns the number of bytes freed."""
     path = place(name, cache)
     freed = 0
+    shutil.rmtree(hub.aside(path), ignore_errors=True)
     for each in (path, *(beside(path, suffix) for suffix in _BESIDE)):
         if each.is_file():
             freed += each.stat().st_size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from zoo.weights import hub
 from zoo.weights.cache import beside, commit, place, sha256, whole
 from zoo.weights.errors import WeightsError
 from zoo.weights.host import RefusedError, Retry
@@ -67,10 +68,10 @@ def fetch(
             return path
         if path.is_file():
             attempts.append(f"{path}: {_set_aside(path, beside(path, '.bad'), sha256(path))}")
-        for source in sources(filename, locations):
+        for source in _with_copies(sources(filename, locations)):
+            if source.remote and offline():
+                continue
             try:
-                if source.remote and offline():
-                    raise RefusedError("not asked, FCOS_ZOO_OFFLINE is set")
                 digest = _bring(source, part, promised, retry or Retry(), attempts, update)
                 commit(part, path, digest)
                 forget(part)
@@ -91,6 +92,14 @@ def progress_bars(shown: bool | None = None) -> Progress:
         console=Console(stderr=True),
         disable=not (sys.stderr.isatty() if shown is None else shown),
     )
+
+
+def _with_copies(locations: Iterable[Location]) -> Iterator[Location]:
+    """The locations, one on the Hub after the copy of it that the Hub's client has cached."""
+    for location in locations:
+        if copy := hub.cached(location):
+            yield Location(str(copy), sha256="")
+        yield location
 
 
 def _bring(
@@ -145,8 +154,14 @@ def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
 def _failure(path: Path, locations: Sequence[Location], attempts: Sequence[str]) -> str:
     """All that was tried, a line each, and what to do about it."""
-    lines = [f"{path.name} could not be fetched:", *attempts]
-    if all(location.dead for location in locations):
+    colon = ":" if attempts else ""
+    lines = [
+        f"{path.name} is not in the cache, and FCOS_ZOO_OFFLINE forbids fetching it{colon}"
+        if offline()
+        else f"{path.name} could not be fetched:",
+        *attempts,
+    ]
+    if all(location.dead or location.archived for location in locations):
         dead = [
             f"{each.url}: dead, not tried{each.note and f' ({each.note})'}" for each in locations
         ]

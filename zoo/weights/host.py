@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotInTimeError
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -16,6 +18,7 @@ from typing import Any
 import requests
 import urllib3
 
+from zoo.weights import hub
 from zoo.weights.errors import WeightsError
 from zoo.weights.location import Location, offline
 from zoo.weights.sniff import impostor
@@ -52,6 +55,7 @@ class Retry:
         longest: longest wait; a host that asks for more (``Retry-After``) is given up.
         connect: time-out to connect.
         read: time-out between two bytes.
+        answer: time-out for all that comes before the body, redirects included.
         slowest: bytes a second, averaged over ``window``, below which a try is broken off.
         window: see ``slowest``.
         sleep: what waits.
@@ -62,6 +66,7 @@ class Retry:
     longest: float = 60.0
     connect: float = 10.0
     read: float = 30.0
+    answer: float = 90.0
     slowest: float = 4096.0
     window: float = 20.0
     sleep: Callable[[float], None] = time.sleep
@@ -80,11 +85,10 @@ def ask(location: Location, headers: dict[str, str], retry: Retry) -> Iterator[r
         RefusedError, BrokenError: anything else.
     """
     headers = {"Accept-Encoding": "identity", "User-Agent": "fcos-zoo", **headers}
-    if location.url.startswith("hf://") and (token := _hub_token()):
+    if location.hub and (token := hub.token()):
         headers["Authorization"] = f"Bearer {token}"
     with _sorted_errors(retry):
-        timeout = (retry.connect, retry.read)
-        response = requests.get(location.http, headers=headers, stream=True, timeout=timeout)
+        response = _answer(location.http, headers, retry)
     with response:
         said = f"{response.status_code} {response.reason}"
         if response.status_code in (408, 416, 425, 429) or response.status_code >= 500:
@@ -161,6 +165,30 @@ def probe(location: Location, retry: Retry | None = None) -> Location:
         raise WeightsError(f"{location.url}: {error}; try another location") from error
 
 
+def _answer(url: str, headers: dict[str, str], retry: Retry) -> requests.Response:
+    """A GET up to the body, in a thread: time-outs between bytes alone let headers trickle on."""
+    answer: Future[requests.Response] = Future()
+
+    def get() -> None:
+        try:
+            timeout = (retry.connect, retry.read)
+            answer.set_result(requests.get(url, headers=headers, stream=True, timeout=timeout))
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=get, daemon=True).start()
+    try:
+        return answer.result(retry.answer)
+    except NotInTimeError as error:
+        answer.add_done_callback(_close)
+        raise BrokenError(f"no answer within {retry.answer:g} s") from error
+
+
+def _close(late: Future[requests.Response]) -> None:
+    if not late.exception():
+        late.result().close()
+
+
 @contextmanager
 def _sorted_errors(retry: Retry) -> Iterator[None]:
     """Sorts what requests and urllib3 raise into what may pass and what will not."""
@@ -187,14 +215,6 @@ def _innermost(error: BaseException) -> str:
     inner = next((arg for arg in error.args if isinstance(arg, BaseException)), None)
     inner = getattr(error, "reason", None) or inner
     return _innermost(inner) if isinstance(inner, BaseException) else str(error)
-
-
-def _hub_token() -> str | None:
-    try:
-        from huggingface_hub import get_token
-    except ImportError:
-        return os.environ.get("HF_TOKEN")
-    return get_token()
 
 
 def _seconds(retry_after: str | None) -> float | None:

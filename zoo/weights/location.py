@@ -16,6 +16,9 @@ import platformdirs
 
 from zoo.weights.errors import WeightsError
 
+ARCHIVE = "https://web.archive.org/web/0id_/"
+"""Before an address, the Internet Archive's oldest capture of it, as it was sent."""
+
 # Eight or more hex digits before the extension, as torchvision and OpenMMLab name their files;
 # eight digits that read as a date of this century are one.
 _HASH_IN_NAME = re.compile(r"-(?!20\d{6}\.)([0-9a-f]{8,64})\.[^/]+$")
@@ -46,16 +49,27 @@ class Location:
         return self.url.startswith(("http://", "https://", "hf://"))
 
     @property
-    def http(self) -> str:
-        """The URL to ask for; that of the Hub's file (``HF_ENDPOINT`` is honoured) for ``hf://``."""
+    def archived(self) -> bool:
+        """Whether it is a copy that the Internet Archive may hold, or may not."""
+        return self.url.startswith(ARCHIVE)
+
+    @property
+    def hub(self) -> tuple[str, str, str] | None:
+        """Repository, revision and file of a location on the Hugging Face Hub, None elsewhere."""
         if not self.url.startswith("hf://"):
-            return self.url
+            return None
         match = re.fullmatch(r"hf://([^/]+/[^/@]+)(?:@([^/]+))?/(.+)", self.url)
         if not match:
             raise WeightsError(f"{self.url} is no Hub address: write hf://owner/repo/file")
-        repo, revision, file = match.groups()
-        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-        return f"{endpoint}/{repo}/resolve/{revision or 'main'}/{quote(file)}"
+        return match[1], match[2] or "main", match[3]
+
+    @property
+    def http(self) -> str:
+        """The URL to ask for; that of the Hub's file for ``hf://``."""
+        if not self.hub:
+            return self.url
+        repo, revision, file = self.hub
+        return f"{endpoint()}/{repo}/resolve/{revision}/{quote(file)}"
 
     @property
     def digest(self) -> str | None:
@@ -94,6 +108,11 @@ def mirrors() -> list[str]:
             if (folder / name).is_file():
                 bases += _mirrors_in(folder / name)
     return list(dict.fromkeys(base for base in bases if base))
+
+
+def endpoint() -> str:
+    """Where the Hugging Face Hub is: ``HF_ENDPOINT``, or else its own address."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
 def offline() -> bool:

@@ -8,16 +8,17 @@ from __future__ import annotations
 import errno
 import itertools
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import requests
 
-from zoo.weights import cache, host
+from zoo.weights import cache, host, hub
 from zoo.weights.errors import WeightsError
 from zoo.weights.host import BrokenError, RefusedError, Retry
 from zoo.weights.location import Location
@@ -85,6 +86,7 @@ class Transfer:
         self.retry, self.attempts, self.update = retry, attempts, update
         self.resumed = False
         self.linked = Location(source.url, sha256="")
+        self._xet = True
 
     def run(self) -> None:
         """Tries until the part is as long as it should be.
@@ -111,8 +113,9 @@ class Transfer:
 
     def _copy(self) -> None:
         forget(self.part)
+        path = Path(self.source.url).expanduser()
         try:
-            file = Path(self.source.url).expanduser().open("rb")
+            file = path.open("rb")
         except OSError as error:
             raise RefusedError(error.strerror or str(error)) from error
         with file:
@@ -120,6 +123,11 @@ class Transfer:
             file.seek(0)
             self._check_offer(file.read(HEAD), size)
             file.seek(0)
+            if digest := hub.blob_hash(path):  # what is named by its hash does not change
+                self.linked = Location(self.source.url, sha256=digest)
+                with suppress(OSError):  # on another disk, or one without links
+                    os.link(path, self.part)
+                    return self.update(completed=size, total=size)
             self._save(iter(lambda: file.read(host.BLOCK), b""), 0, size)
 
     def _download(self) -> None:
@@ -145,6 +153,11 @@ class Transfer:
         digests = [location.digest for location in self.promised if location.digest]
         if self.linked.sha256 and digests and not self.linked.sha256.startswith(tuple(digests)):
             raise RefusedError(f"offers sha256 {self.linked.sha256}, not {' or '.join(digests)}")
+        commit = hub.commit_on_xet(response) if self.source.hub and self._xet else None
+        if commit and response.status_code == 200:
+            self._check_size(self.linked.size)
+            response.close()
+            return self._by_xet(commit)
         body = host.pieces(response, self.retry)
         if response.status_code == 206:
             return self._save(body, offset, self._check_range(response, held, offset))
@@ -161,13 +174,34 @@ class Transfer:
         version = Version(self.source.url, etag, modified, total)
         self._save(itertools.chain([head], body), 0, total, version)
 
+    def _by_xet(self, commit: str) -> None:
+        """By the Hub's client; where that fails, over HTTPS after all."""
+        self.resumed, self._xet = False, False
+        size = self.linked.size
+        forget(self.part)
+        self.update(completed=0, total=size)
+        try:
+            with _room(self.part, size or 0):
+                return hub.download(self.source, commit, self.part, self.update)
+        except WeightsError:
+            raise
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            self.attempts.append(f"{self.source.url}: by Xet: {reason}; going on over HTTPS")
+        self._download()
+
     def _check_offer(self, head: bytes, size: int | None, url: str | None = None) -> None:
         if what := impostor(head):
             elsewhere = f" from {url}" if url and url != self.source.http else ""
             raise RefusedError(f"sends {what}{elsewhere}")
-        sizes = {each.size for each in (*self.promised, self.linked) if each.size}
-        if sizes and size is not None and size not in sizes:
-            raise RefusedError(f"offers {size} bytes, not {' or '.join(map(str, sorted(sizes)))}")
+        self._check_size(size)
+
+    def _check_size(self, size: int | None) -> None:
+        for stated in (self.promised, [self.linked]):
+            sizes = {each.size for each in stated if each.size}
+            if sizes and size is not None and size not in sizes:
+                expected = " or ".join(map(str, sorted(sizes)))
+                raise RefusedError(f"offers {size} bytes, not {expected}")
 
     def _check_range(self, response: requests.Response, held: Version | None, offset: int) -> int:
         stated = response.headers.get("Content-Range", "")
@@ -189,6 +223,8 @@ class Transfer:
     ) -> None:
         got, sizes = offset, [location.size or 0 for location in self.promised]
         limit = total or max(sizes)
+        if not offset:  # it may be a second name of a file in the Hub's cache
+            self.part.unlink(missing_ok=True)
         with (
             _room(self.part, limit - offset),
             self.part.open("ab" if offset else "wb") as file,
