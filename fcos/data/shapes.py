@@ -10,11 +10,12 @@ import json
 import math
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import track
@@ -182,11 +183,27 @@ def write(
             "most": most,
         },
     }
-    if annotations.exists():
-        if json.loads(annotations.read_bytes()).get("info") == info:
-            return annotations
-        raise FileExistsError(f"{folder} holds images drawn with other arguments; choose another")
-    (Path(folder) / "images").mkdir(parents=True, exist_ok=True)
+    if not _is_drawn(annotations, info):
+        (Path(folder) / "images").mkdir(parents=True, exist_ok=True)
+        with FileLock(Path(folder) / ".lock"):  # jobs of a sweep that want the same set
+            if not _is_drawn(annotations, info):
+                _write(annotations, info)
+    return annotations
+
+
+def _is_drawn(annotations: Path, info: Mapping[str, Any]) -> bool:
+    if not annotations.exists():
+        return False
+    if json.loads(annotations.read_bytes()).get("info") != info:
+        raise FileExistsError(
+            f"{annotations.parent} holds images drawn with other arguments; choose another"
+        )
+    return True
+
+
+def _write(annotations: Path, info: Mapping[str, Any]) -> None:
+    """Draw the images, then write the annotations."""
+    count, seed, size, classes, most = info["arguments"].values()
     images: list[dict[str, Any]] = []
     things: list[dict[str, Any]] = []
     console = Console(stderr=True)
@@ -196,7 +213,7 @@ def write(
     ):
         scene = draw(random.Random(f"{seed}/{number}"), size, classes, most)
         name = f"{number:06d}.jpg"
-        scene.image.save(Path(folder) / "images" / name, quality=92)
+        scene.image.save(annotations.parent / "images" / name, quality=92)
         width, height = scene.image.size
         images.append({"id": number, "file_name": name, "height": height, "width": width})
         for (x1, y1, x2, y2), label, area in zip(*(a.tolist() for a in scene[1:]), strict=True):
@@ -209,4 +226,3 @@ def write(
     part = annotations.with_suffix(".part")
     part.write_text(json.dumps(content, separators=(",", ":")))
     os.replace(part, annotations)
-    return annotations

@@ -1,0 +1,106 @@
+"""`python -m tools.sweep`: jobs of their own, gone on with when started again, and its configs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+import tools.sweep
+import zoo
+from fcos.train.signals import STOP
+from zoo.card import CONFIGS, compose_entry
+
+SHORT = [
+    "schedule.iterations=4",
+    "solver.batch=2",
+    "run.device=cpu",
+    "run.log_every=1",
+    "run.checkpoint_every=2",
+    "run.evaluate_every=100",
+    "data.workers=0",
+    "data.shapes.train.count=6",
+    "data.shapes.test.count=2",
+]
+QUIET = ["hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """The command, in this process and a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["sweep", "--multirun", *SHORT, *QUIET, *arguments])
+        try:
+            tools.sweep.main()
+        finally:
+            GlobalHydra.instance().clear()
+
+    return run
+
+
+def iterations(run: Path) -> list[int]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [record["iteration"] for record in map(json.loads, lines) if "loss" in record]
+
+
+def test_jobs_have_folders_of_their_own_and_go_on_where_they_stopped(
+    sweep: Callable[..., None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rates = ["solver.base_lr=0.01,0.02", "hydra.sweep.dir=rates"]
+    sweep(*rates)
+    for number, rate in enumerate((0.01, 0.02)):
+        run = tmp_path / "rates" / str(number)
+        assert yaml.safe_load((run / "config.yaml").read_text())["solver"]["base_lr"] == rate
+        assert iterations(run) == [1, 2, 3, 4]
+        assert (run / "FCOS_shapes_tiny.pth").is_file()
+    capfd.readouterr()
+
+    (tmp_path / "rates" / "1" / "checkpoints" / "iteration_0000004.pth").unlink()
+    sweep(*rates)
+    said = capfd.readouterr().err
+    assert said.index("from iteration 4 in") < said.index("from iteration 2 in")
+    assert iterations(tmp_path / "rates" / "1") == [1, 2, 3, 4]
+
+    with pytest.raises(SystemExit):
+        sweep("solver.base_lr=0.03", "hydra.sweep.dir=rates")
+    said = capfd.readouterr().err
+    assert "holds a run with other settings: choose another hydra.sweep.dir" in said
+
+
+def test_the_jobs_folders_are_not_for_the_recipe_to_choose(
+    sweep: Callable[..., None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        sweep("run.folder=mine")
+    assert "set hydra.sweep.dir, not run.folder" in capfd.readouterr().err
+
+
+def test_every_entry_can_be_swept() -> None:
+    for name in ("FCOS_R_50_1x", "FCOS_HRNet_W18_5l_2x", "FCOS_R_50_noctr_2x"):
+        with initialize_config_dir(str(CONFIGS), version_base=None):
+            swept = compose("sweep", overrides=[f"entry={name}", "solver.batch=8"])
+        assert OmegaConf.to_container(swept, resolve=True) == compose_entry(
+            name, ["solver.batch=8"]
+        )
+
+
+def test_the_example_for_slurm_gives_each_gpu_a_process() -> None:
+    example = yaml.safe_load((CONFIGS / "hydra" / "launcher" / "slurm.yaml").read_text())
+    assert example["defaults"] == ["submitit_slurm", "_self_"]
+    assert example["tasks_per_node"] == example["gpus_per_node"]
+    batch = zoo.card("FCOS_R_50_1x").config["solver"]["batch"]
+    assert batch % (example["nodes"] * example["tasks_per_node"]) == 0
+
+
+def test_the_trainer_and_the_launcher_agree_on_the_signal() -> None:
+    assert f"SIG{os.environ['SUBMITIT_PREEMPT_SIGNAL']}" in STOP

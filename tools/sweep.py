@@ -1,0 +1,87 @@
+"""Train many combinations of settings, as Hydra's --multirun does, on a cluster with a launcher.
+
+    python -m tools.sweep --multirun entry=FCOS_R_50_1x,FCOS_MS_R_50_2x solver.base_lr=0.01,0.02 \
+        hydra.sweep.dir=runs/rates hydra/launcher=slurm
+
+Each job has a folder of its own under `hydra.sweep.dir`, where it goes on if it is started again.
+Without a launcher the jobs run one after the other. `configs/hydra/launcher/slurm.yaml` describes
+the jobs of a cluster; they need `pip install 'fcos-zoo[slurm]'`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+# Read when submitit is imported: the trainer saves when it gets this signal.
+os.environ.setdefault("SUBMITIT_PREEMPT_SIGNAL", "USR1")
+
+import hydra
+import torch
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+import zoo
+from fcos.train import distributed
+from fcos.train.log import read
+from tools.train import train
+from zoo.card import CONFIGS
+
+
+@hydra.main(version_base=None, config_path=str(CONFIGS), config_name="sweep")
+def main(config: DictConfig) -> float | None:
+    """Train one combination; Hydra calls this once a job, on a cluster in each of its processes.
+
+    Returns:
+        The highest AP that was measured, for sweepers that search for it.
+    """
+    job = HydraConfig.get()
+    card = zoo.card(job.runtime.choices["entry"])
+    folder = Path(job.runtime.output_dir)
+    composed = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(composed, dict)
+    plain = {str(key): value for key, value in composed.items()}
+    if plain["run"]["folder"]:
+        raise ValueError("each job needs a folder of its own: set hydra.sweep.dir, not run.folder")
+    plain["run"]["folder"] = str(folder)
+    resume = _goes_on(folder, plain)
+    GlobalHydra.instance().clear()  # the zoo composes configs of its own
+    _join_the_job()
+    threads = torch.get_num_threads()
+    with distributed.process_group(plain["run"]["device"]) as device:
+        received = train(card, plain, device, resume)
+    torch.set_num_threads(threads)  # the trainer takes some away; the next job has all again
+    if received:
+        signal.raise_signal(received)  # now the launcher's: it queues the job again, or ends
+    return max((r["AP"] for r in read(folder / "metrics.jsonl") if r.get("AP")), default=None)
+
+
+def _goes_on(folder: Path, config: dict[str, Any]) -> bool:
+    """Whether the job was started before, with the same settings."""
+    if not any((folder / "checkpoints").glob("*.pth")):
+        return False
+    if yaml.safe_load((folder / "config.yaml").read_text()) != config:
+        raise ValueError(
+            f"{folder} holds a run with other settings: choose another hydra.sweep.dir"
+        )
+    return True
+
+
+def _join_the_job() -> None:
+    """Tell this process of a cluster's job its rank, as torchrun would."""
+    if "SUBMITIT_EXECUTOR" not in os.environ:
+        return
+    import submitit
+
+    if submitit.JobEnvironment().num_tasks > 1:
+        process = submitit.helpers.TorchDistributedEnvironment()
+        process.export(set_cuda_visible_devices=False, overwrite=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
