@@ -72,6 +72,18 @@ def test_the_prediction_is_what_a_real_step_takes() -> None:
     assert predicted == pytest.approx(tracker.peak / 2**30, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        *("FCOS_R_50_1x", "FCOS_R_50_1x_iou", "FCOS_R_50_FPN_1x", "FCOS_imprv_R_50_FPN_1x"),
+        *("FCOS_R_50_5l_2x", "FCOS_R_50_noctr_2x", "FCOS_MM_R_50_1x", "FCOS_TV_R_50"),
+    ],
+)
+def test_the_losses_of_every_system_can_be_predicted(entry: str) -> None:
+    predicted = prediction.training_step(entry, (64, 96))
+    assert predicted["predicted_gb"] > predicted["model_gb"]
+
+
 def test_two_predictions_are_the_same_and_grow_with_the_image() -> None:
     small, again, large = (
         prediction.training_step(ENTRY, size) for size in ((96, 128), (96, 128), (192, 256))
