@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import cells
 import pytest
 
-from benchmarks.cell import Cell, Outcome
+from benchmarks import measure, weights
+from benchmarks.cell import Cell, Dataset, Outcome
 from benchmarks.worker import run
+from fcos.data import shapes
 
 
 def outcomes(*entries: str, timeout: float = 60) -> dict[str, Outcome]:
@@ -36,6 +41,19 @@ def test_a_crash_is_recorded_and_the_next_cell_measured(
     assert found[entry].status == status
     assert reason in found[entry].reason
     assert found["first"].status == found["last"].status == "measured"
+
+
+def test_what_is_no_time_is_the_same_to_the_byte_in_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FCOS_ZOO_HOME", str(tmp_path))
+    entry, annotations = "FCOS_shapes_tiny", shapes.write(tmp_path, 8, size=160)
+    dataset = Dataset.of(annotations, annotations.parent / "images")
+    wanted = [Cell(entry, metric, threads=1) for metric in ("params", "flops", "training_memory")]
+    wanted.append(Cell(entry, "ap", threads=1, dataset=dataset, weights=weights.resolve(entry)))
+    for cell, outcome in run(wanted):
+        assert json.dumps(outcome.values) == json.dumps(measure.measure(cell))
+    assert outcome.values["AP"] > 0.3
 
 
 def test_a_hanging_cell_is_ended_and_the_next_one_measured() -> None:
