@@ -47,9 +47,16 @@ def fcos_zoo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     script.write_text(
         "import sys\nfrom tools.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
     )
+    return started(folder, [str(script), *arguments])
+
+
+def started(
+    folder: Path, arguments: list[str], cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run Python with the user's surroundings, in the user's folder if not in another."""
     return subprocess.run(
-        [sys.executable, str(script), *arguments],
-        cwd=folder,
+        [sys.executable, *arguments],
+        cwd=cwd or folder,
         env=surroundings(folder),
         capture_output=True,
         text=True,
@@ -87,34 +94,20 @@ def test_evaluate_is_the_same_to_the_byte_on_one_process_and_on_two(folder: Path
     assert json.loads((written / "figures.json").read_text())["images"] == 3
     assert len(json.loads((written / "detections.json").read_text())) > 3
 
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
     torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     script = [str(folder.parent / "fcos-zoo.py"), "evaluate", *arguments, "--out", "both"]
-    both = subprocess.run(
-        [*torchrun, *script],
-        cwd=folder,
-        env=surroundings(folder),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    both = started(folder, [*torchrun, *script])
     assert both.returncode == 0, both.stdout + both.stderr
     for name in ("detections.json", "figures.json"):
         assert (folder / "both" / name).read_bytes() == (written / name).read_bytes()
 
 
 def test_a_suite_is_spread_over_jobs_that_share_a_file(folder: Path) -> None:
-    command = [sys.executable, "-m", "tools.spread", "--config-name", "suite/quick", "--multirun"]
+    command = ["-m", "tools.spread", "--config-name", "suite/quick", "--multirun"]
     command += [f"entries=[FCOS_shapes_tiny,{ENTRY}]", "metrics=[params]"]
     command += ["+shards=2", "+shard=range(2)", f"+out={folder / 'spread.jsonl'}"]
-    done = subprocess.run(
-        [*command, f"hydra.sweep.dir={folder / 'jobs'}"],
-        cwd=ROOT,
-        env=surroundings(folder),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = started(folder, [*command, f"hydra.sweep.dir={folder / 'jobs'}"], cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [json.loads(line) for line in (folder / "spread.jsonl").read_text().splitlines()]
     assert [row["cell"]["entry"] for row in rows] == ["FCOS_shapes_tiny", ENTRY]
