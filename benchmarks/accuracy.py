@@ -80,7 +80,7 @@ def category_ids(classes: Sequence[str], dataset: Dataset) -> list[int]:
     Raises:
         ValueError: it has none of them.
     """
-    categories = load_annotations(dataset.annotations)["categories"]
+    categories = load_annotations(dataset.annotations, labelled=False)["categories"]
     by_name = {str(category.get("name", category["id"])): category["id"] for category in categories}
     found = [by_name.get(name, UNKNOWN) for name in classes]
     if set(found) == {UNKNOWN}:
@@ -99,6 +99,9 @@ def figures(
 ) -> dict[str, Any]:
     """The twelve figures and the AP of each class on these images.
 
+    All are None where the dataset has images alone, as COCO's test-dev, whose detections are for
+    its server to measure.
+
     `split` is "val2017" where these are its 5,000 images, else the dataset's name.
 
     Raises:
@@ -109,5 +112,6 @@ def figures(
         check_is_minival(dataset.annotations)
         whole = len(pictures.image_ids(dataset)) == len(ids)
         split = "val2017" if whole else f"{len(ids)} images of val2017"
-    measured = evaluate(list(results), dataset.annotations, ids, evaluator)
+    annotations = load_annotations(dataset.annotations, labelled=False)
+    measured = evaluate(list(results), annotations, ids, evaluator)
     return {**measured, "split": split, "detections": len(results), "evaluator": evaluator}

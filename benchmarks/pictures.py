@@ -30,7 +30,8 @@ def embedded() -> Dataset:
 
 def image_ids(dataset: Dataset, limit: int | None = None) -> list[int]:
     """Ids of the first `limit` images, in the annotation file's order."""
-    return [image["id"] for image in load_annotations(dataset.annotations)["images"][:limit]]
+    images = load_annotations(dataset.annotations, labelled=False)["images"]
+    return [image["id"] for image in images[:limit]]
 
 
 def read(dataset: Dataset, image_id: int) -> Picture:
@@ -44,7 +45,8 @@ def read_all(dataset: Dataset, ids: list[int]) -> list[Picture]:
     Raises:
         ImageError: one cannot be read; the message names it.
     """
-    rows = {image["id"]: image for image in load_annotations(dataset.annotations)["images"]}
+    images = load_annotations(dataset.annotations, labelled=False)["images"]
+    rows = {image["id"]: image for image in images}
     return [
         Picture(
             image_id,

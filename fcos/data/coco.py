@@ -20,8 +20,13 @@ Note = Callable[[str, str], None]  # (what happened, where)
 CLIP_TOLERANCE = 0.01  # pixels; official files exceed the image by rounding alone
 
 
-def load_annotations(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """An annotation file's content, or a mapping in its place; refused unless in COCO's format."""
+def load_annotations(
+    source: str | Path | Mapping[str, Any], labelled: bool = True
+) -> dict[str, Any]:
+    """An annotation file's content, or a mapping in its place; refused unless in COCO's format.
+
+    Without `labelled` a list of images is enough, as COCO's test sets come (`image_info_*.json`).
+    """
     name = "annotations" if isinstance(source, Mapping) else str(source)
     try:
         content = source if isinstance(source, Mapping) else json.loads(Path(source).read_bytes())
@@ -33,6 +38,8 @@ def load_annotations(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"{name}: a list, as results are; annotations are images, annotations and categories"
         )
+    if not labelled and isinstance(content, Mapping):
+        content = {"annotations": [], **content}
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, Mapping) or not isinstance(content.get(key), list):
             raise ValueError(f'{name}: not a COCO annotation file, it has no list "{key}"')
@@ -77,7 +84,7 @@ class CocoDataset(DetectionDataset):
     Args:
         annotations: the annotation file, or its content.
         images: the folder that its file names start from.
-        keep_empty: keep images without objects; the published recipes leave them out.
+        keep_empty: keep images without objects; most published recipes leave them out.
         plus_one: boxes end on their last pixel (x + w - 1), the older convention of
             maskrcnn-benchmark, instead of after it.
         whole_pixels: cut box coordinates to integers, as the centre-ness-free system's lists are.

@@ -69,6 +69,21 @@ def test_the_same_detections_give_the_same_figures_to_the_byte(drawn: Dataset) -
     assert first == again
 
 
+def test_images_without_annotations_give_detections_to_submit(
+    drawn: Dataset, tmp_path: Path
+) -> None:
+    content = json.loads(Path(drawn.annotations).read_text())
+    del content["annotations"]
+    listed = tmp_path / "image_info_test-dev2017.json"
+    listed.write_text(json.dumps(content))
+    dataset = Dataset.of(listed, drawn.images)
+    ids = pictures.image_ids(dataset)
+    results = accuracy.detect_with(cheat(drawn, shapes.CLASSES), shapes.CLASSES, dataset, ids)
+    figures = accuracy.figures(results, dataset, ids)
+    assert figures["AP"] is None
+    assert figures["detections"] == len(results) > 0
+
+
 def test_what_calls_itself_val2017_must_be_it(drawn: Dataset, tmp_path: Path) -> None:
     false = tmp_path / "instances_val2017.json"
     false.write_bytes(Path(drawn.annotations).read_bytes())
