@@ -15,6 +15,12 @@ import zoo
 from zoo.converted import SUFFIX
 from zoo.weights import cache
 
+LEFTOVERS = {
+    "part": "unfinished, will be resumed",
+    "hub": "unfinished, will start over",
+    "bad": "refused, kept aside",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Show the files with their sizes, or remove some."""
@@ -49,16 +55,15 @@ def table() -> Table:
         unknown = "" if entry.sha256 else ", no hash on record"
         shown.add_row(entry.path.name, decimal(entry.size), what + unknown)
     for name, size in rest:
-        what = "refused, kept aside" if name.endswith(".bad") else "unfinished, will be resumed"
-        shown.add_row(name, decimal(size), what)
+        shown.add_row(name, decimal(size), LEFTOVERS[name.rpartition(".")[2]])
     return shown
 
 
 def leftovers() -> list[tuple[str, int]]:
     """Names and sizes of unfinished and refused files."""
     folder = cache.folder()
-    found = [*folder.glob("*.part"), *folder.glob("*.bad")] if folder.is_dir() else []
-    return sorted((path.name, path.stat().st_size) for path in found)
+    found = [path for kind in LEFTOVERS for path in folder.glob(f"*.{kind}")]
+    return sorted((path.name, cache.held_bytes(path)) for path in found)
 
 
 def remove(pattern: str) -> int:

@@ -113,9 +113,11 @@ def test_cache_shows_and_removes_an_entry_with_its_copy(
 ) -> None:
     zoo.get(SMALL)
     (folder / "FCOS_R_50_1x.pth.part").write_bytes(bytes(10))
+    (folder / "FCOS_R_50_1x.pth.hub").mkdir()
+    (folder / "FCOS_R_50_1x.pth.hub" / "some").write_bytes(bytes(20))
     assert cli.main(["cache"]) == 0
     text = said(capsys)
-    for word in (FILE, "published weights", "converted copy", "unfinished", "3 files"):
+    for word in (FILE, "published weights", "converted copy", "resumed", "20 bytes", "4 files"):
         assert word in text
     assert cli.main(["cache", "--remove", SMALL, "FCOS_R_50_1x.pth"]) == 0
     assert "MB freed" in said(capsys)

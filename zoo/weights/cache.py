@@ -2,7 +2,8 @@
 
 ``NAME.sha256`` holds the hash of ``NAME`` as ``sha256sum`` writes it, so that ``sha256sum -c``
 checks the folder too. ``NAME.part`` and ``NAME.part.json`` are a transfer that can be resumed,
-``NAME.bad`` is a file that did not fit; neither counts as an entry.
+``NAME.hub`` is the folder of one by the Hub's client, which cannot; ``NAME.bad`` is a file that did
+not fit; none of them counts as an entry.
 """
 
 from __future__ import annotations
@@ -18,11 +19,10 @@ from pathlib import Path
 
 import platformdirs
 
-from zoo.weights import hub
 from zoo.weights.errors import WeightsError
 from zoo.weights.location import Location
 
-_BESIDE = (".sha256", ".part", ".part.json", ".bad")
+_BESIDE = (".sha256", ".part", ".part.json", ".hub", ".bad")
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,19 @@ def remove(name: str, cache: Path | None = None) -> int:
     """Removes a file and all that is kept beside it; returns the number of bytes freed."""
     path = place(name, cache)
     freed = 0
-    shutil.rmtree(hub.aside(path), ignore_errors=True)
     for each in (path, *(beside(path, suffix) for suffix in _BESIDE)):
-        if each.is_file():
-            freed += each.stat().st_size
-            each.unlink()
+        freed += held_bytes(each)
+        if each.is_dir():
+            shutil.rmtree(each, ignore_errors=True)
+        else:
+            each.unlink(missing_ok=True)
     return freed
+
+
+def held_bytes(path: Path) -> int:
+    """The length of a file, or of all files in a folder; 0 where there is neither."""
+    files = [each for each in (path, *path.rglob("*")) if each.is_file()]
+    return sum(file.stat().st_size for file in files)
 
 
 def sha256(path: Path) -> str:

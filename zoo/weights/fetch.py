@@ -21,11 +21,11 @@ from rich.progress import (
 )
 
 from zoo.weights import hub
-from zoo.weights.cache import beside, commit, place, sha256, whole
+from zoo.weights.cache import beside, commit, held_bytes, place, sha256, whole
 from zoo.weights.errors import WeightsError
 from zoo.weights.host import RefusedError, Retry
 from zoo.weights.location import Location, offline, promises, sources
-from zoo.weights.transfer import Transfer, Version, forget, held_bytes
+from zoo.weights.transfer import Transfer, Version, forget
 
 
 def fetch(

@@ -72,7 +72,7 @@ def download(location: Location, commit: str, part: Path, update: Callable[..., 
 
     assert location.hub is not None
     repo, _, file = location.hub
-    folder = aside(part.with_suffix(""))
+    folder = part.with_suffix(".hub")
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
     try:
         path = hf_hub_download(
@@ -86,11 +86,6 @@ def download(location: Location, commit: str, part: Path, update: Callable[..., 
         os.replace(path, part)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def aside(path: Path) -> Path:
-    """The folder in which the client works on a file of this path."""
-    return path.with_name(f".{path.name}.hub")
 
 
 def _bar(update: Callable[..., None]) -> type:

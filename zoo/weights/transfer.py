@@ -95,12 +95,12 @@ class Transfer:
             RefusedError: the location is given up; the part may hold bytes worth keeping.
             WeightsError: the disk is full.
         """
-        failures, furthest = 0, held_bytes(self.part)
+        failures, furthest = 0, cache.held_bytes(self.part)
         while True:
             try:
                 return self._download() if self.source.remote else self._copy()
             except BrokenError as error:
-                size = held_bytes(self.part)
+                size = cache.held_bytes(self.part)
                 fruitful = size >= furthest + _PROGRESS and not error.fruitless
                 failures = 1 if fruitful else failures + 1
                 furthest = max(furthest, size)
@@ -131,7 +131,7 @@ class Transfer:
             self._save(iter(lambda: file.read(host.BLOCK), b""), 0, size)
 
     def _download(self) -> None:
-        held, offset = Version.of(self.part), held_bytes(self.part)
+        held, offset = Version.of(self.part), cache.held_bytes(self.part)
         if not offset or not held or not held.continues(self.source.url, self.promised):
             held, offset = None, 0
         self.resumed = offset > 0
@@ -250,11 +250,6 @@ def forget(part: Path) -> None:
     """Drops an unfinished file and its record."""
     part.unlink(missing_ok=True)
     cache.beside(part, ".json").unlink(missing_ok=True)
-
-
-def held_bytes(part: Path) -> int:
-    """The length of a part; 0 where there is none."""
-    return part.stat().st_size if part.is_file() else 0
 
 
 @contextmanager
