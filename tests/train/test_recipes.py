@@ -20,6 +20,12 @@ def test_every_entry_can_be_trained(name):
     assert config["data"]["train"]
 
 
+def test_only_the_centreness_free_system_learns_from_images_without_objects():
+    # data/coco_csv.py: "keep at least 1 annotations in train"
+    keeping = {name for name in zoo.names() if zoo.card(name).config["data"]["keep_empty"]}
+    assert keeping == {"FCOS_R_50_noctr_2x"}
+
+
 def steps(entry):
     return transforms(zoo.card(entry).config).transforms
 
