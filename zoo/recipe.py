@@ -71,10 +71,10 @@ def largest_size(how: Config, dataset: DetectionDataset) -> Size:
 def schedule(config: Config, epoch: float) -> Schedule:
     """The recipe's learning rates; `epoch` iterations are one epoch."""
     times, solver = config["schedule"], config["solver"]
-    warmup = solver["warmup"]
+    warmup, iterations, steps = solver["warmup"], times["iterations"], times["steps"]
     return Schedule(
-        times.get("iterations") or round(times["epochs"] * epoch),
-        times.get("steps") or [round(step * epoch) for step in times.get("step_epochs", ())],
+        round(times["epochs"] * epoch) if iterations is None else iterations,
+        [round(step * epoch) for step in times["step_epochs"]] if steps is None else steps,
         solver["gamma"],
         warmup["method"],
         warmup["iterations"],

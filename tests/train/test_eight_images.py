@@ -17,7 +17,7 @@ def test_a_resnet_entry_begins_to_learn_eight_images_by_heart(tmp_path):
         "run.backbone=null",
         "run.log_every=1",
         "backbone.norm=bn",
-        "+backbone.frozen_stages=0",
+        "backbone.frozen_stages=0",
         "solver.batch=8",
         "solver.base_lr=0.01",
         "solver.clip_norm=10",

@@ -20,6 +20,15 @@ def test_every_entry_can_be_trained(name):
     assert config["data"]["train"]
 
 
+@pytest.mark.parametrize("name", zoo.names())
+def test_what_is_overridden_most_is_stated(name):
+    """Hydra overrides only what is there: the rest would need a `+`."""
+    config = zoo.card(name).config
+    assert {"iterations", "steps"} <= config["schedule"].keys()
+    frozen = set() if name == "FCOS_shapes_tiny" else {"frozen_stages"}
+    assert {"norm", *frozen} <= config["backbone"].keys()
+
+
 def test_only_the_centreness_free_system_learns_from_images_without_objects():
     # data/coco_csv.py: "keep at least 1 annotations in train"
     keeping = {name for name in zoo.names() if zoo.card(name).config["data"]["keep_empty"]}

@@ -6,6 +6,7 @@ from torch import nn
 
 import zoo
 from fcos.train.solver import Schedule, make_optimizer
+from zoo.card import compose_entry
 from zoo.recipe import schedule
 
 
@@ -36,8 +37,18 @@ def test_a_schedule_is_as_long_as_published(entry, iterations):
 
 
 def test_a_schedule_in_epochs_follows_the_dataset():
-    config = {**zoo.card("FCOS_shapes_tiny").config, "schedule": {"epochs": 24, "steps": []}}
-    assert schedule(config, epoch=1035.5).iterations == 24852
+    config = zoo.card("FCOS_MM_R_50_ms_2x").config  # drops after 16 and 22 epochs of 24
+    at = schedule(config, epoch=1035.5)
+    assert (at.iterations, at.steps) == (24852, [16568, 22781])
+
+
+@pytest.mark.parametrize("entry", ["FCOS_R_50_1x", "FCOS_MM_R_50_1x", "FCOS_R_50_noctr_2x"])
+def test_a_schedule_can_be_given_in_iterations(entry):
+    """As `fcos-zoo train --help` recommends; no steps are none, and not the recipe's."""
+    for steps in ([4000], []):
+        given = ["schedule.iterations=5000", f"schedule.steps={steps}"]
+        at = schedule(compose_entry(entry, given), epoch=7330)
+        assert (at.iterations, at.steps) == (5000, steps)
 
 
 def test_a_schedule_that_cannot_be_is_refused():
