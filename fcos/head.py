@@ -29,10 +29,11 @@ class Level(NamedTuple):
 
 
 class Float32Conv2d(KeepFloat32, nn.Conv2d):
-    """A convolution that computes in float32 within a network of lower precision."""
+    """A convolution that computes in float32 within a network of lower precision, or autocast."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.to(self.weight.dtype))
+        with torch.autocast(_autocast_device(input), enabled=False):
+            return super().forward(input.to(self.weight.dtype))
 
 
 class Float32Parameters(KeepFloat32, nn.ParameterList):
@@ -43,11 +44,17 @@ class GroupNorm(KeepFloat32, nn.GroupNorm):
     """`nn.GroupNorm` whose affine terms stay in float32 within a network of lower precision."""
 
     def forward(self, input: Tensor) -> Tensor:
+        if torch.is_autocast_enabled(_autocast_device(input)):
+            return super().forward(input.float())  # on CPUs, too
         if input.dtype == self.weight.dtype or input.is_cpu:
             return super().forward(input)
         # CUDA's kernel takes one type only.
         weight, bias = self.weight.to(input.dtype), self.bias.to(input.dtype)
         return F.group_norm(input, self.num_groups, weight, bias, self.eps)
+
+
+def _autocast_device(tensor: Tensor) -> str:
+    return "cuda" if tensor.is_cuda else "cpu"  # tensors without values have no autocast
 
 
 def map_size(level: Level) -> tuple[int, int]:
