@@ -11,24 +11,31 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from backbones.dla import BasicBlock
 from fcos.detector import Detector
 
 
 def recompute_activations(detector: Detector) -> None:
     """Keep only the inputs of the backbone's blocks and of the head's towers.
 
-    What lies between is computed again in the backward pass. Parameters keep their names, and the
-    statistics of batch norms are taken once.
+    What lies between is computed again in the backward pass, once. Parameters keep their names, and
+    the statistics of batch norms are taken once.
     """
-    blocks = [
-        block
-        for stage in detector.backbone.modules()  # type: ignore[attr-defined]
-        if isinstance(stage, nn.Sequential)
-        for block in stage
-    ]
+    assert isinstance(detector.backbone, nn.Module)
     towers = [detector.head.shared_tower, detector.head.cls_tower, detector.head.box_tower]
-    for module in [*blocks, *towers]:
+    for module in [*_blocks(detector.backbone), *towers]:
         module.forward = _Recomputed(module, module.forward)
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost blocks: what a `Sequential` runs one after another, and DLA's."""
+    for child in module.children():
+        if isinstance(child, nn.Sequential):
+            yield from child
+        elif isinstance(child, BasicBlock):
+            yield child
+        else:
+            yield from _blocks(child)
 
 
 class _Recomputed:
