@@ -17,7 +17,7 @@ from torch.distributed.rendezvous import rendezvous
 
 @contextmanager
 def process_group(device: str | None = None, timeout_minutes: float = 30) -> Iterator[torch.device]:
-    """Join the processes that torchrun or Slurm's `srun` with its variables started, if any.
+    """Join the processes that torchrun or Slurm's `srun` started, if any.
 
     Args:
         device: "cpu" or "cuda"; None for a GPU where there is one. Each process takes the GPU of
@@ -27,6 +27,7 @@ def process_group(device: str | None = None, timeout_minutes: float = 30) -> Ite
         This process's device.
     """
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    _join_slurm_step()
     local = int(os.environ.get("LOCAL_RANK", 0))
     if kind == "cuda":
         if local >= torch.cuda.device_count():
@@ -99,6 +100,12 @@ def broadcast(thing: Any) -> Any:
     return things[0]
 
 
+def copy_from_leader(tensor: Tensor) -> None:
+    """Rank 0's values, in place, on every rank."""
+    if world() > 1:
+        dist.broadcast(tensor, 0)
+
+
 def barrier() -> None:
     """Wait for all ranks."""
     if world() > 1:
@@ -113,6 +120,26 @@ def leader_first() -> Iterator[None]:
     yield
     if rank() == 0:
         barrier()
+
+
+def _join_slurm_step() -> None:
+    """Say in torchrun's words what `srun` said in its own, where several tasks run this program.
+
+    A batch script has a task number, too, but no step; and torchrun's own words go first.
+    """
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+    if tasks == 1 or "WORLD_SIZE" in os.environ:
+        return
+    job = int(os.environ.get("SLURM_JOB_ID", 0))
+    own_gpu = torch.cuda.device_count() == 1  # --gpus-per-task=1 shows a task no other
+    os.environ.update(
+        WORLD_SIZE=str(tasks),
+        RANK=os.environ["SLURM_PROCID"],
+        LOCAL_RANK="0" if own_gpu else os.environ["SLURM_LOCALID"],
+    )
+    # The step starts from the first of the batch script's machines.
+    os.environ.setdefault("MASTER_ADDR", os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
+    os.environ.setdefault("MASTER_PORT", str(20000 + job % 20000))
 
 
 def _one_machine() -> bool:

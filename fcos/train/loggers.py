@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,9 +31,10 @@ def _tensorboard(folder: Path, iteration: int, config: Mapping[str, Any]) -> Wri
 
 def _wandb(folder: Path, iteration: int, config: Mapping[str, Any]) -> Write:
     wandb = importlib.import_module("wandb")
+    place = hashlib.sha256(bytes(folder.resolve())).hexdigest()[:12]  # runs of one name elsewhere
     run = wandb.init(
-        project="fcos-zoo", name=folder.name, id=folder.name, dir=folder, config=dict(config),
-        resume="allow",
+        project="fcos-zoo", name=folder.name, id=f"{folder.name}-{place}", dir=folder,
+        config=dict(config), resume="allow",
     )  # fmt: skip
     return lambda record: run.log(_scalars(record), step=record["iteration"])
 
