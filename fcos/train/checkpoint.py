@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,14 +16,26 @@ from torch import Tensor
 
 
 def write(content: Mapping[str, Any], path: Path) -> None:
-    """Write a torch file so that under its name there is never a part of it."""
+    """Write a torch file so that under its name there is never a part of it.
+
+    Raises:
+        OSError: it could not be written; nothing is left of it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.parent / "unfinished.part"  # one name: what a killed run left is written over
-    with part.open("wb") as file:
-        torch.save(dict(content), file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with part.open("wb") as file:
+            torch.save(dict(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:  # torch's own writer hides the reason
+        part.unlink(missing_ok=True)
+        free = shutil.disk_usage(path.parent).free >> 20
+        raise OSError(
+            f"{path} could not be written, {free} MiB are free there ({error}): make room, or "
+            "choose another run.folder"
+        ) from error
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # the new name, too, survives a power cut
@@ -50,11 +63,16 @@ class Checkpoints:
         self.keep = keep
 
     def save(self, state: Mapping[str, Any], iteration: int) -> Path:
-        """Write a checkpoint, then remove those that are too old."""
+        """Write a checkpoint, then remove those that are too old.
+
+        Newer ones, too: a run that comes by again passed over them, since they are damaged.
+        """
         path = self.folder / f"iteration_{iteration:07d}.pth"
         write(state, path)
-        for old in self.paths()[self.keep :]:
-            old.unlink()
+        paths = self.paths()
+        newest = paths.index(path)
+        for other in (*paths[:newest], *paths[newest + self.keep :]):
+            other.unlink()
         return path
 
     def paths(self) -> list[Path]:
