@@ -123,9 +123,10 @@ class Loss:
         labels = torch.stack([t.labels for t in targets])
         target_ltrb = torch.stack([t.ltrb for t in targets])
         positive, weight = labels >= 0, _weights(labels, target_ltrb)
-        wait = self._exchange(positive, weight) if normalizers is None else lambda: normalizers
+        if normalizers is None:
+            own = self._exchange(positive.sum(dim=1), weight.sum(dim=1))
 
-        # Everything below up to `wait()` overlaps the exchange between ranks.
+        # Everything below up to `own()` overlaps the exchange between ranks.
         one_hot = labels[..., None] == torch.arange(logits.shape[-1], device=labels.device)
         focal = sigmoid_focal_loss(logits, one_hot.to(logits.dtype), self.alpha, self.gamma)
         if valid is not None:
@@ -142,7 +143,7 @@ class Loss:
         if self.box_weight == "centerness":
             box = box * weight
 
-        by_cls, by_box, by_quality = wait()
+        by_cls, by_box, by_quality = own() if normalizers is None else normalizers
         losses = {
             "loss_cls": (focal.sum(dim=(1, 2)) / by_cls).sum(),
             "loss_box": (box / by_box[image]).sum(),
@@ -161,30 +162,29 @@ class Loss:
         For gradient accumulation: those of all images of a step, given to each of its parts, make
         the parts' gradients add up to the step's.
         """
-        labels = torch.stack([t.labels for t in targets])
-        return self._exchange(
-            labels >= 0, _weights(labels, torch.stack([t.ltrb for t in targets]))
-        )()
+        positives = torch.stack([(t.labels >= 0).sum() for t in targets])
+        return self._exchange(positives, torch.stack([_weights(*t).sum() for t in targets]))()
 
-    def _exchange(self, positive: Tensor, weight: Tensor) -> Callable[[], Tensor]:
-        """Start averaging over ranks; the returned function waits and gives the normalisers."""
-        images = len(positive)
-        sums = torch.stack((positive.sum(dim=1).float(), weight.sum(dim=1)))
-        together = self.images_together or images
-        group = torch.arange(images, device=sums.device) // together
-        groups = -(-images // together)
-        totals = sums.new_zeros(2, groups).index_add(1, group, sums)
+    def _exchange(self, positives: Tensor, weight: Tensor) -> Callable[[], Tensor]:
+        """Start averaging each image's (N,) sums over ranks; the returned function waits for it and
+        gives the normalisers."""
+        images = len(positives)
+        sums = torch.stack((positives.float(), weight, torch.ones_like(weight)))
+        size = self.images_together or images
+        group = torch.arange(images, device=sums.device) // size
+        groups = -(-images // size)
+        totals = sums.new_zeros(3, groups).index_add(1, group, sums)
         wait = _mean_over_ranks(totals) if self.images_together is None else lambda: totals
 
         def normalizers() -> Tensor:
-            positives, weight = wait().clamp(min=EPS)[:, group]
+            positives, weight, together = wait().clamp(min=EPS)[:, group]
             by_cls = by_box = by_quality = positives.clamp(min=1)
             if self.normalizer == "moving":
                 kept = MOVING_MOMENTUM * self.moving_positives.to(positives.device)
                 self.moving_positives = kept + (1 - MOVING_MOMENTUM) * by_cls[0] / images
                 by_cls = (self.moving_positives * images).expand(images)
             elif self.normalizer == "positives+images":
-                by_cls = (positives + torch.bincount(group)[group]).clamp(min=1)
+                by_cls = (positives + together).clamp(min=1)
             if self.box_weight == "centerness":
                 by_box = weight
             return torch.stack((by_cls, by_box, by_quality)) * groups
@@ -193,7 +193,7 @@ class Loss:
 
 
 def _weights(labels: Tensor, ltrb: Tensor) -> Tensor:
-    """(N, L) centre-ness of the locations that learn a box, 0 of the others."""
+    """(..., L) centre-ness of the locations that learn a box, 0 of the others."""
     return torch.where(labels >= 0, centerness(ltrb), 0.0)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import yaml
 from rich.console import Console
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import zoo
 from fcos import Detector
@@ -68,8 +69,9 @@ def train(card: zoo.Card, config: Config, device: torch.device, resume: bool) ->
     """Train as configured; returns the number of the signal that stopped it, or 0."""
     solver, data, run = config["solver"], config["data"], config["run"]
     folder = Path(run["folder"] or Path("runs") / card.name)
-    say = Console(stderr=True, quiet=distributed.rank() != 0, soft_wrap=True).print
-    if not resume and any((folder / "checkpoints").glob("*.pth")):
+    say = Console(stderr=True, quiet=distributed.rank() != 0, soft_wrap=True, markup=False).print
+    held = any((folder / "checkpoints").glob("*.pth"))
+    if held and not resume:
         raise FileExistsError(
             f"{folder} holds a run: go on with --resume, or choose another with run.folder=…"
         )
@@ -77,12 +79,39 @@ def train(card: zoo.Card, config: Config, device: torch.device, resume: bool) ->
     if device.type == "cpu":
         # A core that the loader works on makes every parallel loop wait for it.
         torch.set_num_threads(max(1, torch.get_num_threads() - data["workers"]))
+    torch.backends.cuda.matmul.allow_tf32 = solver["precision"] == "tf32"
+    torch.backends.cudnn.allow_tf32 = solver["precision"] == "tf32"
     with distributed.leader_first():
         dataset, test = datasets(data)
     detector = assemble({**config, "classes": list(dataset.classes)}).to(device).train()
     detector.card = card
+    # A run that was stopped before its first checkpoint begins, with all that belongs to that.
+    resume = distributed.broadcast(held)
     if not resume:
-        say(start(detector, config), markup=False)
+        say(start(detector, config))
+    apply_options(detector, solver)
+    trainer = make_trainer(detector, dataset, test, config, folder)
+    if resume:
+        trainer.resume()
+    say(
+        f"{card.name}: {len(dataset)} images of {len(dataset.classes)} classes, batches of "
+        f"{solver['batch']} on {distributed.world()} x {device.type} in "
+        f"{trainer.accumulate} parts, from iteration {trainer.iteration} in {folder}"
+    )
+    if trainer.accumulate > 1 and any(isinstance(m, _BatchNorm) for m in detector.modules()):
+        say("batch norms take their statistics over one part at a time")
+    if distributed.rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
+    return trainer.run()
+
+
+def apply_options(detector: Detector, solver: Config) -> None:
+    """Memory layout, activation checkpointing, compilation."""
+    if solver["compile"] and solver["recompute"]:
+        raise ValueError(
+            "solver.compile chooses by itself what to recompute: leave solver.recompute out"
+        )
     if solver["channels_last"]:
         detector.to(memory_format=torch.channels_last)
     if solver["recompute"]:
@@ -91,22 +120,33 @@ def train(card: zoo.Card, config: Config, device: torch.device, resume: bool) ->
         for part in (detector.backbone, detector.pyramid, detector.head):
             part.compile(dynamic=True)  # type: ignore[union-attr]
 
+
+def make_trainer(
+    detector: Detector, dataset: DetectionDataset, test: Test | None, config: Config, folder: Path
+) -> Trainer:
+    """The trainer of a run; `accumulate=auto` tries what fits."""
+    solver, data, run = config["solver"], config["data"], config["run"]
+    device = detector.images.mean.device
     share = _share(solver["batch"])
     epoch = len(dataset) / solver["batch"]
     accumulate = solver["accumulate"]
     if accumulate == "auto":
         size = largest_size(config["augmentation"], dataset)
-        accumulate = fitting_parts(detector, share, size, DTYPES[solver["precision"]])
-    keys = ("momentum", "weight_decay", "norm_weight_decay", "bias_lr_factor", "bias_weight_decay")
-    trainer = Trainer(
+        dtype = DTYPES[solver["precision"]]
+        accumulate = fitting_parts(detector, share, size, dtype, data["group"])
+    rules = ("momentum", "weight_decay", "norm_weight_decay", "bias_lr_factor", "bias_weight_decay")
+    return Trainer(
         detector,
         partial(batches, dataset, config, device),
         make_optimizer(
-            detector, solver["base_lr"], fused=solver["fused"], **{key: solver[key] for key in keys}
+            detector,
+            solver["base_lr"],
+            fused=solver["fused"],
+            **{key: solver[key] for key in rules},
         ),
         schedule(config, epoch),
         folder,
-        card.name,
+        detector.card.name,
         epoch=epoch,
         accumulate=accumulate,
         precision=solver["precision"],
@@ -121,16 +161,6 @@ def train(card: zoo.Card, config: Config, device: torch.device, resume: bool) ->
         loggers=run["loggers"],
         config=config,
     )
-    resumed = resume and trainer.resume()
-    say(
-        f"{card.name}: {len(dataset)} images of {len(dataset.classes)} classes, batches of "
-        f"{solver['batch']} on {distributed.world()} x {device.type} in {accumulate} parts, from "
-        f"iteration {trainer.iteration if resumed else 0} in {folder}"
-    )
-    if distributed.rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
-    return trainer.run()
 
 
 def batches(

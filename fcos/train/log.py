@@ -82,6 +82,9 @@ class Log:
         iteration: where the run goes on; records after it, of a run that was killed, are dropped.
         loggers: "tensorboard", "wandb" or "mlflow"; one that is not installed is left out.
         config: the run's configuration, for those that keep it.
+
+    Attributes:
+        evaluations: the records with an AP.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Log:
         part = self.path.with_suffix(".part")
         part.write_text("".join(json.dumps(record) + "\n" for record in kept))
         os.replace(part, self.path)
+        self.evaluations = [record for record in kept if "AP" in record]
         self.writers: list[Write] = []
         for name in loggers:
             if name not in LOGGERS:
@@ -106,10 +110,16 @@ class Log:
             except ImportError:
                 continue
 
+    def evaluated(self, iteration: int) -> bool:
+        """Whether the AP of the weights after so many iterations is known."""
+        return any(record["iteration"] == iteration for record in self.evaluations)
+
     def write(self, record: Record) -> None:
         """Append a record; it has an "iteration"."""
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
+        if "AP" in record:
+            self.evaluations.append(record)
         for writer in self.writers:
             writer(record)
 

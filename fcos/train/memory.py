@@ -13,7 +13,7 @@ FREE = 0.1  # of the GPU's memory is left alone: allocators fragment
 
 
 def fitting_parts(
-    detector: Detector, images: int, size: Size, dtype: torch.dtype = torch.float32
+    detector: Detector, images: int, size: Size, dtype: torch.dtype = torch.float32, group: int = 1
 ) -> int:
     """The least divisor of `images` for which a part of them fits, by trying.
 
@@ -22,6 +22,8 @@ def fitting_parts(
         images: this process's share of a step.
         size: (height, width) of the largest images that training will see.
         dtype: of the network's computation.
+        group: images in a row of the same orientation; a part of more may hold upright and lying
+            ones, and is then padded to a square.
 
     Raises:
         RuntimeError: not even one image fits.
@@ -35,7 +37,10 @@ def fitting_parts(
         norm.eval()
     try:
         divisors = [n for n in range(1, images + 1) if images % n == 0]
-        fitting = next((n for n in divisors if _fits(detector, images // n, size, dtype)), None)
+        square = (max(size), max(size))
+        sizes = [size if images // n <= group else square for n in divisors]
+        tried = zip(divisors, sizes, strict=True)
+        fitting = next((n for n, each in tried if _fits(detector, images // n, each, dtype)), None)
     finally:
         for norm in norms:
             norm.train()

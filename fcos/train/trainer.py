@@ -20,15 +20,20 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from fcos.data.loader import Batch
 from fcos.detector import Detector
 from fcos.train import distributed
-from fcos.train.accumulate import StepNormalizers, Target, split
+from fcos.train.accumulate import Part, StepNormalizers, Target, split
 from fcos.train.checkpoint import Checkpoints, random_state, release, set_random_state
 from fcos.train.log import Log, Meter
 from fcos.train.screen import Screen
 from fcos.train.signals import StopSignals
 from fcos.train.solver import Schedule
 
-Precision = Literal["fp32", "bf16", "fp16"]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 SKIPS = 20  # non-finite losses in a row after which the weights themselves must be lost
 
 
@@ -86,6 +91,10 @@ class Trainer:
             raise ValueError(f"precision {precision!r} is not one of {', '.join(DTYPES)}")
         if nan not in ("stop", "skip"):
             raise ValueError(f"nan must be stop or skip, not {nan!r}")
+        if min(log_every, checkpoint_every, evaluate_every) < 1:
+            raise ValueError(
+                "log_every, checkpoint_every and evaluate_every are at least 1 iteration"
+            )
         self.detector = detector
         self.device = detector.images.mean.device
         self.batches = batches
@@ -95,7 +104,7 @@ class Trainer:
         self.name = name
         self.epoch = epoch
         self.accumulate = accumulate
-        self.precision = precision
+        self.dtype = DTYPES[precision]
         self.clip_norm = clip_norm
         self.nan = nan
         self.evaluate = evaluate
@@ -119,7 +128,6 @@ class Trainer:
             # of the same name is deprecated in newer versions.)
             self.model.broadcast_buffers = False
         self.iteration = 0
-        self.best: float | None = None  # AP
         self.skipped = 0  # steps without an update
         self.skipped_in_a_row = 0
 
@@ -142,6 +150,8 @@ class Trainer:
         self.detector.train()
         meter = Meter()
         with StopSignals() as signals, Screen(end, self.iteration, leader) as screen:
+            if self.iteration and distributed.broadcast(log and not log.evaluated(self.iteration)):
+                self._evaluate(log, screen)  # the run was stopped before it could
             stream = iter(self.batches(self.iteration))
             while self.iteration < end:
                 with meter.waiting():
@@ -157,16 +167,12 @@ class Trainer:
                     if log:
                         log.write(record)
                 with meter.paused():
-                    if self.evaluate and self._is_due(self.evaluate_every) and not stop:
-                        figures = self._stamp(self._evaluate(self.evaluate))
-                        screen.say(_summary(figures))
-                        if log:
-                            log.write(figures)
-                    if stop or self._is_due(self.checkpoint_every):
+                    if stop or self._is_due(self.checkpoint_every, self.evaluate_every):
                         self.save()
-                if stop:
-                    screen.say(f"stopped after iteration {self.iteration}, which is saved")
-                    return signals.received or signal.SIGTERM
+                    if stop:
+                        screen.say(f"stopped after iteration {self.iteration}, which is saved")
+                        return signals.received or signal.SIGTERM
+                    self._evaluate(log, screen)
             if leader:
                 path = self.folder / f"{self.name}.pth"
                 release(self.released.state_dict(), self.detector.classes, self.name, path)
@@ -186,7 +192,8 @@ class Trainer:
         statistics = self._statistics() if self.nan == "skip" else []
         losses = self._backward(images, targets)
         # One exchange tells everybody the losses and whether anybody is to stop.
-        values = torch.stack([*losses.values(), losses["loss"].new_tensor(float(stop))])
+        asked = torch.full_like(losses["loss"], float(stop))
+        values = torch.stack([*losses.values(), asked])
         values = distributed.average(values)
         self.scaler.unscale_(self.optimizer)
         norm = get_total_norm([p.grad for p in self.detector.parameters() if p.grad is not None])
@@ -212,12 +219,10 @@ class Trainer:
         parts = split(images, targets, self.accumulate)
         losses: dict[str, Tensor] = {}
         try:
-            normalizers = self.normalizers(parts) if self.normalizers else None
-            for number, part in enumerate(parts, 1):
+            own = self._normalizers(parts)
+            for number, (part, normalizers) in enumerate(zip(parts, own, strict=True), 1):
                 with self._exchanging(number == len(parts)):
-                    with torch.autocast(
-                        self.device.type, DTYPES[self.precision], self.precision != "fp32"
-                    ):
+                    with torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
                         found = self.model(*part, normalizers)
                     found["loss"] = sum(found.values())
                     self.scaler.scale(found["loss"]).backward()
@@ -231,6 +236,12 @@ class Trainer:
                 "set solver.recompute=true or solver.precision=bf16"
             ) from error
         return losses
+
+    def _normalizers(self, parts: Sequence[Part]) -> Sequence[Tensor | None]:
+        """What each part's losses are divided by; None where the part is all there is."""
+        if self.normalizers is None:
+            return [None] * len(parts)
+        return self.normalizers(parts).split(len(parts[0][0]), dim=1)
 
     def _exchanging(self, last: bool) -> AbstractContextManager[Any]:
         """Ranks exchange gradients in the last part alone."""
@@ -252,6 +263,7 @@ class Trainer:
         """Leave the weights as they were, or stop."""
         self.skipped += 1
         self.skipped_in_a_row += 1
+        self.scaler.update()
         if self.nan == "skip" and self.skipped_in_a_row < SKIPS:
             for buffer, before in statistics:
                 buffer.copy_(before)
@@ -267,17 +279,26 @@ class Trainer:
             f"{names}. Lower solver.base_lr, set solver.clip_norm, or solver.nan=skip"
         )
 
-    def _evaluate(self, evaluate: Callable[[Detector], Mapping[str, Any]]) -> dict[str, Any]:
-        figures = dict(evaluate(self.released))
-        if figures["AP"] is not None and figures["AP"] > (-1 if self.best is None else self.best):
-            self.best = figures["AP"]
-            if distributed.rank() == 0:
-                weights = self.released.state_dict()
-                release(weights, self.detector.classes, self.name, self.folder / "best.pth")
-        return figures
+    def _evaluate(self, log: Log | None, screen: Screen) -> None:
+        """Measure if it is time to; the best weights so far are kept."""
+        if self.evaluate is None or not self._is_due(self.evaluate_every):
+            return
+        for buffer in self.released.buffers():  # each rank's norms have seen other images
+            distributed.copy_from_leader(buffer)
+        figures = self._stamp(self.evaluate(self.released))
+        screen.say(_summary(figures))
+        if log is None:
+            return
+        best = max((record["AP"] or 0 for record in log.evaluations), default=-1)
+        if figures["AP"] is not None and figures["AP"] > best:
+            weights = self.released.state_dict()
+            release(weights, self.detector.classes, self.name, self.folder / "best.pth")
+        log.write(figures)
 
-    def _is_due(self, every: int) -> bool:
-        return self.iteration % every == 0 or self.iteration == self.schedule.iterations
+    def _is_due(self, *every: int) -> bool:
+        return self.iteration == self.schedule.iterations or any(
+            self.iteration % each == 0 for each in every
+        )
 
     def _stamp(self, record: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -301,7 +322,6 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "random": random_states,
-                "best": self.best,
                 "skipped": [self.skipped, self.skipped_in_a_row],
             }
             self.checkpoints.save(state, self.iteration)
@@ -309,6 +329,8 @@ class Trainer:
 
     def resume(self) -> bool:
         """Go on from the newest whole checkpoint; False where there is none.
+
+        Rates, decays and the like are those that the optimiser was made with now.
 
         Raises:
             ValueError: every checkpoint is damaged, or the run had another total batch or dataset.
@@ -331,11 +353,14 @@ class Trainer:
         self.detector.loss.moving_positives = state["moving_positives"]
         if self.average:
             self.average.load_state_dict(state["average"])
+        own = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        for group, options in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(options)  # rates and decays are those that this run was started with
+        if state["scaler"]:  # of a run in fp16
+            self.scaler.load_state_dict(state["scaler"])
         if distributed.rank() < len(state["random"]):
             set_random_state(state["random"][distributed.rank()], self.device)
-        self.best = state["best"]
         self.skipped, self.skipped_in_a_row = state["skipped"]
         return True
 

@@ -43,7 +43,7 @@ def make_trainer(dataset, tmp_path):
         return Trainer(
             detector,
             options.pop("batches", batches),
-            make_optimizer(detector, lr),
+            make_optimizer(detector, lr, fused=options.pop("fused", False)),
             Schedule(iterations),
             tmp_path / folder,
             "tiny",

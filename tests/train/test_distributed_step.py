@@ -40,10 +40,18 @@ def test_two_processes_are_one(two_processes, case):
     assert_close(two_processes[case], alone)
 
 
-@pytest.mark.parametrize("normalizer", ["positives", "moving", "positives+images"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"normalizer": "positives"},
+        {"normalizer": "moving"},
+        {"normalizer": "positives+images"},
+        {"normalizer": "positives+images", "images_together": 2},
+    ],
+)
 @pytest.mark.parametrize("parts", [2, 4])
-def test_parts_of_a_step_are_the_whole(normalizer, parts):
-    options = {"norm": "frozen_bn", "head_norm": "gn", "normalizer": normalizer}
+def test_parts_of_a_step_are_the_whole(loss, parts):
+    options = {"norm": "frozen_bn", "head_norm": "gn", **loss}
     assert_close(one_step(options, {"accumulate": parts}), one_step(options, {"accumulate": 1}))
 
 

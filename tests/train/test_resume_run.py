@@ -1,6 +1,8 @@
 """A run that is stopped and goes on is the run that was never stopped, bit for bit."""
 
 import random
+import resource
+import signal
 import warnings
 import zipfile
 
@@ -8,7 +10,6 @@ import pytest
 import torch
 
 from fcos.data.transforms import HorizontalFlip
-from fcos.train import checkpoint
 from fcos.train.checkpoint import Checkpoints, release
 from fcos.train.log import Log, read
 
@@ -81,6 +82,40 @@ def test_another_average_is_another_run(make_trainer, make_detector):
         make_trainer(make_detector(), ema=0.9).resume()
 
 
+def test_rates_and_decays_are_those_of_the_resumed_run(make_trainer, make_detector):
+    make_trainer(make_detector(), lr=0.02).run()
+    resumed = make_trainer(make_detector(), lr=0.005, fused=True, iterations=8)
+    assert resumed.resume()
+    resumed.run()
+    assert {group["fused"] for group in resumed.optimizer.param_groups} == {True}
+    assert {group["base_lr"] for group in resumed.optimizer.param_groups} == {0.005}
+    rates = [record["rate"] for record in read(resumed.folder / "metrics.jsonl")]
+    assert rates == [0.02] * 6 + [0.005] * 2
+
+
+def test_a_run_that_was_stopped_while_evaluating_evaluates(make_trainer, make_detector):
+    def killed(detector):
+        raise KeyboardInterrupt
+
+    options = {"iterations": 4, "evaluate_every": 2}
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(make_detector(), evaluate=killed, **options).run()
+    seen = []
+
+    def evaluate(detector):
+        seen.append(resumed.iteration)
+        return {"AP": 0.5}
+
+    resumed = make_trainer(make_detector(), evaluate=evaluate, **options)
+    assert resumed.resume()
+    resumed.run()
+    assert seen == [2, 4]
+    again = make_trainer(make_detector(), evaluate=evaluate, **options)
+    assert again.resume()
+    again.run()
+    assert seen == [2, 4]  # known already
+
+
 def test_the_released_file_is_plain(make_trainer, make_detector):
     detector = make_detector()
     trainer = make_trainer(detector, iterations=2)
@@ -93,7 +128,7 @@ def test_the_released_file_is_plain(make_trainer, make_detector):
 
 def test_only_the_newest_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
-    for iteration in (5, 1000, 20, 7):
+    for iteration in (5, 20, 1000):
         checkpoints.save({"iteration": iteration}, iteration)
     assert [p.name for p in checkpoints.paths()] == [
         "iteration_0001000.pth",
@@ -101,19 +136,26 @@ def test_only_the_newest_are_kept(tmp_path):
     ]
 
 
-def test_a_checkpoint_that_is_cut_short_never_gets_its_name(tmp_path, monkeypatch):
+def test_a_damaged_checkpoint_does_not_drive_out_the_one_that_is_written(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save({"iteration": 8}, 8).write_bytes(b"damaged")
+    checkpoints.save({"iteration": 5}, 5)  # the run went on from before and came this far
+    assert checkpoints.newest() == ({"iteration": 5}, [])
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk_never_gets_its_name(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save({"iteration": 1}, 1)
-
-    def full_disk(content, file):
-        file.write(b"PK\x03\x04 half of it")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint.torch, "save", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        checkpoints.save({"iteration": 2}, 2)
-    state, damaged = checkpoints.newest()
-    assert (state["iteration"], damaged) == (1, [])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"iteration_0000002.pth could not be written, \d+ MiB"):
+            checkpoints.save({"iteration": 2, "weights": torch.zeros(1 << 18)}, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in tmp_path.iterdir()] == ["iteration_0000001.pth"]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])

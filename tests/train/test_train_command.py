@@ -114,6 +114,31 @@ def test_fine_tuning_renews_the_class_predictor_alone(tmp_path, own, capfd):
     assert all(torch.equal(tuned[name], before[name]) for name in learnt)
 
 
+def test_resuming_what_never_began_begins_with_its_weights(tmp_path, own):
+    """A job that always says --resume, or a worker that dies before the first checkpoint."""
+    torch.manual_seed(5)
+    source = zoo.build("FCOS_shapes_tiny", num_classes=4)
+    torch.save({"model": source.state_dict(), "classes": list("abcd")}, tmp_path / "s.pth")
+    options = [f"run.weights={tmp_path / 's.pth'}", "schedule.iterations=1", "solver.base_lr=0"]
+    run = f"run.folder={tmp_path / 'run'}"
+    assert main(["FCOS_shapes_tiny", *own, run, *options, "--resume"]) == 0
+    name = "head.box_pred.weight"
+    assert torch.equal(weights(tmp_path / "run")[name], source.state_dict()[name])
+
+
+def test_slurm_tasks_train_together(tmp_path, own):
+    """`srun` starts the command itself, several times, and says so in its own variables."""
+    tasks = []
+    for task in ("0", "1"):
+        step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": task, "SLURM_LOCALID": task}
+        step |= {"SLURM_JOB_ID": str(os.getpid()), "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}
+        arguments = command(*own, f"run.folder={tmp_path / 'run'}", "schedule.iterations=2")
+        with (tmp_path / "log").open("ab") as file:
+            tasks.append(subprocess.Popen(arguments, stderr=file, env={**environment(), **step}))
+    assert [task.wait(timeout=120) for task in tasks] == [0, 0], (tmp_path / "log").read_text()
+    assert "on 2 x cpu" in (tmp_path / "log").read_text()
+
+
 def test_a_run_is_not_written_over(tmp_path, own):
     arguments = ["FCOS_shapes_tiny", *own, f"run.folder={tmp_path}", "schedule.iterations=1"]
     assert main(arguments) == 0
@@ -127,8 +152,9 @@ def test_a_run_is_not_written_over(tmp_path, own):
         ("solver.bacth=4", "bacth"),
         ("data.train=nothing.json", "neither a file nor one of coco_2017_train"),
         ("run.weights=FCOS_R_50_1", "did you mean FCOS_R_50_1x"),
-        ("solver.precision=fp8", "fp32, bf16, fp16"),
+        ("solver.precision=fp8", "fp32, tf32, bf16, fp16"),
         ("solver.nan=ignore", "stop or skip"),
+        ("run.log_every=0", "at least 1 iteration"),
         ("solver.accumulate=3", "4 images of a process cannot be computed in 3 equal parts"),
     ],
 )

@@ -35,7 +35,10 @@ def test_eight_images_are_learnt_by_heart(make_trainer, make_detector, dataset, 
     learnt = curves(trainer.folder)
     assert learnt["iteration"] == [300, 600]
     assert learnt["AP"][-1] > 0.6
-    assert trainer.best == max(learnt["AP"])
+    best = torch.load(trainer.folder / "best.pth", weights_only=True)["model"]
+    final = torch.load(trainer.folder / "tiny.pth", weights_only=True)["model"]
+    same = all(torch.equal(value, final[key]) for key, value in best.items())
+    assert same == (learnt["AP"][1] > learnt["AP"][0])
 
 
 def test_the_record_of_a_step(make_trainer, make_detector):
@@ -100,6 +103,15 @@ def test_a_loss_that_is_not_finite_is_skipped_and_counted(make_trainer, make_det
     assert all(bool(torch.isfinite(value).all()) for value in detector.state_dict().values())
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_fp16_goes_on_after_a_skipped_step(make_trainer, make_detector, fused):
+    trainer = make_trainer(make_detector(), nan="skip", precision="fp16", fused=fused)
+    scale = trainer.scaler.get_scale()
+    assert spoilt(trainer, at=[2]).run() == 0
+    assert records(trainer.folder)[-1]["skipped_steps"] == 1
+    assert trainer.scaler.get_scale() < scale
+
+
 def test_nothing_but_losses_that_are_not_finite_stops(make_trainer, make_detector):
     trainer = spoilt(make_trainer(make_detector(), iterations=50, nan="skip"), at=range(50))
     with pytest.raises(NonFiniteLossError):
@@ -124,6 +136,20 @@ def test_a_signal_saves_and_leaves(make_trainer, make_detector, name):
     assert trainer.run() == number
     assert [path.name for path in trainer.checkpoints.paths()] == ["iteration_0000003.pth"]
     assert signal.getsignal(number) is handler
+
+
+def test_a_checkpoint_is_saved_before_the_evaluation(make_trainer, make_detector):
+    saved = []
+
+    def evaluate(detector):
+        saved.append([path.name for path in trainer.checkpoints.paths()])
+        return {"AP": 0.5}
+
+    trainer = make_trainer(
+        make_detector(), iterations=4, checkpoint_every=100, evaluate=evaluate, evaluate_every=2
+    )
+    trainer.run()
+    assert [names[0] for names in saved] == ["iteration_0000002.pth", "iteration_0000004.pth"]
 
 
 def test_out_of_memory_says_what_to_lower(make_trainer, make_detector, monkeypatch):

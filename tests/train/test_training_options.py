@@ -1,13 +1,16 @@
 """Options change speed, memory or precision, and what is learnt by no more than rounding."""
 
 import sys
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny_detector import make_detector, square_batch
 
+import zoo
 from backbones import ResNet
+from fcos import Head
 from fcos.train import memory
 from fcos.train.log import Log
 from fcos.train.recompute import recompute_activations
@@ -31,6 +34,42 @@ def test_recomputing_activations_changes_nothing_but_memory(head_norm):
         torch.testing.assert_close(gradient, expected[name])
     for name, value in sparing.state_dict().items():  # statistics are taken once
         torch.testing.assert_close(value, plain.state_dict()[name])
+
+
+@pytest.mark.parametrize("entry", ["FCOS_HRNet_W18_5l_2x", "FCOS_RT_MS_DLA_34_4x"])
+def test_recomputing_runs_each_convolution_twice_at_most(entry):
+    backbone = zoo.build(entry).train().backbone
+    recompute_activations(SimpleNamespace(backbone=backbone, head=zoo.build(entry).head))
+    runs = Counter()
+    convolutions = [m for m in backbone.modules() if isinstance(m, torch.nn.Conv2d)]
+    for module in convolutions:
+        original = module._conv_forward
+
+        def counted(*args, original=original, module=module):
+            runs[module] += 1
+            return original(*args)
+
+        module._conv_forward = counted
+    sum(feature.sum() for feature in backbone(torch.rand(2, 3, 64, 64))).backward()
+    assert max(runs.values()) == 2
+    assert sum(count == 2 for count in runs.values()) > len(convolutions) / 2
+
+
+@pytest.mark.parametrize("box", ["relu", "exp"])
+@pytest.mark.parametrize("scales", [True, False])
+def test_boxes_and_group_norms_stay_in_fp32_under_autocast(box, scales):
+    head = Head((8, 16), 3, 32, tower_depth=1, norm="gn", box=box, box_scales=scales)
+    dtypes = []
+    norm = head.box_tower[0].norm
+    norm.register_forward_hook(lambda module, args, output: dtypes.append(output.dtype))
+    features = [torch.rand(1, 32, 8, 8), torch.rand(1, 32, 4, 4)]
+    with torch.autocast("cpu", torch.bfloat16):
+        levels = head([feature.bfloat16() for feature in features])
+    assert {level.ltrb.dtype for level in levels} == {torch.float32}
+    assert set(dtypes) == {torch.float32}
+    source = torch.nn.functional.relu(torch.randn(1, 32, 8, 8)).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(head.box_pred(source), head.box_pred.float()(source.float()))
 
 
 def test_recomputing_keeps_fewer_activations():
@@ -102,6 +141,16 @@ def gpu(monkeypatch):
 @pytest.mark.parametrize(("room", "parts"), [(100, 1), (16, 1), (15, 2), (5, 4), (1, 16)])
 def test_a_step_is_computed_in_as_few_parts_as_fit(gpu, room, parts):
     assert memory.fitting_parts(gpu(room), images=16, size=(800, 1333)) == parts
+
+
+def test_upright_and_lying_images_of_a_part_are_padded_to_squares(gpu, monkeypatch):
+    detector, tried = gpu(0), []
+    monkeypatch.setattr(
+        memory, "_fits", lambda _, images, size, dtype: tried.append((images, size))
+    )
+    with pytest.raises(RuntimeError, match="not even one image of 1333x800"):
+        memory.fitting_parts(detector, images=4, size=(800, 1333), group=2)
+    assert tried == [(4, (1333, 1333)), (2, (800, 1333)), (1, (800, 1333))]
 
 
 def test_where_nothing_fits_the_message_says_what_to_lower(gpu):

@@ -9,7 +9,7 @@ from fcos.data.shapes import CLASSES
 SIZE = 96
 
 
-def make_detector(norm="bn", head_norm="bn", normalizer="positives", seed=0, classes=CLASSES):
+def make_detector(norm="bn", head_norm="bn", seed=0, classes=CLASSES, **loss):
     torch.manual_seed(seed)
     backbone = TinyNet((8, 16, 32), (1, 1, 1), (2, 3), norm=norm)
     pyramid = FPN(backbone.channels, backbone.strides, 32, extra_from="p5", extra_levels=1)
@@ -20,7 +20,7 @@ def make_detector(norm="bn", head_norm="bn", normalizer="positives", seed=0, cla
         images=ImageNormalizer([110.0] * 3, [60.0] * 3, divisor=16),
         resize=LongestSide(SIZE),
         assigner=TargetAssigner([(-1, 16), (16, 32), (32, 1e8)], radius=1.5),
-        loss=Loss(normalizer=normalizer),
+        loss=Loss(**loss),
         decoder=Decoder(),
         classes=classes,
     ).train()

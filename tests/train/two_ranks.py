@@ -16,6 +16,15 @@ CASES = {
         {"norm": "frozen_bn", "head_norm": "gn", "normalizer": "moving"},
         {"accumulate": 2, "clip_norm": 1.0, "ema": 0.5},
     ),
+    "normalisers of two images": (
+        {
+            "norm": "frozen_bn",
+            "head_norm": "gn",
+            "normalizer": "positives+images",
+            "images_together": 2,
+        },
+        {},
+    ),
 }
 
 
