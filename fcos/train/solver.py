@@ -28,12 +28,13 @@ def make_optimizer(
 ) -> torch.optim.SGD:
     """SGD over the parameters that are trained, grouped by rate and weight decay.
 
-    detectron2 gives norms their own decay, maskrcnn-benchmark gives biases, those of norms among
-    them, their own rate and decay. Each group has its rate before the schedule as "base_lr".
+    detectron2 and OpenMMLab give norms a decay of their own, OpenMMLab and maskrcnn-benchmark give
+    biases their own rate and decay. Each group has its rate before the schedule as "base_lr".
 
     Args:
-        norm_weight_decay: of norms' weights and biases; None for `weight_decay`.
-        bias_lr_factor, bias_weight_decay: of biases; None for the decay they would have otherwise.
+        norm_weight_decay: of norms' weights and biases, which then are no biases to the next two;
+            None for norms that are like all else (maskrcnn-benchmark).
+        bias_lr_factor, bias_weight_decay: of biases; None for `weight_decay`.
         fused: one kernel for the whole update.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
@@ -44,9 +45,9 @@ def make_optimizer(
             rate, decay = base_lr, weight_decay
             if isinstance(module, NORMS) and norm_weight_decay is not None:
                 decay = norm_weight_decay
-            if name == "bias":
+            elif name == "bias":
                 rate = base_lr * bias_lr_factor
-                decay = decay if bias_weight_decay is None else bias_weight_decay
+                decay = weight_decay if bias_weight_decay is None else bias_weight_decay
             groups[rate, decay].append(parameter)
     return torch.optim.SGD(
         [

@@ -95,6 +95,20 @@ def test_maskrcnn_benchmark_doubles_the_rate_of_biases_and_spares_them_from_deca
     }
 
 
+@pytest.mark.parametrize(
+    ("entry", "norm_bias"),
+    [
+        ("FCOS_MM_R_50_1x", (0.01, 1e-4)),  # mmcv's DefaultOptimizerConstructor
+        ("FCOS_imprv_R_50_FPN_1x", (0.02, 0.0)),  # fcos_core/solver/build.py
+        ("FCOS_R_50_1x", (0.01, 0.0)),  # detectron2's build_optimizer
+    ],
+)
+def test_biases_of_norms_learn_as_in_the_original(entry, norm_bias):
+    solver = zoo.card(entry).config["solver"]
+    rules = ("norm_weight_decay", "bias_lr_factor", "bias_weight_decay")
+    assert groups(**{rule: solver[rule] for rule in rules})["norm.bias"] == norm_bias
+
+
 def test_the_schedule_moves_all_groups_together():
     optimizer = make_optimizer(Small(), 0.01, bias_lr_factor=2.0)
     Schedule(100, steps=(50,)).apply(optimizer, 50)
