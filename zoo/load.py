@@ -83,8 +83,8 @@ def _from_address(entry: Card, url: str) -> Detector:
 
 def _from_file(entry: Card, path: Path) -> Detector:
     """With the weights of a user's file, and its classes where it names them."""
-    content = read(path)
     facts = converted.metadata(path)
+    content = converted.in_order(read(path), facts)
     trained, classes = facts.get("entry"), converted.classes(facts)
     if "model" in content and "classes" in content:
         trained, classes = content.get("entry"), content["classes"]

@@ -75,6 +75,20 @@ def test_both_loads_give_the_same_network(cache: Path) -> None:
     assert trainable[0] == trainable[1] == [p.requires_grad for p in zoo.build(ENTRY).parameters()]
 
 
+def test_the_second_load_copies_no_tensor(cache: Path) -> None:
+    zoo.get(ENTRY)
+    detector = _empty(zoo.card(ENTRY), zoo.card(ENTRY).config)
+    assert converted.load(detector, cache / FILE)
+    mapped = [parameter.data_ptr() for parameter in detector.parameters()]
+    detector.to(memory_format=torch.channels_last)
+    assert [parameter.data_ptr() for parameter in detector.parameters()] == mapped
+
+
+def test_the_copy_loads_as_a_file_of_the_user_s_too(cache: Path) -> None:
+    zoo.get(ENTRY)
+    assert is_published(zoo.get(ENTRY, weights=cache / COPY), cache)
+
+
 def test_what_happens_to_a_detector_never_reaches_the_file(cache: Path) -> None:
     zoo.get(ENTRY)
     before = files.sha256(cache / COPY)
