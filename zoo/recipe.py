@@ -49,12 +49,16 @@ def transforms(config: Config) -> Compose:
     if "square" in how:
         steps.append(SquareView(how["square"], tuple(how["scale_range"])))
     elif "longest" in how:
-        resize = partial(ResizeShortestSide, longest=how["longest"])
-        rounding = config["resize"].get("rounding", "nearest")
+        resize = partial(
+            ResizeShortestSide,
+            longest=how["longest"],
+            rounding=config["resize"].get("rounding", "nearest"),
+            antialias=config.get("detector", {}).get("resize_method", "pil") == "pil",
+        )
         if "shortest_range" in how:
-            steps.insert(0, resize(how["shortest_range"], sample="range", rounding=rounding))
+            steps.insert(0, resize(how["shortest_range"], sample="range"))
         else:
-            steps.insert(0, resize(how["shortest"], rounding=rounding))
+            steps.insert(0, resize(how["shortest"]))
     return Compose(steps)
 
 

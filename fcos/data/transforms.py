@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from PIL import Image
 
 from fcos.data.dataset import Picture, Target
-from fcos.images import ShortestSide
+from fcos.images import ShortestSide, resize_image
 
 Transform = Callable[[Image.Image, Target, random.Random], Picture]
 
@@ -40,13 +41,15 @@ class ResizeShortestSide:
     Args:
         sizes: the sizes to choose from; or, for `sample="range"`, the least and the greatest.
         sample: "choice" takes one of `sizes`, "range" any integer between two.
-        rounding: "nearest" (detectron2) or "truncate" (maskrcnn-benchmark).
+        rounding: "nearest" (detectron2), "truncate" (maskrcnn-benchmark) or "floor" (torchvision).
+        antialias: as Pillow; otherwise by four neighbours alone, as OpenMMLab and torchvision.
     """
 
     sizes: Sequence[int] = (800,)
     longest: int = 1333
     sample: Literal["choice", "range"] = "choice"
-    rounding: Literal["nearest", "truncate"] = "nearest"
+    rounding: Literal["nearest", "truncate", "floor"] = "nearest"
+    antialias: bool = True
 
     def __post_init__(self) -> None:
         if not self.sizes or (self.sample == "range" and len(self.sizes) != 2):
@@ -59,7 +62,8 @@ class ResizeShortestSide:
             size = rng.choice(self.sizes)
         height, width = ShortestSide(size, self.longest, self.rounding)(image.height, image.width)
         factors = np.array([width / image.width, height / image.height] * 2)
-        return _resize(image, width, height), with_boxes(target, target["boxes"] * factors)
+        resized = _resize(image, width, height, self.antialias)
+        return resized, with_boxes(target, target["boxes"] * factors)
 
 
 @dataclass(frozen=True)
@@ -124,10 +128,14 @@ class SquareView:
         return view, {**with_boxes(target, boxes, self.min_area), "picture": picture}
 
 
-def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
+def _resize(image: Image.Image, width: int, height: int, antialias: bool = True) -> Image.Image:
     if image.size == (width, height):
         return image
-    return image.resize((width, height), Image.Resampling.BILINEAR)
+    if antialias:
+        return image.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    resized = resize_image(pixels, (height, width), "opencv")
+    return Image.fromarray(resized.permute(1, 2, 0).numpy())
 
 
 def with_boxes(target: Target, boxes: np.ndarray, min_area: float = 0.0) -> Target:

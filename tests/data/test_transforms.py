@@ -38,15 +38,16 @@ sides = st.integers(8, 120)
 
 
 @settings(deadline=None)
-@given(sides, sides, st.randoms(use_true_random=False))
-def test_training_resizes_as_the_detectors_test_time_does(height, width, rng):
+@given(sides, sides, st.sampled_from(["pil", "opencv"]), st.randoms(use_true_random=False))
+def test_training_resizes_as_the_detectors_test_time_does(height, width, method, rng):
     image, target = sample(height, width, [(0, 0, width, height)])
-    resized, target = ResizeShortestSide((40,), 66)(image, target, rng)
+    resize = ResizeShortestSide((40,), 66, antialias=method == "pil")
+    resized, target = resize(image, target, rng)
     assert max(resized.size) <= 66
     assert min(resized.size) == 40 or max(resized.size) == 66
     assert target["boxes"][0].tolist() == pytest.approx([0, 0, *resized.size])
     tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    tested = resize_image(tensor, (resized.height, resized.width))
+    tested = resize_image(tensor, (resized.height, resized.width), method)
     assert same(resized, tested.permute(1, 2, 0))
 
 

@@ -45,6 +45,12 @@ def test_detectron2_draws_a_size_from_a_list():
     assert flip == HorizontalFlip(0.5, plus_one=False)
 
 
+@pytest.mark.parametrize("entry", ["FCOS_MM_R_50_1x", "FCOS_TV_R_50"])
+def test_openmmlab_and_torchvision_resize_without_antialiasing(entry):
+    resize, _ = steps(entry)
+    assert not resize.antialias
+
+
 def test_maskrcnn_benchmark_draws_a_size_from_a_range_and_counts_the_last_pixel():
     resize, flip = steps("FCOS_imprv_R_101_FPN_2x")
     assert resize == ResizeShortestSide([640, 800], 1333, "range", "truncate")
