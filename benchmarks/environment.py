@@ -16,6 +16,7 @@ SOURCES = ("backbones", "fcos", "zoo", "configs", "benchmarks")
 GPU_FIELDS = (
     *("name", "driver_version", "memory.total", "power.limit"),
     *("temperature.gpu", "clocks.sm", "clocks.max.sm", "clocks_throttle_reasons.active"),
+    *("pstate", "power.draw"),
 )
 # Bits of the throttle reasons that mean "slowed down": power cap, hardware, thermal, power brake.
 SLOWED = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
@@ -71,6 +72,8 @@ def state(device: str) -> dict[str, Any]:
         facts["gpu_celsius"] = gpu.get("temperature.gpu")
         facts["gpu_mhz"] = gpu.get("clocks.sm")
         facts["gpu_max_mhz"] = gpu.get("clocks.max.sm")
+        facts["gpu_power_state"] = gpu.get("pstate")
+        facts["gpu_power"] = gpu.get("power.draw")
         facts["gpu_throttled"] = throttled(gpu)
         facts["gpu_other_processes"] = _gpu_processes()
     return {key: value for key, value in facts.items() if value is not None}

@@ -156,7 +156,7 @@ def train(entry: str, overrides: Sequence[str], processes: int) -> Run:
             *launch,
             "tools.train",
             f"entry={entry}",
-            "data.workers=1",
+            "data.workers=0",
             "run.log_every=1",
             "run.checkpoint_every=1000000",
             "run.loggers=[]",

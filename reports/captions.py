@@ -54,5 +54,5 @@ def _test_size(row: Row) -> str:
 
 
 def _processor(row: Row) -> str:
-    threads = row["cell"]["threads"]
-    return f"{row['cell']['device']}, {threads or 'default'} threads"
+    threads = row["cell"]["threads"] or row["environment"].get("threads", "default")
+    return f"{row['cell']['device']}, {threads} threads"

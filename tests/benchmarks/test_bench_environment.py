@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import environment
 
-SMI = "NVIDIA H100 80GB HBM3, 550.54.15, 81559 MiB, 700.00 W, 41, 1980, 1980, {}"
+SMI = "NVIDIA H100 80GB HBM3, 550.54.15, 81559 MiB, 700.00 W, 41, 1980, 1980, {}, P0, 310.21 W"
 
 
 def test_the_environment_names_machine_and_software() -> None:
@@ -21,6 +21,7 @@ def test_nvidia_smi_is_read_and_what_it_does_not_know_left_out() -> None:
     facts = environment.parse_gpu(SMI.format("[N/A]"))
     assert facts["name"] == "NVIDIA H100 80GB HBM3"
     assert facts["clocks.sm"] == "1980"
+    assert facts["pstate"] == "P0"
     assert "clocks_throttle_reasons.active" not in facts
     assert environment.throttled(facts) is None
 

@@ -110,6 +110,20 @@ def test_images_of_different_size_are_no_noise_but_the_same_one_twice_is() -> No
     assert latency.summarize(steady[:2])["noise"] is None
 
 
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("jitter", [0.01, 0.1, 0.3])
+def test_two_measurements_on_an_unsteady_machine_agree_within_their_noise(
+    clock: Clock, jitter: float, seed: int
+) -> None:
+    machine = np.random.default_rng(seed)
+    stages = {"all": lambda seconds: clock.work(seconds * machine.lognormal(sigma=jitter))}
+    first, again = (
+        latency.summarize(latency.measure(stages, [1.0, 3.0, 2.0], "cpu", Pace(9, 0, 0)).total)
+        for _ in range(2)
+    )
+    assert abs(again["median"] / first["median"] - 1) <= np.hypot(first["noise"], again["noise"])
+
+
 def test_no_run_is_left_out_and_p99_needs_a_thousand() -> None:
     seconds = np.full((10, 10), 0.001)
     seconds[0, 0] = 1.0
