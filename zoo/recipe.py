@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from fcos.data.transforms import (
     HorizontalFlip,
     ResizeShortestSide,
     SquareView,
-    Transform,
 )
 from fcos.train.solver import Schedule
 
@@ -45,21 +43,22 @@ def datasets(data: Config) -> tuple[DetectionDataset, Test | None]:
 def transforms(config: Config) -> Compose:
     """The entry's augmentation."""
     how, data = config["augmentation"], config["data"]
-    steps: list[Transform] = [HorizontalFlip(data["flip"], data["plus_one"])]
+    flip = HorizontalFlip(data["flip"], data["plus_one"])
     if "square" in how:
-        steps.append(SquareView(how["square"], tuple(how["scale_range"])))
-    elif "longest" in how:
-        resize = partial(
-            ResizeShortestSide,
-            longest=how["longest"],
-            rounding=config["resize"].get("rounding", "nearest"),
-            antialias=config.get("detector", {}).get("resize_method", "pil") == "pil",
-        )
-        if "shortest_range" in how:
-            steps.insert(0, resize(how["shortest_range"], sample="range"))
-        else:
-            steps.insert(0, resize(how["shortest"]))
-    return Compose(steps)
+        return Compose([flip, SquareView(how["square"], tuple(how["scale_range"]))])
+    if "longest" not in how:
+        return Compose([flip])
+    ranged = "shortest_range" in how
+    resize = ResizeShortestSide(
+        how["shortest_range" if ranged else "shortest"],
+        how["longest"],
+        "range" if ranged else "choice",
+        config["resize"].get("rounding", "nearest"),
+        antialias=config.get("detector", {}).get("resize_method", "pil") == "pil",
+    )
+    # To mirror first is the same and moves fewer pixels, except for boxes that end on their last
+    # pixel: maskrcnn-benchmark means one of the resized image.
+    return Compose([resize, flip] if data["plus_one"] else [flip, resize])
 
 
 def largest_size(how: Config, dataset: DetectionDataset) -> Size:

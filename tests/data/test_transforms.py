@@ -112,6 +112,14 @@ def test_flipping_first_gives_the_same_pixels_and_boxes():
     assert before[1]["boxes"] == pytest.approx(after[1]["boxes"], abs=1e-4)
 
 
+def test_boxes_that_end_on_their_last_pixel_are_mirrored_after_the_resize():
+    flip, resize = HorizontalFlip(1.0, plus_one=True), ResizeShortestSide((120,), 1333)
+    _, target = Compose([resize, flip])(*sample(60, 80), random.Random(0))
+    assert target["boxes"].tolist() == [[160 - 60 - 1, 40, 160 - 20 - 1, 100]]
+    _, other = Compose([flip, resize])(*sample(60, 80), random.Random(0))
+    assert other["boxes"][0, 0] == target["boxes"][0, 0] - 1
+
+
 def test_a_square_view_in_the_middle():
     view, target = SquareView(161, probability=0)(*sample(60, 80), random.Random(0))
     assert view.size == (161, 161)

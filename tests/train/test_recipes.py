@@ -40,14 +40,14 @@ def steps(entry):
 
 
 def test_detectron2_draws_a_size_from_a_list():
-    resize, flip = steps("FCOS_MS_R_50_2x")
+    flip, resize = steps("FCOS_MS_R_50_2x")
     assert resize == ResizeShortestSide([640, 672, 704, 736, 768, 800], 1333, "choice", "nearest")
     assert flip == HorizontalFlip(0.5, plus_one=False)
 
 
 @pytest.mark.parametrize("entry", ["FCOS_MM_R_50_1x", "FCOS_TV_R_50"])
 def test_openmmlab_and_torchvision_resize_without_antialiasing(entry):
-    resize, _ = steps(entry)
+    _, resize = steps(entry)
     assert not resize.antialias
 
 
