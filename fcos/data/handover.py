@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +40,7 @@ class Place:
     shape: tuple[int, ...]  # height, width, channels
 
 
-Packed = list[tuple[Place | np.ndarray, Target]]
+Packet = tuple[Place | np.ndarray, Target]
 
 
 class Handover:
@@ -65,26 +65,29 @@ class Handover:
         self.stamps = stamps.reshape(workers, self.slots)
         self.turn = 0  # batches packed; each worker process counts its own
 
-    def pack(self, pictures: Sequence[Picture]) -> Packed:
-        """In a worker: lay the images into its next slot."""
+    def pack(self, pictures: Iterable[Picture]) -> list[Packet]:
+        """In a worker: lay the images into its next slot, each as soon as it is there."""
         info = get_worker_info()
         worker = 0 if info is None else info.id
         self.turn += 1
         self.stamps[worker, self.turn % self.slots] = self.turn
-        packed: Packed = []
+        packed: list[Packet] = []
         start = 0
         for image, target in pictures:
             pixels = np.asarray(image)
             if start + pixels.size > self.room:
                 packed.append((pixels, target))
-                continue
-            place = Place(worker, self.turn, start, pixels.shape)
-            self._at(place)[:] = pixels
-            packed.append((place, target))
-            start += pixels.size
+            else:
+                place = Place(worker, self.turn, start, pixels.shape)
+                self._at(place)[:] = pixels
+                packed.append((place, target))
+                start += pixels.size
+            del image, pixels  # the next one takes their memory, which is cached
         return packed
 
-    def unpack(self, packed: Packed, pin_memory: bool) -> tuple[list[Tensor], list[Target]]:
+    def unpack(
+        self, packed: Sequence[Packet], pin_memory: bool
+    ) -> tuple[list[Tensor], list[Target]]:
         """In the training process: images (3, H, W) in memory of their own, and targets."""
         images = []
         for source, _ in packed:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fcos.data.dataset import DetectionDataset, Picture, Target, as_tensors
-from fcos.data.handover import Handover, keep_freed_memory
+from fcos.data.handover import Handover, Packet, keep_freed_memory
 from fcos.data.sampler import Draw
 from fcos.data.transforms import Transform
 
@@ -57,10 +57,10 @@ class Loader:
         keep_freed_memory()
         handover = Handover(self.workers, self.prefetch)
         loader = DataLoader(
-            self.source,
+            Packed(self.source, handover),
             batch_sampler=self.batches,
             num_workers=self.workers,
-            collate_fn=handover.pack,
+            collate_fn=_as_it_is,
             prefetch_factor=self.prefetch,
             worker_init_fn=_start_worker,
             multiprocessing_context="fork",  # the mapping is inherited, not sent
@@ -84,6 +84,24 @@ class Augmented(Dataset[Picture]):
         if self.transforms is None:
             return image, target
         return self.transforms(image, target, random.Random(draw.key))
+
+
+class Packed(Dataset[Packet]):
+    """Batches of a dataset, each image handed over before the next one is read.
+
+    It is then still in the processor's cache, where a batch of 16 would not be.
+    """
+
+    def __init__(self, source: Augmented, handover: Handover) -> None:
+        self.source = source
+        self.handover = handover
+
+    def __getitems__(self, draws: list[Draw]) -> list[Packet]:
+        return self.handover.pack(self.source[draw] for draw in draws)
+
+
+def _as_it_is(batch: list[Packet]) -> list[Packet]:
+    return batch
 
 
 def collate(pictures: Sequence[Picture], pin_memory: bool = False) -> Batch:

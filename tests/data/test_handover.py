@@ -59,3 +59,16 @@ def test_a_slot_written_before_it_was_read_is_an_error():
         handover.pack(pictures(1))
     with pytest.raises(RuntimeError, match="worker 0 wrote batch 4 over batch 1"):
         handover.unpack(first, pin_memory=False)
+
+
+def test_each_image_is_handed_over_before_the_next_one_is_made():
+    handover = Handover(workers=1, prefetch=1)
+    batch = pictures(3)
+
+    def made_one_by_one():
+        for number, picture in enumerate(batch):
+            laid = handover.pixels[0, 1, : number * 600].reshape(number, 10, 20, 3)
+            assert all(np.array_equal(laid[i], np.asarray(batch[i][0])) for i in range(number))
+            yield picture
+
+    assert_whole(batch, handover.unpack(handover.pack(made_one_by_one()), pin_memory=False))
