@@ -9,11 +9,13 @@ Without a launcher the jobs run one after the other.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.run import run
@@ -32,8 +34,11 @@ def main(config: DictConfig) -> None:
         import torch
 
         plain["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+    job = HydraConfig.get()
+    words = ["python", "-m", "tools.spread", "--config-name", str(job.job.config_name)]
+    command = shlex.join([*words, *job.overrides.task])
     GlobalHydra.instance().clear()  # the zoo composes configs of its own
-    run(Suite(**{"folder": out.parent, **settings(plain)}), Store(out))
+    run(Suite(**{"folder": out.parent, **settings(plain)}), Store(out), command=command)
 
 
 if __name__ == "__main__":

@@ -111,6 +111,8 @@ def test_a_suite_is_spread_over_jobs_that_share_a_file(folder: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [json.loads(line) for line in (folder / "spread.jsonl").read_text().splitlines()]
     assert [row["cell"]["entry"] for row in rows] == ["FCOS_shapes_tiny", ENTRY]
+    assert rows[1]["command"].startswith("python -m tools.spread --config-name suite/quick")
+    assert "+shard=1" in rows[1]["command"]
 
 
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
