@@ -30,7 +30,9 @@ def start(detector: Detector, config: Config) -> str:
 
 
 def start_from(detector: Detector, source: str, config: Config) -> str:
-    """Copy the weights of a file or an entry; a predictor of other classes stays as initialised.
+    """Copy the weights of a file or an entry.
+
+    Of a class predictor for other classes, only what predicts those of the same name is copied.
 
     Returns:
         What was done, for the log.
@@ -44,18 +46,25 @@ def start_from(detector: Detector, source: str, config: Config) -> str:
         raise ValueError(
             f"{path} has no class predictor: it is no checkpoint of {config['family']}"
         )
-    donor = assemble(config, len(state[head[0]]))
+    rows = len(state[head[0]])
+    donor = assemble(config, rows)
     formats.load_state(donor, state)
     known = content.get("classes") or (
         config["classes"] if Path(source).is_file() else card(source).config["classes"]
     )
+    known = tuple(known) if len(known) == rows else (None,) * rows  # names that nobody told
     kept = donor.state_dict()
-    if tuple(known) == detector.classes:
+    if known == detector.classes:
         detector.load_state_dict(kept)
         return f"started from {path}: all {len(kept)} tensors, the classes are the same"
     own = {k: v for k, v in detector.state_dict().items() if k.startswith("head.cls_logits.")}
+    shared = [name for name in detector.classes if name in known]
+    ours, theirs = ([of.index(name) for name in shared] for of in (detector.classes, known))
+    for key, tensor in own.items():
+        tensor[ours] = kept[key].to(tensor)[theirs]
     detector.load_state_dict({**kept, **own})
     return (
         f"started from {path}: {len(kept) - len(own)} tensors kept; the class predictor is "
         f"initialised anew, from {len(known)} to {len(detector.classes)} classes"
+        + (f", except for the {len(shared)} of the same name" if shared else "")
     )

@@ -64,6 +64,10 @@ def test_the_centreness_free_system_looks_at_squares():
     assert view == SquareView(1025, (0.8, 1.0))
 
 
+def test_torchvision_trains_in_half_precision():
+    assert zoo.card("FCOS_TV_R_50").config["solver"]["precision"] == "fp16"  # --amp
+
+
 def test_the_largest_images_of_a_recipe():
     class Dataset:
         sizes = np.array([[100, 160], [160, 120]])
