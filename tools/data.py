@@ -23,7 +23,7 @@ from rich.text import Text
 from fcos.data import shapes
 from fcos.data.check import LEFT_OUT, OUTCOMES, REFUSED, Finding, Report, check
 from fcos.data.coco import load_annotations
-from fcos.data.official import Archive, Published, bring, missing, room, verify
+from fcos.data.official import Archive, Published, bring, missing, remove, room, verify
 from fcos.data.sets import Part, found_under
 from fcos.data.unpack import check_room
 from zoo.card import CONFIGS
@@ -51,14 +51,19 @@ def get(name: str, options: argparse.Namespace) -> int:
             check_room(root, room(todo, options.keep))
         for archive in todo:
             with _progress(f"unpacking {archive.name}") as update:
-                bring(archive, root, _fetch, options.keep, update)
+                bring(archive, root, _fetch, update)
             console.print(f"{archive.name}: unpacked")
+            if not options.keep:
+                remove(archive, root)
         table = Table("split", "images", "objects", "classes")
         try:
             for split, numbers in verify(dataset, root).items():
                 table.add_row(split, *(f"{number:,}" for number in numbers))
         except ValueError as error:
             raise ValueError(f"{error}; remove what is damaged and start again") from None
+        if not options.keep:  # also those that an earlier call had no time to remove
+            for archive in dataset.archives:
+                remove(archive, root)
     console.print(table)
     console.print(f"{name} is whole: train with data.root={root}")
     return 0

@@ -81,32 +81,32 @@ def room(archives: list[Archive], keep: bool) -> int:
     return sum(sizes) + (sum(sizes) if keep else max(sizes, default=0))
 
 
-def bring(
-    archive: Archive, root: Path, fetch: Fetch, keep: bool = False, update: Update | None = None
-) -> None:
-    """Fetch one archive, unpack it and remove it.
+def bring(archive: Archive, root: Path, fetch: Fetch, update: Update | None = None) -> None:
+    """Fetch one archive into `root`/archives and unpack it.
 
     Args:
         archive: see there.
         root: where to.
         fetch: brings the file into a folder, resumed and verified, and returns its path.
-        keep: leave the archive in `root`/archives.
         update: see `unpack`.
 
     Raises:
         ValueError: the file is not the one that was published.
     """
-    folder = root / "archives"
-    path = fetch(archive, folder)
+    path = fetch(archive, root / "archives")
     if archive.md5 and not archive.sha256 and _md5(path) != archive.md5:
         path.unlink()
         raise ValueError(f"{path.name}: its MD5 is not {archive.md5}; it was removed, try again")
     unpack(path, archive.takes, root, update)
-    if not keep:
-        for left in folder.glob(f"*{archive.name}*"):
-            left.unlink()
-        if not any(folder.iterdir()):
-            folder.rmdir()
+
+
+def remove(archive: Archive, root: Path) -> None:
+    """Remove an archive that was unpacked, and what was kept beside it."""
+    folder = root / "archives"
+    for left in folder.glob(f"*{archive.name}*"):
+        left.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def verify(dataset: Published, root: Path) -> dict[str, tuple[int, int, int]]:

@@ -153,6 +153,8 @@ def test_an_interrupted_download_goes_on_where_it_stopped(
     assert main(arguments) == 0
     assert train.ranges == [None, "bytes=2000-"]
     assert (tmp_path / "coco" / "archives" / "train.zip").read_bytes() == TRAIN
+    assert main(arguments[:-1]) == 0  # as after a kill between unpacking and removing
+    assert not (tmp_path / "coco" / "archives").exists()
 
 
 def test_another_file_under_the_url_is_refused(
