@@ -74,7 +74,7 @@ def ap_against_memory(lines: Sequence[Line]) -> str:
     def of(key: str) -> Callable[[Line], float | None]:
         return lambda line: _value(line, "training_memory", lambda v: v.get(key))
 
-    ours = {"predicted memory": of("predicted_gb"), "memory": of("measured_gb")}
+    ours = {"predicted memory": of("predicted_gb"), "measured memory": of("measured_gb")}
     return _ap_against(lines, "memory", published, ours, "GB a process of 2 images")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html.parser
 
-from rows import ROWS
+from rows import ROWS, memory
 
 from reports import page, plots
 from reports.lines import lines
@@ -62,6 +62,18 @@ def test_plots_take_the_colour_of_the_page_and_name_their_points() -> None:
         "<title>FCOS_R_50_5l_2x: 80, 37.1 (AP and time, Some CPU, 2 cores)</title>"
         in drawn["AP against time"]
     )
+
+
+def test_plots_tell_machines_and_what_was_predicted_apart() -> None:
+    other = [{**row, "machine": "Some GPU"} for row in ROWS]
+    drawn = plots.all_plots(lines([*ROWS, *other]))
+    for machine in ("Some CPU, 2 cores", "Some GPU"):
+        assert f"80, 37.1 (AP and time, {machine})" in drawn["AP against time"]
+        assert f"AP and predicted memory, {machine}" in drawn["AP against training memory"]
+        assert f"FCOS_R_50_5l_2x fp32 ({machine})" in drawn["Where the time goes"]
+    assert "published AP and memory" in drawn["AP against training memory"]
+    measured = plots.all_plots(lines([memory("FCOS_R_50_5l_2x", 3.06, 3.2)]))
+    assert "3.2, 37.1 (published AP, measured memory of" in measured["AP against training memory"]
 
 
 def test_there_is_no_plot_of_nothing() -> None:
