@@ -64,6 +64,13 @@ def test_the_centreness_free_system_looks_at_squares():
     assert view == SquareView(1025, (0.8, 1.0))
 
 
+@pytest.mark.parametrize("pattern", ["FCOS_MM_HRNet_*", "FCOS_syncbn_bs32_*"])
+def test_four_images_share_an_orientation_where_a_gpu_had_four(pattern):
+    """OpenMMLab's `4x4` is 4 GPUs of 4 images; the original FCOS trains on 8 GPUs."""
+    for name in zoo.names(pattern):
+        assert zoo.card(name).config["data"]["group"] == 4
+
+
 def test_torchvision_trains_in_half_precision():
     assert zoo.card("FCOS_TV_R_50").config["solver"]["precision"] == "fp16"  # --amp
 
