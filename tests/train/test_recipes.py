@@ -6,6 +6,7 @@ import pytest
 import zoo
 from fcos.data.transforms import HorizontalFlip, ResizeShortestSide, SquareView
 from fcos.train.solver import make_optimizer
+from zoo.card import CONFIGS
 from zoo.recipe import largest_size, schedule, transforms
 
 
@@ -69,6 +70,13 @@ def test_four_images_share_an_orientation_where_a_gpu_had_four(pattern):
     """OpenMMLab's `4x4` is 4 GPUs of 4 images; the original FCOS trains on 8 GPUs."""
     for name in zoo.names(pattern):
         assert zoo.card(name).config["data"]["group"] == 4
+
+
+def test_openmmlabs_resnext_starts_from_openmmlabs_weights():
+    # open-mmlab://resnext101_64x4d
+    name = zoo.card("FCOS_MM_X_101_64x4d_ms_2x").config["imagenet"]
+    facts = (CONFIGS / "imagenet" / f"{name}.yaml").read_text()
+    assert "openmmlab.com/pretrain/third_party/resnext101_64x4d-ee2c6f71.pth" in facts
 
 
 def test_torchvision_trains_in_half_precision():
