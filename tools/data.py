@@ -117,7 +117,8 @@ def _show(console: Console, name: str, images: Path, report: Report) -> None:
         table.add_row(kind, f"{len(names):,}", outcome, told, style=STYLES.get(outcome))
     if findings:
         console.print(table)
-    console.print("training takes it" if report.ok else "[red]training refuses it[/]")
+    remedy = "mend it, or pass over unreadable and missing images with data.skip_unreadable=true"
+    console.print("training takes it" if report.ok else f"[red]training refuses it:[/] {remedy}")
 
 
 def _short(finding: Finding) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -19,6 +20,14 @@ def test_the_same_seed_draws_the_same_images(tmp_path):
     for i in range(1, 5):
         name = f"images/{i:06d}.jpg"
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_jobs_that_want_the_same_set_at_once_share_it(tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: write(tmp_path, count=5, size=64), range(4)))
+    assert set(found) == {tmp_path / "annotations.json"}
+    assert check(found[0], tmp_path / "images").ok
+    assert found[0].read_bytes() == write(tmp_path / "alone", count=5, size=64).read_bytes()
 
 
 def test_an_image_does_not_depend_on_how_many_are_drawn(tmp_path):
