@@ -67,6 +67,7 @@ def state(device: str) -> dict[str, Any]:
         facts["load"] = round(os.getloadavg()[0], 2)
     facts["cpu_mhz"] = _cpu_mhz()
     facts["cpu_celsius"] = _cpu_celsius()
+    facts["cpu_throttles"] = _cpu_throttles()
     if device.startswith("cuda"):
         gpu = gpu_state()
         facts["gpu_celsius"] = gpu.get("temperature.gpu")
@@ -134,6 +135,12 @@ def _cpu_mhz() -> float | None:
 def _cpu_celsius() -> float | None:
     zones = [_read(path) for path in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
     return max((int(zone) / 1000 for zone in zones if zone and zone.isdigit()), default=None)
+
+
+def _cpu_throttles(folder: Path = Path("/sys/devices/system/cpu")) -> int | None:
+    """How often any core was slowed down for its heat since the machine started."""
+    counts = [_read(path) for path in folder.glob("cpu*/thermal_throttle/core_throttle_count")]
+    return sum(map(int, filter(None, counts))) if counts else None
 
 
 def _own_gpu() -> str:

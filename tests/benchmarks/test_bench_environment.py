@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks import environment
@@ -24,6 +26,15 @@ def test_nvidia_smi_is_read_and_what_it_does_not_know_left_out() -> None:
     assert facts["pstate"] == "P0"
     assert "clocks_throttle_reasons.active" not in facts
     assert environment.throttled(facts) is None
+
+
+def test_cores_slowed_by_heat_are_counted_where_the_system_does(tmp_path: Path) -> None:
+    assert environment._cpu_throttles(tmp_path) is None
+    for core, count in enumerate("52"):
+        folder = tmp_path / f"cpu{core}" / "thermal_throttle"
+        folder.mkdir(parents=True)
+        (folder / "core_throttle_count").write_text(f"{count}\n")
+    assert environment._cpu_throttles(tmp_path) == 7
 
 
 @pytest.mark.parametrize(
