@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.layers import ConvNorm, NormKind, constant_norm
+from backbones.layers import ConvNorm, DeformConv2d, NormKind, constant_norm
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -76,6 +76,8 @@ class ResNet(nn.Module):
             published models.
         stride_in_1x1: True for the MSRA weights, False for the ResNeXt and torchvision ones.
         deformable: modulated deformable 3x3 convolutions in stages 2 to 5 (res2 to res5).
+        zero_offsets: these begin as plain convolutions (detectron2, OpenMMLab), otherwise with
+            offsets of random weights (the original FCOS).
         norm, norm_eps: see `layers.make_norm`; `eps` 0 is maskrcnn-benchmark's frozen norm.
         frozen_stages: how many of (stem, res2, res3, ...) are not trained; their norms are
             constant too.
@@ -90,6 +92,7 @@ class ResNet(nn.Module):
         width_per_group: int = 64,
         stride_in_1x1: bool = True,
         deformable: Sequence[bool] = (False, False, False, False),
+        zero_offsets: bool = True,
         norm: NormKind = "frozen_bn",
         norm_eps: float = 1e-5,
         frozen_stages: int = 2,
@@ -128,6 +131,9 @@ class ResNet(nn.Module):
                 )
                 in_channels = out_channels
             self.stages.append(nn.Sequential(*layers))
+        for module in self.modules():
+            if isinstance(module, DeformConv2d) and not zero_offsets:
+                nn.init.kaiming_uniform_(module.offset.weight, a=1)
         for module in [self.stem, *self.stages][:frozen_stages]:
             module.requires_grad_(False)
 

@@ -63,7 +63,11 @@ def map_size(level: Level) -> tuple[int, int]:
 
 
 class TowerLayer(nn.Module):
-    """3x3 convolution, norm, ReLU. Batch norms keep one set of statistics a level."""
+    """3x3 convolution, norm, ReLU. Batch norms keep one set of statistics a level.
+
+    A deformable one keeps torch's initialisation, as in the original FCOS and OpenMMLab; the weights
+    of AdelaiDet's are wider by the root of six, a scale that the norm behind them takes out.
+    """
 
     def __init__(
         self, channels: int, levels: int, norm: HeadNorm, bias: bool, deformable: bool
@@ -71,7 +75,8 @@ class TowerLayer(nn.Module):
         super().__init__()
         conv = DeformConv2d if deformable else nn.Conv2d
         self.conv = conv(channels, channels, 3, padding=1, bias=bias)
-        nn.init.normal_(self.conv.weight, std=0.01)
+        if not deformable:
+            nn.init.normal_(self.conv.weight, std=0.01)
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
         self.norm: nn.Module
@@ -123,6 +128,8 @@ class Head(nn.Module):
         norm: of the tower layers: "gn" (32 groups), a batch norm of `backbones.layers`, or "none".
         tower_bias: of the towers' convolutions.
         deformable_last: the towers' last convolution is deformable.
+        zero_offsets: it begins as a plain convolution (OpenMMLab), otherwise with offsets of small
+            random weights.
         quality_on: which tower predicts the quality ("box" or "class"), or None for no such branch.
         box: "relu" predicts distances in strides, rectified; "exp" their exponential in pixels.
         box_scales: a learned factor a level on the box prediction.
@@ -140,6 +147,7 @@ class Head(nn.Module):
         norm: HeadNorm = "gn",
         tower_bias: bool = True,
         deformable_last: bool = False,
+        zero_offsets: bool = False,
         quality_on: Literal["box", "class"] | None = "box",
         box: Literal["relu", "exp"] = "relu",
         box_scales: bool = True,
@@ -153,6 +161,9 @@ class Head(nn.Module):
         self.shared_tower = Tower(shared_depth, *layers)
         self.cls_tower = Tower(tower_depth, *layers)
         self.box_tower = Tower(tower_depth, *layers)
+        for module in self.modules():
+            if isinstance(module, DeformConv2d) and not zero_offsets:
+                nn.init.normal_(module.offset.weight, std=0.01)
         self.cls_logits = self._predictor(channels, num_classes, -math.log(1 / prior - 1))
         # Distances reach hundreds of pixels, and bf16 has eight bits: they are made in float32.
         self.box_pred = self._predictor(channels, 4, conv=Float32Conv2d)
