@@ -65,8 +65,8 @@ def map_size(level: Level) -> tuple[int, int]:
 class TowerLayer(nn.Module):
     """3x3 convolution, norm, ReLU. Batch norms keep one set of statistics a level.
 
-    A deformable one keeps torch's initialisation, as in the original FCOS and OpenMMLab; the weights
-    of AdelaiDet's are wider by the root of six, a scale that the norm behind them takes out.
+    A deformable one keeps torch's initialisation, as in the original FCOS and OpenMMLab. AdelaiDet
+    draws from a range wider by the root of six, a scale that the norm behind it takes out.
     """
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -20,13 +21,19 @@ class Pyramid(Protocol):
     def __call__(self, features: list[Tensor]) -> list[Tensor]: ...
 
 
-def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
+Init = Literal["caffe2", "torch"]
+
+
+def _conv(
+    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, *, init: Init
+) -> nn.Conv2d:
     conv = nn.Conv2d(
         in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2
     )
-    nn.init.kaiming_uniform_(conv.weight, a=1)
-    assert conv.bias is not None
-    nn.init.zeros_(conv.bias)
+    if init == "caffe2":
+        nn.init.kaiming_uniform_(conv.weight, a=1)
+        assert conv.bias is not None
+        nn.init.zeros_(conv.bias)
     return conv
 
 
@@ -43,6 +50,7 @@ class FPN(nn.Module):
             maps have sizes 2n - 1).
         rectify_extra: the first extra level passes a ReLU before the head sees it, not only before
             the next level (an in-place ReLU in the centre-ness-free system's code).
+        init: of the convolutions, "caffe2" (its XavierFill, biases zero) or as "torch" does.
     """
 
     def __init__(
@@ -55,8 +63,10 @@ class FPN(nn.Module):
         extra_levels: int = 2,
         upsample: Literal["nearest", "bilinear"] = "nearest",
         rectify_extra: bool = False,
+        init: Init = "caffe2",
     ) -> None:
         super().__init__()
+        conv = partial(_conv, init=init)
         extra_levels = extra_levels if extra_from else 0
         self.channels = channels
         self.strides = (
@@ -66,11 +76,11 @@ class FPN(nn.Module):
         self.extra_from = extra_from
         self.upsample = upsample
         self.rectify_extra = rectify_extra
-        self.lateral = nn.ModuleList(_conv(c, channels, 1) for c in in_channels)
-        self.output = nn.ModuleList(_conv(channels, channels, 3) for _ in in_channels)
+        self.lateral = nn.ModuleList(conv(c, channels, 1) for c in in_channels)
+        self.output = nn.ModuleList(conv(channels, channels, 3) for _ in in_channels)
         sources = [in_channels[-1] if extra_from == "c5" else channels] + [channels] * extra_levels
         self.extra = nn.ModuleList(
-            _conv(source, channels, 3, stride=2) for source in sources[:extra_levels]
+            conv(source, channels, 3, stride=2) for source in sources[:extra_levels]
         )
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
@@ -106,6 +116,7 @@ class HRFPN(nn.Module):
         levels: how many.
         conv_stride: stride of the levels' convolutions: 2 starts the pyramid at stride 8 (`5l`),
             1 at stride 4 (`6l`).
+        init: as in `FPN`; HRNet-FCOS leaves it to torch.
     """
 
     def __init__(
@@ -116,13 +127,15 @@ class HRFPN(nn.Module):
         *,
         levels: int = 5,
         conv_stride: Literal[1, 2] = 2,
+        init: Init = "torch",
     ) -> None:
         super().__init__()
+        conv = partial(_conv, init=init)
         self.channels = channels
         self.strides = tuple(in_strides[0] * conv_stride * 2**level for level in range(levels))
-        self.reduction = _conv(sum(in_channels), channels, 1)
+        self.reduction = conv(sum(in_channels), channels, 1)
         self.output = nn.ModuleList(
-            _conv(channels, channels, 3, stride=conv_stride) for _ in range(levels)
+            conv(channels, channels, 3, stride=conv_stride) for _ in range(levels)
         )
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:

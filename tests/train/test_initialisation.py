@@ -39,3 +39,22 @@ def test_deformable_towers_keep_their_own_initialisation():
         bound = 1 / math.sqrt(layer.weight[0].numel())
         assert float(layer.weight.detach().abs().max()) == pytest.approx(bound, rel=0.01)
         assert not torch.any(layer.bias)
+
+
+@pytest.mark.parametrize(
+    ("entry", "caffe2"),
+    [
+        ("FCOS_imprv_R_50_FPN_1x", True),  # conv_with_kaiming_uniform
+        ("FCOS_R_50_5l_2x", True),  # HRNet-FCOS, with the pyramid of the original
+        ("FCOS_MM_HRNet_W18_1x", True),  # caffe2_xavier_init
+        ("FCOS_HRNet_W18_5l_2x", False),  # HRFPN.init_weights is never called
+        ("FCOS_R_50_noctr_2x", False),  # detector.py draws the head alone
+    ],
+)
+def test_pyramids_begin_as_each_system_left_them(entry, caffe2):
+    for layer in zoo.build(entry).pyramid.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            fan_in = layer.weight[0].numel()
+            bound = math.sqrt((3 if caffe2 else 1) / fan_in)
+            assert float(layer.weight.detach().abs().max()) == pytest.approx(bound, rel=0.01)
+            assert bool(layer.bias.any()) is not caffe2
