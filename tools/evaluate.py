@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     add("name", help="an entry, see `fcos-zoo list`")
     add("--dataset", type=Path, nargs=2, metavar=("ANNOTATIONS", "IMAGES"),
         help="COCO-format; default: the 31 embedded images of val2017")  # fmt: skip
-    add("--weights", type=Path, help="a checkpoint instead of the published one")
+    add("--weights", help="a path or address instead of the published file")
     add("--limit", type=int, help="the first images alone")
     add("--batch", type=int, default=1, help="images at a time (%(default)s)")
     add("--device", help="cpu or cuda; default: cuda where there is one")

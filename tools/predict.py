@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("images", nargs="+", help="images, folders or globs")
     parser.add_argument("--out", type=Path, default=Path("outputs/predict"), help="folder to write")
     parser.add_argument("--score-threshold", type=float, default=0.3)
-    parser.add_argument("--weights", type=Path, help="a checkpoint instead of the published one")
+    parser.add_argument("--weights", help="a path or address instead of the published file")
     parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
     options = parser.parse_args(arguments)
