@@ -20,6 +20,7 @@ from rich.console import Console
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import zoo
+from backbones.layers import EvalBatchNorm2d
 from fcos import Detector
 from fcos.data.dataset import DetectionDataset
 from fcos.data.loader import Batch, Loader
@@ -98,7 +99,8 @@ def train(card: zoo.Card, config: Config, device: torch.device, resume: bool) ->
         f"{solver['batch']} on {distributed.world()} x {device.type} in "
         f"{trainer.accumulate} parts, from iteration {trainer.iteration} in {folder}"
     )
-    if trainer.accumulate > 1 and any(isinstance(m, _BatchNorm) for m in detector.modules()):
+    norms = [m for m in detector.modules() if isinstance(m, _BatchNorm)]
+    if trainer.accumulate > 1 and not all(isinstance(m, EvalBatchNorm2d) for m in norms):
         say("batch norms take their statistics over one part at a time")
     if distributed.rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
