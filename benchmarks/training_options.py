@@ -43,9 +43,9 @@ from fcos.train.log import read
 HEADER = """\
 # What each option of training does
 
-Every row is a run of `fcos-zoo train` in a process of its own, from the same weights and on the same
-batches; `python -m benchmarks.training_options` says more and made this page. "Times as fast" is the
-median (and range) over rounds that take turns.
+Every row is a run of `fcos-zoo train` in a process of its own, from the same weights and on the
+same batches; `python -m benchmarks.training_options` says more and made this page. "Times as fast"
+is the median (and range) over rounds that take turns.
 
 ![Loss by step, and its distance from that of plain fp32](training_options.png)
 """
