@@ -232,7 +232,16 @@ class ConvNorm(nn.Module):
             return self.conv._conv_forward(x, *self._fold())
         if self.norm.training or torch.is_grad_enabled():
             return self.norm(self.conv(x))
+        if torch.compiler.is_compiling():  # a graph cannot look at versions: see `fold`
+            if self._folded is None:
+                return self.norm(self.conv(x))
+            return self.conv._conv_forward(x, *self._folded[1:])
         return self.conv._conv_forward(x, *self._kept_fold())
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Fold the norm now, for code that is compiled after this and then takes it as it is."""
+        self._kept_fold()
 
     @property
     def trains_folded(self) -> bool:

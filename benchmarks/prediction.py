@@ -131,6 +131,6 @@ def _step(
         levels = detector.network(batch)
         assigned = detector.assign(detector.points(levels, batch), boxes)
         losses = detector.loss(levels, assigned)
-    optimizer.zero_grad(set_to_none=True)
     torch.stack(list(losses.values())).sum().backward()
     optimizer.step()
+    optimizer.zero_grad()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import zoo
+from backbones.layers import ConvNorm
 from benchmarks import peers, pictures, synthetic
 from benchmarks.cell import Cell
 from fcos import Detector
@@ -68,7 +69,12 @@ def stages(detector: Detector, compiled: bool = False) -> dict[str, Stage]:
     preprocess: pictures (3, H, W) uint8 on the host -> a resized, normalised, padded batch on the
     device; network: -> levels; decode: -> boxes of each picture in its own pixels.
     """
-    network = torch.compile(detector.network, dynamic=True) if compiled else detector.network
+    network = detector.network
+    if compiled:
+        for layer in detector.modules():
+            if isinstance(layer, ConvNorm):
+                layer.fold()
+        network = torch.compile(network, dynamic=True)
 
     def run_network(prepared: Any) -> Any:
         return network(prepared[0]), prepared

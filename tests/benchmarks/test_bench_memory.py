@@ -66,9 +66,9 @@ def test_the_prediction_is_what_a_real_step_takes() -> None:
     with tracker:
         for _ in range(2):
             losses = detector(images, targets)
-            optimizer.zero_grad(set_to_none=True)
             torch.stack(list(losses.values())).sum().backward()
             optimizer.step()
+            optimizer.zero_grad()
     assert predicted == pytest.approx(tracker.peak / 2**30, rel=0.02)
 
 

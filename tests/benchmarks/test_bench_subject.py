@@ -53,8 +53,10 @@ def test_random_weights_give_decoding_as_much_to_do_as_trained_ones(
 def test_a_compiled_network_gives_what_the_plain_one_does(
     photos: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Traced and not turned into machine code, which takes long and needs a C++ compiler.
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    # In one graph, traced and not turned into machine code, which takes long and needs a compiler.
+    monkeypatch.setattr(
+        torch, "compile", functools.partial(torch.compile, backend="eager", fullgraph=True)
+    )
     detector = subject.detector_of(Cell("FCOS_shapes_tiny", "latency", size=(96, 160)), photos)
     plain, compiled = subject.stages(detector), subject.stages(detector, compiled=True)
     with torch.inference_mode():
