@@ -113,5 +113,14 @@ def read(paths: Iterable[str | Path]) -> list[Row]:
 
 
 def newest(rows: Sequence[Row]) -> list[Row]:
-    """Of each cell on each machine the last row written."""
-    return list({(row["key"], row["machine"]): row for row in rows}.values())
+    """Of each cell on each machine the last row written; one that measured stands against later
+    ones that did not, if they are of the same code."""
+    found: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        place = row["key"], row["machine"]
+        before = found.get(place)
+        hides = before is not None and before["status"] == "measured" != row["status"]
+        if before and hides and before["environment"]["code"] == row["environment"]["code"]:
+            continue
+        found[place] = row
+    return list(found.values())

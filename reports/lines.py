@@ -11,7 +11,7 @@ import zoo
 Row = Mapping[str, Any]
 
 # What tells one line of an entry from another.
-SETTINGS = ("precision", "layout", "compiled", "size", "weights")
+SETTINGS = ("precision", "layout", "compiled", "size", "threads", "weights")
 # Metrics that know few settings or none: each line of the entry has them.
 STATIC = ("params", "flops", "training_memory")
 
@@ -50,6 +50,17 @@ class Line:
         return self.how == "fp32" and not self.settings.get("size")
 
     @property
+    def of_user(self) -> bool:
+        """Whether it was measured with a file of the user's, not with the published weights."""
+        return str(self.settings.get("weights")).startswith("file@")
+
+    def keep(self, row: Row) -> None:
+        """Take a row, unless the one that is there stands better for its metric."""
+        metric = row["cell"]["metric"]
+        if metric not in self.results or _worth(row) >= _worth(self.results[metric]):
+            self.results[metric] = row
+
+    @property
     def published(self) -> Mapping[str, Any]:
         """The entry's published figures; none for a peer that the zoo does not know."""
         try:
@@ -82,13 +93,15 @@ def lines(rows: Iterable[Row]) -> list[Line]:
         if cell["metric"] in STATIC:
             static.append(row)
             continue
-        settings = {name: _plain(cell[name]) for name in SETTINGS}
+        settings = {name: _setting(row, name) for name in SETTINGS}
         place = (row["machine"], cell["entry"], *settings.values())
         line = found.setdefault(place, Line(row["machine"], cell["entry"], settings))
         if cell["metric"] == "throughput":
             line.sweeps.append(row)
             row = max(line.sweeps, key=lambda row: row["values"].get("images_per_second", 0.0))
-        line.results[cell["metric"]] = row
+            line.results["throughput"] = row
+        else:
+            line.keep(row)
     # Training memory first: it may add lines, which parameters and GFLOPs then belong to as well.
     for row in sorted(static, key=lambda row: row["cell"]["metric"] != "training_memory"):
         _spread(row, found)
@@ -113,5 +126,32 @@ def _spread(row: Row, found: dict[tuple[Any, ...], Line]) -> None:
         line.results[cell["metric"]] = row
 
 
-def _plain(value: Any) -> Any:
+def threads(line: Line, among: Iterable[Line]) -> str:
+    """A line's threads, where another of its entry and machine has other ones."""
+    counts = {
+        other.settings.get("threads")
+        for other in among
+        if (other.machine, other.entry) == (line.machine, line.entry)
+    } - {None}
+    own = line.settings.get("threads")
+    return f"{own} thread{'s' if own > 1 else ''}" if own and len(counts) > 1 else ""
+
+
+def source(row: Row) -> str:
+    """Where the weights came from: "published", "file", "random" or "peer"."""
+    return str(row["cell"]["weights"]).partition("@")[0]
+
+
+def _worth(row: Row) -> tuple[bool, ...]:
+    """How well a row stands for its metric beside others of it, of which the last counts: a figure
+    before none, AP of all val2017 before that of less, a user's own weights after all others."""
+    measured = row["status"] == "measured"
+    whole = measured and row["values"].get("split") == "val2017"
+    return measured, source(row) != "file", whole, source(row) == "published"
+
+
+def _setting(row: Row, name: str) -> Any:
+    value = row["cell"][name]
+    if name == "threads" and value is None:  # torch's own choice
+        return row["environment"].get("threads")
     return tuple(value) if isinstance(value, list) else value

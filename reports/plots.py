@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 from matplotlib.transforms import Bbox
 
-from reports.lines import Line, Row
+from reports.lines import Line, Row, threads
 from reports.regenerated import GPUS
 from zoo import published
 
@@ -87,7 +87,7 @@ def _ap_against(
 ) -> str:
     """A series of what was published, and two for each machine: with its own AP, and, where it
     measured none, with the published one."""
-    lines = [line for line in lines if line.as_published]
+    lines = [line for line in lines if line.as_published and not line.of_user]
     series = {
         f"published AP and {what}": _points(lines, published, lambda ln: ln.published.get("ap"))
     }
@@ -293,7 +293,7 @@ def _names(lines: Sequence[Line]) -> list[str]:
     names = []
     for line in lines:
         size = line.settings.get("size")
-        words = [line.entry, line.how, f"{size[0]}/{size[1]}" if size else ""]
+        words = [line.entry, line.how, f"{size[0]}/{size[1]}" if size else "", threads(line, lines)]
         names.append(" ".join(filter(None, [*words, f"({line.machine})" if several else ""])))
     return names
 

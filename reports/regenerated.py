@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas
 
-from reports.lines import STATIC, Line, lines
-from reports.tables import Notes, circumstances, markdown, reason, training_gb
+from reports.lines import STATIC, Line, lines, source
+from reports.tables import OWN_WEIGHTS, Notes, circumstances, markdown, reason, training_gb
 from zoo import published
 from zoo.published import Cell, Column, Row, Table
 
@@ -98,10 +98,10 @@ def all_tables(
     by_machine: dict[str, dict[str, Line]] = {}
     for line in lines(rows):
         found = by_machine.setdefault(line.machine, {})
-        if line.as_published:
-            found[line.entry] = line
-        else:
-            found.setdefault(line.entry, _static(line))
+        mine = found.setdefault(line.entry, Line(line.machine, line.entry, {}))
+        for row in line.results.values():
+            if line.as_published or _static(row):
+                mine.keep(row)
     return [
         regenerate(table, found, machine)
         for machine, found in by_machine.items()
@@ -109,14 +109,9 @@ def all_tables(
     ]
 
 
-def _static(line: Line) -> Line:
-    """What of a line the settings do not touch in which it was not measured as published."""
-    kept = {
-        metric: row
-        for metric, row in line.results.items()
-        if metric in STATIC and row["cell"]["precision"] == "fp32"
-    }
-    return Line(line.machine, line.entry, {}, kept)
+def _static(row: Mapping[str, Any]) -> bool:
+    """Whether it stays the same in settings other than the published ones."""
+    return row["cell"]["metric"] in STATIC and row["cell"]["precision"] == "fp32"
 
 
 def page(rows: Sequence[Mapping[str, Any]], tables: Sequence[Table] | None = None) -> str:
@@ -169,6 +164,8 @@ def measured(table: Table, column: Column, row: Row, line: Line | None) -> tuple
         return None, "not measured in this run"
     if result["status"] != "measured":
         return None, reason(result)
+    if source(result) == "file":
+        return None, f"measured with {OWN_WEIGHTS} alone"
     values = result["values"]
     if measure.metric == "ap" and values["split"] != "val2017":
         return None, f"measured on {values['split']} alone"

@@ -10,9 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from reports.captions import captions
-from reports.lines import Line, Row, lines
+from reports.lines import Line, Row, lines, source, threads
 
 WIDE = 190  # characters that the whole table takes
+OWN_WEIGHTS = "weights of a file of the user's"
 
 
 class Notes:
@@ -76,15 +77,22 @@ def grid(rows: Sequence[Row], brief: bool = False) -> tuple[list[str], list[list
         headings += [column.heading, "published"] if column.published else [column.heading]
     cells = []
     for line in table:
-        random = any(row["values"].get("weights") == "random" for row in line.results.values())
-        mark = notes.mark("random weights: speed and memory only") if random else ""
-        texts = [f"{line.entry} {mark}".strip(), line.how]
+        note = _weights_note(line)
+        mark = notes.mark(note) if note else ""
+        texts = [f"{line.entry} {mark}".strip(), f"{line.how} {threads(line, table)}".strip()]
         for column in columns:
             texts.append(_cell(column, line, notes))
             if column.published:
                 texts.append(_published(column, line))
         cells.append(texts)
     return headings, cells, notes.texts
+
+
+def _weights_note(line: Line) -> str:
+    rows = line.results.values()
+    if any(row["values"].get("weights") == "random" for row in rows):
+        return "random weights: speed and memory only"
+    return OWN_WEIGHTS if line.of_user else ""
 
 
 def _cell(column: Column, line: Line, notes: Notes) -> str:
@@ -170,7 +178,8 @@ def ap_note(row: Row) -> str:
     values, size = row["values"], row["cell"]["size"]
     reduced = f" at {size[0]}/{size[1]}" if size else ""
     if values["split"] == "val2017" and not size:
-        return "AP on the 5,000 images of val2017, as published"
+        as_published = ", as published" if source(row) == "published" else ""
+        return f"AP on the 5,000 images of val2017{as_published}"
     where = f"{values['images']} images of {values['split']}{reduced}"
     return f"AP on {where}, not on val2017 as published"
 

@@ -71,6 +71,12 @@ def test_the_newest_row_of_a_cell_and_machine_counts(tmp_path: Path) -> None:
     assert store.newest(rows) == [rows[2], rows[1], rows[3]]
 
 
+def test_a_later_row_without_figures_hides_a_measured_one_of_other_code_alone() -> None:
+    rows = [row("A"), row("A", "missing")]
+    assert store.newest(rows) == [rows[0]]
+    assert store.newest([*rows, row("A", "missing", code="new")])[0]["status"] == "missing"
+
+
 def test_where_files_lie_makes_no_other_cell_but_their_content_does() -> None:
     def cell(path: str, digest: str) -> Cell:
         dataset = Dataset(path, path, "set", digest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from rows import ap, flops, latency, memory, row
+from rows import OWN, ap, flops, latency, memory, row
 
 from reports import regenerated
 from reports.lines import lines
@@ -77,3 +77,26 @@ def test_units_are_those_of_the_table() -> None:
     seconds = next((c for t in tables for c in t.columns if c.key == "time_s"), None)
     assert seconds is None or regenerated.MEASURES["time_s"].figure({"median": 70.0}) == 0.07
     assert regenerated.MEASURES["fps"].figure({"median": 20.0}) == 50.0
+
+
+def test_a_later_run_on_few_images_does_not_hide_the_ap_of_val2017() -> None:
+    rows = [ap(ENTRY), ap(ENTRY, "2 images of val2017", 2, limit=2)]
+    for order in (rows, rows[::-1]):
+        [again] = regenerated.all_tables(order, [TABLE])
+        assert again.cells[0][13:15] == ["37.1", "1.000"]
+
+
+def test_threads_and_weights_do_not_hide_each_other_s_figures() -> None:
+    rows = [latency(ENTRY, 71.0), ap(ENTRY, threads=1), latency(ENTRY, 142.0, threads=2)]
+    [again] = regenerated.all_tables([*rows, latency(ENTRY, 9.0, "random")], [TABLE])
+    assert (again.cells[0][7], again.cells[0][13]) == ("142.0", "37.1")
+
+
+def test_a_user_s_own_weights_get_no_ratio() -> None:
+    own = [latency(ENTRY, 71.0, "file"), ap(ENTRY, weights=OWN)]
+    [again] = regenerated.all_tables(own, [TABLE])
+    assert again.notes[-1] == "measured with weights of a file of the user's alone"
+    assert again.cells[0][7:9] == again.cells[0][13:15]
+    assert again.cells[0][8] == "-"
+    [again] = regenerated.all_tables([ap(ENTRY), *own], [TABLE])
+    assert again.cells[0][14] == "1.000"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rows import ap, flops, latency, memory, row
+from rows import OWN, ap, flops, latency, memory, row
 
 from reports import tables
 
@@ -75,3 +75,18 @@ def test_the_page_names_machine_software_and_command() -> None:
     for text in ("Some CPU, 2 cores", "torch 2.9", "commit 0123456789", "`fcos-zoo bench`"):
         assert text in page
     assert f"| {ENTRY} |" in page
+
+
+def test_threads_that_differ_make_lines_of_their_own() -> None:
+    rows = [latency(ENTRY, 80, threads=1), latency(ENTRY, 50, threads=2)]
+    _, lines, _ = tables.grid(rows)
+    assert [line[1:3] for line in lines] == [["fp32 1 thread", "80.0"], ["fp32 2 threads", "50.0"]]
+    own_choice = {**latency(ENTRY, 50), "environment": {**rows[0]["environment"], "threads": 2}}
+    _, lines, _ = tables.grid([rows[1], own_choice])
+    assert [line[1] for line in lines] == ["fp32"]
+
+
+def test_a_user_s_own_weights_are_told_and_are_not_as_published() -> None:
+    named, notes = cells([latency(ENTRY, 80, "file"), ap(ENTRY, weights=OWN)])
+    assert named["entry"] == f"{ENTRY} [1]"
+    assert notes == ["weights of a file of the user's", "AP on the 5,000 images of val2017"]
