@@ -122,6 +122,27 @@ def test_a_memo_that_would_fill_the_memory_is_harmless(tmp_path: Path) -> None:
     assert read(tmp_path / "w.pkl") == {}
 
 
+def test_a_bytearray_longer_than_the_file_takes_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, made = tmp_path / "w.pkl", []
+
+    class Counted(bytearray):
+        def __init__(self, content: bytes | int) -> None:
+            made.append(content if isinstance(content, int) else len(content))
+            super().__init__(content)
+
+    monkeypatch.setattr(pickle, "bytearray", Counted, raising=False)
+    path.write_bytes(b"\x80\x05}\x96" + struct.pack("<Q", 1 << 28) + b"ab.")
+    with pytest.raises(WeightsError, match="its bytearray is longer than the file"):
+        read(path)
+    assert made == []
+    content = {"a": bytearray(b"abc"), "w": np.arange(3.0)}
+    path.write_bytes(pickle.dumps(content, protocol=5))
+    assert read(path)["a"] == b"abc"
+    np.testing.assert_array_equal(read(path)["w"], content["w"])
+
+
 def test_containers_within_containers_are_read_in_linear_time(tmp_path: Path) -> None:
     content: Any = np.ones(1)
     for _ in range(60):  # 2 ** 60 paths to the one array

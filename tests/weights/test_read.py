@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from zoo.weights import WeightsError, read
+from zoo.weights.read import UnreadableError
 
 WEIGHT = torch.arange(6, dtype=torch.float32).reshape(2, 3)
 ARRAY = WEIGHT.numpy()
@@ -118,6 +119,27 @@ def test_what_is_no_weights_file_is_named(tmp_path: Path, content: bytes, reason
     (tmp_path / "w.pth").write_bytes(content)
     with pytest.raises(WeightsError, match=f"w.pth.*{reason}"):
         read(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    "failure", [MemoryError(), OSError(5, "I/O error"), RuntimeError("unable to mmap 9 bytes")]
+)
+def test_a_failure_that_may_pass_is_told_from_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    torch.save({"w": torch.zeros(3)}, tmp_path / "w.pth")
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(UnreadableError, match=r"w\.pth cannot be read at present: .*; try again"):
+        read(tmp_path / "w.pth")
+
+
+def test_no_path_is_said_to_be_none() -> None:
+    with pytest.raises(WeightsError, match="no file is named: give the path"):
+        read("")
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import mmap
 import pickle
 import re
+import struct
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -95,8 +96,19 @@ for _home in ("builtins", "__builtin__"):
     _PLAIN |= {f"{_home}.set": set, f"{_home}.frozenset": frozenset, f"{_home}.bytes": _Encode}
 
 
+def _load_bytearray8(unpickler: Any) -> None:
+    """Python's own makes room for as many bytes as the file says, before it reads them."""
+    (size,) = struct.unpack("<Q", unpickler.read(8))
+    content = unpickler.read(size)
+    if len(content) != size:
+        raise pickle.UnpicklingError("its bytearray is longer than the file")
+    unpickler.append(bytearray(content))
+
+
 class _Unpickler(pickle._Unpickler):
     # The unpickler written in Python, since the one in C sizes its memo by what the file says.
+    dispatch: ClassVar = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _load_bytearray8}
+
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
         try:

@@ -12,6 +12,11 @@ from zoo.weights.errors import WeightsError
 from zoo.weights.pickles import STAND_INS, plain, read_pickle
 from zoo.weights.sniff import HEAD, impostor, kind
 
+
+class UnreadableError(WeightsError):
+    """Reading failed for a reason that may pass, a lack of memory, say; the file may be whole."""
+
+
 _ONE_READER = threading.Lock()
 
 
@@ -22,15 +27,18 @@ def read(path: str | Path) -> dict[str, Any]:
     pickles of numpy arrays (detectron2, Caffe2) are read. The first bytes decide, not the name.
 
     Raises:
-        WeightsError: the file is not there, is no weights file, is damaged, or holds anything but
-            tensors, arrays, numbers, strings and plain containers.
+        UnreadableError: the file is not there, or memory or the disk failed.
+        WeightsError: it is no weights file, is damaged, or holds anything but tensors, arrays,
+            numbers, strings and plain containers.
     """
+    if not str(path):
+        raise WeightsError("no file is named: give the path of the weights")
     path = Path(path)
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)
     except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror}; check the path") from error
+        raise UnreadableError(f"{path} cannot be read: {error.strerror}; check the path") from error
     if what := impostor(head):
         raise WeightsError(f"{path} is {what}: download the weights again, from another location")
     readers = {
@@ -47,6 +55,10 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         content = readers[format](path)
     except Exception as error:  # a damaged or hostile file may make a reader raise anything
+        if isinstance(error, (MemoryError, OSError)) or "unable to mmap" in str(error):
+            raise UnreadableError(
+                f"{path} cannot be read at present: {_reason(error)}; try again"
+            ) from error
         raise WeightsError(
             f"{path} ({format}) is damaged or not safe to read: {_reason(error)}; "
             "download it again, from a location that you trust"
