@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -43,8 +44,12 @@ FORMS: list[Callable[[State], Mapping[str, Any]]] = [
     lambda state: {"state_dict": state},
     with_module,
     lambda state: {"model": with_module(state)},
+    lambda state: {f"module._orig_mod.{key}": tensor for key, tensor in state.items()},
     with_solver,
     lambda state: {key: tensor.numpy() for key, tensor in state.items()},
+    lambda state: {
+        k: t.numpy().astype(t.numpy().dtype.newbyteorder(">")) for k, t in state.items()
+    },
     lambda state: {k: t for k, t in state.items() if not k.endswith(COUNTER)},
     lambda state: {k: t.half() if t.is_floating_point() else t for k, t in state.items()},
 ]
@@ -116,6 +121,77 @@ def test_every_fault_is_listed_and_nothing_is_loaded(small: Detector, published:
     assert_unchanged(small, before)
 
 
+ODD: dict[str, Callable[[Tensor], Any]] = {
+    "sparse": lambda tensor: tensor.to_sparse(),
+    "quantised": lambda tensor: torch.quantize_per_tensor(tensor, 0.01, 0, torch.qint8),
+    "meta": lambda tensor: tensor.to("meta"),
+    "bool": lambda tensor: tensor > 0,
+    "int8": lambda tensor: tensor.to(torch.int8),
+    "float8": lambda tensor: tensor.to(torch.float8_e4m3fn),
+    "complex": lambda tensor: tensor.to(torch.complex64),
+    "text": lambda tensor: np.array(["0.1"]),
+    "objects": lambda tensor: np.array([None, 1]),
+    "dtype": lambda tensor: np.dtype("f4"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("odd", ODD)
+def test_a_tensor_without_plain_values_is_named_and_nothing_is_loaded(
+    small: Detector, published: State, odd: str
+) -> None:
+    before = snapshot(small)
+    last = "rpn.head.bbox_pred.weight"
+    published[last] = ODD[odd](published.pop(last))
+    with pytest.raises(zoo.CheckpointError, match=last):
+        zoo.load_checkpoint(small, published)
+    assert_unchanged(small, before)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused(
+    small: Detector, published: State, value: float
+) -> None:
+    published[CLASSIFIER] = torch.full_like(published[CLASSIFIER], value)
+    with pytest.raises(zoo.CheckpointError, match=f": 1 not finite: {CLASSIFIER}$"):
+        zoo.load_checkpoint(small, published)
+
+
+@pytest.mark.parametrize(
+    ("content", "faults"),
+    [
+        (
+            {"conv_cls.0.weight": torch.zeros(2)},
+            ["head.scales.0", "head.box_pred.weight", "1 of another shape: conv_cls.0.weight"],
+        ),
+        (
+            {"conv_cls.0.weight": torch.zeros(2), "scale_div": torch.zeros(())},
+            ["head.scales.0", "1 unexpected: scale_div"],
+        ),
+        (
+            {
+                "bbox_head.conv_centerness.weight": torch.zeros(2),
+                "bbox_head.scales.0.scale": torch.zeros(3),
+            },
+            ["bbox_head.scales.0.scale 3 instead of 1"],
+        ),
+    ],
+)
+def test_a_checkpoint_that_needs_preparation_and_lacks_what_that_takes(
+    small: Detector, content: State, faults: list[str]
+) -> None:
+    with pytest.raises(zoo.CheckpointError) as error:
+        zoo.load_checkpoint(small, content)
+    assert all(fault in str(error.value) for fault in faults), str(error.value)
+
+
+def test_a_tensor_beside_those_of_data_parallel_training_is_unexpected(
+    small: Detector, published: State
+) -> None:
+    with pytest.raises(zoo.CheckpointError, match=r"fit .*: 1 unexpected: iteration$"):
+        zoo.load_checkpoint(small, {**with_module(published), "iteration": torch.tensor(3)})
+
+
 def test_a_tensor_stored_under_two_names_is_an_error(small: Detector, published: State) -> None:
     published["rpn.head.ctrness.bias"] = published["rpn.head.centerness.bias"]
     with pytest.raises(zoo.CheckpointError, match=r"1 unexpected: rpn\.head\.c\w+\.bias$"):
@@ -139,6 +215,7 @@ def test_weights_of_a_sibling_do_not_fit(published: State) -> None:
         ({}, "holds no state dict"),
         ({"model": {}}, "holds no state dict"),
         ({"epoch": 12}, "'epoch' is no tensor but int"),
+        ({"ema": {"w": torch.zeros(1)}}, "'ema' is no tensor but dict: give the state dict alone"),
         (
             {"roi_heads.box_predictor.cls_score.weight": torch.zeros(81, 1024)},
             r"two-stage detector \(Faster or Mask R-CNN\)",

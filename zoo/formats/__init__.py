@@ -47,6 +47,7 @@ BODIES: dict[type, Sequence[Rule]] = {
 }
 # Counters that no published system reads; detectron2 wrote them at some dates and not at others.
 COUNTER = ".num_batches_tracked"
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class CheckpointError(ValueError):
@@ -55,22 +56,20 @@ class CheckpointError(ValueError):
 
 def unwrap(content: Any) -> dict[str, Tensor]:
     """The state dict within a checkpoint: bare, or under "model" or "state_dict", with or without
-    the `module.` of data-parallel training; arrays become tensors."""
+    the `module.` of data-parallel training and the `_orig_mod.` of torch.compile; arrays become
+    tensors.
+
+    Raises:
+        CheckpointError: it is none, or a tensor of it has no plain values.
+    """
     for key in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError("the checkpoint holds no state dict: expected {key: tensor}")
-    state = {}
-    for key, value in content.items():
-        if not isinstance(key, str) or not hasattr(value, "shape"):
-            raise CheckpointError(
-                f"the checkpoint's {key!r} is no tensor but {type(value).__name__}"
-            )
-        state[key] = value if isinstance(value, Tensor) else torch.as_tensor(value)
-    if all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return state
+    state = {key: _tensor(key, value) for key, value in content.items()}
+    bare = {key.replace("_orig_mod.", "").removeprefix("module."): key for key in state}
+    return {name: state[key] for name, key in bare.items()} if len(bare) == len(state) else state
 
 
 def recognise(keys: Iterable[str]) -> ModuleType:
@@ -108,14 +107,15 @@ def load_state(detector: Detector, state: Mapping[str, Tensor]) -> None:
     """Copy a published state into a detector, all of it or nothing.
 
     Raises:
-        CheckpointError: listing every missing, unexpected and misshapen tensor.
+        CheckpointError: listing every missing, unexpected and misshapen tensor, and those whose
+            values are of another kind, such as quantised integers, or not finite.
     """
     state = prepare(state)
     names = translate(state, detector)
     _check_pixels(detector, state)
     wanted = detector.state_dict()
     ours: dict[str, Tensor] = {}
-    unexpected, misshapen = [], []
+    unexpected, misshapen, odd, infinite = [], [], [], []
     for key, name in names.items():
         if name is None or (name.endswith(COUNTER) and name not in wanted):
             continue
@@ -123,21 +123,53 @@ def load_state(detector: Detector, state: Mapping[str, Tensor]) -> None:
             unexpected.append(key)
         elif state[key].shape != wanted[name].shape:
             misshapen.append(f"{key} {_shape(state[key])} instead of {_shape(wanted[name])}")
+        elif not _alike(state[key], wanted[name]):
+            odd.append(f"{key} {state[key].dtype} instead of {wanted[name].dtype}")
+        elif not (state[key].is_meta or state[key].isfinite().all()):
+            infinite.append(key)
         else:
             ours[name] = state[key]
-    shapeless = {names[text.split(" ")[0]] for text in misshapen}
-    missing = [
-        name
-        for name in wanted
-        if name not in ours and name not in shapeless and not name.endswith(COUNTER)
-    ]
-    faults = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    arrived = set(names.values())
+    missing = [name for name in wanted if name not in arrived and not name.endswith(COUNTER)]
+    faults = {
+        "missing": missing,
+        "unexpected": unexpected,
+        "of another shape": misshapen,
+        "of another kind": odd,
+        "not finite": infinite,
+    }
     if any(faults.values()):
         lists = [f"{len(v)} {k}: {', '.join(v)}" for k, v in faults.items() if v]
         entry = detector.card.name if detector.card else "this detector"
         form = recognise(state).NAME
         raise CheckpointError(f"the {form} checkpoint does not fit {entry}: {'; '.join(lists)}")
     detector.load_state_dict(ours, strict=False)
+
+
+def _tensor(key: Any, value: Any) -> Tensor:
+    """A checkpoint's value as a tensor whose values can be copied into another."""
+    if not isinstance(key, str) or not hasattr(value, "shape"):
+        raise CheckpointError(
+            f"the checkpoint's {key!r} is no tensor but {type(value).__name__}: "
+            'give the state dict alone, {key: tensor}, bare or under "model" or "state_dict"'
+        )
+    if not isinstance(value, Tensor):
+        array = np.asarray(value)
+        try:
+            return torch.as_tensor(array.astype(array.dtype.newbyteorder("="), copy=False))
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint's {key!r} is no tensor: {error}") from None
+    if value.layout != torch.strided or value.is_quantized or value.is_nested or value.is_meta:
+        raise CheckpointError(
+            f"the checkpoint's {key!r} is a sparse, quantised, nested or meta tensor: "
+            "save its plain values"
+        )
+    return value
+
+
+def _alike(theirs: Tensor, ours: Tensor) -> bool:
+    """Whether their values mean what ours do, in whatever precision."""
+    return theirs.dtype in FLOATS if ours.is_floating_point() else not theirs.is_complex()
 
 
 def _check_pixels(detector: Detector, state: Mapping[str, Tensor]) -> None:

@@ -18,8 +18,11 @@ PREDICTORS = {"cls": "cls_logits", "reg": "box_pred", "centerness": "quality"}
 
 
 def prepare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Scales of levels as vectors of one."""
-    return {key: value.view(1) if key.endswith(".scale") else value for key, value in state.items()}
+    """Scales of levels, which are scalars there, as vectors of one."""
+    return {
+        key: value.view(1) if key.endswith(".scale") and value.dim() == 0 else value
+        for key, value in state.items()
+    }
 
 
 def rules(body: Sequence[Rule], first_stage: int) -> list[Rule]:

@@ -20,12 +20,15 @@ TLBR_TO_LTRB = [1, 0, 3, 2]
 
 
 def prepare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One scale a level, and box predictions in our order: left, top, right, bottom."""
+    """One scale a level, and box predictions in our order: left, top, right, bottom; what is not
+    there, or of another shape, stays so, for the strict comparison to name it."""
     state = dict(state)
-    for level, scale in enumerate(state.pop("scale_div").unbind()):
-        state[f"scale_div.{level}"] = scale.view(1)
+    if "scale_div" in state and state["scale_div"].dim() == 1:
+        for level, scale in enumerate(state.pop("scale_div").unbind()):
+            state[f"scale_div.{level}"] = scale.view(1)
     for key in ("conv_reg.8.weight", "conv_reg.8.bias"):
-        state[key] = state[key][TLBR_TO_LTRB]
+        if key in state and state[key].shape[:1] == (4,):
+            state[key] = state[key][TLBR_TO_LTRB]
     return state
 
 
