@@ -42,7 +42,7 @@ def describe(device: str) -> dict[str, Any]:
         "dirty": _git("status", "--porcelain", "--untracked-files=no") not in ("", None),
         "code": fingerprint(),
     }
-    if device.startswith("cuda"):
+    if device.startswith("cuda") and torch.cuda.is_available():
         gpu = gpu_state()
         facts["gpu"] = gpu.get("name") or torch.cuda.get_device_name()
         facts["driver"] = gpu.get("driver_version")

@@ -8,7 +8,8 @@ label, makes AP measurable; `parameters()`, if it is a `torch.nn.Module`, the pa
 
 from __future__ import annotations
 
-import importlib
+import hashlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -41,6 +42,20 @@ def qualified(name: str) -> str:
     return name
 
 
+def digest(entry: str) -> str:
+    """Twelve characters of an adapter's file: another one is another detector. Empty where there is
+    none, which its measurement then says."""
+    module = entry.split(":")[0]
+    _look_here(module)
+    try:
+        found = importlib.util.find_spec(module)
+    except ImportError:  # of the package that it should be in
+        return ""
+    if found is None or found.origin is None:
+        return ""
+    return hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()[:12]
+
+
 def is_peer(entry: str) -> bool:
     """Whether a cell's entry is a peer and not one of the zoo."""
     return ":" in entry
@@ -53,12 +68,16 @@ def load(entry: str, device: str, precision: str) -> Callable[[Pictures], Boxes]
         ImportError: there is no such module or function.
     """
     module, function = entry.split(":")
-    if (Path.cwd() / f"{module.split('.')[0]}.py").is_file() and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    _look_here(module)
     adapter = getattr(importlib.import_module(module), function, None)
     if adapter is None:
         raise ImportError(f"{module} has no function {function}")
     return adapter(device, precision)
+
+
+def _look_here(module: str) -> None:
+    if (Path.cwd() / f"{module.split('.')[0]}.py").is_file() and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def torchvision_fcos(device: str, precision: str) -> nn.Module:

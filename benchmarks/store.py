@@ -16,6 +16,8 @@ from benchmarks.environment import machine
 
 SCHEMA = 1
 Row = dict[str, Any]
+# Facts of the environment that make another measurement of the same cell.
+SOFTWARE = ("code", "torch", "torchvision", "cuda", "cudnn", "driver")
 
 
 def row_of(cell: Cell, outcome: Outcome, environment: dict[str, Any], command: str) -> Row:
@@ -77,14 +79,14 @@ class Store:
         return added
 
     def done(self, environment: dict[str, Any]) -> dict[str, Row]:
-        """By cell, what this machine has measured with this very code and torch."""
-        here = [environment[name] for name in ("code", "torch")]
+        """By cell, what this machine has measured with this very code and software."""
+        here = [environment.get(name) for name in SOFTWARE]
         return {
             row["key"]: row
             for row in self.rows()
             if row["status"] == "measured"
             and row["machine"] == machine(environment)
-            and [row["environment"][name] for name in ("code", "torch")] == here
+            and [row["environment"].get(name) for name in SOFTWARE] == here
         }
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -95,6 +96,9 @@ class Suite:
     def cells(self) -> list[Cell]:
         """Every cell, those of an entry together; weights are fetched and shapes drawn here."""
         cells: list[Cell] = []
+        threads = (
+            self.threads or torch.get_num_threads()
+        )  # another machine's choice is another cell
         for name in self.names():
             card = zoo.card(name)
             used = set(self.metrics) - STATIC
@@ -102,7 +106,7 @@ class Suite:
                 name,
                 "params",
                 device=self.device,
-                threads=self.threads,
+                threads=threads,
                 size=smaller(card, self.size),
                 dataset=self._dataset(card) if used else None,
                 weights=self._weights(name) if used else Weights(note="not needed"),
@@ -110,14 +114,15 @@ class Suite:
             for metric in METRICS:
                 cells += self._of_metric(common, metric) if metric in self.metrics else ()
         for name in self.peers:
+            full = peers.qualified(name)
             peer = Cell(
-                peers.qualified(name),
+                full,
                 "params",
                 device=self.device,
-                threads=self.threads,
+                threads=threads,
                 size=self.size,
                 dataset=self.dataset or pictures.embedded(),
-                weights=Weights("peer"),
+                weights=Weights("peer", digest=peers.digest(full)),
             )
             for metric in peers.METRICS:
                 cells += self._of_metric(peer, metric) if metric in self.metrics else ()

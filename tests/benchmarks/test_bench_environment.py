@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import environment
 
@@ -17,6 +18,11 @@ def test_the_environment_names_machine_and_software() -> None:
         assert facts[key]
     assert environment.machine(facts) == f"{facts['cpu']}, {facts['cores']} cores"
     assert environment.machine({**facts, "gpu": "NVIDIA H100"}) == "NVIDIA H100"
+
+
+def test_a_gpu_that_is_not_there_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "gpu" not in environment.describe("cuda")
 
 
 def test_nvidia_smi_is_read_and_what_it_does_not_know_left_out() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks.cell import Pace
+from benchmarks import environment, store
+from benchmarks.cell import Cell, Outcome, Pace
 from benchmarks.suite import Suite
 from tools import bench
 
@@ -51,3 +54,18 @@ def test_torchrun_gives_each_process_a_share_and_a_gpu(
     assert (suite().shard, suite().shards) == (3, 4)
     bench.take_gpu()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == own
+
+
+def test_a_failed_cell_does_not_end_the_other_processes_of_torchrun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failed(*_: Any) -> list[store.Row]:
+        facts = environment.describe("cpu")
+        return [store.row_of(Cell("A", "params"), Outcome("failed", reason="why"), facts, "bench")]
+
+    monkeypatch.setattr(bench, "run", failed)
+    arguments = ["--metrics", "params", "--device", "cpu", "--out", str(tmp_path / "r.jsonl")]
+    assert bench.main(arguments) == 1
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert bench.main(arguments) == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,6 +52,21 @@ def test_peers_have_short_names_and_wrong_ones_are_refused() -> None:
 def test_a_suite_measures_peers_by_what_they_have() -> None:
     wanted = Suite(peers=[OURS], metrics=["flops", "latency", "training_memory", "ap"])
     assert [one.metric for one in wanted.cells()] == ["latency", "ap"]
+
+
+def test_an_adapter_that_was_changed_is_another_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    wanted = Suite(peers=["changing:detector"], metrics=["latency"])
+    keys = set()
+    for text in ("detector = 1", "detector = 2"):
+        (tmp_path / "changing.py").write_text(text)
+        keys.add(wanted.cells()[0].key)
+    assert len(keys) == 2
+    for nowhere in ("nowhere:detector", "nowhere.at_all:detector"):
+        assert peers.digest(nowhere) == ""
 
 
 def test_torchvision_takes_pictures_and_gives_boxes(

@@ -59,11 +59,12 @@ def test_two_writers_at_once_lose_no_line(tmp_path: Path) -> None:
 
 def test_done_are_the_measured_cells_of_this_machine_code_and_torch(tmp_path: Path) -> None:
     results = Store(tmp_path / "results.jsonl")
-    for facts in ({}, {"cpu": "fast"}, {"code": "new"}, {"torch": "3"}):
+    for facts in ({}, {"cpu": "fast"}, {"code": "new"}, {"torch": "3"}, {"driver": "580"}):
         results.append(row("A", **facts))
     results.append(row("B", "timed out"))
     assert list(results.done(FACTS)) == [row("A")["key"]]
-    assert list(results.done(FACTS | {"code": "newer"})) == []
+    for name in ("code", "torchvision", "cuda"):
+        assert list(results.done(FACTS | {name: "newer"})) == []
 
 
 def test_the_newest_row_of_a_cell_and_machine_counts(tmp_path: Path) -> None:

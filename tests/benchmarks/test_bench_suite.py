@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import zoo
 from benchmarks import run as runs
@@ -78,6 +79,13 @@ def test_a_cell_has_only_the_settings_that_matter_to_it() -> None:
     assert counts == {"params": 1, "training_memory": 2, "latency": 2, "throughput": 4, "ap": 2}
     assert by_metric["params"][0] == Cell(TINY, "params")
     assert by_metric["latency"][0].size == (64, 96)
+
+
+def test_torch_s_own_choice_of_threads_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = Suite([TINY], peers=["torchvision"], metrics=["latency"])
+    for count in (1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
+        assert [cell.threads for cell in wanted.cells()] == [count, count]
 
 
 def test_a_test_size_is_only_made_smaller() -> None:
