@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
 from contextlib import suppress
 from difflib import SequenceMatcher
 from pathlib import Path
+from urllib.parse import unquote
 
 from rich.progress import Progress
 
@@ -55,7 +57,7 @@ def fetch_weights(entry: Card, progress: Progress | None = None) -> Path:
 
 
 def fetch_address(url: str) -> Path:
-    """A user's own file in the cache, kept there under its whole address.
+    """A user's own file in the cache, kept there under its name and a hash of its whole address.
 
     Args:
         url: `hf://owner/repo[@revision]/file` or `http(s)://...`.
@@ -63,7 +65,13 @@ def fetch_address(url: str) -> Path:
     Raises:
         WeightsError: it could not be fetched; a line for each attempt.
     """
-    return fetch(re.sub(r"[^\w.@-]+", "--", url.partition("://")[2]), [Location(url)])
+    name = re.split("[?#]", url.partition("://")[2])[0].rpartition("/")[2]
+    stem, suffix = os.path.splitext(re.sub(r"[^\w.-]+", "-", unquote(name)))
+    of_address = hashlib.sha256(url.encode()).hexdigest()[:12]
+    # The digits that end this name are no hash of the file, though those of its own may be.
+    place = Location(url, sha256=Location(url).digest or "")
+    stem = stem.lstrip(".")[:100] or "weights"
+    return fetch(f"{stem}-{of_address}{suffix[:20]}", [place])
 
 
 def nearest(name: str) -> str:

@@ -11,14 +11,16 @@ import json
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from fcos import Detector
+from zoo.formats import CheckpointError
 from zoo.weights import Location, cache
 
 VERSION = "1"  # of the keys and of what they mean: a change makes older files stale
@@ -34,13 +36,14 @@ def load(detector: Detector, source: Path) -> bool:
     """
     path = _place(detector, source)
     try:
+        facts = _facts(detector, source)
         if not cache.whole(path, [Location(str(path), sha256="")]):
             return False
         with safe_open(path, "pt") as file:
-            if file.metadata() != _facts(detector, source):
+            if file.metadata() != facts:
                 return False
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        state = in_order(state, _facts(detector, source))
+        state = in_order(state, facts)
         detector.load_state_dict(state, assign=True)
     except (OSError, SafetensorError, RuntimeError):
         return False
@@ -56,7 +59,7 @@ def keep(detector: Detector, source: Path) -> None:
     part = cache.beside(path, ".part")
     with (
         suppress(OSError, SafetensorError, Timeout),
-        FileLock(path.with_name(f".{path.name}.lock"), timeout=0),
+        cache.lock(path).acquire(timeout=0),
     ):
         try:
             state = {key: _channels_last(value) for key, value in detector.state_dict().items()}
@@ -99,14 +102,29 @@ def metadata(path: Path) -> dict[str, str]:
         return {}
 
 
-def classes(facts: dict[str, str]) -> list[str] | None:
-    """The class names in a file's metadata."""
-    return json.loads(facts["classes"]) if "fcos_zoo" in facts else None
+def classes(facts: dict[str, str]) -> Any:
+    """What a file's metadata gives as its class names, to be `checked`; None if nothing."""
+    if "fcos_zoo" not in facts or "classes" not in facts:
+        return None
+    try:
+        return json.loads(facts["classes"])
+    except json.JSONDecodeError:
+        return facts["classes"]
+
+
+def checked(classes: Any) -> list[str]:
+    """What a file gives as its class names; CheckpointError if they are none."""
+    if not isinstance(classes, list) or not all(isinstance(each, str) for each in classes):
+        raise CheckpointError(
+            f'its "classes" are no list of names but {shorten(repr(classes), 80)}: '
+            "write the names there, or leave them out"
+        )
+    return classes
 
 
 def _facts(detector: Detector, source: Path) -> dict[str, str]:
-    digest = cache.recorded(source) or cache.sha256(source)
-    return {**describe(detector), "source_sha256": digest, "layout": LAYOUT}
+    source_sha256 = cache.known_sha256(source)
+    return {**describe(detector), "source_sha256": source_sha256, "layout": LAYOUT}
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

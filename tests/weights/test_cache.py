@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -60,3 +63,49 @@ def test_commit_replaces_and_records(folder: Path) -> None:
     assert path.read_bytes() == b"\x80\x02new"
     assert not part.exists()
     assert cache.verify(folder).bad == ()
+
+
+def test_what_is_being_fetched_is_not_removed(folder: Path) -> None:
+    with (
+        cache.lock(folder / "a.pth"),
+        pytest.raises(WeightsError, match=r"a\.pth is being fetched"),
+    ):
+        cache.remove("a.pth", folder)
+    assert (folder / "a.pth").exists()
+    assert cache.remove("a.pth", folder) > 3
+
+
+def test_a_folder_that_cannot_be_synced_is_no_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def refuse_folders(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    (folder / "a.pth.part").write_bytes(b"\x80\x02new")
+    cache.commit(folder / "a.pth.part", folder / "a.pth")
+    assert cache.verify(folder).bad == ()
+
+
+def test_a_file_without_a_record_is_hashed_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(path: Path, digest: str) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    hashed: list[Path] = []
+    sha256, path = cache.sha256, folder / "a.pth"
+    monkeypatch.setattr(cache, "record", read_only)
+    monkeypatch.setattr(cache, "sha256", lambda path: hashed.append(path) or sha256(path))
+    (folder / "a.pth.sha256").unlink()
+    anything = [Location("a.pth")]
+    for _ in range(3):
+        assert cache.whole(path, anything)
+        assert cache.known_sha256(path) == hashlib.sha256(b"\x80\x02a").hexdigest()
+    assert hashed == [path]
+    path.write_bytes(b"\x80\x02another")
+    assert cache.known_sha256(path) == hashlib.sha256(b"\x80\x02another").hexdigest()

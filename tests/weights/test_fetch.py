@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -57,15 +58,66 @@ def test_a_cached_file_that_does_not_fit_is_set_aside(server: FaultyServer, tmp_
     assert (tmp_path / "w.pth.bad").read_bytes() == OTHER
 
 
+@pytest.mark.parametrize("date", [1e9, 2e9], ids=["older", "younger"])
 def test_a_cached_file_that_changed_since_it_arrived_is_fetched_anew(
-    server: FaultyServer, tmp_path: Path
+    server: FaultyServer, tmp_path: Path, date: float
 ) -> None:
     server.add("w.pth", BODY)
     location = Location(server.url("w.pth"))  # no hash known but the one recorded
     path = fetch("w.pth", [location], cache=tmp_path)
     path.write_bytes(OTHER)
-    os.utime(path, (2e9, 2e9))
+    os.utime(path, (date, date))
     assert fetch("w.pth", [location], cache=tmp_path).read_bytes() == BODY
+
+
+def test_the_secrets_of_an_address_are_neither_told_nor_written(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    server.add("w.pth?signature=s3cret", BODY, host.drop(100_000), host.status(503))
+    address = server.url("w.pth?signature=s3cret").replace("//", "//user:s3cret@")
+    for _ in range(2):
+        with pytest.raises(WeightsError, match="could not be fetched") as refusal:
+            fetch("w.pth", [Location(address)], cache=tmp_path, retry=HASTY)
+        assert server.url("w.pth") in str(refusal.value)
+        assert "s3cret" not in str(refusal.value)
+        assert "s3cret" not in (tmp_path / "w.pth.part.json").read_text()
+    assert fetch("w.pth", [Location(address)], cache=tmp_path).read_bytes() == BODY
+    assert server.resources["w.pth?signature=s3cret"].ranges == [None] + ["bytes=100000-"] * 2
+
+
+def test_an_unfinished_file_that_is_removed_is_begun_anew(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    def remove(handler: host.Handler, resource: host.Resource) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(BODY)))
+        handler.end_headers()
+        handler.wfile.write(BODY[:100_000])
+        while not (tmp_path / "w.pth.part").exists():
+            time.sleep(0.01)
+        (tmp_path / "w.pth.part").unlink()
+        handler.wfile.write(BODY[100_000:])
+
+    resource = server.add("w.pth", BODY, remove)
+    retry = Retry(tries=2, sleep=lambda seconds: None)
+    path = fetch("w.pth", [Location(server.url("w.pth"))], cache=tmp_path, retry=retry)
+    assert path.read_bytes() == BODY
+    assert len(resource.asked) == 2
+
+
+@pytest.mark.parametrize("number", ["\u00b3", "9" * 5000])
+def test_a_number_that_is_none_is_as_if_not_said(
+    server: FaultyServer, tmp_path: Path, number: str
+) -> None:
+    server.add(
+        "w.pth",
+        BODY,
+        host.status(429, **{"Retry-After": number}),
+        lambda handler, resource: handler.answer(200, {"X-Linked-Size": number}, resource.body),
+    )
+    retry = Retry(tries=2, sleep=lambda seconds: None)
+    location = Location(server.url("w.pth"))
+    assert fetch("w.pth", [location], cache=tmp_path, retry=retry).read_bytes() == BODY
 
 
 def test_locations_are_tried_in_order_and_dead_ones_never(

@@ -67,7 +67,50 @@ def test_mirrors_of_the_environment_then_of_the_files(
     ]
 
 
-@pytest.mark.parametrize("text", ["mirrors = [", 'mirrors = "https://a.example"', "mirrors = [1]"])
+def test_a_mirror_may_be_a_folder_with_spaces_or_a_file_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = tmp_path / "our lab, new"
+    lab.mkdir()
+    for given in (str(lab), lab.as_uri()):
+        monkeypatch.setenv("FCOS_ZOO_MIRRORS", given)
+        assert mirrors() == [str(lab)]
+    monkeypatch.setenv("FCOS_ZOO_MIRRORS", f"{lab.as_uri()} https://a.example/{'w' * 300}")
+    assert mirrors() == [str(lab), f"https://a.example/{'w' * 300}"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://host/w.pth", "S3://bucket/w.pth", "file:///w.pth", "http://[::1/w.pth"],
+)
+def test_what_is_no_address_to_fetch_from_is_named(url: str) -> None:
+    with pytest.raises(WeightsError, match=r"is not an address that can be fetched|is no address"):
+        _ = Location(url).remote
+
+
+def test_the_scheme_may_be_in_capitals() -> None:
+    assert Location("HTTPS://host/w.pth").remote
+    assert Location("HF://o/n/w.pth").hub == ("o/n", "main", "w.pth")
+    assert not Location("C:\\w.pth").remote
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://user:se@cret@host/f.pth", "https://host/f.pth"),
+        ("https://host/f.pth?X-Sig=abc&e=1#x", "https://host/f.pth"),
+        ("hf://owner/name@main/f.pth", "hf://owner/name@main/f.pth"),
+        ("/mnt/what?/f@2.pth", "/mnt/what?/f@2.pth"),
+    ],
+)
+def test_an_address_is_shown_without_its_secrets(url: str, shown: str) -> None:
+    assert Location(url).shown == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["mirrors = [", 'mirrors = "https://a.example"', "mirrors = [1]", 'mirors = ["/mnt/w"]'],
+)
 def test_a_broken_configuration_is_named(text: str) -> None:
     Path("fcos-zoo.toml").write_text(text)
     with pytest.raises(WeightsError, match=r"fcos-zoo\.toml"):

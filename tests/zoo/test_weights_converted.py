@@ -47,8 +47,8 @@ def is_published(detector: torch.nn.Module, folder: Path) -> bool:
 def unread(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Paths of the published files that are read from here on."""
     seen: list[Path] = []
-    read = zoo.load.read
-    monkeypatch.setattr(zoo.load, "read", lambda path: seen.append(path) or read(path))
+    read = zoo.checkpoint.read
+    monkeypatch.setattr(zoo.checkpoint, "read", lambda path: seen.append(path) or read(path))
     return seen
 
 
@@ -109,6 +109,14 @@ def test_a_copy_of_another_file_is_made_anew(cache: Path, unread: list[Path]) ->
     assert len(unread) == 2
 
 
+def test_a_copy_is_not_taken_for_that_of_an_older_file_put_in_its_place(cache: Path) -> None:
+    zoo.get(ENTRY)
+    publish(cache, seed=1)
+    os.utime(cache / FILE, (1e9, 1e9))  # as `mv` leaves it
+    with pytest.raises(zoo.WeightsError, match="not that of the file wanted"):
+        zoo.get(ENTRY)
+
+
 @pytest.mark.parametrize("damage", ["cut", "overwritten", "another file", "of an older version"])
 def test_a_damaged_copy_is_made_anew(cache: Path, unread: list[Path], damage: str) -> None:
     zoo.get(ENTRY)
@@ -137,7 +145,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(cache: Path) -> None:
 
 
 def test_a_copy_that_another_process_writes_is_left_to_it(cache: Path) -> None:
-    with converted.FileLock(cache / f".{COPY}.lock"):
+    with files.lock(cache / COPY):
         assert is_published(zoo.get(ENTRY), cache)
         assert not (cache / COPY).exists()
     zoo.get(ENTRY)

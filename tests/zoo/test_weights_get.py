@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -162,7 +163,27 @@ def test_an_address_in_place_of_a_path(
     mirror.add("other/w.pth", resource.body[:3000])
     with pytest.raises(zoo.WeightsError, match=r"other/w.pth: .* damaged"):
         zoo.get(ENTRY, weights=mirror.url("other/w.pth"))
-    assert [path.name.split("--", 2)[2] for path in cache.glob("*.pth")] == ["mine--w.pth"]
+    assert len(list(cache.glob("w-*.pth"))) == 1
+
+
+def test_the_query_of_an_address_is_not_the_name_of_its_file(
+    mirror: FaultyServer, cache: Path, published: dict[str, torch.Tensor]
+) -> None:
+    body = saved({"model": published})
+    long, other = f"w.pth?signature={'s' * 500}", "w.pth?of=another"
+    mirror.add(long, body)
+    mirror.add(other, body[:3000])
+    assert differing(zoo.get(ENTRY, weights=mirror.url(long)), published) == []
+    with pytest.raises(zoo.WeightsError, match="damaged"):
+        zoo.get(ENTRY, weights=mirror.url(other))
+    (path,) = cache.glob("*.pth")
+    assert re.fullmatch(r"w-[0-9a-f]{12}\.pth", path.name)
+
+
+def test_a_hash_in_the_name_of_a_user_s_own_file_counts(mirror: FaultyServer, cache: Path) -> None:
+    mirror.add("w-0123abcd.pth", b"\x80\x02 another file")
+    with pytest.raises(zoo.WeightsError, match="not that of the file wanted"):
+        zoo.get(ENTRY, weights=mirror.url("w-0123abcd.pth"))
 
 
 def test_the_archive_is_tried_last_and_counts_for_nothing(

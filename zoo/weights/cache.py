@@ -1,23 +1,26 @@
 """The folder where whole, verified weights files are kept, each beside its hash.
 
 ``NAME.sha256`` holds the hash of ``NAME`` as ``sha256sum`` writes it, so that ``sha256sum -c``
-checks the folder too. ``NAME.part`` and ``NAME.part.json`` are a transfer that can be resumed,
-``NAME.hub`` is the folder of one by the Hub's client, which cannot; ``NAME.bad`` is a file that did
-not fit; none of them counts as an entry.
+checks the folder too; its modification time is the file's, so that a file put in the place of
+another, however old, is not taken for it. ``NAME.part`` and ``NAME.part.json`` are a transfer that
+can be resumed, ``NAME.hub`` is the folder of one by the Hub's client, which cannot; ``NAME.bad`` is
+a file that did not fit; none of them counts as an entry.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
 import shutil
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
+from filelock import FileLock, Timeout
 
 from zoo.weights.errors import WeightsError
 from zoo.weights.location import Location
@@ -91,16 +94,43 @@ def verify(cache: Path | None = None) -> Report:
 
 
 def remove(name: str, cache: Path | None = None) -> int:
-    """Removes a file and all that is kept beside it; returns the number of bytes freed."""
+    """Removes a file and all that is kept beside it; returns the number of bytes freed.
+
+    Raises:
+        WeightsError: it is being fetched.
+    """
     path = place(name, cache)
-    freed = 0
-    for each in (path, *(beside(path, suffix) for suffix in _BESIDE)):
-        freed += held_bytes(each)
-        if each.is_dir():
-            shutil.rmtree(each, ignore_errors=True)
-        else:
-            each.unlink(missing_ok=True)
+    held = [path, *(beside(path, suffix) for suffix in _BESIDE)]
+    freed = sum(held_bytes(each) for each in held)
+    if not path.parent.is_dir():
+        return freed
+    with unused(path):
+        for each in held:
+            if each.is_dir():
+                shutil.rmtree(each, ignore_errors=True)
+            else:
+                each.unlink(missing_ok=True)
     return freed
+
+
+def lock(path: Path) -> FileLock:
+    """What whoever writes a file of the cache holds meanwhile."""
+    return FileLock(path.with_name(f".{path.name}.lock"))
+
+
+@contextmanager
+def unused(path: Path) -> Iterator[None]:
+    """Keeps others from fetching a file meanwhile.
+
+    Raises:
+        WeightsError: somebody is fetching it.
+    """
+    try:
+        held = lock(path).acquire(timeout=0)
+    except Timeout:
+        raise WeightsError(f"{path.name} is being fetched: wait for it, or stop that") from None
+    with held:
+        yield
 
 
 def held_bytes(path: Path) -> int:
@@ -127,23 +157,32 @@ def recorded(path: Path) -> str | None:
     return digest if re.fullmatch("[0-9a-f]{64}", digest) else None
 
 
-def whole(path: Path, promised: Sequence[Location]) -> bool:
-    """Whether the file is there, fits a promise and, where none states a hash, its own record.
+def known_sha256(path: Path) -> str:
+    """The file's SHA-256: its record's, or else hashed, once in a process as long as it stays."""
+    status = path.stat()
+    if (on_record := recorded(path)) and _is_of(beside(path, ".sha256"), status):
+        return on_record
+    return _hashed(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
-    A file younger than its record is hashed, and a good one recorded, if the folder allows it.
-    """
+
+def whole(path: Path, promised: Sequence[Location]) -> bool:
+    """Whether the file is there and :func:`fits`; a good one is recorded, if the folder allows."""
     if not path.is_file():
         return False
-    on_record, status = recorded(path), path.stat()
-    old = not on_record or beside(path, ".sha256").stat().st_mtime_ns < status.st_mtime_ns
-    digest = sha256(path) if old or not on_record else on_record
-    fitting = [location for location in promised if location.fits(status.st_size, digest)]
-    hashed = any(location.digest for location in fitting)
-    good = hashed or (bool(fitting) and on_record in (None, digest))
-    if good and old:
+    digest = known_sha256(path)
+    good = fits(path, promised, digest)
+    if good and not (recorded(path) and _is_of(beside(path, ".sha256"), path.stat())):
         with suppress(OSError):
             record(path, digest)
     return good
+
+
+def fits(path: Path, promised: Sequence[Location], digest: str) -> bool:
+    """Whether a file of this SHA-256 fits a promise and, where none states a hash, its record."""
+    size = path.stat().st_size
+    fitting = [location for location in promised if location.fits(size, digest)]
+    hashed = any(location.digest for location in fitting)
+    return hashed or (bool(fitting) and recorded(path) in (None, digest))
 
 
 def commit(part: Path, path: Path, digest: str | None = None) -> Path:
@@ -151,21 +190,34 @@ def commit(part: Path, path: Path, digest: str | None = None) -> Path:
     digest = digest or sha256(part)
     _sync(part)
     os.replace(part, path)
-    _sync(path.parent)
+    with suppress(OSError):  # not every file system syncs folders
+        _sync(path.parent)
     record(path, digest)
     return path
 
 
 def record(path: Path, digest: str) -> None:
     """Writes the hash down beside the file."""
-    write(beside(path, ".sha256"), f"{digest}  {path.name}\n")
+    write(beside(path, ".sha256"), f"{digest}  {path.name}\n", path.stat().st_mtime_ns)
 
 
-def write(path: Path, text: str) -> None:
-    """Replaces a small text file in one step."""
+def write(path: Path, text: str, mtime_ns: int | None = None) -> None:
+    """Replaces a small text file in one step, with a modification time if one is given."""
     fresh = path.with_name(f".{path.name}.new")
     fresh.write_text(text, "utf-8")
+    if mtime_ns is not None:
+        with suppress(OSError):  # where it is refused, the file is hashed anew instead
+            os.utime(fresh, ns=(mtime_ns, mtime_ns))
     os.replace(fresh, path)
+
+
+@functools.lru_cache(maxsize=64)
+def _hashed(path: Path, *state: int) -> str:
+    return sha256(path)
+
+
+def _is_of(record: Path, status: os.stat_result) -> bool:
+    return record.stat().st_mtime_ns == status.st_mtime_ns
 
 
 def _sync(path: Path) -> None:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -21,7 +21,7 @@ from rich.progress import (
 )
 
 from zoo.weights import hub
-from zoo.weights.cache import beside, commit, held_bytes, place, sha256, whole
+from zoo.weights.cache import beside, commit, held_bytes, lock, place, sha256, whole
 from zoo.weights.errors import WeightsError
 from zoo.weights.host import RefusedError, Retry
 from zoo.weights.location import Location, offline, promises, sources
@@ -77,7 +77,7 @@ def fetch(
                 forget(part)
                 return path
             except RefusedError as error:
-                attempts.append(f"{source.url}: {error}")
+                attempts.append(f"{source.shown}: {error}")
     raise WeightsError(_failure(path, locations, attempts))
 
 
@@ -123,7 +123,7 @@ def _bring(
             forget(part)
             raise RefusedError(refusal)
         forget(part)
-        attempts.append(f"{source.url}: the resumed bytes do not fit the earlier: starting over")
+        attempts.append(f"{source.shown}: the resumed bytes do not fit the earlier: starting over")
 
 
 def _set_aside(path: Path, aside: Path, digest: str) -> str:
@@ -134,14 +134,14 @@ def _set_aside(path: Path, aside: Path, digest: str) -> str:
 @contextmanager
 def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Holds the file's lock, so that of many processes one fetches and the others wait."""
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    held = lock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=0.5)
+            held.acquire(timeout=0.5)
         except Timeout:
             waiting()
-            lock.acquire()
+            held.acquire()
     except OSError as error:
         raise WeightsError(
             f"{path.parent} cannot be written ({error.strerror}): set FCOS_ZOO_HOME to one that can"
@@ -149,7 +149,7 @@ def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        held.release()
 
 
 def _failure(path: Path, locations: Sequence[Location], attempts: Sequence[str]) -> str:
@@ -163,12 +163,12 @@ def _failure(path: Path, locations: Sequence[Location], attempts: Sequence[str])
     ]
     if all(location.dead or location.archived for location in locations):
         dead = [
-            f"{each.url}: dead, not tried{each.note and f' ({each.note})'}" for each in locations
+            f"{each.shown}: dead, not tried{each.note and f' ({each.note})'}" for each in locations
         ]
         lines += dead or ["no location of it is known"]
     part, promised = beside(path, ".part"), promises(path.name, locations)
     version = Version.of(part)
-    if version and any(version.continues(each.url, promised) for each in locations):
+    if version and any(version.continues(each.shown, promised) for each in locations):
         lines.append(
             f"{held_bytes(part)} bytes are kept in {part}: another call goes on from there"
         )

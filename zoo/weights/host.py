@@ -20,7 +20,7 @@ import urllib3
 
 from zoo.weights import hub
 from zoo.weights.errors import WeightsError
-from zoo.weights.location import Location, offline
+from zoo.weights.location import Location, offline, without_secrets
 from zoo.weights.sniff import impostor
 
 BLOCK = 1 << 18
@@ -124,21 +124,17 @@ def pieces(response: requests.Response, retry: Retry) -> Iterator[bytes]:
 
 def length(response: requests.Response) -> int | None:
     """``Content-Length`` of this answer."""
-    stated = response.headers.get("Content-Length", "")
-    return int(stated) if stated.isdigit() else None
+    return _whole_number(response.headers.get("Content-Length", ""))
 
 
 def linked(response: requests.Response) -> Location:
     """Size and SHA-256 as the Hub states them, on its redirect to the bytes of a large file."""
     for each in (*response.history, response):
-        size, etag = each.headers.get("X-Linked-Size", ""), each.headers.get("X-Linked-ETag", "")
-        if size.isdigit() or etag:
+        size = _whole_number(each.headers.get("X-Linked-Size", ""))
+        etag = each.headers.get("X-Linked-ETag", "")
+        if size is not None or etag:
             digest = re.fullmatch('(?:W/)?"?([0-9a-f]{64})"?', etag, re.IGNORECASE)
-            return Location(
-                response.url,
-                size=int(size) if size.isdigit() else None,
-                sha256=digest[1] if digest else "",
-            )
+            return Location(response.url, size=size, sha256=digest[1] if digest else "")
     return Location(response.url, sha256="")
 
 
@@ -152,7 +148,7 @@ def probe(location: Location, retry: Retry | None = None) -> Location:
         WeightsError: the host does not serve the file now, or the network may not be used.
     """
     if offline():
-        raise WeightsError(f"{location.url} was not asked: unset FCOS_ZOO_OFFLINE to do so")
+        raise WeightsError(f"{location.shown} was not asked: unset FCOS_ZOO_OFFLINE to do so")
     retry = retry or Retry()
     try:
         with ask(location, {}, retry) as response:
@@ -162,7 +158,7 @@ def probe(location: Location, retry: Retry | None = None) -> Location:
             size = stated.size or length(response) or location.size
             return replace(location, size=size, sha256=stated.sha256 or location.sha256)
     except (RefusedError, BrokenError) as error:
-        raise WeightsError(f"{location.url}: {error}; try another location") from error
+        raise WeightsError(f"{location.shown}: {error}; try another location") from error
 
 
 def _answer(url: str, headers: dict[str, str], retry: Retry) -> requests.Response:
@@ -205,7 +201,7 @@ def _sorted_errors(retry: Retry) -> Iterator[None]:
     except requests.ConnectionError as error:
         raise BrokenError(f"no connection: {_innermost(error)}") from error
     except requests.RequestException as error:
-        raise RefusedError(str(error)) from error
+        raise RefusedError(without_secrets(str(error))) from error
     except urllib3.exceptions.HTTPError as error:
         raise BrokenError("connection dropped") from error
 
@@ -217,12 +213,19 @@ def _innermost(error: BaseException) -> str:
     return _innermost(inner) if isinstance(inner, BaseException) else str(error)
 
 
+def _whole_number(text: str) -> int | None:
+    """A header's number; `str.isdigit` also knows digits that `int` does not."""
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
+
+
 def _seconds(retry_after: str | None) -> float | None:
     """``Retry-After`` as seconds from now: it comes as a number or as a date."""
-    if retry_after is None or retry_after.strip().isdigit():
-        return float(retry_after) if retry_after else None
+    if retry_after is None:
+        return None
+    if (seconds := _whole_number(retry_after.strip())) is not None:
+        return float(seconds)
     try:
         then = parsedate_to_datetime(retry_after).astimezone(timezone.utc)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return max(0.0, (then - datetime.now(timezone.utc)).total_seconds())

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
+from urllib.request import url2pathname
 
 import platformdirs
 
@@ -45,8 +46,29 @@ class Location:
 
     @property
     def remote(self) -> bool:
-        """Whether the network is needed."""
-        return self.url.startswith(("http://", "https://", "hf://"))
+        """Whether the network is needed.
+
+        Raises:
+            WeightsError: it is an address of another kind, or none that can be.
+        """
+        scheme = re.match(r"[a-z][a-z0-9+.-]+(?=://)", self.url, re.IGNORECASE)
+        if not scheme:
+            return False
+        try:
+            urlsplit(self.url)
+        except ValueError as error:
+            raise WeightsError(f"{self.shown} is no address: {error}") from error
+        if scheme[0].lower() not in ("http", "https", "hf"):
+            raise WeightsError(
+                f"{self.shown} is not an address that can be fetched: "
+                "give https://, http://, hf://owner/repo/file or a path"
+            )
+        return True
+
+    @property
+    def shown(self) -> str:
+        """The address as messages and records have it; see :func:`without_secrets`."""
+        return without_secrets(self.url)
 
     @property
     def archived(self) -> bool:
@@ -56,11 +78,11 @@ class Location:
     @property
     def hub(self) -> tuple[str, str, str] | None:
         """Repository, revision and file of a location on the Hugging Face Hub, None elsewhere."""
-        if not self.url.startswith("hf://"):
+        if not self.url.lower().startswith("hf://"):
             return None
-        match = re.fullmatch(r"hf://([^/]+/[^/@]+)(?:@([^/]+))?/(.+)", self.url)
+        match = re.fullmatch(r"(?i:hf)://([^/]+/[^/@]+)(?:@([^/]+))?/(.+)", self.url)
         if not match:
-            raise WeightsError(f"{self.url} is no Hub address: write hf://owner/repo/file")
+            raise WeightsError(f"{self.shown} is no Hub address: write hf://owner/repo/file")
         return match[1], match[2] or "main", match[3]
 
     @property
@@ -85,6 +107,12 @@ class Location:
         return self.size in (None, size) and sha256.startswith(self.digest or "")
 
 
+def without_secrets(text: str) -> str:
+    """A text whose addresses name no user, no password and no query, which may be a signature."""
+    text = re.sub(r"(\w://)[^/?#\s]*@", r"\1", text)
+    return re.sub(r"(\w://[^\s?#]*)[?#][^\s'\"]*", r"\1", text)
+
+
 def promises(filename: str, locations: Sequence[Location]) -> list[Location]:
     """What is known of the file: it is the right one if it fits any of these (at least one)."""
     live = [location for location in locations if not location.dead]
@@ -102,12 +130,14 @@ def sources(filename: str, locations: Sequence[Location]) -> list[Location]:
 
 def mirrors() -> list[str]:
     """Base URLs and folders from ``FCOS_ZOO_MIRRORS``, then from each configuration file."""
-    bases = re.split(r"[,\s]+", os.environ.get("FCOS_ZOO_MIRRORS", ""))
+    listed = os.environ.get("FCOS_ZOO_MIRRORS", "").strip()
+    one = os.path.isdir(Path(_path_of(listed)).expanduser())  # its name may have spaces
+    bases = [listed] if one else re.split(r"[,\s]+", listed)
     for folder in (Path.cwd(), platformdirs.user_config_path("fcos-zoo")):
         for name in ("zoo.toml", "fcos-zoo.toml"):
             if (folder / name).is_file():
                 bases += _mirrors_in(folder / name)
-    return list(dict.fromkeys(base for base in bases if base))
+    return list(dict.fromkeys(_path_of(base) for base in bases if base))
 
 
 def endpoint() -> str:
@@ -123,14 +153,23 @@ def offline() -> bool:
 def _mirrors_in(config: Path) -> list[str]:
     tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        bases = tomllib.loads(config.read_text("utf-8")).get("mirrors", [])
+        settings = tomllib.loads(config.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise WeightsError(f"{config} is not valid TOML ({error}): correct or remove it") from error
+    if unknown := settings.keys() - {"mirrors"}:
+        raise WeightsError(
+            f"{config}: {', '.join(sorted(unknown))}: no such setting, there is `mirrors` alone"
+        )
+    bases = settings.get("mirrors", [])
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise WeightsError(
             f'{config}: `mirrors` must be a list of strings, as ["https://host/dir"]'
         )
     return bases
+
+
+def _path_of(base: str) -> str:
+    return url2pathname(urlsplit(base).path) if base.lower().startswith("file://") else base
 
 
 def _join(base: str, filename: str) -> str:

@@ -21,7 +21,7 @@ import requests
 from zoo.weights import cache, host, hub
 from zoo.weights.errors import WeightsError
 from zoo.weights.host import BrokenError, RefusedError, Retry
-from zoo.weights.location import Location
+from zoo.weights.location import Location, without_secrets
 from zoo.weights.sniff import HEAD, impostor
 
 _PROGRESS = 1 << 16  # bytes by which a try must get further than any before it to count as progress
@@ -29,7 +29,7 @@ _PROGRESS = 1 << 16  # bytes by which a try must get further than any before it 
 
 @dataclass(frozen=True)
 class Version:
-    """Which bytes a ``.part`` file holds: those of one version of the file at one URL."""
+    """Which bytes a ``.part`` file holds: those of one version of the file at one URL, as shown."""
 
     url: str
     etag: str | None = None
@@ -108,7 +108,7 @@ class Transfer:
                     raise RefusedError(f"{error}; given up after {failures} tries") from error
                 if error.after and error.after > self.retry.longest:
                     raise RefusedError(f"{error}, which is too long") from error
-                self.attempts.append(f"{self.source.url}: {error}")
+                self.attempts.append(f"{self.source.shown}: {error}")
                 self.retry.wait(failures, error.after)
 
     def _copy(self) -> None:
@@ -132,13 +132,13 @@ class Transfer:
 
     def _download(self) -> None:
         held, offset = Version.of(self.part), cache.held_bytes(self.part)
-        if not offset or not held or not held.continues(self.source.url, self.promised):
+        if not offset or not held or not held.continues(self.source.shown, self.promised):
             held, offset = None, 0
         self.resumed = offset > 0
         if held and offset == held.size:  # killed between the last byte and the final name
             return
         headers = {"Range": f"bytes={offset}-"} if held else {}
-        if held and held.url == self.source.url and held.validator:
+        if held and held.url == self.source.shown and held.validator:
             headers["If-Range"] = held.validator
         try:
             with host.ask(self.source, headers, self.retry) as response:
@@ -171,7 +171,7 @@ class Transfer:
         if total is None and "chunked" not in response.headers.get("Transfer-Encoding", ""):
             raise RefusedError("states no length, so that nothing tells when the file is whole")
         etag, modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
-        version = Version(self.source.url, etag, modified, total)
+        version = Version(self.source.shown, etag, modified, total)
         self._save(itertools.chain([head], body), 0, total, version)
 
     def _by_xet(self, commit: str) -> None:
@@ -187,12 +187,12 @@ class Transfer:
             raise
         except Exception as error:
             reason = str(error).strip().split("\n")[0] or type(error).__name__
-            self.attempts.append(f"{self.source.url}: by Xet: {reason}; going on over HTTPS")
+            self.attempts.append(f"{self.source.shown}: by Xet: {reason}; going on over HTTPS")
         self._download()
 
     def _check_offer(self, head: bytes, size: int | None, url: str | None = None) -> None:
         if what := impostor(head):
-            elsewhere = f" from {url}" if url and url != self.source.http else ""
+            elsewhere = f" from {without_secrets(url)}" if url and url != self.source.http else ""
             raise RefusedError(f"sends {what}{elsewhere}")
         self._check_size(size)
 
@@ -205,7 +205,7 @@ class Transfer:
 
     def _check_range(self, response: requests.Response, held: Version | None, offset: int) -> int:
         stated = response.headers.get("Content-Range", "")
-        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", stated)
+        match = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18}|\*)", stated)
         if not held:
             raise RefusedError(f"answers with {stated or 'a part'} of the file, unasked")
         total = held.size if not match or match[2] == "*" else int(match[2])
@@ -213,7 +213,7 @@ class Transfer:
             forget(self.part)
             raise BrokenError(f"answers bytes from {offset} with {stated!r}: starting over")
         etag = response.headers.get("ETag", held.etag)
-        if total != (held.size or total) or (held.url == self.source.url and etag != held.etag):
+        if total != (held.size or total) or (held.url == self.source.shown and etag != held.etag):
             forget(self.part)
             raise BrokenError("the file changed between two tries: starting over")
         return total
@@ -241,6 +241,8 @@ class Transfer:
                     self.update(completed=got, total=total)
                 if total and got < total:
                     raise BrokenError("connection dropped")
+                if not self.part.is_file():
+                    raise BrokenError("somebody removed the unfinished file")
             except BrokenError as error:
                 where = f"{error} at {got} of {total or 'unknown'} bytes"
                 raise BrokenError(where, fruitless=error.fruitless) from error
