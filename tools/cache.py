@@ -69,14 +69,20 @@ def leftovers() -> list[tuple[str, int]]:
 def remove(pattern: str) -> int:
     """Remove the files of an entry, or a file by its name; returns the bytes freed.
 
+    A file that entries share goes with the last of their converted copies.
+
     Raises:
         LookupError: the cache holds nothing of that name.
+        WeightsError: a file is being fetched.
     """
     held = {entry.path.name for entry in cache.entries()}
     held |= {name.rpartition(".")[0] for name, _ in leftovers()}
     wanted = {name for name in held if fnmatch.fnmatchcase(name, pattern)}
-    for name in zoo.names(pattern):
-        wanted |= {str(zoo.card(name).filename), name + SUFFIX} & held
+    chosen = zoo.names(pattern)
+    others = [name for name in zoo.names() if name not in chosen and name + SUFFIX in held]
+    shared = {zoo.card(name).filename for name in others}
+    for name in chosen:
+        wanted |= {str(zoo.card(name).filename), name + SUFFIX} & held - shared
     if not wanted:
         raise LookupError(f"the cache holds nothing of {pattern!r}: `fcos-zoo cache` shows it all")
     return sum(cache.remove(name) for name in sorted(wanted))

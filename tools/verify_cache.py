@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.progress import track
 
 import zoo
-from zoo.available import fetch_weights, set_aside
+from zoo import imagenet
+from zoo.available import set_aside
 from zoo.card import owner
 from zoo.converted import SUFFIX
-from zoo.weights import cache
+from zoo.weights import Location, cache, fetch
+from zoo.weights.location import promises
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,9 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     broken = 0
     for entry in track(cache.entries(), console=quiet, disable=not quiet.is_terminal):
         path = entry.path
-        if entry.sha256 is None:
+        places = published(path.name)
+        promised = promises(path.name, places) if places else [Location(path.name, sha256="")]
+        if entry.sha256 is None and not any(place.digest or place.size for place in promised):
             console.print(f"{path.name}: no hash on record, nothing to hold it against")
-        elif cache.sha256(path) == entry.sha256:
+        elif cache.fits(path, promised, cache.sha256(path)):
             console.print(f"{path.name}: good")
         elif options.no_repair:
             broken += 1
@@ -42,17 +46,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if broken else 0
 
 
+def published(filename: str) -> Sequence[Location]:
+    """Where the zoo's entries or the ImageNet weights have a file of this name from."""
+    name = owner(filename)
+    return zoo.card(name).weights if name else imagenet.places(filename)
+
+
 def repair(path: Path) -> str | Exception:
     """Replace a damaged file by a fresh one; says what was done, or what went wrong."""
     if path.name.endswith(SUFFIX):
         cache.remove(path.name)
         return "removed: the next load writes it anew"
-    aside = set_aside(path)
-    name = owner(path.name)
-    if name is None:
-        return LookupError(f"{aside}: no entry of the zoo has a file of this name")
+    places = published(path.name)
     try:
-        fetch_weights(zoo.card(name))
+        with cache.unused(path):
+            aside = set_aside(path)
+        if not places:
+            return LookupError(
+                f"{aside}: no entry of the zoo has a file of this name; one that was fetched from "
+                "an address comes again with the next zoo.get of it"
+            )
+        fetch(path.name, places)
     except zoo.WeightsError as error:
         return error
     cache.beside(path, ".bad").unlink(missing_ok=True)

@@ -49,7 +49,7 @@ def load_backbone(detector: Detector, source: str | Path | Mapping[str, Any] = "
         if name is None:
             raise LookupError("no ImageNet weights are known for this entry: name a file instead")
         facts = _facts(name)
-        content = read(_fetch(facts))
+        content = read(fetch(*_file(facts)))
     elif Path(source).is_file():
         content = read(Path(source))
         facts = _facts(own) if own else {}
@@ -103,6 +103,12 @@ def _lineages(backbone: type) -> list[Sequence[Rule]]:
     if backbone is MobileNetV2:
         lineages.append(MOBILENET_V2_TORCHVISION)
     return [(*CAFFE2_RESNET, *rules) for rules in lineages]
+
+
+def places(filename: str) -> list[Location]:
+    """Where the ImageNet weights in a file of this name can be had; empty for any other file."""
+    files = (_file(_facts(path.stem)) for path in (CONFIGS / "imagenet").glob("*.yaml"))
+    return next((places for name, places in files if name == filename), [])
 
 
 def _blobs(content: Any) -> dict[str, Tensor]:
@@ -181,7 +187,8 @@ def _facts(name: str) -> dict[str, Any]:
     return facts
 
 
-def _fetch(facts: Mapping[str, Any]) -> Path:
+def _file(facts: Mapping[str, Any]) -> tuple[str, list[Location]]:
+    """What the file is called in the cache, and where it can be had."""
     places = [Location(p) if isinstance(p, str) else Location(**p) for p in facts["weights"]]
     filename = facts.get("filename") or places[0].url.split("?")[0].rsplit("/", 1)[-1]
-    return fetch(filename, places)
+    return filename, places

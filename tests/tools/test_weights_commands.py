@@ -21,7 +21,9 @@ import zoo
 from benchmarks import store
 from benchmarks.cell import Cell, Outcome, Weights
 from tools import cli, pin
-from zoo.weights import Location, cache
+from zoo import imagenet
+from zoo.converted import SUFFIX
+from zoo.weights import Location, cache, fetch
 
 SMALL = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
 FILE, COPY = f"{SMALL}.pth", f"{SMALL}.converted.safetensors"
@@ -156,6 +158,59 @@ def test_verify_cache_says_what_it_cannot_repair(
     cache.record(folder / "mine.pth", "0" * 64)
     assert cli.main(["verify-cache"]) == 1
     assert "no entry of the zoo has a file of this name" in said(capsys)
+
+
+def test_verify_cache_holds_a_file_without_a_record_against_its_card(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FCOS_ZOO_OFFLINE", "1")
+    folder.mkdir()
+    name = "fcos_resnet50_fpn_coco-99b0c9b7.pth"
+    (folder / name).write_bytes(BODY)
+    assert cli.main(["verify-cache", "--no-repair"]) == 1
+    assert f"{name}: damaged" in said(capsys)
+    assert (folder / name).exists()
+    assert cli.main(["verify-cache"]) == 1
+    assert f"{name}: damaged, {name} is not in the cache" in said(capsys)
+    assert (folder / f"{name}.bad").exists()
+
+
+def test_verify_cache_repairs_imagenet_weights(
+    mirror: FaultyServer, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "vovnet39_statedict_norm.pth"  # of configs/imagenet, with no hash stated
+    mirror.add(name, BODY)
+    path = fetch(name, imagenet.places(name))
+    with path.open("r+b") as file:
+        file.write(b"\x80\x03")
+    cache.record(path, hashlib.sha256(BODY).hexdigest())  # of a disk that changes no date
+    assert cli.main(["verify-cache"]) == 0
+    assert f"{name}: damaged, fetched again" in said(capsys)
+    assert path.read_bytes() == BODY
+
+
+def test_what_is_being_fetched_is_neither_removed_nor_repaired(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder.mkdir()
+    (folder / "mine.pth").write_bytes(BODY)
+    cache.record(folder / "mine.pth", "0" * 64)
+    with cache.lock(folder / "mine.pth"):
+        for command in (["cache", "--remove", "mine.pth"], ["verify-cache"]):
+            assert cli.main(command) == 1
+            assert "mine.pth is being fetched" in said(capsys)
+    assert (folder / "mine.pth").exists()
+
+
+def test_a_file_that_entries_share_goes_with_the_last_of_them(folder: Path) -> None:
+    one, other, shared = "FCOS_R_101_FPN_2x", "FCOS_R_101_5l_2x", "FCOS_R_101_FPN_2x.pth"
+    folder.mkdir()
+    for name in (f"{one}{SUFFIX}", f"{other}{SUFFIX}", shared):
+        (folder / name).write_bytes(BODY)
+    assert cli.main(["cache", "--remove", one]) == 0
+    assert sorted(path.name for path in folder.glob("[!.]*")) == [f"{other}{SUFFIX}", shared]
+    assert cli.main(["cache", "--remove", other]) == 0
+    assert list(folder.glob("[!.]*")) == []
 
 
 def test_pin_writes_what_the_hub_states_and_leaves_the_rest(
