@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 from hydra.utils import instantiate
-from torch import Tensor
 
 from fcos import (
     Decoder,
@@ -24,7 +23,7 @@ from fcos import (
 from zoo import formats
 from zoo.available import fetch_weights
 from zoo.card import card
-from zoo.weights import read
+from zoo.checkpoint import open_checkpoint
 
 __all__ = ["DTYPES", "Precision", "assemble", "build", "fetch_weights", "load_checkpoint"]
 
@@ -84,19 +83,21 @@ def assemble(
 
 
 def load_checkpoint(detector: Detector, source: str | Path | Mapping[str, Any]) -> None:
-    """Load published weights into a detector, strictly.
+    """Load published weights, or those that training here wrote, into a detector, strictly.
 
     Args:
-        source: a file, or a mapping {key: tensor}, in any published format; the format is
-            recognised from the keys.
+        source: a file, an address (`hf://owner/repo/file`, `https://`), or a mapping {key: tensor},
+            in any published format; the format is recognised from the keys.
 
     Raises:
-        CheckpointError: lists every missing, unexpected and misshapen tensor; the detector is then
-            as it was.
+        WeightsError: the file cannot be had or read.
+        CheckpointError: it is of another entry, or lists every missing, unexpected and misshapen
+            tensor; the detector is then as it was.
     """
-    content: Any = source if isinstance(source, Mapping) else read(Path(source))
-    state: dict[str, Tensor] = formats.unwrap(content)
-    formats.load_state(detector, state)
+    checkpoint = open_checkpoint(source)
+    if detector.card:
+        checkpoint.check_entry(detector.card)
+    formats.load_state(detector, checkpoint.state)
 
 
 def _instantiate(config: Mapping[str, Any], **arguments: Any) -> Any:

@@ -7,8 +7,10 @@ import re
 from collections.abc import Iterator, Mapping
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
+from fcos import Detector
 from zoo import formats
 from zoo.build import assemble
 from zoo.card import Card, backbone_of, card, names, stated
@@ -25,14 +27,25 @@ LINEAGE = {
 }
 
 
-def looks_like(state: Mapping[str, Tensor]) -> str:
-    """What a published state dict looks like, in a clause; at worst it takes a few seconds."""
+def looks_like(state: Mapping[str, Tensor], entry: Card | None = None) -> str:
+    """What a published state dict looks like, in a clause; at worst it takes a few seconds.
+
+    Args:
+        entry: what it should be; it may be that for another number of classes.
+    """
     if any(re.match(r"roi_heads?\.", key) for key in state):
         return "it looks like a two-stage detector (Faster or Mask R-CNN)"
     try:
         form = formats.recognise(state)
     except formats.CheckpointError as error:
         return str(error)
+    if entry and form in (formats.native, LINEAGE.get(entry.family)) and _fits(entry, state):
+        rows = _rows(assemble(entry.config, empty=True), state)
+        if rows not in (None, len(entry.config["classes"])):
+            return (
+                f"it is one of {rows} classes: zoo.build({entry.name!r}, num_classes={rows}), "
+                "then zoo.load_checkpoint"
+            )
     if form is formats.native:
         return "it looks like a detector that this project wrote, of another entry"
     fitting: list[str] = []
@@ -73,16 +86,26 @@ def _architectures(form: ModuleType, body: type) -> Iterator[list[Card]]:
     yield from found.values()
 
 
+def _rows(detector: Detector, state: Mapping[str, Tensor]) -> int | None:
+    """The number of classes that a state predicts, None where nothing says it."""
+    for key, ours in formats.translate(state, detector).items():
+        if ours == "head.cls_logits.bias":
+            return state[key].numel()
+    return None
+
+
 def _fits(entry: Card, state: Mapping[str, Tensor]) -> bool:
     """Whether names and shapes are the entry's, whatever the number of classes."""
     shapes = {
-        key: value if key.startswith("pixel_") else value.to("meta") for key, value in state.items()
+        key: value
+        if key.startswith("pixel_")
+        else torch.empty(value.shape, dtype=value.dtype, device="meta")
+        for key, value in state.items()
     }
     detector = assemble(entry.config, empty=True)
-    bias = "head.cls_logits.bias"
-    classes = [key for key, ours in formats.translate(state, detector).items() if ours == bias]
-    if classes and len(state[classes[0]]) != len(detector.classes):
-        detector = assemble(entry.config, len(state[classes[0]]), empty=True)
+    rows = _rows(detector, state)
+    if rows and rows != len(detector.classes):
+        detector = assemble(entry.config, rows, empty=True)
     try:
         formats.load_state(detector, shapes)
     except formats.CheckpointError:

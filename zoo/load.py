@@ -11,12 +11,14 @@ import torch
 
 from fcos import Detector
 from zoo import converted, formats
-from zoo.available import fetch_address, fetch_weights, set_aside
+from zoo.available import fetch_weights, set_aside
 from zoo.build import DTYPES, Precision, assemble
-from zoo.card import Card, card
+from zoo.card import Card, card, owner
+from zoo.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
 from zoo.formats import CheckpointError
-from zoo.identify import looks_like
-from zoo.weights import Location, WeightsError, read
+from zoo.identify import LINEAGE, looks_like
+from zoo.weights import WeightsError, cache
+from zoo.weights.read import UnreadableError
 
 
 def get(
@@ -44,12 +46,7 @@ def get(
         raise ValueError(f"precision {precision!r} is not one of {', '.join(DTYPES)}")
     if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {str(device)!r}: torch finds no GPU here; use device='cpu'")
-    if weights is None:
-        detector = _published(entry)
-    elif isinstance(weights, str) and Location(weights).remote:
-        detector = _from_address(entry, weights)
-    else:
-        detector = _from_file(entry, Path(weights))
+    detector = _published(entry) if weights is None else _given(entry, weights)
     detector.eval().to(device=device, dtype=DTYPES[precision])
     return detector.to(memory_format=torch.channels_last)
 
@@ -61,8 +58,15 @@ def _published(entry: Card) -> Detector:
     if converted.load(detector, path):
         return detector
     try:
-        _fill(detector, path, read(path))
+        _fill(detector, read_checkpoint(path))
+    except UnreadableError:
+        raise
     except (CheckpointError, WeightsError) as error:
+        if _authentic(entry, path):
+            raise type(error)(
+                f"{shorten(str(error), 600)}\n{path} is the published file, by its SHA-256, but "
+                "this version of the zoo cannot load it: take a newer one"
+            ) from error
         raise type(error)(
             f"{shorten(str(error), 600)}\n{path.name}: {set_aside(path)}. Another call fetches it "
             f"again; if that is no better, put the right file at {path}, or set FCOS_ZOO_MIRRORS "
@@ -72,29 +76,26 @@ def _published(entry: Card) -> Detector:
     return detector
 
 
-def _from_address(entry: Card, url: str) -> Detector:
-    """With the weights of a file elsewhere; one that is damaged does not stay in the cache."""
-    path = fetch_address(url)
-    try:
-        return _from_file(entry, path)
-    except WeightsError as error:
-        raise WeightsError(f"{url}: {error}\n{path.name}: {set_aside(path)}") from error
+def _authentic(entry: Card, path: Path) -> bool:
+    """Whether the file has a hash that the card states."""
+    size, digest = path.stat().st_size, cache.sha256(path)
+    return any(place.digest and place.fits(size, digest) for place in entry.weights)
 
 
-def _from_file(entry: Card, path: Path) -> Detector:
-    """With the weights of a user's file, and its classes where it names them."""
-    facts = converted.metadata(path)
-    content = converted.in_order(read(path), facts)
-    trained, classes = facts.get("entry"), converted.classes(facts)
-    if "model" in content and "classes" in content:
-        trained, classes = content.get("entry"), content["classes"]
-    if trained not in (None, entry.name):
+def _given(entry: Card, source: str | Path) -> Detector:
+    """With the weights of a user's file or address, and its classes where it names them."""
+    checkpoint = open_checkpoint(source)
+    filename = Path(source).name
+    other = None if checkpoint.entry or filename == entry.filename else owner(filename)
+    if other not in (None, entry.name):
         raise CheckpointError(
-            f"{path} holds a trained {trained}, whose boxes {entry.name} would not decode: "
-            f"load it by zoo.get({trained!r}, weights=...)"
+            f"{filename} is the name of {other}'s weights, whose boxes {entry.name} would not "
+            f"decode: load the file by zoo.get({other!r}, weights=...), or rename it if it holds "
+            "others"
         )
-    detector = _empty(entry, {**entry.config, "classes": classes or entry.config["classes"]})
-    _fill(detector, path, content)
+    classes = checkpoint.classes or entry.config["classes"]
+    detector = _empty(entry, {**entry.config, "classes": classes})
+    _fill(detector, checkpoint)
     return detector
 
 
@@ -108,8 +109,9 @@ def _empty(entry: Card, config: Mapping[str, Any]) -> Detector:
     return detector
 
 
-def _fill(detector: Detector, path: Path, content: Mapping[str, Any]) -> None:
-    """Load a checkpoint's content; the error says what the file is instead."""
+def _fill(detector: Detector, checkpoint: Checkpoint) -> None:
+    """Load a checkpoint of the entry's own lineage; the error says what it is instead."""
+    checkpoint.check_entry(detector.card)
     for part in (detector.backbone, detector.pyramid, detector.head):
         assert isinstance(part, torch.nn.Module)
         if any(tensor.is_meta for tensor in part.state_dict().values()):
@@ -117,10 +119,16 @@ def _fill(detector: Detector, path: Path, content: Mapping[str, Any]) -> None:
     for name, buffer in detector.named_buffers():
         if name.endswith(formats.COUNTER):  # the one tensor that a checkpoint may lack
             buffer.zero_()
-    state = formats.unwrap(content)
+    entry, state = detector.card, checkpoint.state
+    try:
+        form = formats.recognise(state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.name} is not {entry.name}: {error}") from None
+    if form not in (formats.native, LINEAGE.get(entry.family)):
+        raise CheckpointError(f"{checkpoint.name} is not {entry.name}: {looks_like(state)}")
     try:
         formats.load_state(detector, state)
     except CheckpointError as error:
         raise CheckpointError(
-            f"{path} is not {detector.card.name}: {looks_like(state)}; {error}"
+            f"{checkpoint.name} is not {entry.name}: {looks_like(state, entry)}; {error}"
         ) from error

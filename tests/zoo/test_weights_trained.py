@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import zoo
 from fcos import Detector
@@ -62,6 +66,67 @@ def test_class_names_that_do_not_fit_the_tensors_are_refused(
     release(trained.state_dict(), CLASSES[:3], ENTRY, tmp_path / "cut.pth")
     with pytest.raises(zoo.CheckpointError, match=r"head\.cls_logits\.bias 5 instead of 3"):
         zoo.get(ENTRY, weights=tmp_path / "cut.pth")
+
+
+def with_header(path: Path, header: dict[str, str]) -> None:
+    state = {key: value.contiguous() for key, value in zoo.build(ENTRY).state_dict().items()}
+    save_file(state, path, metadata=header)
+
+
+@pytest.mark.parametrize("classes", ["abc", 3, [1, None, []], {"a": 1}])
+def test_what_is_no_list_of_class_names_is_refused(tmp_path: Path, classes: Any) -> None:
+    state = zoo.build(ENTRY).state_dict()
+    torch.save({"model": state, "classes": classes, "entry": ENTRY}, tmp_path / "w.pth")
+    with_header(tmp_path / "w.safetensors", {"fcos_zoo": "1", "classes": json.dumps(classes)})
+    for name in ("w.pth", "w.safetensors"):
+        with pytest.raises(zoo.CheckpointError, match=rf'{name}: its "classes" are no list of'):
+            zoo.get(ENTRY, weights=tmp_path / name)
+
+
+def test_a_header_s_classes_may_be_absent_but_not_broken(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    with_header(path, {"fcos_zoo": "1"})
+    assert zoo.get(ENTRY, weights=path).classes == zoo.build(ENTRY).classes
+    with_header(path, {"fcos_zoo": "1", "classes": "{"})
+    with pytest.raises(zoo.CheckpointError, match='its "classes" are no list of names'):
+        zoo.get(ENTRY, weights=path)
+
+
+def test_a_file_of_other_classes_without_their_names_is_said_to_be_one(tmp_path: Path) -> None:
+    path, seven = tmp_path / "seven.pth", zoo.build(ENTRY, num_classes=7)
+    torch.save(seven.state_dict(), path)
+    remedy = f"it is one of 7 classes: zoo.build('{ENTRY}', num_classes=7), then zoo.load_checkpo"
+    with pytest.raises(zoo.CheckpointError, match=re.escape(remedy)):
+        zoo.get(ENTRY, weights=path)
+    again = zoo.build(ENTRY, num_classes=7)
+    zoo.load_checkpoint(again, path)
+    assert torch.equal(again.head.cls_logits.bias, seven.head.cls_logits.bias)
+
+
+def test_load_checkpoint_takes_the_files_that_get_takes(
+    tmp_path: Path, trained: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{ENTRY}.pth").touch()
+    converted.keep(trained, tmp_path / f"{ENTRY}.pth")
+    copy = tmp_path / f"{ENTRY}.converted.safetensors"
+    monkeypatch.setattr("zoo.checkpoint.fetch_address", lambda address: copy)
+    for source in (copy, "https://host.invalid/copy"):
+        detector = zoo.build(ENTRY, num_classes=len(CLASSES))
+        zoo.load_checkpoint(detector, source)
+        for key, value in trained.state_dict().items():
+            assert torch.equal(detector.state_dict()[key], value)
+    release(trained.state_dict(), CLASSES, "FCOS_R_50_1x", tmp_path / "other.pth")
+    with pytest.raises(zoo.CheckpointError, match=r"other\.pth holds a trained FCOS_R_50_1x"):
+        zoo.load_checkpoint(zoo.build(ENTRY, num_classes=len(CLASSES)), tmp_path / "other.pth")
+
+
+def test_a_file_named_as_another_entry_s_weights_is_refused(tmp_path: Path) -> None:
+    state = zoo.build(ENTRY).state_dict()
+    torch.save(state, tmp_path / "FCOS_R_50_1x.pth")
+    with pytest.raises(zoo.CheckpointError, match="is the name of FCOS_R_50_1x's weights"):
+        zoo.get(ENTRY, weights=tmp_path / "FCOS_R_50_1x.pth")
+    torch.save(state, tmp_path / f"{ENTRY}.pth")
+    assert zoo.get(ENTRY, weights=tmp_path / f"{ENTRY}.pth").card.name == ENTRY
 
 
 def test_a_user_s_file_that_does_not_fit_stays_where_it_is(tmp_path: Path) -> None:
