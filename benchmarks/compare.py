@@ -9,26 +9,33 @@ from typing import Any, Literal
 
 from benchmarks.store import Row, newest
 
+Place = tuple[str, str]  # a cell's key and, where both sides have it, the machine
+
 
 @dataclass(frozen=True)
 class Quantity:
-    """A figure of a metric: where it stands in the values, and which way it gets worse."""
+    """A figure of a metric: where it stands in the values, and which way it gets worse.
+
+    `allowed`: how much worse is no regression yet, in the figure's own unit; None of one that
+    varies from run to run, to which the relative tolerance applies.
+    """
 
     metric: str
     name: str
     value: Callable[[Mapping[str, Any]], float | None]
     worse: Literal["more", "less"]
+    allowed: float | None = None
 
 
 QUANTITIES = (
-    Quantity("params", "parameters", lambda v: v["parameters"], "more"),
-    Quantity("flops", "GFLOPs", lambda v: v["gflops"], "more"),
+    Quantity("params", "parameters", lambda v: v["parameters"], "more", 0),
+    Quantity("flops", "GFLOPs", lambda v: v["gflops"], "more", 0),
     Quantity("training_memory", "GB predicted", lambda v: v["predicted_gb"], "more"),
     Quantity("training_memory", "GB measured", lambda v: v.get("measured_gb"), "more"),
     Quantity("latency", "ms", lambda v: v["median"], "more"),
     Quantity("throughput", "images/s", lambda v: v["images_per_second"], "less"),
     Quantity("memory", "peak MB", lambda v: v["peak_mb"], "more"),
-    Quantity("ap", "AP", lambda v: v["AP"], "less"),
+    Quantity("ap", "AP", lambda v: v["AP"], "less", 0.001),
 )
 
 
@@ -40,6 +47,7 @@ class Comparison:
     by more than the tolerance and the noise, or it is there no more.
     """
 
+    machine: str
     entry: str
     settings: str
     name: str
@@ -60,30 +68,58 @@ class Comparison:
 def compare(
     before: Iterable[Row], after: Iterable[Row], tolerance: float = 0.05
 ) -> list[Comparison]:
-    """Join rows by cell, whatever machine they come from.
+    """Every figure of the cells that both have.
+
+    Cells are joined on each machine that both have, or else one machine with one other.
 
     Args:
-        before, after: rows of results files; of a cell's rows the last counts.
-        tolerance: relative worsening that is none yet.
+        before, after: rows of results files; see `newest` for which of a cell's rows counts.
+        tolerance: relative worsening that is none yet, of times and memory; parameters and GFLOPs
+            must stay, and AP may lose a tenth of a point.
+
+    Raises:
+        ValueError: no machine in common and several in one of them.
     """
-    old = {row["key"]: row for row in newest(list(before))}
-    new = {row["key"]: row for row in newest(list(after))}
+    old, new = _by_cell(before, after)
     found: list[Comparison] = []
-    for key, row in old.items():
-        if key in new:
-            found += _of_cell(row, new[key], tolerance)
+    for place, row in old.items():
+        if place in new:
+            found += _of_cell(row, new[place], tolerance)
     return found
 
 
 def unmatched(before: Iterable[Row], after: Iterable[Row]) -> tuple[int, int]:
-    """How many cells only the first has, and only the second."""
-    old, new = ({row["key"] for row in rows} for rows in (before, after))
-    return len(old - new), len(new - old)
+    """How many cells only the first measured, and only the second, on machines that both have."""
+    old, new = _by_cell(before, after)
+    return _lacking(old, new), _lacking(new, old)
+
+
+def _lacking(one: Mapping[Place, Row], other: Mapping[Place, Row]) -> int:
+    return sum(1 for at, row in one.items() if at not in other and row["status"] == "measured")
+
+
+def _by_cell(before: Iterable[Row], after: Iterable[Row]) -> list[dict[Place, Row]]:
+    both = [newest(list(rows)) for rows in (before, after)]
+    machines = [{row["machine"] for row in rows} for rows in both]
+    shared = machines[0] & machines[1]
+    if not shared and max(map(len, machines)) > 1:
+        raise ValueError("several machines in one file, and none that both files have")
+    return [
+        {
+            (row["key"], row["machine"] if shared else ""): row
+            for row in rows
+            if not shared or row["machine"] in shared
+        }
+        for rows in both
+    ]
 
 
 def _of_cell(before: Row, after: Row, tolerance: float) -> list[Comparison]:
     cell = before["cell"]
-    common = (cell["entry"], settings(cell))
+    common = (before["machine"], cell["entry"], settings(cell))
+    if "measured" not in (before["status"], after["status"]):
+        reason = after["reason"] or after["status"]
+        return [Comparison(*common, "measured in neither", None, None, 0.0, False, reason)]
     found = []
     for quantity in QUANTITIES:
         if quantity.metric != cell["metric"]:
@@ -96,9 +132,11 @@ def _of_cell(before: Row, after: Row, tolerance: float) -> list[Comparison]:
             found.append(Comparison(*common, quantity.name, old, new, 0.0, new is None, reason))
             continue
         noise = math.hypot(_noise(before), _noise(after))
-        change = new / old - 1 if old else (0.0 if new == old else math.inf)
-        worsening = change if quantity.worse == "more" else -change
-        regressed = worsening > max(tolerance, noise)
+        worsening = new - old if quantity.worse == "more" else old - new
+        allowed = quantity.allowed
+        if allowed is None:
+            allowed = max(tolerance, noise) * abs(old)
+        regressed = worsening > allowed
         found.append(Comparison(*common, quantity.name, old, new, noise, regressed))
     return found
 

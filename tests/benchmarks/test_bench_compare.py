@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import store
 from benchmarks.cell import Cell, Outcome
-from benchmarks.compare import compare
+from benchmarks.compare import compare, unmatched
 from benchmarks.store import Store
 from tools import bench
 
@@ -39,6 +39,10 @@ def throughput(images_per_second: float) -> store.Row:
         (latency(10, noise=0.2), latency(13), True),
         (row("ap", {"AP": 0.4}), row("ap", {"AP": 0.37}), True),
         (row("ap", {"AP": 0.4}), row("ap", {"AP": 0.43}), False),
+        (row("ap", {"AP": 0.4}), row("ap", {"AP": 0.3995}), False),
+        (row("ap", {"AP": 0.4}), row("ap", {"AP": 0.398}), True),
+        (row("params", {"parameters": 100}), row("params", {"parameters": 101}), True),
+        (row("flops", {"gflops": 100.0}), row("flops", {"gflops": 100.1}), True),
         (throughput(9), throughput(8), True),
         (throughput(8), throughput(9), False),
         (row("params", {"parameters": 100}), row("params", {"parameters": 100}), False),
@@ -77,8 +81,27 @@ def test_cells_that_one_file_lacks_are_told(
     for row in (latency(10), throughput(9)):
         a.append(row)
     b.append(latency(10))
-    assert bench.main(["compare", str(a.path), str(b.path)]) == 0
-    assert f"not compared: 1 cells that only {a.path} has" in capsys.readouterr().out
+    assert bench.main(["compare", str(a.path), str(b.path)]) == 1
+    assert f"not compared: 1 measured cells that only {a.path} has" in capsys.readouterr().out
+    assert bench.main(["compare", str(b.path), str(a.path)]) == 0
+
+
+def test_machines_are_compared_each_with_itself() -> None:
+    before, after = ([latency(ms, cpu=cpu) for cpu, ms in zip("ab", times, strict=True)]
+                     for times in ((10, 50), (50, 10)))  # fmt: skip
+    found = {one.machine: one.regressed for one in compare(before, after)}
+    assert found == {"a, 2 cores": True, "b, 2 cores": False}
+    assert unmatched(before, after[:1]) == (0, 0)
+    with pytest.raises(ValueError, match="several machines"):
+        compare(before, [latency(10, cpu="c")])
+
+
+def test_cells_that_both_failed_to_measure_are_told_as_such(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Store(tmp_path / "a").append(latency(0, status="timed out"))
+    assert bench.main(["compare", str(tmp_path / "a"), str(tmp_path / "a")]) == 0
+    assert "measured in neither" in capsys.readouterr().out
 
 
 def test_files_of_several_machines_are_merged_once(tmp_path: Path) -> None:
