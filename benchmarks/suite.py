@@ -42,7 +42,7 @@ class Suite:
         timeout: seconds a cell may take.
         budget: seconds after which no process is started any more.
         seed: shuffles the order of processes, so that no entry always runs on a warm machine.
-        shard, shards: measure every `shards`-th process alone, from `shard` on.
+        shard, shards: measure every `shards`-th process or sweep alone, from `shard` on.
     """
 
     entries: Sequence[str] = ()
@@ -129,15 +129,22 @@ class Suite:
         return list(dict.fromkeys(cells))
 
     def jobs(self, cells: Sequence[Cell]) -> list[list[Cell]]:
-        """Cells by process: one each, but for the metrics of an entry that nothing disturbs."""
+        """Cells by process: one each, but for the metrics of an entry that nothing disturbs.
+
+        The batches of a sweep stay together and grow, as none is tried after one that did not fit.
+        """
         grouped: dict[Any, list[Cell]] = {}
         for cell in cells:
-            shared = cell.metric in STATIC
-            grouped.setdefault(cell.entry if shared else cell, []).append(cell)
-        found = list(grouped.values())
+            place = cell.entry if _shares(cell) else dataclasses.replace(cell, batch=1)
+            grouped.setdefault(place, []).append(cell)
+        groups = list(grouped.values())
         if self.seed is not None:
-            random.Random(self.seed).shuffle(found)
-        return found[self.shard :: self.shards]
+            random.Random(self.seed).shuffle(groups)
+        found: list[list[Cell]] = []
+        for group in groups[self.shard :: self.shards]:
+            ascending = sorted(group, key=lambda cell: cell.batch)
+            found += [group] if _shares(group[0]) else [[cell] for cell in ascending]
+        return found
 
     def _of_metric(self, common: Cell, metric: str) -> Iterator[Cell]:
         """A metric's cells, each with only those settings that matter to it."""
@@ -187,6 +194,12 @@ class Suite:
         part = parts("shapes", self.folder / "data", drawn=data["shapes"]["test"])[0]
         assert isinstance(part.annotations, Path)
         return dataclasses.replace(Dataset.of(part.annotations, part.images), name="shapes")
+
+
+def _shares(cell: Cell) -> bool:
+    """Whether it may share a process: nothing disturbs it, and no peak of a GPU is measured."""
+    on_gpu = cell.metric == "training_memory" and cell.device.startswith("cuda")
+    return cell.metric in STATIC and not on_gpu
 
 
 def smaller(card: Card, size: tuple[int, int] | None) -> tuple[int, int] | None:

@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
          help="another detector beside, or: torchvision")  # fmt: skip
     what("--dataset", type=Path, nargs=2, metavar=("ANNOTATIONS", "IMAGES"),
          help="COCO-format; default: the 31 embedded images of val2017")  # fmt: skip
-    what("--limit", type=int, help="use the first images alone")
+    what("--limit", type=int, help="the first images alone, for AP too (--set limit=N: not for AP)")
     what("--weights", type=_weights, action="append", default=[], metavar="NAME=PATH",
          help="a checkpoint for an entry; may be repeated")  # fmt: skip
     what("--weights-dir", type=Path, help="folder of files called as published, or NAME.pth")

@@ -51,6 +51,13 @@ def test_every_suite_of_the_configs_is_one(name: str) -> None:
     assert Suite(**suite.load(name)).names()
 
 
+@pytest.mark.parametrize("name", ["published", "speed", "memory"])
+def test_speed_and_memory_are_measured_on_a_hundred_images_and_ap_on_all(name: str) -> None:
+    wanted = Suite(**{**suite.load(name), "entries": ["FCOS_shapes_tiny"], "peers": []})
+    for cell in wanted.cells():
+        assert cell.limit == (100 if cell.metric in ("latency", "throughput", "memory") else None)
+
+
 def test_a_suite_takes_overrides_and_refuses_unknown_words() -> None:
     assert suite.load("quick", ["limit=2", "pace.rounds=5"])["pace"].rounds == 5
     with pytest.raises(LookupError, match="there are accuracy, backbones, memory"):
@@ -98,6 +105,29 @@ def test_metrics_that_nothing_disturbs_share_a_process_and_timed_ones_have_their
     wanted = Suite([TINY, "FCOS_R_50_1x"], metrics=["params", "flops", "latency", "memory"])
     shapes = [[cell.metric for cell in job] for job in wanted.jobs(wanted.cells())]
     assert shapes == [["params", "flops"], ["latency"], ["memory"]] * 2
+
+
+def test_training_memory_that_a_gpu_is_measured_for_has_a_process_of_its_own() -> None:
+    wanted = Suite([TINY], metrics=["params", "flops", "training_memory"], device="cuda")
+    shapes = [[cell.metric for cell in job] for job in wanted.jobs(wanted.cells())]
+    assert shapes == [["params", "flops"], ["training_memory"]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_batches_of_a_sweep_grow_in_one_shard_whatever_the_order_of_sweeps(seed: int) -> None:
+    def part(shard: int, shards: int) -> Suite:
+        swept = {"precisions": ("fp32", "bf16"), "batches": (4, 1, 2), "shard": shard}
+        entries = [TINY, "FCOS_R_50_1x"]
+        return Suite(entries, metrics=["throughput"], seed=seed, shards=shards, **swept)
+
+    cells = part(0, 1).cells()
+    sweeps = []
+    for shard in range(3):
+        jobs = part(shard, 3).jobs(cells)
+        flat = [cell for job in jobs for cell in job]
+        assert [cell.batch for cell in flat] == [1, 2, 4] * (len(flat) // 3)
+        sweeps += [(one.entry, one.precision) for one in flat[::3]]
+    assert len(set(sweeps)) == len(sweeps) == 4
 
 
 def test_shards_and_seeds_leave_nothing_out() -> None:
