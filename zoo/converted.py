@@ -12,7 +12,6 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 from textwrap import shorten
-from textwrap import shorten
 from typing import Any
 
 from filelock import Timeout
@@ -21,7 +20,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fcos import Detector
-from zoo.formats import CheckpointError
 from zoo.formats import CheckpointError
 from zoo.weights import Location, cache
 
