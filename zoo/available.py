@@ -66,7 +66,7 @@ def fetch_address(url: str) -> Path:
         WeightsError: it could not be fetched; a line for each attempt.
     """
     name = re.split("[?#]", url.partition("://")[2])[0].rpartition("/")[2]
-    stem, suffix = os.path.splitext(re.sub(r"[^\w.-]+", "-", unquote(name)))
+    stem, suffix = os.path.splitext(re.sub(r"[^\w.-]+", "-", unquote(name), flags=re.ASCII))
     of_address = hashlib.sha256(url.encode()).hexdigest()[:12]
     # The digits that end this name are no hash of the file, though those of its own may be.
     place = Location(url, sha256=Location(url).digest or "")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -178,6 +179,15 @@ def test_the_query_of_an_address_is_not_the_name_of_its_file(
         zoo.get(ENTRY, weights=mirror.url(other))
     (path,) = cache.glob("*.pth")
     assert re.fullmatch(r"w-[0-9a-f]{12}\.pth", path.name)
+
+
+def test_an_address_in_any_script_fits_a_file_system(
+    mirror: FaultyServer, cache: Path, published: dict[str, torch.Tensor]
+) -> None:
+    long = quote("重" * 99 + ".pth")
+    mirror.add(long, saved({"model": published}))
+    assert differing(zoo.get(ENTRY, weights=mirror.url(long)), published) == []
+    assert len(list(cache.glob("*.pth"))) == 1
 
 
 def test_a_hash_in_the_name_of_a_user_s_own_file_counts(mirror: FaultyServer, cache: Path) -> None:
