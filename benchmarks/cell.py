@@ -70,7 +70,7 @@ class Cell:
     Args:
         entry: a name of the zoo, or "module:function" of a peer (see `benchmarks.peers`).
         metric: one of `METRICS`.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda" or "cuda:1" and so on.
         precision: one of `PRECISIONS`.
         batch: images at a time.
         size: (shortest, longest) side instead of the entry's published test size.

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import operator
 import os
 import platform
 import subprocess
-from functools import cache
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +22,10 @@ GPU_FIELDS = (
     *("temperature.gpu", "clocks.sm", "clocks.max.sm", "clocks_throttle_reasons.active"),
     *("pstate", "power.draw"),
 )
-# Bits of the throttle reasons that mean "slowed down": power cap, hardware, thermal, power brake.
-SLOWED = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
+# Bits of the throttle reasons that make a time invalid: hardware, thermal, power brake. The power
+# cap (0x4) is none: a GPU at full load is ordinarily at it.
+SLOWED = 0x8 | 0x20 | 0x40 | 0x80
+WATCHED = 1.0  # seconds between two looks at a GPU at work
 
 
 def describe(device: str) -> dict[str, Any]:
@@ -43,8 +49,8 @@ def describe(device: str) -> dict[str, Any]:
         "code": fingerprint(),
     }
     if device.startswith("cuda") and torch.cuda.is_available():
-        gpu = gpu_state()
-        facts["gpu"] = gpu.get("name") or torch.cuda.get_device_name()
+        gpu = gpu_state(device)
+        facts["gpu"] = gpu.get("name") or torch.cuda.get_device_name(device)
         facts["driver"] = gpu.get("driver_version")
         facts["power_limit"] = gpu.get("power.limit")
         facts["cuda"] = torch.version.cuda
@@ -69,21 +75,60 @@ def state(device: str) -> dict[str, Any]:
     facts["cpu_celsius"] = _cpu_celsius()
     facts["cpu_throttles"] = _cpu_throttles()
     if device.startswith("cuda"):
-        gpu = gpu_state()
+        gpu = gpu_state(device)
         facts["gpu_celsius"] = gpu.get("temperature.gpu")
         facts["gpu_mhz"] = gpu.get("clocks.sm")
         facts["gpu_max_mhz"] = gpu.get("clocks.max.sm")
         facts["gpu_power_state"] = gpu.get("pstate")
         facts["gpu_power"] = gpu.get("power.draw")
         facts["gpu_throttled"] = throttled(gpu)
-        facts["gpu_other_processes"] = _gpu_processes()
+        facts["gpu_other_processes"] = _gpu_processes(device)
     return {key: value for key, value in facts.items() if value is not None}
 
 
-def gpu_state() -> dict[str, str]:
-    """This process's GPU's facts by nvidia-smi; empty where that does not answer."""
+@contextmanager
+def watch(device: str) -> Iterator[dict[str, Any]]:
+    """What a GPU does while it works, which it does not tell when it idles again: its lowest clock
+    and every reason to be slowed down, there when the block has ended; empty of a CPU."""
+    seen: dict[str, Any] = {}
+    if not device.startswith("cuda"):
+        yield seen
+        return
+    samples: list[dict[str, str]] = []
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.is_set():
+            samples.append(gpu_state(device))
+            ended.wait(WATCHED)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join()
+    seen.update(summary(samples))
+
+
+def summary(samples: Iterable[Mapping[str, str]]) -> dict[str, Any]:
+    """The lowest clock, all throttle reasons and the verdict of several `gpu_state`s."""
+    samples = list(samples)
+    clocks = [int(s["clocks.sm"].split()[0]) for s in samples if "clocks.sm" in s]
+    reasons = "clocks_throttle_reasons.active"
+    masks = [int(s[reasons], 16) for s in samples if reasons in s]
+    facts: dict[str, Any] = {"gpu_lowest_mhz": min(clocks)} if clocks else {}
+    if masks:
+        mask = reduce(operator.or_, masks)
+        facts |= {"gpu_reasons": f"{mask:#x}", "gpu_throttled": bool(mask & SLOWED)}
+    return facts
+
+
+def gpu_state(device: str = "cuda") -> dict[str, str]:
+    """A GPU's facts by nvidia-smi; empty where that does not answer."""
     query = f"--query-gpu={','.join(GPU_FIELDS)}"
-    answer = _run(["nvidia-smi", _own_gpu(), query, "--format=csv,noheader"])
+    answer = _run(["nvidia-smi", _own_gpu(device), query, "--format=csv,noheader"])
     return parse_gpu(answer) if answer else {}
 
 
@@ -143,13 +188,17 @@ def _cpu_throttles(folder: Path = Path("/sys/devices/system/cpu")) -> int | None
     return sum(map(int, filter(None, counts))) if counts else None
 
 
-def _own_gpu() -> str:
+def _own_gpu(device: str) -> str:
     """nvidia-smi counts all GPUs of the machine, torch those that it may see."""
-    return f"--id={os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',')[0] or 0}"
+    number = int(device.partition(":")[2] or 0)
+    visible = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+    return f"--id={visible[number] if number < len(visible) else number}"
 
 
-def _gpu_processes() -> int | None:
-    answer = _run(["nvidia-smi", _own_gpu(), "--query-compute-apps=pid", "--format=csv,noheader"])
+def _gpu_processes(device: str) -> int | None:
+    answer = _run(
+        ["nvidia-smi", _own_gpu(device), "--query-compute-apps=pid", "--format=csv,noheader"]
+    )
     if answer is None:
         return None
     return sum(1 for line in answer.splitlines() if line.strip() not in ("", str(os.getpid())))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks import environment
 from benchmarks.cell import Pace
 
 AGREE = 0.02  # medians of two warm-up passes within it are stable
@@ -23,7 +24,7 @@ class Timing:
     """Seconds of every run: `total` (rounds, inputs) and the same for each of `stages`.
 
     `warmup` runs came before, `stable` says whether they ended in agreement; `first` is the very
-    first one, in which a compiled network is compiled.
+    first one, in which a compiled network is compiled; `gpu` is what `environment.watch` saw.
     """
 
     total: np.ndarray
@@ -31,6 +32,7 @@ class Timing:
     warmup: int = 0
     stable: bool = False
     first: float = 0.0
+    gpu: dict[str, Any] = field(default_factory=dict)
 
 
 def measure(
@@ -47,7 +49,7 @@ def measure(
     Args:
         stages: by name; each takes what the one before returns, the first an input.
         inputs: what to run on; all are seen before anything is timed.
-        device: "cpu" or "cuda".
+        device: "cpu" or a GPU, which is the current one.
         pace: how much of it.
     """
     if not inputs:
@@ -55,17 +57,18 @@ def measure(
     once = _timed_on_gpu if device.startswith("cuda") else _timed_on_cpu
     first, warmup, stable = _warm_up(lambda item: once(stages, item)[0], inputs, pace)
     rounds: list[list[list[float]]] = []
-    start = time.perf_counter()
-    while True:
-        rounds.append([once(stages, item) for item in inputs])
-        elapsed = time.perf_counter() - start
-        runs = len(rounds) * len(inputs)
-        enough = len(rounds) >= pace.rounds and runs >= pace.runs and elapsed >= pace.seconds
-        if enough or elapsed >= pace.limit:
-            break
+    with environment.watch(device) as gpu:
+        start = time.perf_counter()
+        while True:
+            rounds.append([once(stages, item) for item in inputs])
+            elapsed = time.perf_counter() - start
+            runs = len(rounds) * len(inputs)
+            enough = len(rounds) >= pace.rounds and runs >= pace.runs and elapsed >= pace.seconds
+            if enough or elapsed >= pace.limit:
+                break
     times = np.array(rounds)  # rounds, inputs, total and stages
     by_stage = {name: times[:, :, i] for i, name in enumerate(stages, 1)}
-    return Timing(times[:, :, 0], by_stage, warmup, stable, first)
+    return Timing(times[:, :, 0], by_stage, warmup, stable, first, gpu)
 
 
 def _warm_up(

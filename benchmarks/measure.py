@@ -29,9 +29,12 @@ def measure(cell: Cell) -> dict[str, Any]:
     Raises:
         MissingError: weights, a device or a package that it needs is not here.
     """
-    if cell.device.startswith("cuda") and not torch.cuda.is_available():
+    on_gpu = cell.device.startswith("cuda")
+    if on_gpu and not torch.cuda.is_available():
         raise MissingError("no GPU here")
-    if cell.precision == "tf32" and not cell.device.startswith("cuda"):
+    if on_gpu and (torch.device(cell.device).index or 0) >= torch.cuda.device_count():
+        raise MissingError(f"no GPU {cell.device} here")
+    if cell.precision == "tf32" and not on_gpu:
         raise MissingError("TF32 is arithmetic of GPUs")
     subject.set_up(cell)
     metrics = {
@@ -48,7 +51,7 @@ def measure(cell: Cell) -> dict[str, Any]:
     before = environment.state(cell.device)
     values = metrics[cell.metric](cell)
     if cell.metric in ("latency", "throughput"):
-        values["state"] = {"before": before, "after": environment.state(cell.device)}
+        values["state"] |= {"before": before, "after": environment.state(cell.device)}
     return values
 
 
@@ -111,6 +114,7 @@ def _timed(timing: latency.Timing, ready: subject.Ready) -> dict[str, Any]:
         "images": ready.images,
         "rounds": len(timing.total),
         "weights": ready.weights,
+        "state": {"during": timing.gpu},
     }
 
 

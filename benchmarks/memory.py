@@ -23,6 +23,7 @@ def detecting(
     """Peak memory in MB over every input: the allocator's on a GPU, the process's on a CPU."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
+        torch.cuda.empty_cache()  # what loading left would count as reserved
         torch.cuda.reset_peak_memory_stats()
     loaded = peak_rss_mb()
     for item in inputs:

@@ -28,6 +28,8 @@ def set_up(cell: Cell) -> None:
     """Threads and arithmetic of this process, as the cell wants them."""
     if cell.threads:
         torch.set_num_threads(cell.threads)
+    if cell.device.startswith("cuda"):  # whose clock and memory are asked for without its number
+        torch.cuda.set_device(torch.device(cell.device).index or 0)
     tf32 = cell.precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32

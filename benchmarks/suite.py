@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +77,8 @@ class Suite:
             for word in words:
                 if word not in known:
                     raise ValueError(f"no {word!r}; there are {', '.join(known)}")
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise ValueError(f"no device {self.device!r}; there are cpu, cuda and cuda:N")
         if not 0 <= self.shard < self.shards:
             raise ValueError(f"shard {self.shard} is not one of {self.shards}, counted from 0")
 

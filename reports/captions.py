@@ -39,6 +39,9 @@ def captions(rows: Sequence[Row]) -> list[str]:
             f"{every('latency', _processor)}; ~ marks noise over 10%. Published times are of full "
             "size on the GPUs of their day."
         )
+    if "throughput" in by_metric:
+        batches = every("throughput", lambda row: row["cell"]["batch"])
+        told.append(f"images/s: the best of batches {batches}; ~ marks noise over 10%.")
     if "memory" in by_metric:
         told.append(f"peak MB: {every('memory', lambda row: row['values']['kind'])}.")
     return told

@@ -9,7 +9,17 @@ from typing import Any
 import pandas
 
 from reports.lines import STATIC, Line, lines, source
-from reports.tables import OWN_WEIGHTS, Notes, circumstances, markdown, reason, training_gb
+from reports.tables import (
+    OWN_WEIGHTS,
+    THROTTLED,
+    Notes,
+    circumstances,
+    markdown,
+    noise_mark,
+    reason,
+    throttled,
+    training_gb,
+)
 from zoo import published
 from zoo.published import Cell, Column, Row, Table
 
@@ -173,8 +183,13 @@ def measured(table: Table, column: Column, row: Row, line: Line | None) -> tuple
     if figure is not None and measure.metric == "ap" and column.unit != "%":
         figure /= 100
     word = ""
-    if measure.metric == "latency" and values["weights"] == "random":
-        word = "random weights"
+    if measure.metric == "latency":
+        words = {
+            "random weights": values["weights"] == "random",
+            "noise over 10%": noise_mark(values),
+            THROTTLED: throttled(values),
+        }
+        word = "; ".join(text for text, true in words.items() if true)
     if measure.metric == "training_memory" and "measured_gb" not in values:
         word = "predicted, not measured"
     return figure, word

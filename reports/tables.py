@@ -13,6 +13,7 @@ from reports.captions import captions
 from reports.lines import Line, Row, lines, source, threads
 
 WIDE = 190  # characters that the whole table takes
+THROTTLED = "the GPU was throttled meanwhile: not a valid time"
 OWN_WEIGHTS = "weights of a file of the user's"
 
 
@@ -54,7 +55,7 @@ COLUMNS = (
     Column("preprocess", "latency", lambda v: stage(v, "preprocess"), detail=True),
     Column("network", "latency", lambda v: stage(v, "network"), detail=True),
     Column("decode", "latency", lambda v: stage(v, "decode"), detail=True),
-    Column("images/s", "throughput", lambda v: f"{v['images_per_second']:.1f}"),
+    Column("images/s", "throughput", lambda v: f"{v['images_per_second']:.1f}{noise_mark(v)}"),
     Column("peak MB", "memory", lambda v: f"{v['peak_mb']:.0f}"),
     Column("AP", "ap", lambda v: percent(v["AP"]), "ap"),
 )
@@ -106,8 +107,8 @@ def _cell(column: Column, line: Line, notes: Notes) -> str:
         word = ap_note(row)
     elif column.metric == "training_memory" and "measured_gb" not in row["values"]:
         word = "predicted, not measured"
-    elif column.heading == "ms" and throttled(row["values"]):
-        word = "the GPU was throttled meanwhile: not a valid time"
+    elif column.heading in ("ms", "images/s") and throttled(row["values"]):
+        word = THROTTLED
     return f"{column.text(row['values'])} {notes.mark(word) if word else ''}".strip()
 
 
@@ -190,8 +191,9 @@ def stage(values: Mapping[str, Any], name: str) -> str:
 
 
 def throttled(values: Mapping[str, Any]) -> bool:
-    """Whether the GPU was slowed down at the end of the measurement."""
-    return bool(values.get("state", {}).get("after", {}).get("gpu_throttled"))
+    """Whether the GPU was slowed down meanwhile, or, where nobody looked then, at the end."""
+    state = values.get("state", {})
+    return bool((state.get("during") or state.get("after") or {}).get("gpu_throttled"))
 
 
 def circumstances(rows: Sequence[Row]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -45,10 +46,45 @@ def test_cores_slowed_by_heat_are_counted_where_the_system_does(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("mask", "slowed"),
-    [("0x0000000000000000", False), ("0x0000000000000001", False), ("0x0000000000000004", True)],
+    [("0x0000000000000001", False), ("0x0000000000000004", False), ("0x0000000000000040", True)],
 )
-def test_idling_is_no_throttling_but_a_power_cap_is(mask: str, slowed: bool) -> None:
+def test_idling_and_the_power_cap_are_no_throttling_but_heat_is(mask: str, slowed: bool) -> None:
     assert environment.throttled(environment.parse_gpu(SMI.format(mask))) is slowed
+
+
+def test_a_gpu_is_watched_while_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = iter([SMI.format("0x4"), SMI.replace("1980, 1980", "1200 MHz, 1980").format("0x20")])
+    both, devices = threading.Event(), []
+
+    def nvidia_smi(device: str) -> dict[str, str]:
+        devices.append(device)
+        line = next(said, None)
+        if line is None:
+            both.set()
+        return environment.parse_gpu(line) if line else {}
+
+    monkeypatch.setattr(environment, "gpu_state", nvidia_smi)
+    monkeypatch.setattr(environment, "WATCHED", 0.001)
+    with environment.watch("cuda:1") as seen:
+        assert both.wait(60)
+    assert seen == {"gpu_lowest_mhz": 1200, "gpu_reasons": "0x24", "gpu_throttled": True}
+    assert set(devices) == {"cuda:1"}
+    with environment.watch("cpu") as seen:
+        assert seen == {}
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "own"),
+    [("", "cuda", "0"), ("", "cuda:1", "1"), ("4,6", "cuda", "4"), ("4,6", "cuda:1", "6")],
+)
+def test_the_gpu_that_is_asked_is_the_one_that_is_measured(
+    visible: str, device: str, own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(environment, "_run", asked.append)
+    environment.state(device)
+    assert [command[1] for command in asked] == [f"--id={own}"] * 2
 
 
 def test_the_fingerprint_is_of_the_code_that_measures(monkeypatch: pytest.MonkeyPatch) -> None:

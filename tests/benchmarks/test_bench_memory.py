@@ -108,11 +108,12 @@ def test_on_a_gpu_the_allocator_s_peak_counts_from_a_fresh_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[object] = []
-    for name in ("synchronize", "reset_peak_memory_stats"):
+    for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
         monkeypatch.setattr(torch.cuda, name, lambda name=name: seen.append(name))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**20)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 4 * 2**20)
     values = memory.detecting({"all": seen.append}, ["a", "b"], "cuda")
-    assert seen == ["synchronize", "reset_peak_memory_stats", "a", "b", "synchronize"]
+    before = ["synchronize", "empty_cache", "reset_peak_memory_stats"]
+    assert seen == [*before, "a", "b", "synchronize"]
     assert (values["peak_mb"], values["reserved_mb"]) == (3, 4)
     assert values["kind"] == "max_memory_allocated"

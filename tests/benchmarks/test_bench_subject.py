@@ -90,3 +90,15 @@ def test_a_gpu_that_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MissingError, match="no GPU"):
         measure.measure(Cell(ENTRY, "latency", device="cuda"))
+
+
+def test_the_gpu_of_a_cell_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for device in ("cpu", "cuda", "cuda:1"):
+        subject.set_up(Cell(ENTRY, "latency", device=device))
+    assert chosen == [0, 1]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(MissingError, match="no GPU cuda:1 here"):
+        measure.measure(Cell(ENTRY, "latency", device="cuda:1"))

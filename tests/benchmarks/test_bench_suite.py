@@ -66,6 +66,8 @@ def test_a_suite_takes_overrides_and_refuses_unknown_words() -> None:
         suite.load("quick", ["+speed=11"])
     with pytest.raises(ValueError, match="no 'beauty'"):
         Suite([TINY], metrics=["beauty"])
+    with pytest.raises(ValueError, match="no device 'tpu'; there are cpu, cuda and cuda:N"):
+        Suite([TINY], device="tpu")
     with pytest.raises(LookupError, match="did you mean"):
         Suite(["FCOS_R_50_1"]).names()
 

@@ -100,3 +100,10 @@ def test_a_user_s_own_weights_get_no_ratio() -> None:
     assert again.cells[0][8] == "-"
     [again] = regenerated.all_tables([ap(ENTRY), *own], [TABLE])
     assert again.cells[0][14] == "1.000"
+
+
+def test_a_time_that_is_in_doubt_says_so_as_the_measured_table_does() -> None:
+    [again] = regenerated.all_tables([latency(ENTRY, 71.0, throttled=True)], [TABLE])
+    assert "the GPU was throttled meanwhile: not a valid time" in again.notes
+    [again] = regenerated.all_tables([latency(ENTRY, 71.0, "random", noise=0.2)], [TABLE])
+    assert "random weights; noise over 10%" in again.notes

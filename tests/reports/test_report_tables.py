@@ -90,3 +90,15 @@ def test_a_user_s_own_weights_are_told_and_are_not_as_published() -> None:
     named, notes = cells([latency(ENTRY, 80, "file"), ap(ENTRY, weights=OWN)])
     assert named["entry"] == f"{ENTRY} [1]"
     assert notes == ["weights of a file of the user's", "AP on the 5,000 images of val2017"]
+
+
+def test_times_of_a_throttled_gpu_are_not_valid_nor_are_its_images_a_second() -> None:
+    slowed = latency(ENTRY, 80, noise=0.2, throttled=True)
+    swept = row(ENTRY, "throughput", {**slowed["values"], "images_per_second": 12.5})
+    for rows, heading, text in (
+        ([slowed], "ms", "80.0 ~ [1]"),
+        ([swept], "images/s", "12.5 ~ [1]"),
+    ):
+        named, notes = cells(rows)
+        assert named[heading] == text
+        assert notes == ["the GPU was throttled meanwhile: not a valid time"]
