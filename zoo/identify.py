@@ -47,7 +47,7 @@ def looks_like(state: Mapping[str, Tensor], entry: Card | None = None) -> str:
                 "then zoo.load_checkpoint"
             )
     if form is formats.native:
-        return "it looks like a detector that this project wrote, of another entry"
+        return "it looks like a detector that this project wrote, perhaps of another entry"
     fitting: list[str] = []
     for alike in _architectures(form, _body(form, state)):
         if _fits(alike[0], state):
