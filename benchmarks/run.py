@@ -19,6 +19,7 @@ from benchmarks.cell import STATIC, Cell, Outcome
 from benchmarks.store import Row, Store, row_of
 from benchmarks.suite import Suite
 
+NOT_STARTED = "not started"  # how the reason of a cell begins that the budget left out
 COLUMNS = (
     TextColumn("{task.description}"),
     BarColumn(),
@@ -87,7 +88,7 @@ def outcomes(
     for cell in job:
         reason = hopeless(cell, suite, rows)
         if reason is None and late:
-            reason = f"not started: the suite's {suite.budget:.0f} s were over"
+            reason = f"{NOT_STARTED}: the suite's {suite.budget:.0f} s were over"
         if reason is None:
             ready.append(cell)
         else:

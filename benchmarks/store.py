@@ -15,6 +15,7 @@ from benchmarks.cell import Cell, Outcome
 from benchmarks.environment import machine
 
 SCHEMA = 1
+NEEDED = ("machine", "cell", "status", "reason", "values", "command", "environment")
 Row = dict[str, Any]
 # Facts of the environment that make another measurement of the same cell.
 SOFTWARE = ("code", "torch", "torchvision", "cuda", "cudnn", "driver")
@@ -95,7 +96,7 @@ def read(paths: Iterable[str | Path]) -> list[Row]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a file was written by a newer version.
+        ValueError: a file was written by a newer version, or by something else.
     """
     rows: list[Row] = []
     for path in paths:
@@ -110,6 +111,8 @@ def read(paths: Iterable[str | Path]) -> list[Row]:
                 continue
             if row.get("schema", 0) > SCHEMA:
                 raise ValueError(f"{path}:{number}: written by a newer version of this package")
+            if lacking := [name for name in NEEDED if name not in row]:
+                raise ValueError(f"{path}:{number}: no row of results, as it has no {lacking[0]!r}")
             rows.append(row)
     return rows
 

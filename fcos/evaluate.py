@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def evaluate(
 
     Raises:
         ValueError: detections of images or categories that the annotations do not have, or that
-            are not numbers.
+            are malformed, not finite, or of negative size.
         ImportError: the backend is not installed.
     """
     evaluator = _evaluator(backend)
@@ -101,7 +102,7 @@ def evaluate(
     # precision: (IoU threshold, recall, class, area range, detections an image), -1 where undefined
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     figures["per_class"] = {
-        truth.cats[category]["name"]: _figure(precision[:, :, position].mean())
+        _unique(truth, category): _figure(precision[:, :, position].mean())
         for position, category in enumerate(evaluation.params.catIds)
     }
     figures["images"] = len(chosen)
@@ -121,6 +122,13 @@ def _evaluator(backend: str) -> Any:
             "faster-coco-eval is not installed: pip install 'fcos-zoo[fast-eval]'"
         ) from None
     return COCOeval_faster
+
+
+def _unique(truth: COCO, category: int) -> str:
+    """The category's name, with its id where another has the same name."""
+    name = str(truth.cats[category]["name"])
+    same = sum(other["name"] == name for other in truth.cats.values())
+    return name if same == 1 else f"{name} (category {category})"
 
 
 def _figure(value: float) -> float | None:
@@ -154,6 +162,18 @@ def _truth(content: Mapping[str, Any]) -> COCO:
     return _index({"images": content["images"], "categories": categories, "annotations": things})
 
 
+def _check_result(detection: Any) -> None:
+    try:
+        fine = {"image_id", "category_id"} <= detection.keys()
+        fine = fine and isinstance(detection["score"], Real)
+        fine = fine and [isinstance(side, Real) for side in detection["bbox"]] == [True] * 4
+    except (AttributeError, KeyError, TypeError):
+        fine = False
+    if not fine:
+        wanted = "image_id, category_id, bbox (x, y, width, height) and score"
+        raise ValueError(f"a detection must have {wanted}: {str(detection)[:200]}")
+
+
 def _results(detections: str | Path | Sequence[Result], truth: COCO) -> COCO:
     loaded: Sequence[Result] = (
         json.loads(Path(detections).read_bytes())
@@ -162,6 +182,7 @@ def _results(detections: str | Path | Sequence[Result], truth: COCO) -> COCO:
     )
     rows = []
     for number, detection in enumerate(loaded, 1):
+        _check_result(detection)
         image_id, category_id = detection["image_id"], detection["category_id"]
         if image_id not in truth.imgs:
             raise ValueError(f"a detection on image {image_id}, which the annotations do not have")
@@ -170,8 +191,10 @@ def _results(detections: str | Path | Sequence[Result], truth: COCO) -> COCO:
                 f"a detection of category {category_id} on image {image_id}; the annotations have "
                 f"{len(truth.cats)} categories, from {min(truth.cats)} to {max(truth.cats)}"
             )
+        width, height = detection["bbox"][2:]
         if not all(map(math.isfinite, (*detection["bbox"], detection["score"]))):
             raise ValueError(f"a detection on image {image_id} is not finite: {detection}")
-        width, height = detection["bbox"][2:]
+        if width < 0 or height < 0:
+            raise ValueError(f"a detection on image {image_id} has a negative side: {detection}")
         rows.append({**detection, "id": number, "area": width * height, "iscrowd": 0})
     return _index({**truth.dataset, "annotations": rows})

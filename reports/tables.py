@@ -181,8 +181,9 @@ def ap_note(row: Row) -> str:
     if values["split"] == "val2017" and not size:
         as_published = ", as published" if source(row) == "published" else ""
         return f"AP on the 5,000 images of val2017{as_published}"
-    where = f"{values['images']} images of {values['split']}{reduced}"
-    return f"AP on {where}, not on val2017 as published"
+    split = values["split"]
+    where = split if " images of " in split else f"{values['images']} images of {split}"
+    return f"AP on {where}{reduced}, not on val2017 as published"
 
 
 def stage(values: Mapping[str, Any], name: str) -> str:

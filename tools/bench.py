@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.cell import METRICS, PRECISIONS, STATIC, Dataset, Pace
-from benchmarks.run import run
+from benchmarks.run import NOT_STARTED, run
 from benchmarks.store import Store, newest
 from benchmarks.suite import Suite, load
 from fcos.evaluate import BACKENDS
@@ -49,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     page.write_text(tables.page(rows if suite.shards == 1 else newest(store.rows())))
     for table in tables.terminal(rows, console.width):
         console.print(table)
+    if late := sum(row["reason"].startswith(NOT_STARTED) for row in rows):
+        console.print(f"{late} cells not started: the suite's time was over", style="yellow")
     console.print(f"results in {options.out}, table in {page}", highlight=False, soft_wrap=True)
     broken = [row for row in rows if row["status"] not in ("measured", "missing")]
     return 1 if broken and "WORLD_SIZE" not in os.environ else 0
@@ -59,6 +61,8 @@ def suite_of(options: argparse.Namespace) -> Suite:
     named = bool(options.names or options.peer)
     static = bool(options.metrics) and set(options.metrics) <= STATIC
     suite = options.suite or (None if named or static else "quick")
+    if options.set and not suite:
+        raise ValueError("--set changes a suite: name it by --suite")
     chosen: dict[str, Any] = load(suite, options.set) if suite else {"entries": ("*",)}
     if named and not options.suite:
         chosen["entries"] = ()
@@ -162,7 +166,10 @@ def _words(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split(",")))
+    words = text.split(",")
+    if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
+        raise argparse.ArgumentTypeError(f"{text!r} is not numbers from 1, such as 1,2,4")
+    return tuple(map(int, words))
 
 
 def _weights(text: str) -> tuple[str, Path]:
@@ -189,8 +196,13 @@ def take_gpu() -> None:
     if "LOCAL_RANK" in os.environ:
         local = int(os.environ["LOCAL_RANK"])
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        own = visible.split(",")[local] if visible else str(local)
-        os.environ["CUDA_VISIBLE_DEVICES"] = own
+        gpus = visible.split(",") if visible else [str(number) for number in range(local + 1)]
+        if local >= len(gpus):
+            raise ValueError(
+                f"process {local} of this machine has no GPU: CUDA_VISIBLE_DEVICES={visible}; "
+                f"take --nproc-per-node {len(gpus)}"
+            )
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[local]
 
 
 def _default_device() -> str:

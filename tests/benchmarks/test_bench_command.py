@@ -120,3 +120,18 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     told = capsys.readouterr().err
     assert "did you mean FCOS_R_50_1x" in told
     assert len(told.splitlines()) == 1
+
+
+def test_what_the_time_was_too_short_for_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [
+        "--set",
+        "metrics=[params]",
+        "--set",
+        "budget=1e-9",
+        "--out",
+        str(tmp_path / "r.jsonl"),
+    ]
+    assert cli.main(["bench", "--suite", "quick", "--device", "cpu", *given]) == 0
+    assert "7 cells not started: the suite's time was over" in capsys.readouterr().out

@@ -36,12 +36,31 @@ def test_the_command_line_has_the_last_word_on_a_suite() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--metrics", "beauty"], ["--precision", "fp8"], ["--weights", "x.pth"]]
+    "wrong",
+    [["--metrics", "beauty"], ["--precision", "fp8"], ["--weights", "x.pth"], ["--batches", "0"]],
 )
 def test_unknown_words_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         suite(*wrong)
     assert wrong[1] in capsys.readouterr().err
+
+
+def test_numbers_are_asked_for_by_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        suite("--batches", "x")
+    assert "'x' is not numbers from 1, such as 1,2,4" in capsys.readouterr().err
+
+
+def test_a_change_of_no_suite_is_refused() -> None:
+    with pytest.raises(ValueError, match="name it by --suite"):
+        suite("FCOS_R_50_1x", "--set", "nonsense=1")
+
+
+def test_a_process_without_a_gpu_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    with pytest.raises(ValueError, match="take --nproc-per-node 2"):
+        bench.take_gpu()
 
 
 @pytest.mark.parametrize(("visible", "own"), [("", "1"), ("4,6", "6")])

@@ -94,3 +94,7 @@ def test_a_missing_file_and_one_of_a_newer_version_are_refused(tmp_path: Path) -
     newer.write_text(json.dumps({**row("A"), "schema": store.SCHEMA + 1}) + "\n")
     with pytest.raises(ValueError, match="newer version"):
         store.read([newer])
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"key": "k"}\n')
+    with pytest.raises(ValueError, match="jsonl:1: no row of results, as it has no 'machine'"):
+        store.read([other])

@@ -147,3 +147,37 @@ def test_the_older_convention_counts_the_last_pixel():
     boxes = torch.tensor([[0.0, 0, 9, 19]])
     (result,) = to_coco_results(1, boxes, torch.ones(1), torch.zeros(1).long(), (3,), plus_one=True)
     assert result["bbox"] == [0, 0, 10, 20]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"score": None},
+        {"bbox": [1, 2, 3]},
+        {"bbox": ["1", 2, 3, 4]},
+        {"bbox": None},
+    ],
+)
+def test_a_malformed_detection_is_shown_with_what_it_must_have(detections, wrong):
+    with pytest.raises(ValueError, match="a detection must have image_id, category_id, bbox"):
+        evaluate([{**detections[0], **wrong}], EMBEDDED)
+    lacking = {key: value for key, value in detections[0].items() if key not in wrong}
+    for other in (lacking, "box"):
+        with pytest.raises(ValueError, match="a detection must have"):
+            evaluate([other], EMBEDDED)
+
+
+def test_a_box_of_negative_size_is_refused(detections):
+    with pytest.raises(ValueError, match="negative side"):
+        evaluate([{**detections[0], "bbox": [9, 9, -4, 4]}], EMBEDDED)
+
+
+def test_categories_of_one_name_keep_their_own_ap():
+    content = {
+        "images": [{"id": 1, "file_name": "1.jpg", "width": 100, "height": 100}],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}],
+        "annotations": [{"image_id": 1, "category_id": 2, "bbox": [9, 9, 40, 40]}],
+    }
+    found = [{"image_id": 1, "category_id": 2, "bbox": [9, 9, 40, 40], "score": 0.9}]
+    per_class = evaluate(found, content)["per_class"]
+    assert per_class == {"cat (category 1)": None, "cat (category 2)": pytest.approx(1)}

@@ -40,6 +40,11 @@ def test_random_weights_and_a_small_set_are_told() -> None:
     assert notes == ["AP on 31 images of coco_val_ccby at 256/427, not on val2017 as published"]
 
 
+def test_a_part_of_val2017_is_told_once() -> None:
+    _, notes = cells([ap(ENTRY, "2 images of val2017", 2, limit=2)])
+    assert notes == ["AP on 2 images of val2017, not on val2017 as published"]
+
+
 def test_noise_over_a_tenth_is_marked() -> None:
     assert cells([latency(ENTRY, 80, noise=0.11)])[0]["ms"] == "80.0 ~"
 
