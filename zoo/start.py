@@ -11,8 +11,8 @@ from zoo import formats
 from zoo.available import fetch_weights
 from zoo.build import assemble
 from zoo.card import card
+from zoo.checkpoint import read_checkpoint
 from zoo.imagenet import load_backbone
-from zoo.weights import read
 
 Config = Mapping[str, Any]
 
@@ -37,9 +37,10 @@ def start_from(detector: Detector, source: str, config: Config) -> str:
     Returns:
         What was done, for the log.
     """
-    path = Path(source) if Path(source).is_file() else fetch_weights(card(source))
-    content = read(path)
-    state = formats.unwrap(content)
+    own_file = Path(source).is_file()
+    path = Path(source) if own_file else fetch_weights(card(source))
+    checkpoint = read_checkpoint(path)
+    state = checkpoint.state
     names = formats.translate(state, detector)
     head = [key for key, name in names.items() if name == "head.cls_logits.bias"]
     if not head:
@@ -49,9 +50,8 @@ def start_from(detector: Detector, source: str, config: Config) -> str:
     rows = len(state[head[0]])
     donor = assemble(config, rows)
     formats.load_state(donor, state)
-    known = content.get("classes") or (
-        config["classes"] if Path(source).is_file() else card(source).config["classes"]
-    )
+    usual = config["classes"] if own_file else card(source).config["classes"]
+    known = checkpoint.classes or usual
     known = tuple(known) if len(known) == rows else (None,) * rows  # names that nobody told
     kept = donor.state_dict()
     if known == detector.classes:
