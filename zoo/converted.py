@@ -114,12 +114,12 @@ def classes(facts: dict[str, str]) -> Any:
 
 def checked(classes: Any) -> list[str]:
     """What a file gives as its class names; CheckpointError if they are none."""
-    if not isinstance(classes, list) or not all(isinstance(each, str) for each in classes):
+    if not isinstance(classes, list | tuple) or not all(isinstance(c, str) for c in classes):
         raise CheckpointError(
             f'its "classes" are no list of names but {shorten(repr(classes), 80)}: '
             "write the names there, or leave them out"
         )
-    return classes
+    return list(classes)
 
 
 def _facts(detector: Detector, source: Path) -> dict[str, str]:
