@@ -45,7 +45,9 @@ HEADER = """\
 
 Every row is a run of `fcos-zoo train` in a process of its own, from the same weights and on the
 same batches; `python -m benchmarks.training_options` says more and made this page. "Times as fast"
-is the median (and range) over rounds that take turns.
+is the median (and range) over rounds that take turns. Options that compute the same differ by
+rounding at first, which training then magnifies; those that differ by nothing are the same to the
+bit. fp16 is left out on CPUs that would have to emulate it.
 
 ![Loss by step, and its distance from that of plain fp32](training_options.png)
 """
