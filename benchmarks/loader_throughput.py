@@ -62,7 +62,7 @@ def loader(dataset: DetectionDataset, workers: int, images: int) -> Iterator[int
     """Load training batches; yields the number of images that reached this process."""
     batches = islice(TrainingSampler(dataset.portrait, BATCH, seed=0), images // BATCH)
     transforms = Compose([HorizontalFlip(), ResizeShortestSide((800,), 1333)])
-    for batch, _ in Loader(dataset, batches, transforms, workers):
+    for batch, _ in Loader(dataset, batches, transforms, workers, views=True):
         yield len(batch)
 
 

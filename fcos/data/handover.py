@@ -86,14 +86,21 @@ class Handover:
         return packed
 
     def unpack(
-        self, packed: Sequence[Packet], pin_memory: bool
+        self, packed: Sequence[Packet], pin_memory: bool = False, views: bool = False
     ) -> tuple[list[Tensor], list[Target]]:
-        """In the training process: images (3, H, W) in memory of their own, and targets."""
+        """In the training process: images (3, H, W) in memory of their own, and targets.
+
+        `views` of the mapping spare the copy; a worker writes over one that lies two batches back.
+        """
         images = []
         for source, _ in packed:
-            image = torch.empty(source.shape, dtype=torch.uint8, pin_memory=pin_memory)
-            # NumPy copies with one thread; torch would wake all of its threads for each image.
-            image.numpy()[:] = self._at(source) if isinstance(source, Place) else source
+            pixels = self._at(source) if isinstance(source, Place) else source
+            if views:
+                image = torch.from_numpy(pixels)
+            else:
+                image = torch.empty(source.shape, dtype=torch.uint8, pin_memory=pin_memory)
+                # NumPy copies with one thread; torch would wake all of its threads for each image.
+                image.numpy()[:] = pixels
             images.append(image.permute(2, 0, 1))
         for source, _ in packed:
             if isinstance(source, Place):

@@ -32,6 +32,7 @@ class Loader:
         workers: reading processes, forked from this one; 0 reads in this one, as Windows must.
         prefetch: batches that each worker keeps ready.
         pin_memory: lay images into page-locked memory, for faster copies to a GPU.
+        views: spare a copy; an image is then good only until the batch after the next is asked for.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class Loader:
         workers: int = 2,
         prefetch: int = 4,
         pin_memory: bool = False,
+        views: bool = False,
     ) -> None:
         self.source = Augmented(dataset, transforms)
         self.batches = batches
         self.workers = workers
         self.prefetch = prefetch
         self.pin_memory = pin_memory
+        self.views = views
 
     def __iter__(self) -> Iterator[Batch]:
         if self.workers == 0:
@@ -69,7 +72,7 @@ class Loader:
             generator=torch.Generator(),
         )
         for packed in loader:
-            yield handover.unpack(packed, self.pin_memory)
+            yield handover.unpack(packed, self.pin_memory, self.views)
 
 
 class Augmented(Dataset[Picture]):

@@ -52,6 +52,16 @@ def test_what_was_unpacked_is_not_written_over():
     assert_whole(batch, unpacked)
 
 
+def test_views_last_until_the_batch_after_the_next():
+    handover = Handover(workers=1, prefetch=1)
+    batches = [pictures(count) for count in (1, 3, 2)]
+    views = []
+    for batch in batches:
+        views.append(handover.unpack(handover.pack(batch), views=True))
+        assert_whole(batch, views[-1])
+    assert_whole(batches[1], views[1])
+
+
 def test_a_slot_written_before_it_was_read_is_an_error():
     handover = Handover(workers=1, prefetch=1)  # three slots
     first = handover.pack(pictures(1))
