@@ -1,4 +1,4 @@
-"""Layers that the backbones share: norms by name, convolution + norm, deformable convolution."""
+"""Layers that the backbones share: norms by name, convolution + norm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import _functions
 from torch.utils.checkpoint import checkpoint
-from torchvision.ops import deform_conv2d
+
+from backbones.deformable import DeformConv2d
 
 NormKind = Literal["frozen_bn", "eval_bn", "bn", "sync_bn"]
 Activation = Literal["relu", "relu6"] | None
@@ -148,42 +149,6 @@ def make_norm(kind: NormKind, channels: int, eps: float = 1e-5) -> nn.Module:
 def constant_norm(kind: NormKind) -> NormKind:
     """The norm of a frozen stage: batch statistics make no sense where the weights stand still."""
     return "frozen_bn" if kind in ("bn", "sync_bn") else kind
-
-
-class DeformConv2d(nn.Conv2d):
-    """Modulated deformable convolution (DCNv2, arXiv:1811.11168), one deformable group.
-
-    `offset` is a plain 3x3 convolution with 27 outputs: 18 offsets, (dy, dx) tap by tap in
-    row-major order, then 9 mask logits. Sampling outside of the map reads zeros.
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, **kwargs: Any
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, **kwargs)
-        self.taps = kernel_size * kernel_size
-        self.offset = nn.Conv2d(
-            in_channels,
-            3 * self.taps,
-            kernel_size,
-            stride=(self.stride[0], self.stride[1]),
-            padding=kernel_size // 2,
-        )
-        nn.init.zeros_(self.offset.weight)
-        assert self.offset.bias is not None
-        nn.init.zeros_(self.offset.bias)
-
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        offset, mask = self.offset(input).split([2 * self.taps, self.taps], dim=1)
-        return deform_conv2d(
-            input.float(),
-            offset.float(),
-            weight.float(),
-            None if bias is None else bias.float(),
-            stride=tuple(self.stride),
-            padding=tuple(int(p) for p in self.padding),
-            mask=mask.float().sigmoid(),
-        ).to(input.dtype)
 
 
 class ConvNorm(nn.Module):

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.layers import ConvNorm, DeformConv2d, NormKind, constant_norm
+from backbones.deformable import DeformConv2d
+from backbones.layers import ConvNorm, NormKind, constant_norm
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 

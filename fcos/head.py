@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.layers import DeformConv2d, KeepFloat32, NormKind, make_norm
+from backbones.deformable import DeformConv2d
+from backbones.layers import KeepFloat32, NormKind, make_norm
 
 HeadNorm = Literal["gn", "none"] | NormKind
 

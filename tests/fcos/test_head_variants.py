@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backbones.layers import DeformConv2d
+from backbones.deformable import DeformConv2d
 from fcos import Head, Level
 
 STRIDES = (8, 16)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import zoo
-from backbones.layers import DeformConv2d
+from backbones.deformable import DeformConv2d
 
 
 def deformable(module):

@@ -1,0 +1,113 @@
+"""Deformable convolutions beside torchvision's kernel: `python -m benchmarks.deformable_speed`.
+
+All deformable layers of an entry take in turns, by our sampling and by torchvision's kernel for
+CPUs, what the network gives them at 800x1088: batch 1, fp32, random weights whose offsets are a
+pixel or two. A ratio is the median over the rounds of the kernel's time by ours in the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Sequence
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+import zoo
+from backbones.deformable import DeformConv2d
+from benchmarks import environment, pictures
+from benchmarks.backbone_speed import alternate
+from benchmarks.synthetic import settle_norms
+from fcos.images import resize_image
+
+ENTRIES = ("FCOS_imprv_dcnv2_R_50_FPN_1x", "FCOS_MS_X_101_32x8d_dcnv2_2x")
+SIZE = (800, 1088)
+OFFSETS = 1.5  # pixels, standard deviation
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a row for every entry."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("names", nargs="*", default=ENTRIES, help="entries (%(default)s)")
+    add("--rounds", type=int, default=5, help="%(default)s")
+    add("--threads", type=int, default=2, help="%(default)s")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    dataset = pictures.embedded()
+    photo = resize_image(pictures.read(dataset, pictures.image_ids(dataset)[0]).image, SIZE)
+    console = Console()
+    table = Table(title="deformable layers of a network, milliseconds", title_justify="left")
+    for heading in ("", "layers", "torchvision", "ours", "times as fast", "differs by"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name in options.names:
+        layers = inputs(name, photo)
+        if not layers:
+            raise ValueError(f"{name} has no deformable convolution: take one with dcnv2")
+        with torch.inference_mode():
+            difference = max(
+                float((layer(x) - kernel(layer, x)).abs().max() / layer(x).abs().max())
+                for layer, x in layers
+            )
+            theirs, ours = alternate(
+                [
+                    lambda layers=layers: [kernel(layer, x) for layer, x in layers],  # type: ignore[misc]
+                    lambda layers=layers: [layer(x) for layer, x in layers],  # type: ignore[misc]
+                ],
+                options.rounds,
+                name,
+                console,
+            )
+        ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
+        table.add_row(
+            name,
+            str(len(layers)),
+            f"{statistics.median(theirs):.0f}",
+            f"{statistics.median(ours):.0f}",
+            f"{statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})",
+            f"{difference:.0e}",
+        )
+    console.print(table)
+    facts = environment.describe("cpu")
+    console.print(
+        f"{facts['cpu']}, {options.threads} threads, torch {facts['torch']}, torchvision "
+        f"{facts['torchvision']}, {options.rounds} rounds",
+        highlight=False,
+    )
+    return 0
+
+
+def inputs(name: str, photo: Tensor) -> list[tuple[DeformConv2d, Tensor]]:
+    """An entry's deformable layers, each with what it sees of a picture."""
+    torch.manual_seed(0)
+    detector = zoo.build(name).eval().to(memory_format=torch.channels_last)
+    settle_norms(detector, lambda: detector.network(detector.images([photo])))
+    layers = [m for m in detector.modules() if isinstance(m, DeformConv2d)]
+    seen: list[tuple[DeformConv2d, Tensor]] = []
+    hooks = [
+        layer.offset.register_forward_pre_hook(
+            lambda _, args, layer=layer: seen.append((layer, args[0]))
+        )
+        for layer in layers
+    ]
+    with torch.inference_mode():
+        detector.network(detector.images([photo]))
+        for hook in hooks:
+            hook.remove()
+        for layer, x in seen:
+            nn.init.normal_(layer.offset.weight)
+            layer.offset.weight.mul_(OFFSETS / layer.offset(x).std())
+    return seen
+
+
+def kernel(layer: DeformConv2d, x: Tensor) -> Tensor:
+    """The layer by torchvision's kernel, as it computes with gradients and on GPUs."""
+    return layer.by_kernel(x, *layer.moves(x), layer.weight, layer.bias)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
