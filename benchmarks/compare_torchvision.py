@@ -3,7 +3,7 @@
 Both take a decoded 8-bit photograph to its boxes, batch 1, in one process and in turns, so that
 whatever else the machine does falls on all alike. torchvision's runs as it comes and in
 channels_last, which suits CPUs better. The photograph is one that both resize to 800x1066 and pad
-to 800x1088. A ratio is the median over the rounds of theirs, as it comes, by the other's in the same
+to 800x1088. A ratio is the median over the rounds of theirs, as it comes, by another's in the same
 round.
 
 Without weights files both are randomly initialised in the same way, as `benchmarks.synthetic` says:
