@@ -127,9 +127,15 @@ def summary(samples: Iterable[Mapping[str, str]]) -> dict[str, Any]:
 
 def gpu_state(device: str = "cuda") -> dict[str, str]:
     """A GPU's facts by nvidia-smi; empty where that does not answer."""
-    query = f"--query-gpu={','.join(GPU_FIELDS)}"
-    answer = _run(["nvidia-smi", _own_gpu(device), query, "--format=csv,noheader"])
-    return parse_gpu(answer) if answer else {}
+    fields = ",".join(GPU_FIELDS)
+    # Drivers after 535 speak of events and may know the older name no more; they refuse all then.
+    for query in (fields, fields.replace("throttle", "event")):
+        answer = _run(
+            ["nvidia-smi", _own_gpu(device), f"--query-gpu={query}", "--format=csv,noheader"]
+        )
+        if answer:
+            return parse_gpu(answer)
+    return {}
 
 
 def parse_gpu(line: str) -> dict[str, str]:

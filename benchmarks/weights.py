@@ -42,8 +42,7 @@ def resolve(
         with _offline(cached_only):
             path = fetch_weights(card)
     except zoo.NoWeightsError as error:
-        reason = str(error).split(":")[0]
-        return Weights(note=reason.replace(f" for {entry}", "").replace(f" of {entry}", ""))
+        return Weights(note=error.why)
     except zoo.WeightsError as error:
         return Weights(note=_why(str(error), cached_only))
     return Weights("published", str(path), (recorded(path) or sha256(path))[:12])

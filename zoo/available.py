@@ -19,7 +19,14 @@ from zoo.weights.location import Location, mirrors, offline
 
 
 class NoWeightsError(WeightsError, LookupError):
-    """Nobody serves the entry's weights; the message names the nearest entry that has some."""
+    """Nobody serves the entry's weights; the message names the nearest entry that has some.
+
+    `why` is the reason alone, in a few words.
+    """
+
+    def __init__(self, message: str, why: str = "") -> None:
+        super().__init__(message)
+        self.why = why
 
 
 def fetch_weights(entry: Card, progress: Progress | None = None) -> Path:
@@ -36,21 +43,25 @@ def fetch_weights(entry: Card, progress: Progress | None = None) -> Path:
         WeightsError: no place served them this time; a line for each attempt.
     """
     if entry.filename is None:
-        raise NoWeightsError(f"no weights were ever published for {entry.name}: {_instead(entry)}")
+        why = "no weights were ever published"
+        raise NoWeightsError(f"{why} for {entry.name}: {_instead(entry)}", why)
     path = cache.place(entry.filename)
     held = path.is_file()
     if not (held or mirrors() or any(not place.dead for place in entry.weights)):
         why = next((place.note for place in entry.weights if place.note), "dead link")
         raise NoWeightsError(
-            f"nobody serves the weights of {entry.name} any more ({why}): {_instead(entry)}"
+            f"nobody serves the weights of {entry.name} any more ({why}): {_instead(entry)}",
+            f"nobody serves the weights any more ({why})",
         )
     try:
         path = fetch(entry.filename, entry.weights, progress=progress)
     except WeightsError as error:
         if entry.live and offline():
             raise
-        kind = WeightsError if entry.live else NoWeightsError
-        raise kind(f"{error}\nOr else: {_instead(entry)}.") from None
+        message = f"{error}\nOr else: {_instead(entry)}."
+        if entry.live:
+            raise WeightsError(message) from None
+        raise NoWeightsError(message, "no mirror has the weights") from None
     if not (held or entry.permissive) and os.environ.get("RANK", "0") == "0":
         print(f"{entry.name}: licence of these weights: {entry.licence}", file=sys.stderr)
     return path

@@ -52,6 +52,16 @@ def test_idling_and_the_power_cap_are_no_throttling_but_heat_is(mask: str, slowe
     assert environment.throttled(environment.parse_gpu(SMI.format(mask))) is slowed
 
 
+def test_a_driver_that_renamed_a_field_is_asked_by_the_new_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nvidia_smi(command: list[str]) -> str | None:
+        return None if "throttle" in " ".join(command) else SMI.format("0x40")
+
+    monkeypatch.setattr(environment, "_run", nvidia_smi)
+    assert environment.throttled(environment.gpu_state()) is True
+
+
 def test_a_gpu_is_watched_while_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
     said = iter([SMI.format("0x4"), SMI.replace("1980, 1980", "1200 MHz, 1980").format("0x20")])
     both, devices = threading.Event(), []
@@ -84,7 +94,7 @@ def test_the_gpu_that_is_asked_is_the_one_that_is_measured(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(environment, "_run", asked.append)
     environment.state(device)
-    assert [command[1] for command in asked] == [f"--id={own}"] * 2
+    assert [command[1] for command in asked] == [f"--id={own}"] * 3
 
 
 def test_the_fingerprint_is_of_the_code_that_measures(monkeypatch: pytest.MonkeyPatch) -> None:

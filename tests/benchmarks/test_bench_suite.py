@@ -12,7 +12,7 @@ import torch
 
 import zoo
 from benchmarks import run as runs
-from benchmarks import suite, worker
+from benchmarks import suite, weights, worker
 from benchmarks.cell import Cell, Outcome, Weights
 from benchmarks.store import Store
 from benchmarks.suite import Suite
@@ -239,3 +239,18 @@ def test_weights_come_from_the_user_first(tmp_path: Path) -> None:
     lost = Suite(["FCOS_R_50_1x"], metrics=["ap"], weights_files={"FCOS_R_50_1x": tmp_path / "x"})
     with pytest.raises(FileNotFoundError, match="no such weights file"):
         lost.cells()
+
+
+@pytest.mark.parametrize(
+    ("entry", "why"),
+    [
+        ("FCOS_R_50_6l_2x", "no weights were ever published"),
+        (
+            "FCOS_R_50_5l_2x",
+            "nobody serves the weights any more "
+            "(withdrawn by its authors: it was the original FCOS_R_50_FPN_1x)",
+        ),
+    ],
+)
+def test_why_there_are_no_weights_is_told_whole(entry: str, why: str) -> None:
+    assert weights.resolve(entry) == Weights(note=why)
