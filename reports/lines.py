@@ -45,6 +45,12 @@ class Line:
         return " ".join(words)
 
     @property
+    def size(self) -> str:
+        """The test size, where it is not the published one."""
+        size = self.settings.get("size")
+        return f"{size[0]}/{size[1]}" if size else ""
+
+    @property
     def as_published(self) -> bool:
         """Whether it was measured as the tables were: fp32, eager, the published test size."""
         return self.how == "fp32" and not self.settings.get("size")
@@ -85,7 +91,7 @@ class Line:
 
 
 def lines(rows: Iterable[Row]) -> list[Line]:
-    """The lines of result rows, in the order of the rows."""
+    """The lines of result rows: those of an entry together, entries in the order of the rows."""
     found: dict[tuple[Any, ...], Line] = {}
     static: list[Row] = []
     for row in rows:
@@ -105,7 +111,10 @@ def lines(rows: Iterable[Row]) -> list[Line]:
     # Training memory first: it may add lines, which parameters and GFLOPs then belong to as well.
     for row in sorted(static, key=lambda row: row["cell"]["metric"] != "training_memory"):
         _spread(row, found)
-    return list(found.values())
+    first: dict[tuple[str, str], int] = {}
+    for line in found.values():
+        first.setdefault((line.machine, line.entry), len(first))
+    return sorted(found.values(), key=lambda line: first[line.machine, line.entry])
 
 
 def _spread(row: Row, found: dict[tuple[Any, ...], Line]) -> None:

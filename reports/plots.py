@@ -292,8 +292,7 @@ def _names(lines: Sequence[Line]) -> list[str]:
     several = len({line.machine for line in lines}) > 1
     names = []
     for line in lines:
-        size = line.settings.get("size")
-        words = [line.entry, line.how, f"{size[0]}/{size[1]}" if size else "", threads(line, lines)]
+        words = [line.entry, line.how, line.size, threads(line, lines)]
         names.append(" ".join(filter(None, [*words, f"({line.machine})" if several else ""])))
     return names
 

@@ -73,14 +73,15 @@ def grid(rows: Sequence[Row], brief: bool = False) -> tuple[list[str], list[list
         for column in COLUMNS
         if any(column.metric in line.results for line in table) and not (brief and column.detail)
     ]
-    headings = ["entry", "precision"]
+    headings = ["entry", "settings"]
     for column in columns:
         headings += [column.heading, "published"] if column.published else [column.heading]
     cells = []
     for line in table:
         note = _weights_note(line)
         mark = notes.mark(note) if note else ""
-        texts = [f"{line.entry} {mark}".strip(), f"{line.how} {threads(line, table)}".strip()]
+        settings = (line.how, line.size, threads(line, table))
+        texts = [f"{line.entry} {mark}".strip(), " ".join(filter(None, settings))]
         for column in columns:
             texts.append(_cell(column, line, notes))
             if column.published:

@@ -91,6 +91,16 @@ def test_threads_that_differ_make_lines_of_their_own() -> None:
     assert [line[1] for line in lines] == ["fp32"]
 
 
+def test_a_size_that_is_not_the_published_one_is_told_and_an_entry_s_lines_stay_together() -> None:
+    rows = [latency(ENTRY, 80), latency("FCOS_MS_R_101_2x", 90), latency(ENTRY, 8, size=(256, 427))]
+    _, lines, _ = tables.grid(rows)
+    assert [line[:3] for line in lines] == [
+        [ENTRY, "fp32", "80.0"],
+        [ENTRY, "fp32 256/427", "8.0"],
+        ["FCOS_MS_R_101_2x", "fp32", "90.0"],
+    ]
+
+
 def test_a_user_s_own_weights_are_told_and_are_not_as_published() -> None:
     named, notes = cells([latency(ENTRY, 80, "file"), ap(ENTRY, weights=OWN)])
     assert named["entry"] == f"{ENTRY} [1]"
