@@ -91,7 +91,8 @@ class Line:
 
 
 def lines(rows: Iterable[Row]) -> list[Line]:
-    """The lines of result rows: those of an entry together, entries in the order of the rows."""
+    """The lines of result rows: those of an entry together, the published size and precision first,
+    entries in the order of the rows."""
     found: dict[tuple[Any, ...], Line] = {}
     static: list[Row] = []
     for row in rows:
@@ -114,7 +115,11 @@ def lines(rows: Iterable[Row]) -> list[Line]:
     first: dict[tuple[str, str], int] = {}
     for line in found.values():
         first.setdefault((line.machine, line.entry), len(first))
-    return sorted(found.values(), key=lambda line: first[line.machine, line.entry])
+
+    def place_of(line: Line) -> tuple[int, bool, bool]:
+        return first[line.machine, line.entry], line.size != "", line.precision != "fp32"
+
+    return sorted(found.values(), key=place_of)
 
 
 def _spread(row: Row, found: dict[tuple[Any, ...], Line]) -> None:

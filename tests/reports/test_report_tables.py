@@ -92,7 +92,7 @@ def test_threads_that_differ_make_lines_of_their_own() -> None:
 
 
 def test_a_size_that_is_not_the_published_one_is_told_and_an_entry_s_lines_stay_together() -> None:
-    rows = [latency(ENTRY, 80), latency("FCOS_MS_R_101_2x", 90), latency(ENTRY, 8, size=(256, 427))]
+    rows = [latency(ENTRY, 8, size=(256, 427)), latency("FCOS_MS_R_101_2x", 90), latency(ENTRY, 80)]
     _, lines, _ = tables.grid(rows)
     assert [line[:3] for line in lines] == [
         [ENTRY, "fp32", "80.0"],
