@@ -94,10 +94,10 @@ def test_an_interrupted_download_ends_at_once_and_is_resumed(
     mirror: FaultyServer, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = BODY * 4000
-    resource = mirror.add(FILE, body, pause=0.05)
+    resource = mirror.add(FILE, body, pause=0.3)  # 18 s in all, were it not interrupted
     command = subprocess.Popen([sys.executable, "-m", "tools.cli", "download", SMALL], cwd=ROOT)
     part = folder / f"{FILE}.part"
-    while not (part.is_file() and part.stat().st_size > len(body) // 10):
+    while not (part.is_file() and part.stat().st_size > 0):
         assert command.poll() is None
         time.sleep(0.02)
     command.send_signal(signal.SIGINT)
