@@ -95,7 +95,12 @@ def test_an_interrupted_download_ends_at_once_and_is_resumed(
 ) -> None:
     body = BODY * 4000
     resource = mirror.add(FILE, body, pause=0.3)  # 18 s in all, were it not interrupted
-    command = subprocess.Popen([sys.executable, "-m", "tools.cli", "download", SMALL], cwd=ROOT)
+    command = subprocess.Popen(
+        [sys.executable, "-m", "tools.cli", "download", SMALL],
+        cwd=ROOT,
+        # A job in a shell's background hands on that it ignores the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     part = folder / f"{FILE}.part"
     while not (part.is_file() and part.stat().st_size > 0):
         assert command.poll() is None
