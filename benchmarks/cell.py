@@ -14,6 +14,7 @@ METRICS = ("params", "flops", "training_memory", "latency", "throughput", "memor
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 # Metrics that no other work on the machine disturbs: those of one entry share a process.
 STATIC = frozenset({"params", "flops", "training_memory"})
+TIMED = frozenset({"latency", "throughput"})
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,13 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Pace:
-    """How long to time: at least `rounds` over the images, `runs` runs and `seconds`, and no new
-    round after `limit` seconds."""
+    """How long to time in each process: at least `rounds` over the images, `runs` runs and
+    `seconds`, and no new round after `limit` seconds."""
 
-    rounds: int = 3
-    runs: int = 50
-    seconds: float = 20.0
-    limit: float = 240.0
+    rounds: int = 1
+    runs: int = 15
+    seconds: float = 5.0
+    limit: float = 60.0
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,8 @@ import torch
 from benchmarks import environment
 from benchmarks.cell import Pace
 
-AGREE = 0.02  # medians of two warm-up passes within it are stable
-WINDOW = 20  # inputs of a warm-up pass after the first, which sees all
+FASTER = 0.02  # a warm-up pass whose median gains more than it is not the last
+WINDOW = 10  # inputs of a warm-up pass after the first, which sees all
 NOISY = 0.10  # a relative interquartile range over it marks a row
 
 
@@ -74,19 +75,20 @@ def measure(
 def _warm_up(
     run: Callable[[Any], float], inputs: Sequence[Any], pace: Pace
 ) -> tuple[float, int, bool]:
-    """Run until two passes have the same median, or as long as the timed part may take.
+    """Run until a pass is no faster than the fastest before, or as long as the timed part may take.
 
     Returns the first run's time, the number of runs, and whether they became stable.
     """
     start = time.perf_counter()
     first = [run(item) for item in inputs]
-    count, medians = len(first), [float(np.median(first[:WINDOW]))]
+    count, fastest = len(first), float(np.median(first[:WINDOW]))
     while time.perf_counter() - start < pace.limit:
         window = [run(item) for item in inputs[:WINDOW]]
         count += len(window)
-        medians.append(float(np.median(window)))
-        if abs(medians[-1] / medians[-2] - 1) <= AGREE:
+        median = float(np.median(window))
+        if median >= (1 - FASTER) * fastest:
             return first[0], count, True
+        fastest = median
     return first[0], count, False
 
 
@@ -112,20 +114,67 @@ def _timed_on_gpu(stages: Mapping[str, Callable[[Any], Any]], item: Any) -> list
     return [total, *spans]
 
 
-def summarize(seconds: np.ndarray) -> dict[str, Any]:
-    """Milliseconds of (rounds, inputs) runs: nothing is left out as an outlier.
+def join(processes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The values of a timed cell out of what each process that measured it gave.
 
-    `noise` is the interquartile range of runs relative to the median of the same input, so that
-    images of different size don't count as noise; None for fewer than three rounds. `p99` needs a
-    thousand runs.
+    Args:
+        processes: each with its `timing` and its `state` before, during and after; whatever else
+            the last one says is kept as it is.
     """
-    ms = seconds * 1e3
+    timings: list[Timing] = [values["timing"] for values in processes]
+    states = [values["state"] for values in processes]
+    totals = [timing.total for timing in timings]
+    joined = {
+        **processes[-1],
+        **summarize(totals),
+        "stages": {
+            name: summarize([timing.stages[name] for timing in timings])
+            for name in timings[0].stages
+        },
+        "processes": len(timings),
+        "process_medians": [summarize([total])["median"] for total in totals],
+        "rounds": sum(map(len, totals)),
+        "warmup": sum(timing.warmup for timing in timings),
+        "first_ms": 1e3 * timings[0].first,
+        "stable": all(timing.stable for timing in timings),
+        "state": {
+            "before": states[0]["before"],
+            "during": min((state["during"] for state in states), key=_speed),
+            "after": states[-1]["after"],
+        },
+        "samples_ms": [(1e3 * total).round(4).tolist() for total in totals],
+    }
+    del joined["timing"]
+    return joined
+
+
+def _speed(gpu: Mapping[str, Any]) -> tuple[bool, float]:
+    """For the slowest of several `environment.watch`: throttled ones first, then by their clock."""
+    return not gpu.get("gpu_throttled"), gpu.get("gpu_lowest_mhz", math.inf)
+
+
+def summarize(processes: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Milliseconds of the (rounds, inputs) runs of every process: none is left out as an outlier.
+
+    `median` is that over the inputs of each one's median, so that of two images of different size
+    it is not the slowest run of one and the fastest of the other.
+
+    `noise` is the larger of two figures, in which every run is relative to the median of its own
+    input, so that images of different size don't count as noise: the interquartile range of all
+    runs, and the range of the processes' medians, since one process may be slower than the next
+    from its first run to its last. None for fewer than three rounds.
+
+    `p99` needs a thousand runs.
+    """
+    ms = 1e3 * np.concatenate(processes)
+    typical = np.median(ms, axis=0)
     noise = None
     if len(ms) >= 3:
-        relative = ms / np.median(ms, axis=0)
-        noise = float(np.subtract(*np.quantile(relative, [0.75, 0.25])))
+        runs = np.quantile(ms / typical, [0.25, 0.75])
+        medians = [np.median(1e3 * process / typical) for process in processes]
+        noise = float(max(np.ptp(runs), np.ptp(medians)))
     return {
-        "median": float(np.median(ms)),
+        "median": float(np.median(typical)),
         "p90": float(np.quantile(ms, 0.9)),
         "p99": float(np.quantile(ms, 0.99)) if ms.size >= 1000 else None,
         "mean": float(ms.mean()),

@@ -20,11 +20,11 @@ from benchmarks import (
     prediction,
     subject,
 )
-from benchmarks.cell import Cell, MissingError
+from benchmarks.cell import TIMED, Cell, MissingError
 
 
 def measure(cell: Cell) -> dict[str, Any]:
-    """The values of one cell, as JSON will hold them.
+    """The values of one cell, as JSON will hold them, or of a timed one for `latency.join`.
 
     Raises:
         MissingError: weights, a device or a package that it needs is not here.
@@ -50,7 +50,7 @@ def measure(cell: Cell) -> dict[str, Any]:
         raise ValueError(f"no metric {cell.metric!r}; there are {', '.join(metrics)}")
     before = environment.state(cell.device)
     values = metrics[cell.metric](cell)
-    if cell.metric in ("latency", "throughput"):
+    if cell.metric in TIMED:
         values["state"] |= {"before": before, "after": environment.state(cell.device)}
     return values
 
@@ -91,28 +91,20 @@ def _latency(cell: Cell) -> dict[str, Any]:
     with torch.inference_mode():
         timing = latency.measure(ready.stages, ready.groups, cell.device, cell.pace)
         load = ready.look()  # afterwards: the first run, which compiles, is a timed one
-    samples = [[round(1e3 * s, 4) for s in run] for run in timing.total.tolist()]
-    return {**_timed(timing, ready), **load, "samples_ms": samples}
+    return {**_timed(timing, ready), **load}
 
 
 def _throughput(cell: Cell) -> dict[str, Any]:
     ready = subject.ready(cell)
     with torch.inference_mode():
         timing = latency.measure(ready.stages, ready.groups, cell.device, cell.pace)
-    values = _timed(timing, ready)
-    values["images_per_second"] = 1e3 * cell.batch / values["median"]
-    return values
+    return _timed(timing, ready)
 
 
 def _timed(timing: latency.Timing, ready: subject.Ready) -> dict[str, Any]:
     return {
-        **latency.summarize(timing.total),
-        "stages": {name: latency.summarize(times) for name, times in timing.stages.items()},
-        "warmup": timing.warmup,
-        "first_ms": 1e3 * timing.first,
-        "stable": timing.stable,
+        "timing": timing,
         "images": ready.images,
-        "rounds": len(timing.total),
         "weights": ready.weights,
         "state": {"during": timing.gpu},
     }

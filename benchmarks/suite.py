@@ -37,10 +37,11 @@ class Suite:
         folder: where shapes are drawn to, and detections kept.
         limit, ap_limit: how many images speed and AP are measured on; None for all.
         evaluator: of AP, one of `fcos.evaluate.BACKENDS`.
+        processes: fresh ones that each time is measured in, one after the other.
         weights_files, weights_folder: a user's weights, see `benchmarks.weights.resolve`.
         cached_only: published weights are never downloaded.
         random_weights: speed and memory are measured, and labelled so, where there are no weights.
-        timeout: seconds a cell may take.
+        timeout: seconds a process may take for a cell.
         budget: seconds after which no process is started any more.
         seed: shuffles the order of processes, so that no entry always runs on a warm machine.
         shard, shards: measure every `shards`-th process or sweep alone, from `shard` on.
@@ -62,6 +63,7 @@ class Suite:
     ap_limit: int | None = None
     evaluator: str = "pycocotools"
     pace: Pace = field(default_factory=Pace)
+    processes: int = 4
     weights_files: Mapping[str, Path] = field(default_factory=dict)
     weights_folder: Path | None = None
     cached_only: bool = False
@@ -79,6 +81,8 @@ class Suite:
                     raise ValueError(f"no {word!r}; there are {', '.join(known)}")
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"no device {self.device!r}; there are cpu, cuda and cuda:N")
+        if self.processes < 1:
+            raise ValueError(f"no time can be measured in {self.processes} processes")
         if not 0 <= self.shard < self.shards:
             raise ValueError(f"shard {self.shard} is not one of {self.shards}, counted from 0")
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from reports.lines import Row
 
+MARK = "~ marks noise over 10% or not known"
+
 
 def captions(rows: Sequence[Row]) -> list[str]:
     """What the columns mean, with all the settings that occur in them."""
@@ -36,12 +38,12 @@ def captions(rows: Sequence[Row]) -> list[str]:
         told.append(
             "ms: median from a decoded picture to its boxes, batch 1, over images of "
             f"{every('latency', _images)}; {every('latency', _test_size)}; "
-            f"{every('latency', _processor)}; ~ marks noise over 10%. Published times are of full "
-            "size on the GPUs of their day."
+            f"{every('latency', _processor)}; {MARK}. Published times are of full size on the GPUs of "
+            "their day."
         )
     if "throughput" in by_metric:
         batches = every("throughput", lambda row: row["cell"]["batch"])
-        told.append(f"images/s: the best of batches {batches}; ~ marks noise over 10%.")
+        told.append(f"images/s: the best of batches {batches}; {MARK}.")
     if "memory" in by_metric:
         told.append(f"peak MB: {every('memory', lambda row: row['values']['kind'])}.")
     return told

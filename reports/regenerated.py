@@ -186,7 +186,7 @@ def measured(table: Table, column: Column, row: Row, line: Line | None) -> tuple
     if measure.metric == "latency":
         words = {
             "random weights": values["weights"] == "random",
-            "noise over 10%": noise_mark(values),
+            "noise over 10% or not known": noise_mark(values),
             THROTTLED: throttled(values),
         }
         word = "; ".join(text for text, true in words.items() if true)

@@ -170,8 +170,9 @@ def training_gb(values: Mapping[str, Any]) -> float:
 
 
 def noise_mark(values: Mapping[str, Any]) -> str:
-    """A tilde on a row whose runs scatter by more than a tenth, or never became stable."""
-    noisy = values["noise"] is None or values["noise"] > 0.1
+    """A tilde on a row that scatters by more than a tenth or never became stable, and on one of a
+    single process, which does not tell how much another would differ."""
+    noisy = values["noise"] is None or values["noise"] > 0.1 or values.get("processes", 1) < 2
     return " ~" if noisy or not values["stable"] else ""
 
 

@@ -89,6 +89,7 @@ def suite_of(options: argparse.Namespace) -> Suite:
             pace.seconds if options.seconds is None else options.seconds,
             pace.limit,
         ),
+        "processes": options.processes,
         "weights_files": dict(options.weights) or None,
         "weights_folder": options.weights_dir,
         "cached_only": options.cached_only or None,
@@ -142,10 +143,11 @@ def _parser() -> argparse.ArgumentParser:
     how("--compile", action="store_true", help="measure torch.compile too")
     how("--layout", type=_words(("channels_last", "contiguous")), help="of weights and inputs")
     how("--evaluator", choices=BACKENDS, help="of AP; equal figures (default: pycocotools)")
-    how("--rounds", type=int, help="timed passes over the images, at least")
-    how("--runs", type=int, help="timed runs, at least")
-    how("--seconds", type=float, help="timed seconds, at least")
-    how("--timeout", type=float, help="seconds a cell may take")
+    how("--processes", type=int, help="that each time is measured in (default: 4)")
+    how("--rounds", type=int, help="timed passes over the images in each of them, at least")
+    how("--runs", type=int, help="timed runs in each, at least")
+    how("--seconds", type=float, help="timed seconds in each, at least")
+    how("--timeout", type=float, help="seconds a process may take for a cell")
     how("--shard", type=_shard, default=_rank(), metavar="I/N",
         help="measure every N-th process from I on; torchrun sets it")  # fmt: skip
     where = parser.add_argument_group("where to").add_argument

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import zoo
+from benchmarks import latency, suite, weights, worker
 from benchmarks import run as runs
-from benchmarks import suite, weights, worker
-from benchmarks.cell import Cell, Outcome, Weights
+from benchmarks.cell import TIMED, Cell, Outcome, Weights
 from benchmarks.store import Store
 from benchmarks.suite import Suite
 
@@ -34,10 +35,18 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> list[list[Cell]]:
     def pretend(cells: Sequence[Cell], timeout: float) -> Iterator[tuple[Cell, Outcome]]:
         started.append(list(cells))
         for cell in cells:
-            yield cell, OUTCOMES.get(cell.batch, Outcome("measured", {"batch": cell.batch}))
+            yield cell, OUTCOMES.get(cell.batch, Outcome("measured", values(cell), seconds=1.0))
 
     monkeypatch.setattr(worker, "run", pretend)
     return started
+
+
+def values(cell: Cell) -> dict[str, Any]:
+    """What a process would have given."""
+    if cell.metric not in TIMED:
+        return {}
+    timing = latency.Timing(np.full((3, 1), 0.5 * cell.batch))
+    return {"timing": timing, "state": {"before": {}, "during": {}, "after": {}}}
 
 
 OUTCOMES: dict[int, Outcome] = {
@@ -151,19 +160,19 @@ def test_done_cells_are_not_repeated_and_failed_ones_are(
     wanted = Suite([TINY], metrics=["params", "throughput"], batches=[1, 8])
     first = runs.run(wanted, store)
     assert [row["status"] for row in first] == ["measured", "measured", "out of memory"]
-    assert len(processes) == 3
+    assert len(processes) == 1 + wanted.processes + 1
     again = runs.run(wanted, store)
-    assert [cell.batch for job in processes[3:] for cell in job] == [8]
+    assert [cell.batch for job in processes[6:] for cell in job] == [8]
     assert again[:2] == first[:2]
     runs.run(wanted, store, fresh=True)
-    assert len(processes) == 7
+    assert len(processes) == 13
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(
     processes: list[list[Cell]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(tmp_path / "r.jsonl")
-    wanted = Suite([TINY], metrics=["params", "latency", "memory"])
+    wanted = Suite([TINY], metrics=["params", "latency", "memory"], processes=1)
     pretend = worker.run
 
     def interrupted(cells: Sequence[Cell], timeout: float) -> Any:
@@ -184,17 +193,44 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 def test_a_larger_batch_than_one_that_did_not_fit_is_not_tried(
     batch: int, status: str, processes: list[list[Cell]], tmp_path: Path
 ) -> None:
-    wanted = Suite([TINY], metrics=["throughput"], batches=[4, batch, 2 * batch])
+    batches = [4, batch, 2 * batch]
+    wanted = Suite([TINY], metrics=["throughput"], batches=batches, processes=1)
     rows = runs.run(wanted, Store(tmp_path / "r.jsonl"))
     assert [row["status"] for row in rows] == ["measured", status, "missing"]
     assert rows[2]["reason"] == f"batch {batch} was {status} already"
     assert [cell.batch for job in processes for cell in job] == [4, batch]
 
 
+def test_a_time_is_measured_in_several_processes_and_is_their_joined_one(
+    processes: list[list[Cell]], tmp_path: Path
+) -> None:
+    wanted = Suite([TINY], metrics=["throughput"], batches=[4], processes=3)
+    [row] = runs.run(wanted, Store(tmp_path / "r.jsonl"))
+    assert len(processes) == row["values"]["processes"] == row["seconds"] == 3
+    assert row["values"]["median"] == 2000
+    assert row["values"]["images_per_second"] == 2
+    with pytest.raises(ValueError, match="0 processes"):
+        Suite([TINY], processes=0)
+
+
+def test_a_time_of_which_one_process_fails_is_none(
+    processes: list[list[Cell]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend = worker.run
+
+    def second_crashes(cells: Sequence[Cell], timeout: float) -> Any:
+        for cell, outcome in pretend(cells, timeout):
+            yield cell, outcome if len(processes) != 2 else Outcome("crashed", reason="SIGSEGV")
+
+    monkeypatch.setattr(worker, "run", second_crashes)
+    [row] = runs.run(Suite([TINY], metrics=["latency"]), Store(tmp_path / "r.jsonl"))
+    assert (row["status"], row["reason"], len(processes)) == ("crashed", "SIGSEGV", 2)
+
+
 def test_missing_weights_cost_no_process_and_say_how_to_get_them(
     processes: list[list[Cell]], tmp_path: Path
 ) -> None:
-    wanted = Suite(["FCOS_R_50_1x"], metrics=["latency", "ap"], cached_only=True)
+    wanted = Suite(["FCOS_R_50_1x"], metrics=["memory", "ap"], cached_only=True)
     rows = runs.run(wanted, Store(tmp_path / "r.jsonl"))
     assert [row["status"] for row in rows] == ["measured", "missing"]
     assert "`fcos-zoo download`" in rows[1]["reason"]

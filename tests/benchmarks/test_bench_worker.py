@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import cells
@@ -24,6 +25,11 @@ def test_a_cell_is_measured_in_a_process_with_its_threads() -> None:
     assert outcome.status == "measured"
     assert outcome.values == {"entry": "fine", "threads": "1"}
     assert outcome.seconds > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux alone")
+def test_what_a_process_is_a_copy_of_has_done_nothing_but_import() -> None:
+    assert outcomes("fresh")["fresh"].values == {"threads of the original": 1, "GPU in use": False}
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def latency(entry: str, median: float, weights: str = "published", **cell: Any) 
         "stable": True,
         "images": 3,
         "rounds": 3,
+        "processes": cell.pop("processes", 4),
         "weights": weights,
     }
     filled = {"random": Weights(), "file": OWN}.get(weights, PUBLISHED)

@@ -45,8 +45,10 @@ def test_a_part_of_val2017_is_told_once() -> None:
     assert notes == ["AP on 2 images of val2017, not on val2017 as published"]
 
 
-def test_noise_over_a_tenth_is_marked() -> None:
+def test_noise_over_a_tenth_or_of_a_single_process_is_marked() -> None:
+    assert cells([latency(ENTRY, 80)])[0]["ms"] == "80.0"
     assert cells([latency(ENTRY, 80, noise=0.11)])[0]["ms"] == "80.0 ~"
+    assert cells([latency(ENTRY, 80, processes=1)])[0]["ms"] == "80.0 ~"
 
 
 def test_each_precision_is_a_line_and_parameters_belong_to_all() -> None:
