@@ -38,8 +38,8 @@ def captions(rows: Sequence[Row]) -> list[str]:
         told.append(
             "ms: median from a decoded picture to its boxes, batch 1, over images of "
             f"{every('latency', _images)}; {every('latency', _test_size)}; "
-            f"{every('latency', _processor)}; {MARK}. Published times are of full size on the GPUs of "
-            "their day."
+            f"{every('latency', _processor)}; {MARK}. Published times are of full size on the GPUs "
+            "of their day."
         )
     if "throughput" in by_metric:
         batches = every("throughput", lambda row: row["cell"]["batch"])
