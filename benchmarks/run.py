@@ -1,4 +1,9 @@
-"""The run through a suite's cells: one process after the other, each row kept at once."""
+"""The run through a suite's cells: one process after the other, each row kept at once.
+
+A time is measured in several processes, one in each pass over the suite, so that they see the
+machine in its better and in its worse minutes. After every pass its row stands in the store, made
+of all processes so far: a suite that is cut short has every figure, of fewer processes.
+"""
 
 from __future__ import annotations
 
@@ -45,26 +50,36 @@ def run(
         console: for progress; silent where it is no terminal.
 
     Returns:
-        A row for each cell of the suite (of its shard), old ones included, in the suite's order.
+        A row for each cell of the suite (of its shard), old ones included, in the suite's order;
+        of a time whose later process failed, that failure.
     """
     facts = environment.describe(suite.device)
     command = command or typed()
     console = console or Console(stderr=True)
     cells = suite.cells()
     jobs = suite.jobs(cells)
-    done = {} if fresh else store.done(facts)
-    waiting = [[cell for cell in job if cell.key not in done] for job in jobs]
-    rows: dict[str, Row] = dict(done)
+    rows = {} if fresh else {k: r for k, r in store.done(facts).items() if complete(r, suite)}
+    waiting = [[cell for cell in job if cell.key not in rows] for job in jobs]
+    again = [job for job in waiting if job and job[0].metric in TIMED]
+    measured: dict[str, list[Outcome]] = {}  # by cell, what each process of a time gave
     end = time.monotonic() + (suite.budget or math.inf)
     with Progress(*COLUMNS, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=sum(map(len, waiting)))
-        for job in filter(None, waiting):
+        passes = suite.processes - 1
+        task = progress.add_task("", total=sum(map(len, waiting)) + passes * len(again))
+
+        def measure(job: Sequence[Cell]) -> None:
             progress.update(task, description=describe(job[0]))
             for cell, outcome in outcomes(job, suite, rows, time.monotonic() > end):
-                row = row_of(cell, outcome, facts, command)
+                row = row_of(cell, so_far(cell, outcome, measured), facts, command)
                 store.append(row)
                 rows[cell.key] = row
                 progress.advance(task)
+
+        for job in filter(None, waiting):
+            measure(job)
+        for job in again * passes:
+            if time.monotonic() <= end and rows[job[0].key]["status"] == "measured":
+                measure(job)
     mine = {cell.key for job in jobs for cell in job}
     return [rows[cell.key] for cell in cells if cell.key in mine]
 
@@ -93,24 +108,25 @@ def outcomes(
             ready.append(cell)
         else:
             yield cell, Outcome("missing", reason=reason)
-    if ready and ready[0].metric in TIMED:
-        yield from ((cell, timed(cell, suite)) for cell in ready)
-    elif ready:
+    if ready:
         yield from worker.run(ready, suite.timeout)
 
 
-def timed(cell: Cell, suite: Suite) -> Outcome:
-    """A time measured in several processes; where one of them fails, that is what came of it."""
-    found: list[Outcome] = []
-    for _ in range(suite.processes):
-        [(_, outcome)] = worker.run([cell], suite.timeout)
-        if outcome.status != "measured":
-            return outcome
-        found.append(outcome)
-    values = latency.join([outcome.values for outcome in found])
+def so_far(cell: Cell, outcome: Outcome, measured: dict[str, list[Outcome]]) -> Outcome:
+    """What came of a cell; of a timed one, together with its processes `measured` before."""
+    if cell.metric not in TIMED or outcome.status != "measured":
+        return outcome
+    found = measured.setdefault(cell.key, [])
+    found.append(outcome)
+    values = latency.join([one.values for one in found])
     if cell.metric == "throughput":
         values["images_per_second"] = 1e3 * cell.batch / values["median"]
-    return Outcome("measured", values, seconds=sum(outcome.seconds for outcome in found))
+    return Outcome("measured", values, seconds=sum(one.seconds for one in found))
+
+
+def complete(row: Row, suite: Suite) -> bool:
+    """Whether a measured row has as many processes as the suite wants."""
+    return bool(row["values"].get("processes", suite.processes) >= suite.processes)
 
 
 def hopeless(cell: Cell, suite: Suite, rows: dict[str, Row]) -> str | None:

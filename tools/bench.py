@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.cell import METRICS, PRECISIONS, STATIC, Dataset, Pace
-from benchmarks.run import NOT_STARTED, run
+from benchmarks.run import NOT_STARTED, complete, run
 from benchmarks.store import Store, newest
 from benchmarks.suite import Suite, load
 from fcos.evaluate import BACKENDS
@@ -51,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(table)
     if late := sum(row["reason"].startswith(NOT_STARTED) for row in rows):
         console.print(f"{late} cells not started: the suite's time was over", style="yellow")
+    if short := sum(not complete(row, suite) for row in rows):
+        fewer = f"{short} times of fewer than {suite.processes} processes"
+        console.print(f"{fewer}: the suite's time was over", style="yellow")
     console.print(f"results in {options.out}, table in {page}", highlight=False, soft_wrap=True)
     broken = [row for row in rows if row["status"] not in ("measured", "missing")]
     return 1 if broken and "WORLD_SIZE" not in os.environ else 0

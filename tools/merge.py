@@ -9,17 +9,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.store import Store, read
+from benchmarks.store import Store, newest, read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Append to OUT every row of the files that it does not hold yet."""
+    """Append to OUT the newest row of every cell of the files, where it does not hold it yet."""
     parser = argparse.ArgumentParser(prog="fcos-zoo bench merge", description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("files", nargs="+", type=Path)
     options = parser.parse_args(arguments)
     store = Store(options.out)
-    added = store.merge(read(options.files))
+    added = store.merge(row for file in options.files for row in newest(read([file])))
     Console().print(f"{added} rows added to {options.out}", highlight=False, soft_wrap=True)
     return 0
 

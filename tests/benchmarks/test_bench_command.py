@@ -65,7 +65,7 @@ def started(
 
 
 def test_measure_then_report_in_a_folder_with_names_like_ours(folder: Path) -> None:
-    small = ["--size", "64", "96", "--limit", "1", "--rounds", "1", "--runs", "1", "--seconds", "0"]
+    small = ["--size", "64", "96", "--limit", "1", "--processes", "1", "--seconds", "0"]
     metrics = "params,latency,ap"
     weights = f"{ENTRY}={folder / 'weights.pth'}"
     first = ["bench", ENTRY, "--metrics", metrics, "--weights", weights, "--threads", "1", *small]

@@ -15,7 +15,7 @@ import zoo
 from benchmarks import latency, suite, weights, worker
 from benchmarks import run as runs
 from benchmarks.cell import TIMED, Cell, Outcome, Weights
-from benchmarks.store import Store
+from benchmarks.store import Store, newest
 from benchmarks.suite import Suite
 
 TINY = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
@@ -205,12 +205,45 @@ def test_a_time_is_measured_in_several_processes_and_is_their_joined_one(
     processes: list[list[Cell]], tmp_path: Path
 ) -> None:
     wanted = Suite([TINY], metrics=["throughput"], batches=[4], processes=3)
-    [row] = runs.run(wanted, Store(tmp_path / "r.jsonl"))
+    store = Store(tmp_path / "r.jsonl")
+    [row] = runs.run(wanted, store)
     assert len(processes) == row["values"]["processes"] == row["seconds"] == 3
+    assert [row["values"]["processes"] for row in store.rows()] == [1, 2, 3]
     assert row["values"]["median"] == 2000
     assert row["values"]["images_per_second"] == 2
     with pytest.raises(ValueError, match="0 processes"):
         Suite([TINY], processes=0)
+
+
+def test_every_time_has_one_process_before_any_has_two(
+    processes: list[list[Cell]], tmp_path: Path
+) -> None:
+    wanted = Suite([TINY], metrics=["params", "latency", "throughput"], processes=3)
+    runs.run(wanted, Store(tmp_path / "r.jsonl"))
+    metrics = [cell.metric for job in processes for cell in job]
+    assert metrics == ["params", *["latency", "throughput"] * 3]
+
+
+def test_a_time_that_was_cut_short_stands_with_fewer_processes_and_is_measured_again(
+    processes: list[list[Cell]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, pretend = Store(tmp_path / "r.jsonl"), worker.run
+
+    def interrupted(cells: Sequence[Cell], timeout: float) -> Any:
+        if len(processes) == 2:
+            raise KeyboardInterrupt
+        return pretend(cells, timeout)
+
+    monkeypatch.setattr(worker, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runs.run(Suite([TINY], metrics=["latency"]), store)
+    [cut] = newest(store.rows())
+    assert cut["values"]["processes"] == 2
+    monkeypatch.setattr(worker, "run", pretend)
+    assert runs.run(Suite([TINY], metrics=["latency"], processes=2), store) == [cut]
+    assert len(processes) == 2
+    [whole] = runs.run(Suite([TINY], metrics=["latency"]), store)
+    assert whole["values"]["processes"] == 4
 
 
 def test_a_time_of_which_one_process_fails_is_none(
