@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4])
     options = parser.parse_args()
     table = Table("entry", "ms", "processes", *(f"{n} each" for n in options.counts))
-    for row in store.read([options.results]):
+    for row in store.newest(store.read([options.results])):
         if row["status"] != "measured" or row["cell"]["metric"] != "latency":
             continue
         processes = [np.array(runs) / 1e3 for runs in row["values"]["samples_ms"]]

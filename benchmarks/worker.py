@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -116,6 +117,7 @@ def _serve(
 ) -> None:
     """The life of a process: every cell, its outcome sent as soon as it is known."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     sys.stdout.flush()
     with open(log, "w") as file:
         os.dup2(file.fileno(), 1)
@@ -130,6 +132,14 @@ def _serve(
         connection.send(_guarded(measure, cell))
     connection.close()
     os._exit(0)  # an interpreter takes another second to take torch apart
+
+
+def _end_with_the_parent() -> None:
+    """Stop measuring when nobody is left to take the outcome: the parent was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _guarded(measure: Callable[[Cell], dict[str, Any]], cell: Cell) -> Outcome:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cells
@@ -13,6 +16,8 @@ from benchmarks import measure, weights
 from benchmarks.cell import Cell, Dataset, Outcome
 from benchmarks.worker import run
 from fcos.data import shapes
+
+ROOT = Path(measure.__file__).parent.parent
 
 
 def outcomes(*entries: str, timeout: float = 60) -> dict[str, Outcome]:
@@ -67,6 +72,33 @@ def test_a_hanging_cell_is_ended_and_the_next_one_measured() -> None:
     assert found["hangs"].status == "timed out"
     assert "3 s" in found["hangs"].reason
     assert found["last"].status == "measured"
+
+
+def test_a_process_does_not_outlive_a_suite_that_was_killed(tmp_path: Path) -> None:
+    started = tmp_path / "pid"
+    script = tmp_path / "suite.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path[:0] = [{str(Path(cells.__file__).parent)!r}, {str(ROOT)!r}]\n"
+        "import cells\n"
+        "from benchmarks.cell import Cell\n"
+        "from benchmarks.worker import run\n"
+        "if __name__ == '__main__':\n"
+        f"    list(run([Cell({f'hangs {started}'!r}, 'params')], 60, cells.measure))\n"
+    )
+    suite = subprocess.Popen([sys.executable, str(script)])
+    while not (started.is_file() and started.read_text()):
+        assert suite.poll() is None
+        time.sleep(0.1)
+    suite.kill()
+    suite.wait()
+    for _ in range(100):
+        try:
+            os.kill(int(started.read_text()), 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise AssertionError("it still hangs after 10 s")
 
 
 def test_ctrl_c_ends_the_parent_s_run_and_not_the_measurement() -> None:
