@@ -24,6 +24,7 @@ class DeformConv2d(nn.Conv2d):
         self, in_channels: int, out_channels: int, kernel_size: int, **kwargs: Any
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, **kwargs)
+        self.looks_up = True  # False in a graph, where it is to be one operator
         self.taps = kernel_size * kernel_size
         self.offset = nn.Conv2d(
             in_channels,
@@ -39,7 +40,7 @@ class DeformConv2d(nn.Conv2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         offset, mask = self.moves(input)
         # torchvision's kernel for CPUs has one thread and takes many times as long as a lookup.
-        quick = input.is_cpu and not torch.is_grad_enabled()
+        quick = self.looks_up and input.is_cpu and not torch.is_grad_enabled()
         way = self.by_lookup if quick else self.by_kernel
         return way(input, offset, mask, weight, bias)
 

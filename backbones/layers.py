@@ -195,7 +195,8 @@ class ConvNorm(nn.Module):
     def _conv_norm(self, x: Tensor) -> Tensor:
         if self.trains_folded and torch.is_grad_enabled():
             return self.conv._conv_forward(x, *self._fold())
-        if self.norm.training or torch.is_grad_enabled():
+        fused = isinstance(self.norm, nn.Identity)
+        if fused or self.norm.training or torch.is_grad_enabled():
             return self.norm(self.conv(x))
         if torch.compiler.is_compiling():  # a graph cannot look at versions: see `fold`
             if self._folded is None:
@@ -207,6 +208,14 @@ class ConvNorm(nn.Module):
     def fold(self) -> None:
         """Fold the norm now, for code that is compiled after this and then takes it as it is."""
         self._kept_fold()
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Become one convolution for good, for a graph that is never trained."""
+        weight, bias = self._fold()
+        self.conv.weight, self.conv.bias = nn.Parameter(weight), nn.Parameter(bias)
+        self.norm = nn.Identity()
+        self._folded = None
 
     @property
     def trains_folded(self) -> bool:

@@ -104,11 +104,22 @@ class Decoder:
             One {"boxes": (n, 4) xyxy, "scores": (n,), "labels": (n,) int64} per image.
         """
         device = levels[0].logits.device
-        fed = _to_device(batch.sizes, device)
-        output = fed if output_sizes is None else _to_device(output_sizes, device)
-        scale = torch.ones_like(fed) if scales is None else _to_device(scales, device)
-        offset = _to_device(batch.offsets, device)
+        output = _to_device(output_sizes or batch.sizes, device)
+        scale = torch.ones_like(output) if scales is None else _to_device(scales, device)
+        return self._select(self.candidates(levels, points, batch, valid), output, scale)
 
+    def candidates(
+        self,
+        levels: Sequence[Level],
+        points: Sequence[Tensor],
+        batch: ImageBatch,
+        valid: Tensor | None = None,
+    ) -> Candidates:
+        """What may be a detection, in the pixels of the images as fed; see `__call__`.
+
+        As many places an image as `top_k` and `max_candidates` allow, those left over with score
+        PADDING.
+        """
         parts = []
         start = 0
         for level, locations in zip(levels, points, strict=True):
@@ -120,11 +131,13 @@ class Decoder:
         if self.max_candidates is not None and scores.shape[1] > self.max_candidates:
             scores, best = scores.topk(self.max_candidates, dim=1)
             boxes, labels = _take(boxes, best), labels.gather(1, best)
+        offset = _to_device(batch.offsets, boxes.device)
         boxes = boxes - offset.flip(-1).repeat(1, 2)[:, None]
         if self.clip == "before":
+            fed = _to_device(batch.sizes, boxes.device)
             border = fed.flip(-1).repeat(1, 2)[:, None] - int(self.plus_one)
             boxes = torch.minimum(boxes.clamp(min=0), border)
-        return self._select(Candidates(boxes, scores, labels), output, scale)
+        return Candidates(boxes, scores, labels)
 
     def _level_candidates(self, level: Level, points: Tensor, valid: Tensor | None) -> Candidates:
         """The best `top_k` (location, class) pairs of one level, padded with score PADDING."""
@@ -159,6 +172,35 @@ class Decoder:
             labels = label.flatten(1).gather(1, cell) if self.one_class else index // cells
         ltrb = _take(level.ltrb.flatten(2).transpose(1, 2), cell)
         return Candidates(ltrb_to_boxes(points[cell], ltrb), best, labels)
+
+    def best(self, candidates: Candidates, sizes: Sequence[Size]) -> Candidates:
+        """The detections of each image in a fixed number of places, for graphs of fixed shapes.
+
+        What `__call__` gives, but that of equal scores at the last place one is taken; places left
+        over have score PADDING.
+
+        Args:
+            candidates: of N images.
+            sizes: (height, width) of each image.
+        """
+        images, places = candidates.scores.shape
+        image = torch.arange(images, device=candidates.scores.device).repeat_interleave(
+            places, output_size=images * places
+        )
+        boxes, labels = candidates.boxes, candidates.labels
+        apart = self._apart(boxes.flatten(0, 1), labels.flatten(), image)
+        keep = nms(apart, candidates.scores.flatten().double(), self.nms_threshold)
+        kept = torch.zeros_like(image).index_fill(0, keep, 1).view(images, places) > 0
+        count = places if self.max_detections is None else min(self.max_detections, places)
+        scores, order = candidates.scores.where(kept, PADDING).topk(count, dim=1)
+        boxes, labels = _take(boxes, order), labels.gather(1, order)
+        if self.clip == "before":
+            return Candidates(boxes, scores, labels)
+        border = _to_device(sizes, boxes.device).flip(-1).repeat(1, 2)[:, None]
+        boxes = torch.minimum(boxes.clamp(min=0), border)
+        solid = (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
+        scores, order = scores.where(solid, PADDING).topk(count, dim=1)
+        return Candidates(_take(boxes, order), scores, labels.gather(1, order))
 
     def _select(
         self, candidates: Candidates, output: Tensor, scale: Tensor

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torchvision.ops import box_iou
 from torchvision.transforms.functional import to_pil_image
 
 
@@ -44,6 +45,27 @@ class Detections:
             draw.rectangle((x1, top, x1 + text_width + 2 * line, top + text_height + line), colour)
             draw.text((x1 + line, top), text, fill="black", font=font)
         return picture
+
+
+def matches(
+    one: Mapping[str, Tensor], other: Mapping[str, Tensor], iou: float = 0.99, score: float = 1e-3
+) -> int:
+    """How many detections two answers for one image have in common, each counted once.
+
+    Args:
+        one, other: {"boxes": (n, 4), "scores": (n,), "labels": (n,)}, best first.
+        iou: that two boxes of a class must have.
+        score: by which their scores may differ.
+    """
+    overlap = box_iou(one["boxes"].float(), other["boxes"].float())
+    overlap = overlap * (one["labels"][:, None] == other["labels"][None])
+    overlap[(one["scores"][:, None] - other["scores"][None]).abs() > score] = 0
+    matched = 0
+    for row in overlap:
+        if len(row) and float(row.max()) >= iou:
+            matched += 1
+            overlap[:, int(row.argmax())] = 0
+    return matched
 
 
 def class_colour(label: int) -> tuple[int, int, int]:

@@ -120,7 +120,7 @@ class Detector(nn.Module):
         levels = self.network(batch)
         points = self.points(levels, batch)
         assigned = self.assign(points, boxes)
-        return self.loss(levels, assigned, self._valid(points, batch, targets), normalizers)
+        return self.loss(levels, assigned, self.valid(points, batch, targets), normalizers)
 
     def levels(self, images: Sequence[Tensor]) -> list[Level]:
         """The head's raw outputs for images as `forward` takes them, one per pyramid level."""
@@ -226,7 +226,7 @@ class Detector(nn.Module):
     ) -> list[dict[str, Tensor]]:
         """Boxes of each image, in its fed pixels or those of `output_sizes`; see `Decoder`."""
         points = self.points(levels, batch)
-        valid = self._valid(points, batch)
+        valid = self.valid(points, batch)
         return self.decoder(levels, points, batch, output_sizes, scales, valid)
 
     def points(self, levels: Sequence[Level], batch: ImageBatch) -> list[Tensor]:
@@ -241,7 +241,7 @@ class Detector(nn.Module):
             points.append(level_points(size, spacing, self.point_offset, level.logits.device))
         return points
 
-    def _valid(
+    def valid(
         self,
         points: Sequence[Tensor],
         batch: ImageBatch,

@@ -202,14 +202,14 @@ class ImageNormalizer(KeepFloat32):
         self.square = square
 
     def normalize(self, image: Tensor) -> Tensor:
-        """One RGB image (3, H, W), uint8 or float 0..1, as the network's float32 input."""
+        """RGB images (..., 3, H, W), uint8 or float 0..1, as the network's float32 input."""
         image = image.to(self.mean.device, non_blocking=True)
         if image.dtype == torch.uint8:
             image = image.float() if self.value_range == 255 else image.float() / 255
         else:
             image = image.float() * self.value_range
         if self.channel_order == "BGR":
-            image = image.flip(0)
+            image = image.flip(-3)
         return (image - self.mean) / self.std
 
     def forward(self, images: Sequence[Tensor]) -> ImageBatch:

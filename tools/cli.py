@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "COCO AP of an entry on a COCO-format dataset",
     "bench": "measure parameters, GFLOPs, latency, memory and AP",
     "report": "the measured tables beside the published ones",
+    "export": "one file for other runtimes: torch.export or ONNX",
     "verify": "check entries against golden fixtures",
 }
 

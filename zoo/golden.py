@@ -16,17 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from fcos import Detector
+from fcos.detections import matches
 from fcos.images import load_image
 from zoo import formats
 from zoo.build import build, load_checkpoint
 
 ATOL, RTOL = 2e-4, 1e-3  # logits and quality
 LTRB_ATOL = 0.05  # pixels
-SCORE_ATOL = 1e-3
-IOU, MATCHED = 0.99, 0.98
+MATCHED = 0.98  # of the detections
 
 
 @dataclass(frozen=True)
@@ -157,17 +156,10 @@ def _check_levels(detector: Detector, fixture: Fixture, image: Tensor) -> Iterat
 def _check_detections(
     what: str, ours: Mapping[str, Tensor], arrays: Mapping[str, Tensor], prefix: str
 ) -> Check:
-    """Match one to one, best score first, by class and overlap."""
-    boxes, scores = arrays[f"{prefix}boxes"].float(), arrays[f"{prefix}scores"]
-    classes = arrays[f"{prefix}classes"]
-    overlap = box_iou(boxes, ours["boxes"].float()) * (classes[:, None] == ours["labels"][None])
-    overlap[(scores[:, None] - ours["scores"][None]).abs() > SCORE_ATOL] = 0
-    matched = 0
-    for row in overlap:
-        if len(row) and float(row.max()) >= IOU:
-            matched += 1
-            overlap[:, int(row.argmax())] = 0
-    n = max(len(boxes), len(ours["boxes"]))
+    theirs = {name: arrays[f"{prefix}{name}"] for name in ("boxes", "scores")}
+    theirs["labels"] = arrays[f"{prefix}classes"]
+    matched = matches(theirs, ours)
+    n = max(len(theirs["boxes"]), len(ours["boxes"]))
     excess = (1 - matched / n) / (1 - MATCHED) if n else 0.0
     return Check(what, excess, f"{matched} of {n}")
 

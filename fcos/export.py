@@ -1,0 +1,181 @@
+"""A detector as one graph of fixed shapes, for runtimes that know nothing of this package."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.deformable import DeformConv2d
+from backbones.layers import ConvNorm
+from fcos.boxes import Size
+from fcos.decode import PADDING
+from fcos.detector import Detector
+from fcos.images import ImageBatch
+
+OUTPUTS = ["boxes", "scores", "labels"]
+OPSET = 20  # of ONNX; deformable convolutions are there from 19 on
+
+
+class FixedDetector(nn.Module):
+    """`detector(images)` for images of one size, with a fixed number of places for detections.
+
+    A copy of the detector, its norms fused into its convolutions.
+
+    Args:
+        detector: what is copied; in float32, on the CPU.
+        size: (height, width) of the images.
+    """
+
+    def __init__(self, detector: Detector, size: Size) -> None:
+        super().__init__()
+        self.detector = copy.deepcopy(detector).eval().requires_grad_(False)
+        self.detector.card = None
+        self.size = size
+        for module in self.detector.modules():
+            if isinstance(module, ConvNorm):
+                module.fuse()
+            if isinstance(module, DeformConv2d):
+                module.looks_up = False
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (N, 3, H, W), RGB, float32 0..1, to boxes (N, D, 4) xyxy in their pixels, scores
+        (N, D), falling, and labels (N, D) int64; places left over have score -1."""
+        detector, sizes = self.detector, [self.size] * len(images)
+        batch = ImageBatch(self._padded(images), sizes, detector.images.layout(sizes)[1])
+        levels = detector.network(batch)
+        points = detector.points(levels, batch)
+        valid = detector.valid(points, batch)
+        candidates = detector.decoder.candidates(levels, points, batch, valid)
+        boxes, scores, labels = detector.decoder.best(candidates, sizes)
+        return boxes, scores, labels
+
+    def _padded(self, images: Tensor) -> Tensor:
+        """The network's input, padded as `ImageNormalizer` does it."""
+        rule = self.detector.images
+        (height, width), [(top, left)] = rule.layout([self.size])
+        bottom, right = height - self.size[0] - top, width - self.size[1] - left
+        border = (left, right, top, bottom)
+        if rule.square:  # with black
+            return rule.normalize(F.pad(images, border))
+        return F.pad(rule.normalize(images), border)
+
+
+def program(detector: Detector, size: Size, images: int = 1) -> torch.export.ExportedProgram:
+    """The graph of a detector as `torch.export` writes it down; see `FixedDetector`.
+
+    Args:
+        detector: in float32, on the CPU.
+        size: (height, width) of the images.
+        images: how many at a time.
+    """
+    example = torch.zeros(images, 3, *size)
+    with quiet():
+        return torch.export.export(FixedDetector(detector, size), (example,), strict=False)
+
+
+def write_onnx(graph: torch.export.ExportedProgram, path: str | Path) -> None:
+    """Write a graph as ONNX.
+
+    Raises:
+        ImportError: onnxscript is not installed.
+    """
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise ImportError("ONNX needs its packages: pip install 'fcos-zoo[export]'") from None
+    with quiet():
+        torch.onnx.export(
+            graph,
+            f=str(path),
+            dynamo=True,
+            input_names=["images"],
+            output_names=OUTPUTS,
+            opset_version=OPSET,
+            external_data=False,
+            custom_translation_table=_translations(),
+            verbose=False,
+        )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep back what exporters say of their own deprecations and guesses; errors still come."""
+    talker = logging.getLogger("onnx_ir")
+    level = talker.level
+    talker.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        talker.setLevel(level)
+
+
+def _translations() -> dict[Any, Any]:
+    """torchvision's operators in ONNX's own."""
+    import onnxscript
+
+    op: Any = onnxscript.opset20
+    real = onnxscript.FLOAT.dtype
+
+    def nms(boxes: Any, scores: Any, iou_threshold: float) -> Any:
+        single = op.Unsqueeze(op.Cast(boxes, to=real), op.Constant(value_ints=[0]))
+        ranked = op.Unsqueeze(op.Cast(scores, to=real), op.Constant(value_ints=[0, 1]))
+        found = op.NonMaxSuppression(
+            single,
+            ranked,
+            op.Constant(value_ints=[torch.iinfo(torch.int64).max]),
+            op.Constant(value_floats=[iou_threshold]),
+        )
+        return op.Gather(found, op.Constant(value_int=2), axis=1)
+
+    def deform_conv2d(
+        x: Any,
+        weight: Any,
+        offset: Any,
+        mask: Any,
+        bias: Any,
+        stride_y: int,
+        stride_x: int,
+        pad_y: int,
+        pad_x: int,
+        dilation_y: int,
+        dilation_x: int,
+        groups: int,
+        offset_groups: int,
+        use_mask: bool,
+    ) -> Any:
+        return op.DeformConv(
+            x,
+            weight,
+            offset,
+            bias,
+            mask,
+            strides=[stride_y, stride_x],
+            pads=[pad_y, pad_x, pad_y, pad_x],
+            dilations=[dilation_y, dilation_x],
+            group=groups,
+            offset_group=offset_groups,
+        )
+
+    operators: Any = torch.ops.torchvision
+    return {operators.nms.default: nms, operators.deform_conv2d.default: deform_conv2d}
+
+
+def detections(outputs: tuple[Tensor, Tensor, Tensor]) -> list[dict[str, Tensor]]:
+    """A graph's outputs in the form in which a `Detector` answers."""
+    return [
+        {"boxes": boxes[scores > PADDING], "scores": scores[scores > PADDING]}
+        | {"labels": labels[scores > PADDING]}
+        for boxes, scores, labels in zip(*outputs, strict=True)
+    ]
