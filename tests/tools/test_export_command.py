@@ -87,6 +87,15 @@ def test_deformable_convolutions_are_one_operator_of_onnx(
     assert b"DeformConv" in (tmp_path / "dcn.onnx").read_bytes()
 
 
+@pytest.mark.parametrize("wrong", [["--size", "0", "160"], ["--images", "-1"], ["--format", "x"]])
+def test_wrong_arguments_are_refused_before_anything_is_traced(
+    wrong: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main([TINY, "--out", str(tmp_path), *wrong])
+    assert ended.value.code == 2
+
+
 def test_a_graph_that_finds_something_else_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
