@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from benchmarks import pictures
 from benchmarks.cell import Dataset
-from fcos import Detector
+from fcos import Detector, View
 from fcos.data.coco import load_annotations
 from fcos.data.named import check_is_minival
 from fcos.evaluate import Result, evaluate, to_coco_results
@@ -22,20 +23,20 @@ UNKNOWN = -1
 
 
 def detect(
-    detector: Detector, dataset: Dataset, ids: Iterable[int], batch: int = 1
+    detector: Detector,
+    dataset: Dataset,
+    ids: Iterable[int],
+    batch: int = 1,
+    views: Sequence[View] = (),
 ) -> list[Result]:
     """Detections of the images in COCO's results format, every one that the decoder keeps.
 
     Raises:
         ValueError: the dataset has other classes than the detector.
     """
-
-    def boxes(images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-        return detector.decode(*_run(detector, images))
-
-    return detect_with(
-        boxes, detector.classes, dataset, ids, batch, plus_one=detector.decoder.plus_one
-    )
+    find = partial(detector.find, views=views)
+    plus_one = detector.decoder.plus_one
+    return detect_with(find, detector.classes, dataset, ids, batch, plus_one=plus_one)
 
 
 def detect_with(
@@ -60,11 +61,6 @@ def detect_with(
             )
             results += [row for row in rows if row["category_id"] != UNKNOWN]
     return results
-
-
-def _run(detector: Detector, images: Sequence[Tensor]) -> tuple[Any, ...]:
-    batch, originals, scales = detector.prepare(images)
-    return detector.network(batch), batch, originals, scales
 
 
 def _batched(ids: Iterable[int], size: int) -> Iterator[list[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -10,7 +10,9 @@ from torch import Tensor
 from benchmarks.cell import Dataset
 from fcos.data.coco import load_annotations
 from fcos.data.read import read_image
+from fcos.data.sets import parts
 from fcos.images import load_image
+from zoo.card import Card
 
 FOLDER = Path(__file__).resolve().parent / "data" / "coco_val_ccby"
 
@@ -26,6 +28,18 @@ class Picture:
 def embedded() -> Dataset:
     """The 31 CC BY images of COCO val2017 that come with this package."""
     return Dataset.of(FOLDER / "annotations.json", FOLDER / "images")
+
+
+def own(card: Card, folder: Path) -> Dataset:
+    """What an entry is measured on unless something else is named: the embedded images, or of one
+    that knows drawn shapes those of its test, which are drawn into `folder` if they are not there.
+    """
+    data = card.config["data"]
+    if data["test"] != "shapes":
+        return embedded()
+    part = parts("shapes", folder, drawn=data["shapes"]["test"])[0]
+    assert isinstance(part.annotations, Path)
+    return replace(Dataset.of(part.annotations, part.images), name="shapes")
 
 
 def image_ids(dataset: Dataset, limit: int | None = None) -> list[int]:

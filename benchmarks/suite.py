@@ -19,7 +19,6 @@ from omegaconf import OmegaConf
 import zoo
 from benchmarks import peers, pictures, weights
 from benchmarks.cell import METRICS, PRECISIONS, STATIC, Cell, Dataset, Pace, Weights
-from fcos.data.sets import parts
 from zoo.card import CONFIGS, Card
 
 
@@ -115,7 +114,7 @@ class Suite:
                 device=self.device,
                 threads=threads,
                 size=smaller(card, self.size),
-                dataset=self._dataset(card) if used else None,
+                dataset=self.dataset or pictures.own(card, self.folder / "data") if used else None,
                 weights=self._weights(name) if used else Weights(note="not needed"),
             )
             for metric in METRICS:
@@ -190,17 +189,6 @@ class Suite:
 
     def _weights(self, name: str) -> Weights:
         return weights.resolve(name, self.weights_files, self.weights_folder, self.cached_only)
-
-    def _dataset(self, card: Card) -> Dataset:
-        """The user's, or else one with the entry's classes."""
-        if self.dataset is not None:
-            return self.dataset
-        data = card.config["data"]
-        if data["test"] != "shapes":
-            return pictures.embedded()
-        part = parts("shapes", self.folder / "data", drawn=data["shapes"]["test"])[0]
-        assert isinstance(part.annotations, Path)
-        return dataclasses.replace(Dataset.of(part.annotations, part.images), name="shapes")
 
 
 def _shares(cell: Cell) -> bool:

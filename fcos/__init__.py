@@ -8,10 +8,12 @@ from fcos.images import ImageNormalizer, LongestSide, ShortestSide
 from fcos.losses import Loss
 from fcos.pyramid import FPN, HRFPN, Pyramid
 from fcos.targets import TargetAssigner
+from fcos.views import MULTI_SCALE, View
 
 __all__ = [
     "FPN",
     "HRFPN",
+    "MULTI_SCALE",
     "Decoder",
     "Detections",
     "Detector",
@@ -23,4 +25,5 @@ __all__ = [
     "Pyramid",
     "ShortestSide",
     "TargetAssigner",
+    "View",
 ]

@@ -103,10 +103,8 @@ class Decoder:
         Returns:
             One {"boxes": (n, 4) xyxy, "scores": (n,), "labels": (n,) int64} per image.
         """
-        device = levels[0].logits.device
-        output = _to_device(output_sizes or batch.sizes, device)
-        scale = torch.ones_like(output) if scales is None else _to_device(scales, device)
-        return self._select(self.candidates(levels, points, batch, valid), output, scale)
+        candidates = self.candidates(levels, points, batch, valid)
+        return self.select(candidates, output_sizes or batch.sizes, scales)
 
     def candidates(
         self,
@@ -202,12 +200,17 @@ class Decoder:
         scores, order = scores.where(solid, PADDING).topk(count, dim=1)
         return Candidates(_take(boxes, order), scores, labels.gather(1, order))
 
-    def _select(
-        self, candidates: Candidates, output: Tensor, scale: Tensor
+    def select(
+        self,
+        candidates: Candidates,
+        output_sizes: Sequence[Size],
+        scales: Sequence[tuple[float, float]] | None = None,
     ) -> list[dict[str, Tensor]]:
-        """NMS over the whole batch at once, then the best of each image in its own pixels."""
-        images = len(candidates.scores)
-        image = torch.arange(images, device=scale.device).repeat_interleave(
+        """NMS over the whole batch at once, then the best of each image; see `__call__`."""
+        images, device = len(candidates.scores), candidates.scores.device
+        output = _to_device(output_sizes, device)
+        scale = torch.ones_like(output) if scales is None else _to_device(scales, device)
+        image = torch.arange(images, device=device).repeat_interleave(
             candidates.scores.shape[1], output_size=candidates.scores.numel()
         )
         boxes = candidates.boxes.flatten(0, 1)

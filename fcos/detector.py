@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from backbones import Backbone
 from fcos.boxes import Size, level_points
-from fcos.decode import Decoder
+from fcos.decode import Candidates, Decoder
 from fcos.detections import Detections, class_names
 from fcos.head import Head, Level, map_size
 from fcos.images import (
@@ -29,6 +29,7 @@ from fcos.images import (
 from fcos.losses import Loss
 from fcos.pyramid import Pyramid
 from fcos.targets import TargetAssigner, Targets, check_targets
+from fcos.views import View, join, mirror, rescale
 
 Scale = tuple[float, float]  # y, x
 Picture = str | Path | Image.Image | np.ndarray | Tensor
@@ -153,6 +154,7 @@ class Detector(nn.Module):
         images: Picture | Sequence[Picture],
         score_threshold: float = 0.0,
         batch_size: int = 1,
+        views: Sequence[View] = (),
     ) -> list[Detections]:
         """Find objects in pictures: the published test-time resize, the network, and back.
 
@@ -162,6 +164,7 @@ class Detector(nn.Module):
             score_threshold: only detections of at least this score.
             batch_size: images a forward pass; more than one pads images of different shape, which
                 changes results near their borders a little.
+            views: further looks at each picture, such as `fcos.MULTI_SCALE`.
 
         Returns:
             One `Detections` per picture, boxes in its own pixels.
@@ -182,35 +185,62 @@ class Detector(nn.Module):
                 pictures = [load_image(image) for image in images[start : start + batch_size]]
                 for index, picture in enumerate(pictures, start):
                     check_image(picture, index)
-                found += self._detect_batch(pictures, score_threshold)
+                found += self._detect_batch(pictures, score_threshold, views)
             return found
         finally:
             self.train(was_training)
 
-    def _detect_batch(self, pictures: list[Tensor], score_threshold: float) -> list[Detections]:
-        batch, originals, scales = self.prepare(pictures)
-        results = self.decode(self.network(batch), batch, originals, scales)
+    def _detect_batch(
+        self, pictures: list[Tensor], score_threshold: float, views: Sequence[View]
+    ) -> list[Detections]:
         detections = []
-        for picture, result in zip(pictures, results, strict=True):
+        for picture, result in zip(pictures, self.find(pictures, views), strict=True):
             n = int((result["scores"] >= score_threshold).sum())
             boxes, scores, labels = (result[key][:n] for key in ("boxes", "scores", "labels"))
             names = class_names(labels, self.classes)
             detections.append(Detections(boxes, scores, labels, names, picture))
         return detections
 
-    def prepare(self, pictures: Sequence[Tensor]) -> tuple[ImageBatch, list[Size], list[Scale]]:
-        """Resize (3, H, W) pictures as the entry's test does and batch them.
+    def find(
+        self, pictures: Sequence[Tensor], views: Sequence[View] = ()
+    ) -> list[dict[str, Tensor]]:
+        """`forward` in eval mode with the entry's test-time resize before and back after it.
+
+        Args:
+            pictures: N of (3, H, W).
+            views: further looks at each.
+
+        Returns:
+            N of {"boxes": (n, 4), "scores": (n,), "labels": (n,)}, in the pictures' own pixels.
+        """
+        batch, originals, scales = self.prepare(pictures)
+        candidates = [self.candidates(self.network(batch), batch)]
+        frame = candidates[0].boxes.new_tensor(scales)
+        for view in views:
+            batch, _, back = self.prepare(pictures, view)
+            found = self.candidates(self.network(batch), batch)
+            if view.mirrored:
+                found = mirror(found, batch.sizes, self.decoder.plus_one)
+            candidates.append(rescale(found, frame.new_tensor(back) / frame))
+        return self.decoder.select(join(candidates), originals, scales)
+
+    def prepare(
+        self, pictures: Sequence[Tensor], view: View | None = None
+    ) -> tuple[ImageBatch, list[Size], list[Scale]]:
+        """Resize (3, H, W) pictures as the entry's test does, or as for a view, and batch them.
 
         Returns the batch, the pictures' own sizes and the (y, x) factors back to them.
         """
+        view = view or View()
+        resize = self.resize.scaled(view.scale, view.limit)
         originals = [(picture.shape[-2], picture.shape[-1]) for picture in pictures]
         resized = [
-            resize_image(picture, self.resize(*size), self.resize_method)
+            resize_image(picture, resize(*size), self.resize_method)
             for picture, size in zip(pictures, originals, strict=True)
         ]
-        batch = self.images(resized)
+        batch = self.images([image.flip(-1) for image in resized] if view.mirrored else resized)
         pairs = zip(originals, batch.sizes, strict=True)
-        return batch, originals, [self.resize.back(original, fed) for original, fed in pairs]
+        return batch, originals, [resize.back(original, fed) for original, fed in pairs]
 
     def network(self, batch: ImageBatch) -> list[Level]:
         """Backbone, pyramid and head."""
@@ -228,6 +258,11 @@ class Detector(nn.Module):
         points = self.points(levels, batch)
         valid = self.valid(points, batch)
         return self.decoder(levels, points, batch, output_sizes, scales, valid)
+
+    def candidates(self, levels: Sequence[Level], batch: ImageBatch) -> Candidates:
+        """What may be a detection, before NMS; see `Decoder`."""
+        points = self.points(levels, batch)
+        return self.decoder.candidates(levels, points, batch, self.valid(points, batch))
 
     def points(self, levels: Sequence[Level], batch: ImageBatch) -> list[Tensor]:
         """Image points (L_i, 2) as (x, y) of each level's locations, in the batch's pixels."""

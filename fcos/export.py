@@ -52,10 +52,7 @@ class FixedDetector(nn.Module):
         (N, D), falling, and labels (N, D) int64; places left over have score -1."""
         detector, sizes = self.detector, [self.size] * len(images)
         batch = ImageBatch(self._padded(images), sizes, detector.images.layout(sizes)[1])
-        levels = detector.network(batch)
-        points = detector.points(levels, batch)
-        valid = detector.valid(points, batch)
-        candidates = detector.decoder.candidates(levels, points, batch, valid)
+        candidates = detector.candidates(detector.network(batch), batch)
         boxes, scores, labels = detector.decoder.best(candidates, sizes)
         return boxes, scores, labels
 

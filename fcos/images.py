@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -91,6 +91,11 @@ class ShortestSide:
         """(y, x) factors from the resized image to the original."""
         return original[0] / resized[0], original[1] / resized[1]
 
+    def scaled(self, scale: float, limit: float) -> ShortestSide:
+        """The rule for `scale` times the size, and `limit` times the longest."""
+        size, longest = round(self.size * scale), round(self.longest * limit)
+        return replace(self, size=size, longest=longest)
+
 
 @dataclass(frozen=True)
 class LongestSide:
@@ -106,6 +111,10 @@ class LongestSide:
         """(y, x) factors from the resized image to the original: one for both, as it came."""
         scale = max(original) / self.size
         return scale, scale
+
+    def scaled(self, scale: float, limit: float) -> LongestSide:
+        """The rule for `scale` times the size, but no more than `limit` times."""
+        return replace(self, size=round(self.size * min(scale, limit)))
 
 
 def _at_least_one(height: float, width: float) -> Size:

@@ -16,16 +16,23 @@ from rich.table import Table
 import zoo
 from benchmarks import accuracy, pictures
 from benchmarks.cell import Dataset
+from fcos import MULTI_SCALE
 from fcos.evaluate import FIGURES, Result
 from fcos.train import distributed
+
+DRAWN = Path("outputs/data")  # where shapes are drawn to
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Detect on every image, write the detections, print the figures; under torchrun together."""
     options = _parser().parse_args(arguments)
-    dataset = Dataset.of(*options.dataset) if options.dataset else pictures.embedded()
+    if options.dataset:
+        dataset = Dataset.of(*options.dataset)
+    else:
+        dataset = pictures.own(zoo.card(options.name), DRAWN)
     ids = pictures.image_ids(dataset, options.limit)
-    folder = options.out or Path("outputs/evaluate") / options.name
+    title = f"{options.name} multi-scale" if options.multi_scale else options.name
+    folder = options.out or Path("outputs/evaluate") / title.replace(" ", "_")
     with distributed.process_group(options.device) as device:
         detector = zoo.get(options.name, options.weights, device, options.precision)
         accuracy.category_ids(detector.classes, dataset)  # refuse before the work, not after
@@ -33,17 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         quiet = not console.is_terminal or distributed.rank() > 0
         mine = ids[distributed.rank() :: distributed.world()]
         shown = track(mine, options.name, console=console, disable=quiet)
-        shares = distributed.gather(accuracy.detect(detector, dataset, shown, options.batch))
+        views = MULTI_SCALE if options.multi_scale else ()
+        found = accuracy.detect(detector, dataset, shown, options.batch, views)
+        shares = distributed.gather(found)
         if distributed.rank() == 0:
             results = [result for share in shares for result in share]
             place = {image_id: i for i, image_id in enumerate(ids)}
             results.sort(key=lambda result: place[result["image_id"]])  # as one process would
-            write(results, dataset, ids, folder, options.name)
+            write(results, dataset, ids, folder, title)
     return 0
 
 
 def write(
-    results: Sequence[Result], dataset: Dataset, ids: Sequence[int], folder: Path, name: str
+    results: Sequence[Result], dataset: Dataset, ids: Sequence[int], folder: Path, title: str
 ) -> None:
     """Keep the detections, then measure and show them."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,13 +60,13 @@ def write(
     figures = accuracy.figures(results, dataset, ids)
     (folder / "figures.json").write_text(json.dumps(figures, indent=1))
     console = Console(width=None if sys.stdout.isatty() else 120)
-    print_figures(figures, name, console)
+    print_figures(figures, title, console)
     console.print(f"detections.json and figures.json in {folder}", highlight=False, soft_wrap=True)
 
 
-def print_figures(figures: dict[str, Any], name: str, console: Console) -> None:
+def print_figures(figures: dict[str, Any], title: str, console: Console) -> None:
     """The twelve figures in per cent, and the classes from best to worst."""
-    table = Table(title=f"{name} on {figures['split']}, {figures['images']} images")
+    table = Table(title=f"{title} on {figures['split']}, {figures['images']} images")
     for figure in FIGURES:
         table.add_column(figure, justify="right")
     table.add_row(*(_percent(figures[figure]) for figure in FIGURES))
@@ -77,10 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("name", help="an entry, see `fcos-zoo list`")
     add("--dataset", type=Path, nargs=2, metavar=("ANNOTATIONS", "IMAGES"),
-        help="COCO-format; default: the 31 embedded images of val2017")  # fmt: skip
+        help="COCO-format; default: the 31 embedded images of val2017, or shapes")  # fmt: skip
     add("--weights", help="a path or address instead of the published file")
     add("--limit", type=int, help="the first images alone")
     add("--batch", type=int, default=1, help="images at a time (%(default)s)")
+    add("--multi-scale", action="store_true",
+        help="17 more views of every image, small, large and mirrored")  # fmt: skip
     add("--device", help="cpu or cuda; default: cuda where there is one")
     add("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
     add("--out", type=Path, help="folder to write; default: outputs/evaluate/NAME")

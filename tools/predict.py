@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 import zoo
-from fcos import Detections, Detector
+from fcos import MULTI_SCALE, Detections, Detector
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("outputs/predict"), help="folder to write")
     parser.add_argument("--score-threshold", type=float, default=0.3)
     parser.add_argument("--weights", help="a path or address instead of the published file")
+    parser.add_argument("--multi-scale", action="store_true",
+                        help="17 more views of every image, small, large and mirrored")  # fmt: skip
     parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
     options = parser.parse_args(arguments)
@@ -38,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     detector = zoo.get(options.name, options.weights, device, options.precision)
     options.out.mkdir(parents=True, exist_ok=True)
     console = Console(markup=False, highlight=False, soft_wrap=True)
+    threshold, views = options.score_threshold, MULTI_SCALE if options.multi_scale else ()
     results: list[dict[str, Any]] = []
     failures = []
     ids = category_ids(detector)
@@ -46,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for path, target in track(pairs, options.name, console=console, disable=quiet):
             try:
-                found = detector.detect(path, score_threshold=options.score_threshold)[0]
+                found = detector.detect(path, score_threshold=threshold, views=views)[0]
             except (ValueError, OSError) as error:
                 failures.append(str(error))
                 continue

@@ -103,6 +103,18 @@ def test_evaluate_is_the_same_to_the_byte_on_one_process_and_on_two(folder: Path
         assert (folder / "both" / name).read_bytes() == (written / name).read_bytes()
 
 
+def test_multi_scale_testing_has_a_result_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where the shapes are drawn
+    given = ["FCOS_shapes_tiny", "--limit", "2", "--device", "cpu"]
+    plain, several = tmp_path / "plain", tmp_path / "several"
+    assert cli.main(["evaluate", *given, "--out", str(plain)]) == 0
+    assert cli.main(["evaluate", *given, "--out", str(several), "--multi-scale"]) == 0
+    found = [json.loads((folder / "detections.json").read_text()) for folder in (plain, several)]
+    assert found[0] != found[1]
+
+
 def test_a_suite_is_spread_over_jobs_that_share_a_file(folder: Path) -> None:
     command = ["-m", "tools.spread", "--config-name", "suite/quick", "--multirun"]
     command += [f"entries=[FCOS_shapes_tiny,{ENTRY}]", "metrics=[params]"]

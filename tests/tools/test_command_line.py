@@ -166,6 +166,17 @@ def test_predict_takes_folders_and_globs_each_image_once(
 
 
 @pytest.mark.usefixtures("fast")
+def test_predict_looks_at_every_image_more_than_once(tmp_path: Path, pictures: Path) -> None:
+    picture = str(pictures / "000000000042.jpg")
+    found = []
+    for more in ([], ["--multi-scale"]):
+        arguments = [picture, "--out", str(tmp_path / "out"), "--score-threshold", "0.1"]
+        assert main(["predict", SMALL, *arguments, *more]) == 0
+        found.append({tuple(row["bbox"]) for row in results_of(tmp_path / "out")})
+    assert found[1] - found[0]
+
+
+@pytest.mark.usefixtures("fast")
 def test_an_unreadable_image_stops_no_other(
     capsys: Capture, tmp_path: Path, pictures: Path
 ) -> None:

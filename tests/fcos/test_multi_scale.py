@@ -1,0 +1,142 @@
+"""Multi-scale testing against the published rule, spelled out view by view and box by box."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from fcos import MULTI_SCALE, Detector, LongestSide, ShortestSide, View
+from fcos.images import resize_image
+
+Build = Callable[..., Detector]
+Box = tuple[float, int, list[float]]  # score, label, xyxy
+VIEWS = (View(mirrored=True), View(0.5, 1.5), View(1.5, 1.5, mirrored=True))
+
+
+def candidates(detector: Detector, look: Tensor) -> list[Box]:
+    """Everything over the threshold in a picture as fed, neither suppressed nor clipped."""
+    every = copy.deepcopy(detector)
+    every.decoder.nms_threshold, every.decoder.max_detections = 2.0, None
+    every.decoder.clip = "never"  # type: ignore[assignment]
+    found = every([look])[0]
+    lists = (found[key].tolist() for key in ("scores", "labels", "boxes"))
+    return list(zip(*lists, strict=True))
+
+
+def clipped(box: list[float], width: float, height: float) -> list[float]:
+    x1, y1, x2, y2 = box
+    return [
+        min(max(x1, 0.0), width),
+        min(max(y1, 0.0), height),
+        min(max(x2, 0.0), width),
+        min(max(y2, 0.0), height),
+    ]
+
+
+def overlap(a: list[float], b: list[float], plus_one: int, threshold: float) -> bool:
+    """Whether the IoU of two boxes is above the threshold; that of empty ones is not."""
+    width = min(a[2], b[2]) - max(a[0], b[0]) + plus_one
+    height = min(a[3], b[3]) - max(a[1], b[1]) + plus_one
+    shared = max(0.0, width) * max(0.0, height)
+    area_a, area_b = ((x2 - x1 + plus_one) * (y2 - y1 + plus_one) for x1, y1, x2, y2 in (a, b))
+    return shared > threshold * (area_a + area_b - shared)
+
+
+def one_by_one(
+    detector: Detector, picture: Tensor, looks: list[tuple[int, int, bool]]
+) -> list[Box]:
+    """Detections of looks of (height, width, mirrored), in the picture's pixels."""
+    plus_one = int(detector.decoder.plus_one)
+    first_height, first_width, _ = looks[0]
+    seen = []
+    for height, width, mirrored in looks:
+        look = resize_image(picture, (height, width))
+        for score, label, box in candidates(detector, look.flip(-1) if mirrored else look):
+            if detector.decoder.clip == "before":
+                box = clipped(box, width - plus_one, height - plus_one)
+            x1, y1, x2, y2 = box
+            if mirrored:
+                x1, x2 = width - plus_one - x2, width - plus_one - x1
+            fx, fy = first_width / width, first_height / height
+            seen.append((score, label, [x1 * fx, y1 * fy, x2 * fx, y2 * fy]))
+    threshold = detector.decoder.nms_threshold
+    kept: list[Box] = []
+    for score, label, box in sorted(seen, key=lambda row: -row[0]):
+        rivals = (other for _, rival, other in kept if rival == label)
+        if not any(overlap(box, other, plus_one, threshold) for other in rivals):
+            kept.append((score, label, box))
+    height, width = picture.shape[-2:]
+    fx, fy = width / first_width, height / first_height
+    found = []
+    for score, label, (x1, y1, x2, y2) in kept[: detector.decoder.max_detections]:
+        box = [x1 * fx, y1 * fy, x2 * fx, y2 * fy]
+        if detector.decoder.clip == "after":
+            box = clipped(box, width, height)
+            if box[0] >= box[2] or box[1] >= box[3]:
+                continue
+        found.append((score, label, box))
+    return found
+
+
+@pytest.mark.parametrize("clip", ["before", "after"])
+@pytest.mark.parametrize("plus_one", [False, True])
+def test_the_candidates_of_all_views_go_through_one_nms(
+    tiny_detector: Build, picture: Tensor, plus_one: bool, clip: str
+) -> None:
+    decoder = {"plus_one": plus_one, "clip": clip, "max_detections": 60}
+    detector = tiny_detector(decoder=decoder, resize=ShortestSide(64, 96)).eval()
+    looks = [(64, 96, False), (64, 96, True), (32, 48, False), (96, 144, True)]
+
+    found = detector.detect(picture, views=VIEWS)[0]
+    expected = one_by_one(detector, picture, looks)
+
+    assert len(expected) > 20
+    assert found.labels.tolist() == [label for _, label, _ in expected]
+    scores = torch.tensor([score for score, _, _ in expected])
+    boxes = torch.tensor([box for _, _, box in expected])
+    torch.testing.assert_close(found.scores, scores)
+    torch.testing.assert_close(found.boxes, boxes, atol=1e-3, rtol=1e-4)
+
+
+def test_a_picture_and_its_mirror_image_give_the_same(
+    tiny_detector: Build, picture: Tensor
+) -> None:
+    detector = tiny_detector()
+    mirrored = View(mirrored=True)
+    here, there = detector.detect([picture, picture.flip(-1)], views=[mirrored])
+    torch.testing.assert_close(here.scores, there.scores)
+    x1, y1, x2, y2 = there.boxes.unbind(1)
+    torch.testing.assert_close(
+        here.boxes, torch.stack((90 - x2, y1, 90 - x1, y2), dim=1), atol=1e-3, rtol=0
+    )
+
+
+def test_pictures_of_a_batch_do_not_mix(tiny_detector: Build, picture: Tensor) -> None:
+    detector = tiny_detector(images=None)
+    pair = [picture, picture.flip(-2)]
+    together = detector.detect(pair, batch_size=2, views=VIEWS)
+    for alone, one in zip(pair, together, strict=True):
+        single = detector.detect(alone, views=VIEWS)[0]
+        torch.testing.assert_close(one.boxes, single.boxes, atol=1e-3, rtol=1e-4)
+        assert one.names == single.names
+
+
+def test_the_published_sizes() -> None:
+    rule = ShortestSide(800, 1333)
+    scaled = [rule.scaled(view.scale, view.limit) for view in MULTI_SCALE]
+    published = [(800, 1333)] + [
+        (size, 2000)
+        for size in (400, 500, 600, 700, 900, 1000, 1100, 1200)
+        for _ in ("plain", "mirrored")
+    ]
+    assert [(one.size, one.longest) for one in scaled] == published
+    assert [view.mirrored for view in MULTI_SCALE] == [True] + [False, True] * 8
+
+
+def test_a_rule_of_the_longest_side_has_one_size() -> None:
+    assert LongestSide(1025).scaled(1.5, 1.5) == LongestSide(1538)
+    assert LongestSide(100).scaled(1.5, 1.2) == LongestSide(120)
