@@ -157,7 +157,9 @@ class ConvNorm(nn.Module):
     A norm of constant statistics is folded into the convolution: the same affine map, one pass over
     memory fewer, and in training one activation fewer to keep. When nothing is learned (eval mode,
     no gradients) every norm is, and the folded weights are kept until a tensor they came from
-    changes. In eval mode with gradients the layer is literally as it was published.
+    changes, as torch's counter of in-place changes tells; after one through `.data`, which it does
+    not see, call `train()` and `eval()`. In eval mode with gradients the layer is literally as it
+    was published.
     """
 
     def __init__(
@@ -213,7 +215,8 @@ class ConvNorm(nn.Module):
     def fuse(self) -> None:
         """Become one convolution for good, for a graph that is never trained."""
         weight, bias = self._fold()
-        self.conv.weight, self.conv.bias = nn.Parameter(weight), nn.Parameter(bias)
+        self.conv.weight = nn.Parameter(weight, requires_grad=False)
+        self.conv.bias = nn.Parameter(bias, requires_grad=False)
         self.norm = nn.Identity()
         self._folded = None
 

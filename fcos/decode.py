@@ -181,14 +181,12 @@ class Decoder:
             candidates: of N images.
             sizes: (height, width) of each image.
         """
-        images, places = candidates.scores.shape
-        image = torch.arange(images, device=candidates.scores.device).repeat_interleave(
-            places, output_size=images * places
-        )
-        boxes, labels = candidates.boxes, candidates.labels
-        apart = self._apart(boxes.flatten(0, 1), labels.flatten(), image)
-        keep = nms(apart, candidates.scores.flatten().double(), self.nms_threshold)
-        kept = torch.zeros_like(image).index_fill(0, keep, 1).view(images, places) > 0
+        places = candidates.scores.shape[1]
+        labels = candidates.labels
+        # Nothing far away, nor of another image, moves boxes apart: runtimes do it in float32.
+        boxes = candidates.boxes.where(candidates.scores[..., None] != PADDING, 0.0)
+        images = zip(boxes, candidates.scores, labels, strict=True)
+        kept = torch.stack([self._kept(*image) for image in images])
         count = places if self.max_detections is None else min(self.max_detections, places)
         scores, order = candidates.scores.where(kept, PADDING).topk(count, dim=1)
         boxes, labels = _take(boxes, order), labels.gather(1, order)
@@ -199,6 +197,12 @@ class Decoder:
         solid = (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
         scores, order = scores.where(solid, PADDING).topk(count, dim=1)
         return Candidates(_take(boxes, order), scores, labels.gather(1, order))
+
+    def _kept(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
+        """Which of one image's places NMS keeps."""
+        apart = self._apart(boxes, labels, torch.zeros_like(labels))
+        keep = nms(apart, scores.double(), self.nms_threshold)
+        return torch.zeros_like(labels).index_fill(0, keep, 1) > 0
 
     def select(
         self,

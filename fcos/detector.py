@@ -148,7 +148,6 @@ class Detector(nn.Module):
         """What each image's locations, the (L_i, 2) points of each level, are to learn."""
         return [self.assigner(points, self.head.strides, *image) for image in placed]
 
-    @torch.inference_mode()
     def detect(
         self,
         images: Picture | Sequence[Picture],
@@ -177,29 +176,29 @@ class Detector(nn.Module):
             raise ValueError("no images: pass at least one picture to `detect`")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        was_training = self.training
+        modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
-            found = []
+            detections = []
             for start in range(0, len(images), batch_size):
                 pictures = [load_image(image) for image in images[start : start + batch_size]]
                 for index, picture in enumerate(pictures, start):
                     check_image(picture, index)
-                found += self._detect_batch(pictures, score_threshold, views)
-            return found
+                with torch.inference_mode():
+                    found = self.find(pictures, views)
+                for picture, one in zip(pictures, found, strict=True):
+                    detections.append(self._over(score_threshold, one, picture))
+            return detections
         finally:
-            self.train(was_training)
+            self.train(any(modes.values()))
+            for module, mode in modes.items():  # a norm that was kept in eval mode stays there
+                module.training = mode
 
-    def _detect_batch(
-        self, pictures: list[Tensor], score_threshold: float, views: Sequence[View]
-    ) -> list[Detections]:
-        detections = []
-        for picture, result in zip(pictures, self.find(pictures, views), strict=True):
-            n = int((result["scores"] >= score_threshold).sum())
-            boxes, scores, labels = (result[key][:n] for key in ("boxes", "scores", "labels"))
-            names = class_names(labels, self.classes)
-            detections.append(Detections(boxes, scores, labels, names, picture))
-        return detections
+    def _over(self, threshold: float, found: dict[str, Tensor], picture: Tensor) -> Detections:
+        """Detections of at least this score, in tensors that can be changed."""
+        n = int((found["scores"] >= threshold).sum())
+        boxes, scores, labels = (found[key][:n].clone() for key in ("boxes", "scores", "labels"))
+        return Detections(boxes, scores, labels, class_names(labels, self.classes), picture)
 
     def find(
         self, pictures: Sequence[Tensor], views: Sequence[View] = ()

@@ -28,7 +28,7 @@ FIGURES = (
 
 
 def to_coco_results(
-    image_id: int,
+    image_id: int | str,
     boxes: Tensor,
     scores: Tensor,
     labels: Tensor,
@@ -38,7 +38,7 @@ def to_coco_results(
     """The detections of one image in COCO's results format, not rounded.
 
     Args:
-        image_id: the image's id in the annotation file.
+        image_id: the image's id in the annotation file, or the name of a file that is in none.
         boxes, scores, labels: (n, 4) xyxy pixels of the original image, (n,), (n,) from 0.
         category_ids: the annotation file's category id of each label.
         plus_one: boxes end on their last pixel, so that widths and heights are x2 - x1 + 1: the
@@ -153,13 +153,17 @@ def _truth(content: Mapping[str, Any]) -> COCO:
     categories = [{**c, "name": str(c.get("name", c["id"]))} for c in content["categories"]]
     images, known = {i["id"] for i in content["images"]}, {c["id"] for c in categories}
     things = [
-        {"iscrowd": 0, "area": thing["bbox"][2] * thing["bbox"][3], **thing, "id": number}
+        {**_defaults(thing), **{k: v for k, v in thing.items() if v is not None}, "id": number}
         for number, thing in enumerate(content["annotations"], 1)
         if thing.get("image_id") in images
         and thing.get("category_id") in known
         and is_box(thing.get("bbox"))
     ]
     return _index({"images": content["images"], "categories": categories, "annotations": things})
+
+
+def _defaults(thing: Mapping[str, Any]) -> dict[str, Any]:
+    return {"iscrowd": 0, "area": thing["bbox"][2] * thing["bbox"][3]}
 
 
 def _check_result(detection: Any) -> None:

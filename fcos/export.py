@@ -28,7 +28,7 @@ OPSET = 20  # of ONNX; deformable convolutions are there from 19 on
 class FixedDetector(nn.Module):
     """`detector(images)` for images of one size, with a fixed number of places for detections.
 
-    A copy of the detector, its norms fused into its convolutions.
+    A copy of the detector, the norms of its backbone fused into their convolutions.
 
     Args:
         detector: what is copied; in float32, on the CPU.
@@ -81,15 +81,7 @@ def program(detector: Detector, size: Size, images: int = 1) -> torch.export.Exp
 
 
 def write_onnx(graph: torch.export.ExportedProgram, path: str | Path) -> None:
-    """Write a graph as ONNX.
-
-    Raises:
-        ImportError: onnxscript is not installed.
-    """
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise ImportError("ONNX needs its packages: pip install 'fcos-zoo[export]'") from None
+    """Write a graph as ONNX, by onnxscript."""
     with quiet():
         torch.onnx.export(
             graph,

@@ -9,12 +9,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from backbones.layers import KeepFloat32
 from fcos.boxes import Size
+from fcos.read import read_image, upright_rgb
 
 ResizeMethod = Literal["pil", "opencv", "tensor"]
 
@@ -24,19 +25,19 @@ def load_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> Tensor
 
     Paths and PIL images are turned upright by their EXIF orientation and converted to RGB; arrays
     are (H, W, 3) or (H, W) uint8 RGB; tensors are (3, H, W) and pass through as they are.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImageError, ValueError, TypeError: it is no picture, or an array of another kind.
     """
     if isinstance(source, Tensor):
         return source
     if isinstance(source, (str, Path)):
-        try:
-            with Image.open(source) as file:
-                source = np.array(_upright(file))
-        except FileNotFoundError:
-            raise FileNotFoundError(f"no such image: {source}") from None
-        except OSError as error:
-            raise ValueError(f"{source} is not a readable image: {error}") from None
+        if not Path(source).exists():
+            raise FileNotFoundError(f"no such image: {source}")
+        source = np.array(read_image(source))
     elif isinstance(source, Image.Image):
-        source = np.array(_upright(source))
+        source = np.array(upright_rgb(source))
     if not isinstance(source, np.ndarray):
         raise TypeError(
             f"an image must be a path, a PIL image, a uint8 array or a tensor, "
@@ -49,10 +50,6 @@ def load_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> Tensor
     if source.ndim != 3 or source.shape[2] != 3:
         raise ValueError(f"an image array must have shape (H, W, 3), this one has {source.shape}")
     return torch.from_numpy(np.ascontiguousarray(source)).permute(2, 0, 1)
-
-
-def _upright(picture: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(picture).convert("RGB")
 
 
 @dataclass(frozen=True)

@@ -143,8 +143,7 @@ class HRFPN(nn.Module):
         merged = self._merged(features)
         levels = []
         for level, conv in enumerate(self.output):
-            pooled = F.avg_pool2d(merged, 2**level) if level else merged
-            levels.append(conv(pooled))
+            levels.append(conv(_halved(merged, level)))
         return levels
 
     def _merged(self, features: list[Tensor]) -> Tensor:
@@ -159,3 +158,11 @@ class HRFPN(nn.Module):
         for feature, weight in zip(features[1:], weights[1:], strict=True):
             merged += F.interpolate(F.conv2d(feature, weight), size=size, mode="bilinear")
         return merged
+
+
+def _halved(x: Tensor, times: int) -> Tensor:
+    """Averages over squares of 2 ** `times`, or over what there is of a map that is smaller."""
+    if times == 0:
+        return x
+    window = [min(2**times, side) for side in x.shape[-2:]]
+    return F.avg_pool2d(x, window, stride=2**times)

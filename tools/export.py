@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -23,12 +24,15 @@ from fcos.images import as_float, resize_image
 FORMATS = ("pt2", "onnx")
 PROVED_ON = 4  # photographs
 NEEDED = 0.98  # of the detections must be found again
+ONNX = ("onnx", "onnxscript", "onnxruntime")
 Run = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the graph, run it on photographs beside the detector, keep it if both find the same."""
     options = _parser().parse_args(arguments)
+    if "onnx" in options.format:
+        need(ONNX)
     detector = zoo.get(options.name, options.weights)
     size: Size = tuple(options.size) if options.size else largest(detector)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -84,6 +88,17 @@ def largest(detector: Detector) -> Size:
     return (rule.size, rule.longest) if isinstance(rule, ShortestSide) else (rule.size, rule.size)
 
 
+def need(packages: Sequence[str]) -> None:
+    """Tell now, and not after a minute of tracing, which of the extra's packages is missing.
+
+    Raises:
+        ImportError: one is.
+    """
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(f"{package} is not installed: pip install 'fcos-zoo[export]'")
+
+
 def write_pt2(graph: torch.export.ExportedProgram, path: Path) -> Run:
     """Write a graph, and give it back as it was read."""
     with export.quiet():
@@ -94,11 +109,9 @@ def write_pt2(graph: torch.export.ExportedProgram, path: Path) -> Run:
 
 def write_onnx(graph: torch.export.ExportedProgram, path: Path) -> Run:
     """Write a graph as ONNX; it is run by onnxruntime on the CPU."""
+    import onnxruntime
+
     export.write_onnx(graph, path)
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ImportError("ONNX needs its packages: pip install 'fcos-zoo[export]'") from None
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def run(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -146,20 +159,23 @@ def description(detector: Detector, size: Size, images: int) -> dict[str, Any]:
     filling = [0.0] * 3 if detector.images.square else mean.tolist()
     if detector.images.channel_order == "BGR":
         filling.reverse()
+    where = "all around a smaller picture" if detector.images.square else "right and bottom of it"
     return {
         "entry": detector.card.name,
         "classes": list(detector.classes),
         "input": {
             "images": [images, 3, *size],
             "values": "float32 0..1, RGB, not normalised",
-            "resize": resize,
-            "fill": {"where": "right and bottom of a smaller picture", "rgb": filling},
+            "resize": {**resize, "method": detector.resize_method},
+            "fill": {"where": where, "rgb": filling},
         },
         "output": {
-            "boxes": "float32 (N, D, 4): x1, y1, x2, y2 in pixels of the input",
+            "boxes": "float32 (N, D, 4): x1, y1, x2, y2 in pixels of the input; cut them at a "
+            "smaller picture's border, beyond which the graph sees more of the picture",
             "scores": "float32 (N, D): falling; -1 where nothing more was found",
             "labels": "int64 (N, D): indices of `classes`",
         },
+        "device": "cpu",
         "torch": torch.__version__,
     }
 

@@ -8,13 +8,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import track
 
 import zoo
 from fcos import MULTI_SCALE, Detections, Detector
+from fcos.evaluate import Result, to_coco_results
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     console = Console(markup=False, highlight=False, soft_wrap=True)
     threshold, views = options.score_threshold, MULTI_SCALE if options.multi_scale else ()
-    results: list[dict[str, Any]] = []
+    results: list[Result] = []
     failures = []
     ids = category_ids(detector)
     quiet = not console.is_terminal
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 failures.append(str(error))
                 continue
             found.draw().save(target, quality=92)
-            results += coco_results(path.name, found, ids)
+            results += coco_results(path.name, found, ids, detector.decoder.plus_one)
             console.print(f"{path}: {describe(found)}")
     finally:
         (options.out / "results.json").write_text(json.dumps(results, indent=1))
@@ -102,22 +102,15 @@ def drawings(paths: Sequence[Path], out: Path) -> list[Path]:
 
 
 def coco_results(
-    file_name: str, found: Detections, category_ids: Sequence[int]
-) -> list[dict[str, Any]]:
-    """COCO's results format; the image's id is its file's number, or its name where it has none."""
+    file_name: str, found: Detections, category_ids: Sequence[int], plus_one: bool
+) -> list[Result]:
+    """COCO's results format with the classes' names; the image's id is its file's number, or its
+    name where it has none. See `fcos.evaluate.to_coco_results`."""
     stem = Path(file_name).stem
-    rows = []
-    for i, (x1, y1, x2, y2) in enumerate(found.boxes.tolist()):
-        rows.append(
-            {
-                "image_id": int(stem) if stem.isdecimal() else file_name,
-                "category_id": category_ids[int(found.labels[i])],
-                "category": found.names[i],
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "score": float(found.scores[i]),
-            }
-        )
-    return rows
+    image_id = int(stem) if stem.isdecimal() else file_name
+    tensors = found.boxes, found.scores, found.labels
+    rows = to_coco_results(image_id, *tensors, category_ids, plus_one)
+    return [{**row, "category": name} for row, name in zip(rows, found.names, strict=True)]
 
 
 def describe(found: Detections) -> str:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from fcos.data.coco import CocoDataset, load_annotations
-from fcos.data.read import ORIENTATION, ImageError, read_image
+from fcos.read import ORIENTATION, ImageError, read_image
 
 # What training and evaluation make of it: they stop, pass over it, mend it, or do not mind.
 REFUSED, LEFT_OUT, PUT_RIGHT, TO_KNOW = "refused", "left out", "put right", "to know"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fcos.data.dataset import DetectionDataset
-from fcos.data.read import ImageError
+from fcos.read import ImageError
 
 Note = Callable[[str, str], None]  # (what happened, where)
 

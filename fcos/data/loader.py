@@ -15,6 +15,7 @@ from fcos.data.dataset import DetectionDataset, Picture, Target, as_tensors
 from fcos.data.handover import Handover, Packet, keep_freed_memory
 from fcos.data.sampler import Draw
 from fcos.data.transforms import Transform
+from fcos.read import ImageError
 
 Batch = tuple[list[Tensor], list[Target]]
 
@@ -72,6 +73,8 @@ class Loader:
             generator=torch.Generator(),
         )
         for packed in loader:
+            if isinstance(packed, ImageError):
+                raise packed
             yield handover.unpack(packed, self.pin_memory, self.views)
 
 
@@ -99,11 +102,14 @@ class Packed(Dataset[Packet]):
         self.source = source
         self.handover = handover
 
-    def __getitems__(self, draws: list[Draw]) -> list[Packet]:
-        return self.handover.pack(self.source[draw] for draw in draws)
+    def __getitems__(self, draws: list[Draw]) -> list[Packet] | ImageError:
+        try:
+            return self.handover.pack(self.source[draw] for draw in draws)
+        except ImageError as error:  # raised here, its message would become a whole traceback
+            return error
 
 
-def _as_it_is(batch: list[Packet]) -> list[Packet]:
+def _as_it_is(batch: list[Packet] | ImageError) -> list[Packet] | ImageError:
     return batch
 
 

@@ -167,11 +167,13 @@ def write(
         The annotation file, `folder`/annotations.json.
 
     Raises:
-        ValueError: an unknown class.
+        ValueError: an unknown class, or too many shapes.
         FileExistsError: the folder holds a set drawn with other arguments.
     """
     if unknown := [name for name in classes if name not in OUTLINES]:
         raise ValueError(f"no shape is called {unknown[0]!r}; there are {', '.join(OUTLINES)}")
+    if most >= 255:
+        raise ValueError(f"{most} shapes an image are too many: fewer than 255")
     annotations = Path(folder) / "annotations.json"
     info = {
         "description": "procedurally drawn shapes",

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fcos.data.coco import CocoDataset, Note
-
 # fmt: off
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -16,42 +14,6 @@ CLASSES = (
     "tvmonitor",
 )
 # fmt: on
-
-
-class VocDataset(CocoDataset):
-    """One image set of a VOC folder, with the outcomes and arguments of `CocoDataset`.
-
-    Args:
-        root: the folder of one year, `.../VOC2007`.
-        image_set: a list in ImageSets/Main, such as "trainval".
-        classes: class names; objects of other classes are left out and counted.
-        difficult: train on the objects marked difficult too, as the centre-ness-free system does.
-    """
-
-    def __init__(
-        self,
-        root: str | Path,
-        image_set: str,
-        *,
-        classes: Sequence[str] = CLASSES,
-        difficult: bool = False,
-        keep_empty: bool = False,
-        plus_one: bool = False,
-        skip_unreadable: bool = False,
-        note: Note | None = None,
-    ) -> None:
-        annotations = voc_annotations(root, image_set, classes)
-        if difficult:
-            for thing in annotations["annotations"]:
-                thing["iscrowd"] = 0
-        super().__init__(
-            annotations,
-            Path(root) / "JPEGImages",
-            keep_empty=keep_empty,
-            plus_one=plus_one,
-            skip_unreadable=skip_unreadable,
-            note=note,
-        )
 
 
 def voc_annotations(

@@ -36,6 +36,8 @@ def write(content: Mapping[str, Any], path: Path) -> None:
             f"{path} could not be written, {free} MiB are free there ({error}): make room, or "
             "choose another run.folder"
         ) from error
+    if os.name == "nt":  # which opens no folders
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # the new name, too, survives a power cut

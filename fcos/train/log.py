@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from collections import defaultdict
@@ -67,9 +66,13 @@ class Meter:
 
 
 def memory(device: torch.device) -> int:
-    """Peak memory in MiB: allocated on a GPU, else resident of this process."""
+    """Peak memory in MiB: allocated on a GPU, else resident of this process, 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) >> 20
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak >> (20 if sys.platform == "darwin" else 10)
 

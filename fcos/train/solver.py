@@ -56,7 +56,7 @@ def make_optimizer(
         ],
         lr=base_lr,
         momentum=momentum,
-        fused=fused,
+        fused=fused or None,  # False would choose the slow loop over tensors
     )
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fcos.data.coco import CocoDataset
 from fcos.data.dataset import concatenate
-from fcos.data.read import ImageError
+from fcos.read import ImageError
 
 EMBEDDED = Path(__file__).parents[2] / "benchmarks" / "data" / "coco_val_ccby"
 

@@ -102,6 +102,11 @@ def test_an_object_of_id_0_and_ids_that_repeat_are_found_all_the_same():
     assert evaluate(results, truth(*things))["AP"] == pytest.approx(1)
 
 
+def test_what_an_annotation_leaves_open_is_filled_in():
+    thing = square(area=None, iscrowd=None)
+    assert evaluate([square(score=1.0)], truth(thing))["AP"] == pytest.approx(1)
+
+
 def test_what_training_leaves_out_is_not_measured_either():
     things = [{}, square(bbox=None), square(bbox=[0, 0, float("nan"), 9]), square(image_id=None)]
     assert evaluate([square(score=1.0)], truth(square(), *things))["AP"] == pytest.approx(1)

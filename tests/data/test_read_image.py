@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcos.data.read import ORIENTATION, ImageError, read_image
+from fcos.read import ORIENTATION, ImageError, read_image
 
 SIZE = (12, 16)  # height, width
 

@@ -17,6 +17,7 @@ from fcos.data.loader import Loader
 from fcos.data.sampler import TrainingSampler, ordered_batches
 from fcos.data.shapes import write
 from fcos.data.transforms import Compose, HorizontalFlip, ResizeShortestSide
+from fcos.read import ImageError
 
 PORTRAIT = [i % 3 == 0 for i in range(23)]
 
@@ -129,6 +130,17 @@ def test_without_transforms_images_come_as_they_are(dataset):
     images = [image for batch, _ in batches for image in batch]
     assert all(torch.equal(image, dataset[i][0]) for i, image in enumerate(images))
     assert len(images) == len(dataset)
+
+
+def test_what_a_worker_cannot_read_is_told_as_it_is(tmp_path):
+    dataset = CocoDataset(write(tmp_path, count=4, size=64), tmp_path / "images")
+    broken = next((tmp_path / "images").iterdir())
+    broken.write_bytes(b"nothing")
+    for workers in (0, 1):
+        with pytest.raises(ImageError, match="not a readable image") as told:
+            list(Loader(dataset, ordered_batches(len(dataset), 2), workers=workers))
+        assert str(told.value).startswith(str(broken))
+        assert "Traceback" not in str(told.value)
 
 
 def test_workers_leave_the_clusters_first_warning_to_the_trainer(dataset):

@@ -1,12 +1,15 @@
 """The PASCAL VOC layout: pixels count from 1, difficult objects are set apart."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from fcos.data.voc import CLASSES, VocDataset, voc_annotations
+from fcos.data.coco import CocoDataset
+from fcos.data.sets import parts
+from fcos.data.voc import CLASSES, voc_annotations
 from fcos.evaluate import evaluate, to_coco_results
 
 
@@ -27,22 +30,27 @@ def add(root: Path, name: str, *things: str) -> None:
 
 @pytest.fixture
 def root(tmp_path) -> Path:
+    root = tmp_path / "VOC2007"
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "ImageSets/Main/trainval.txt").write_text("2007_000027\n000005\n")
-    add(tmp_path, "2007_000027", thing("person", (1, 1, 60, 50)), thing("Dog", (2, 3, 2.0, 9)))
+        (root / folder).mkdir(parents=True)
+    (root / "ImageSets/Main/trainval.txt").write_text("2007_000027\n000005\n")
+    add(root, "2007_000027", thing("person", (1, 1, 60, 50)), thing("Dog", (2, 3, 2.0, 9)))
     add(
-        tmp_path,
+        root,
         "000005",
         thing("chair", (11, 21, 30, 40), difficult=""),
         thing("chair", (1, 1, 9, 9), difficult="<difficult>1</difficult>"),
         thing("unicorn", (1, 1, 9, 9)),
     )
-    return tmp_path
+    return root
+
+
+def read(root: Path, image_set: str = "trainval", classes: Sequence[str] = CLASSES) -> CocoDataset:
+    return CocoDataset(voc_annotations(root, image_set, classes), root / "JPEGImages")
 
 
 def test_boxes_and_classes(root):
-    dataset = VocDataset(root, "trainval")
+    dataset = read(root)
     assert dataset.classes == CLASSES
     assert dataset.image_ids.tolist() == [2007000027, 5]
     assert dataset[0][1]["boxes"].tolist() == [[0, 0, 60, 50], [1, 2, 2, 9]]
@@ -51,20 +59,21 @@ def test_boxes_and_classes(root):
     assert dataset.counts == {"crowd left out": 1, "unknown category": 1}
 
 
-def test_difficult_objects_can_be_trained_on_and_boxes_can_end_on_their_last_pixel(root):
-    dataset = VocDataset(root, "trainval", difficult=True, plus_one=True)
+def test_difficult_objects_are_trained_on_and_boxes_can_end_on_their_last_pixel(root):
+    [part] = parts("voc_2007_trainval", root.parent)
+    dataset = CocoDataset(part.annotations, part.images, plus_one=True)
     assert dataset[1][1]["boxes"].tolist() == [[10, 20, 29, 39], [0, 0, 8, 8]]
 
 
 def test_other_classes_and_names_that_are_no_numbers(root):
     (root / "ImageSets/Main/mine.txt").write_text("frame_a  1\nframe_b -1\n")
     add(root, "frame_a", thing("unicorn", (1, 1, 9, 9)))
-    dataset = VocDataset(root, "mine", classes=["Unicorn"])
+    dataset = read(root, "mine", ["Unicorn"])
     assert (dataset.classes, dataset.image_ids.tolist()) == (("Unicorn",), [1])
 
 
 def test_perfect_detections_score_one_and_difficult_objects_do_not_count(root):
-    dataset = VocDataset(root, "trainval")
+    dataset = read(root)
     results = []
     for index in range(len(dataset)):
         _, target = dataset[index]
@@ -82,10 +91,10 @@ def test_perfect_detections_score_one_and_difficult_objects_do_not_count(root):
 
 def test_missing_and_broken_files_are_refused_by_name(root):
     with pytest.raises(ValueError, match=r"absent\.txt: no such image set"):
-        VocDataset(root, "absent")
+        read(root, "absent")
     (root / "Annotations/000005.xml").write_text("<annotation><size></annotation>")
     with pytest.raises(ValueError, match=r"000005\.xml: not a VOC annotation"):
-        VocDataset(root, "trainval")
+        read(root)
     (root / "Annotations/000005.xml").unlink()
     with pytest.raises(ValueError, match=r"000005\.xml: not a VOC annotation"):
-        VocDataset(root, "trainval")
+        read(root)

@@ -197,3 +197,21 @@ def test_as_many_class_names_as_classes(tiny_detector: Build) -> None:
     }
     with pytest.raises(ValueError, match="2 class names for a head of 3 classes"):
         Detector(detector.backbone, detector.pyramid, detector.head, **parts, classes=("a", "b"))
+
+
+def test_detecting_leaves_the_modes_of_a_training_detector_alone(
+    tiny_detector: Build, picture: Tensor
+) -> None:
+    detector = tiny_detector().train()
+    detector.backbone.coarse.norm.eval()
+    modes = {name: module.training for name, module in detector.named_modules()}
+    detector.detect(picture)
+    assert {name: module.training for name, module in detector.named_modules()} == modes
+    assert len(set(modes.values())) == 2
+
+
+def test_what_was_detected_can_be_changed_in_place(tiny_detector: Build, picture: Tensor) -> None:
+    found = tiny_detector().detect(picture)[0]
+    before = found.boxes.clone()
+    found.boxes[:, 2:] -= found.boxes[:, :2]
+    torch.testing.assert_close(found.boxes[:, 2:], before[:, 2:] - before[:, :2])

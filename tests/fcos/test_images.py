@@ -36,6 +36,24 @@ def test_grey_pictures_get_three_channels() -> None:
         assert torch.equal(load_image(form), torch.from_numpy(grey).expand(3, 3, 4))
 
 
+def test_deep_grey_pictures_keep_their_contrast(tmp_path: Path) -> None:
+    deep = np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    expected = torch.from_numpy((deep >> 8).astype(np.uint8)).expand(3, 16, 16)
+    assert torch.equal(load_image(tmp_path / "deep.png"), expected)
+    with Image.open(tmp_path / "deep.png") as opened:
+        assert torch.equal(load_image(opened), expected)
+
+
+def test_a_picture_too_large_for_pillow_is_refused_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"bomb\.png: not a readable image"):
+        load_image(tmp_path / "bomb.png")
+
+
 def test_pictures_are_turned_upright(tmp_path: Path) -> None:
     lying = Image.new("RGB", (4, 2), "red")
     exif = Image.Exif()
@@ -50,7 +68,7 @@ def test_pictures_are_turned_upright(tmp_path: Path) -> None:
     ("form", "error", "message"),
     [
         ("nowhere.jpg", FileNotFoundError, "no such image: nowhere.jpg"),
-        (__file__, ValueError, "test_images.py is not a readable image"),
+        (__file__, ValueError, "test_images.py: not a readable image"),
         (7, TypeError, "not int"),
         (np.zeros((4, 4, 3)), TypeError, "must be uint8"),
         (np.zeros((4, 4, 2), np.uint8), ValueError, r"must have shape \(H, W, 3\)"),

@@ -78,6 +78,16 @@ def test_hrfpn_levels_are_pooled_from_one_map(options: Any, strides: tuple[int, 
     assert [tuple(level.shape) for level in levels] == expected
 
 
+@torch.no_grad()
+def test_hrfpn_takes_images_that_are_smaller_than_its_largest_window() -> None:
+    pyramid = HRFPN(HR_CHANNELS, HR_STRIDES, 8, levels=6, conv_stride=1)
+    features = maps(64, 32, HR_CHANNELS, HR_STRIDES)
+    levels = pyramid(features)
+    assert [tuple(level.shape[-2:]) for level in levels] == [
+        *((16, 8), (8, 4), (4, 2), (2, 1), (1, 1), (1, 1))
+    ]
+
+
 @settings(max_examples=20)
 @given(st.integers(130, 300), st.integers(130, 300))
 def test_reducing_before_upsampling_is_the_literal_form(height: int, width: int) -> None:

@@ -96,6 +96,15 @@ def test_wrong_arguments_are_refused_before_anything_is_traced(
     assert ended.value.code == 2
 
 
+def test_a_package_that_is_missing_is_told_before_anything_is_traced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "ONNX", ("onnx", "no_such_package"))
+    with pytest.raises(ImportError, match=r"no_such_package is not installed: pip install"):
+        command.main([TINY, "--format", "pt2,onnx", "--out", str(tmp_path)])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_graph_that_finds_something_else_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""Reading one image file of a dataset as 8-bit RGB, or saying what is wrong with it."""
+"""Reading one image file as 8-bit RGB, or saying what is wrong with it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Image.I
     try:
         with Image.open(path) as file:
             file.load()
-            image = _rgb(_upright(file, size))
+            image = upright_rgb(file, size)
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file", "image missing") from None
     except Exception as error:  # a broken file makes Pillow's many decoders raise anything at all
@@ -51,6 +51,15 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Image.I
             "image of another size",
         )
     return image
+
+
+def upright_rgb(image: Image.Image, size: tuple[int, int] | None = None) -> Image.Image:
+    """An image as `read_image` gives it.
+
+    Raises:
+        ValueError: its pixels have no known range.
+    """
+    return _rgb(_upright(image, size))
 
 
 def _upright(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
