@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from benchmarks.cell import TIMED
 from benchmarks.store import Row, newest
 
 Place = tuple[str, str]  # a cell's key and, where both sides have it, the machine
@@ -43,8 +45,9 @@ QUANTITIES = (
 class Comparison:
     """One figure before and after; None where it was not measured.
 
-    `noise`: of the ratio, from the relative interquartile ranges of both; `regressed`: it got worse
-    by more than the tolerance and the noise, or it is there no more.
+    `noise`: of the ratio, from the noise of both, None where it is not known of one; `regressed`:
+    it got worse by more than the tolerance and the noise, or it is there no more; `reason`: why it
+    is not there, or not to be compared.
     """
 
     machine: str
@@ -53,7 +56,7 @@ class Comparison:
     name: str
     before: float | None
     after: float | None
-    noise: float
+    noise: float | None
     regressed: bool
     reason: str = ""
 
@@ -70,7 +73,8 @@ def compare(
 ) -> list[Comparison]:
     """Every figure of the cells that both have.
 
-    Cells are joined on each machine that both have, or else one machine with one other.
+    Cells are joined on each machine that both have, or else one machine with one other, whose
+    number of threads and of the GPU are then no matter.
 
     Args:
         before, after: rows of results files; see `newest` for which of a cell's rows counts.
@@ -106,12 +110,24 @@ def _by_cell(before: Iterable[Row], after: Iterable[Row]) -> list[dict[Place, Ro
         raise ValueError("several machines in one file, and none that both files have")
     return [
         {
-            (row["key"], row["machine"] if shared else ""): row
+            (row["key"], row["machine"]) if shared else (_anywhere(row["cell"]), ""): row
             for row in rows
             if not shared or row["machine"] in shared
         }
         for rows in both
     ]
+
+
+def left_out(before: Iterable[Row], after: Iterable[Row]) -> list[str]:
+    """The machines that only one of them has, where both have others in common."""
+    one, other = ({row["machine"] for row in rows} for rows in (before, after))
+    return sorted(one ^ other) if one & other else []
+
+
+def _anywhere(cell: Mapping[str, Any]) -> str:
+    """What makes a cell the same one on another machine."""
+    own = {"threads": None, "device": str(cell["device"]).split(":")[0]}
+    return json.dumps({**cell, **own}, sort_keys=True)
 
 
 def _of_cell(before: Row, after: Row, tolerance: float) -> list[Comparison]:
@@ -131,13 +147,15 @@ def _of_cell(before: Row, after: Row, tolerance: float) -> list[Comparison]:
             reason = after["reason"] or after["status"] if new is None else ""
             found.append(Comparison(*common, quantity.name, old, new, 0.0, new is None, reason))
             continue
-        noise = math.hypot(_noise(before), _noise(after))
+        noises = [_noise(row) for row in (before, after)]
+        noise = None if None in noises else math.hypot(*filter(None, noises))
         worsening = new - old if quantity.worse == "more" else old - new
         allowed = quantity.allowed
         if allowed is None:
-            allowed = max(tolerance, noise) * abs(old)
-        regressed = worsening > allowed
-        found.append(Comparison(*common, quantity.name, old, new, noise, regressed))
+            allowed = max(tolerance, noise or 0.0) * abs(old)
+        reason = "throttled: not compared" if _throttled(before) or _throttled(after) else ""
+        regressed = worsening > allowed and not reason
+        found.append(Comparison(*common, quantity.name, old, new, noise, regressed, reason))
     return found
 
 
@@ -157,5 +175,15 @@ def _value(quantity: Quantity, row: Row) -> float | None:
     return quantity.value(row["values"]) if row["status"] == "measured" else None
 
 
-def _noise(row: Row) -> float:
-    return float(row["values"].get("noise") or 0.0)
+def _noise(row: Row) -> float | None:
+    """Zero of what is not timed; None of what a single process timed, or too few runs."""
+    values = row["values"]
+    if row["cell"]["metric"] not in TIMED:
+        return 0.0
+    return values.get("noise") if values.get("processes", 1) > 1 else None
+
+
+def _throttled(row: Row) -> bool:
+    """Whether the GPU was slowed down while it was timed."""
+    during = row["values"].get("state", {}).get("during", {})
+    return row["cell"]["metric"] in TIMED and bool(during.get("gpu_throttled"))

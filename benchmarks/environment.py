@@ -25,7 +25,7 @@ GPU_FIELDS = (
 # Bits of the throttle reasons that make a time invalid: hardware, thermal, power brake. The power
 # cap (0x4) is none: a GPU at full load is ordinarily at it.
 SLOWED = 0x8 | 0x20 | 0x40 | 0x80
-WATCHED = 1.0  # seconds between two looks at a GPU at work
+WATCHED = 5.0  # seconds between two looks at a GPU at work: each starts a program beside it
 
 
 def describe(device: str) -> dict[str, Any]:
@@ -60,10 +60,10 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def machine(environment: dict[str, Any]) -> str:
-    """The name under which results are kept: the GPU's, or the CPU's with its cores."""
-    if "gpu" in environment:
-        return str(environment["gpu"])
-    return f"{environment['cpu']}, {environment['cores']} cores"
+    """The name under which results are kept: the GPU's, if one is measured, the CPU's with its
+    cores."""
+    host = f"{environment['cpu']}, {environment['cores']} cores"
+    return f"{environment['gpu']}, {host}" if "gpu" in environment else host
 
 
 def state(device: str) -> dict[str, Any]:
@@ -194,10 +194,18 @@ def _cpu_throttles(folder: Path = Path("/sys/devices/system/cpu")) -> int | None
     return sum(map(int, filter(None, counts))) if counts else None
 
 
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may see, by nvidia-smi's numbers or names."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [one for one in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if one]
+    listed = _run(["nvidia-smi", "--list-gpus"]) or ""
+    return [str(number) for number in range(len(listed.splitlines()))]
+
+
 def _own_gpu(device: str) -> str:
     """nvidia-smi counts all GPUs of the machine, torch those that it may see."""
     number = int(device.partition(":")[2] or 0)
-    visible = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+    visible = visible_gpus()
     return f"--id={visible[number] if number < len(visible) else number}"
 
 

@@ -75,12 +75,13 @@ def measure(
 def _warm_up(
     run: Callable[[Any], float], inputs: Sequence[Any], pace: Pace
 ) -> tuple[float, int, bool]:
-    """Run until a pass is no faster than the fastest before, or as long as the timed part may take.
+    """Run until a pass is no faster than the fastest before, or after the first one, in which a
+    network is compiled, as long as the timed part may take.
 
     Returns the first run's time, the number of runs, and whether they became stable.
     """
-    start = time.perf_counter()
     first = [run(item) for item in inputs]
+    start = time.perf_counter()
     count, fastest = len(first), float(np.median(first[:WINDOW]))
     while time.perf_counter() - start < pace.limit:
         window = [run(item) for item in inputs[:WINDOW]]

@@ -36,6 +36,8 @@ def measure(cell: Cell) -> dict[str, Any]:
         raise MissingError(f"no GPU {cell.device} here")
     if cell.precision == "tf32" and not on_gpu:
         raise MissingError("TF32 is arithmetic of GPUs")
+    if cell.layout == "contiguous" and not on_gpu:
+        raise MissingError("on a CPU folded convolutions are channels-last whatever is asked for")
     subject.set_up(cell)
     metrics = {
         "params": _params,
@@ -123,7 +125,7 @@ def _ap(cell: Cell) -> dict[str, Any]:
     assert cell.dataset is not None
     ids = pictures.image_ids(cell.dataset, cell.limit)
     if peers.is_peer(cell.entry):
-        peer: Any = peers.load(cell.entry, cell.device, cell.precision)
+        peer: Any = peers.load(cell.entry, cell.device, cell.precision, cell.size)
         if getattr(peer, "weights", "") == "random":
             raise MissingError("its weights are not on this machine")
         if not hasattr(peer, "classes"):

@@ -3,7 +3,8 @@
 An adapter is a function of (device, precision) that returns the detector: a callable from a list of
 decoded (3, H, W) uint8 pictures on the host to a list of {"boxes", "scores", "labels"} in their
 own pixels. It is named "module:function" wherever an entry is. `classes` of the callable, names by
-label, makes AP measurable; `parameters()`, if it is a `torch.nn.Module`, the parameter count.
+label, makes AP measurable; `parameters()`, if it is a `torch.nn.Module`, the parameter count; and
+`resize(shortest, longest)` other sizes than its own.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import FCOS_ResNet50_FPN_Weights, fcos_resnet50_fpn
 
 from benchmarks import pictures, synthetic
+from benchmarks.cell import MissingError
 from zoo.build import DTYPES
 
 METRICS = ("params", "latency", "throughput", "memory", "ap")
@@ -61,18 +63,31 @@ def is_peer(entry: str) -> bool:
     return ":" in entry
 
 
-def load(entry: str, device: str, precision: str) -> Callable[[Pictures], Boxes]:
+def load(
+    entry: str, device: str, precision: str, size: tuple[int, int] | None = None
+) -> Callable[[Pictures], Boxes]:
     """The detector of an adapter; its module is looked for in the working directory too.
+
+    Args:
+        entry: "module:function".
+        device, precision: what the function is given.
+        size: (shortest, longest) side of the images, None for the detector's own.
 
     Raises:
         ImportError: there is no such module or function.
+        MissingError: the detector knows no other size than its own.
     """
     module, function = entry.split(":")
     _look_here(module)
     adapter = getattr(importlib.import_module(module), function, None)
     if adapter is None:
         raise ImportError(f"{module} has no function {function}")
-    return adapter(device, precision)
+    detector = adapter(device, precision)
+    if size is not None:
+        if not hasattr(detector, "resize"):
+            raise MissingError("the adapter's detector has no resize(shortest, longest)")
+        detector.resize(*size)
+    return detector
 
 
 def _look_here(module: str) -> None:
@@ -134,6 +149,11 @@ class _Torchvision(nn.Module):
         self.dtype = DTYPES.get(precision, torch.float32)
         self.classes = classes
         self.weights = "published" if trained else "random"
+
+    def resize(self, shortest: int, longest: int) -> None:
+        """Other sides of the images than 800 and 1333."""
+        transform: Any = self.model.transform
+        transform.min_size, transform.max_size = (shortest,), longest
 
     def forward(self, images: Pictures) -> Any:
         """Pictures to boxes; precisions below fp32 by autocast, as its box coder needs fp32."""

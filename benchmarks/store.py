@@ -82,13 +82,14 @@ class Store:
     def done(self, environment: dict[str, Any]) -> dict[str, Row]:
         """By cell, what this machine has measured with this very code and software."""
         here = [environment.get(name) for name in SOFTWARE]
-        return {
-            row["key"]: row
+        rows = [
+            row
             for row in self.rows()
             if row["status"] == "measured"
             and row["machine"] == machine(environment)
             and [row["environment"].get(name) for name in SOFTWARE] == here
-        }
+        ]
+        return {row["key"]: row for row in newest(rows)}
 
 
 def read(paths: Iterable[str | Path]) -> list[Row]:
@@ -118,14 +119,19 @@ def read(paths: Iterable[str | Path]) -> list[Row]:
 
 
 def newest(rows: Sequence[Row]) -> list[Row]:
-    """Of each cell on each machine the last row written; one that measured stands against later
-    ones that did not, if they are of the same code."""
+    """Of each cell on each machine the row measured last, whatever the order of rows; one stands
+    against later ones of the same code that did not measure, or in fewer processes."""
     found: dict[tuple[str, str], Row] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row.get("time", "")):
         place = row["key"], row["machine"]
         before = found.get(place)
-        hides = before is not None and before["status"] == "measured" != row["status"]
-        if before and hides and before["environment"]["code"] == row["environment"]["code"]:
+        same = before and before["environment"].get("code") == row["environment"].get("code")
+        if before and same and _worth(before) > _worth(row):
             continue
         found[place] = row
-    return list(found.values())
+    return [found[place] for place in dict.fromkeys((row["key"], row["machine"]) for row in rows)]
+
+
+def _worth(row: Row) -> int:
+    """In how many processes a row was measured; of what takes one alone 1, of a failure 0."""
+    return row["values"].get("processes", 1) if row["status"] == "measured" else 0

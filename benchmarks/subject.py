@@ -130,7 +130,7 @@ def ready(cell: Cell) -> Ready:
     images = [picture.image for picture in pictures.read_all(cell.dataset, ids)]
     groups = batches(images, cell.batch)
     if peers.is_peer(cell.entry):
-        peer: Any = peers.load(cell.entry, cell.device, cell.precision)
+        peer: Any = peers.load(cell.entry, cell.device, cell.precision, cell.size)
         weights = getattr(peer, "weights", "given by the adapter")
         return Ready({"detect": peer}, groups, len(images), weights, None)
     detector = detector_of(cell, images)

@@ -154,8 +154,9 @@ class Suite:
 
     def _of_metric(self, common: Cell, metric: str) -> Iterator[Cell]:
         """A metric's cells, each with only those settings that matter to it."""
+        peer = peers.is_peer(common.entry)
         if metric in ("params", "flops"):  # quick to count: at the published size always
-            yield Cell(common.entry, metric)
+            yield Cell(common.entry, metric, weights=common.weights if peer else Weights())
         elif metric == "training_memory":
             for precision in self.precisions:
                 yield Cell(common.entry, metric, device=self.device, precision=precision)
@@ -172,8 +173,8 @@ class Suite:
         else:
             for precision, layout, compiled, batch in itertools.product(
                 self.precisions,
-                self.layouts,
-                self.compiled,
+                ("channels_last",) if peer else self.layouts,  # an adapter decides these itself
+                (False,) if peer else self.compiled,
                 self.batches if metric == "throughput" else (1,),
             ):
                 yield dataclasses.replace(

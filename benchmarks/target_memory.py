@@ -14,14 +14,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.memory import peak_rss_mb
+from benchmarks.memory import forget_peak_rss, rss_mb
 from fcos import TargetAssigner
 from fcos.boxes import box_area, boxes_to_ltrb, level_points
 from fcos.targets import Targets
@@ -127,15 +126,15 @@ def peak_mb(device: str) -> float:
     """Peak memory of the allocator on a GPU, of this process on a CPU."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / 2**20
-    return peak_rss_mb()
+    return rss_mb("VmHWM")
 
 
 def forget_peak(device: str) -> None:
     """Let the peak begin anew at what is held now; on a CPU Linux alone offers it."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
-    elif (switch := Path("/proc/self/clear_refs")).exists():
-        switch.write_text("5")
+    else:
+        forget_peak_rss()
 
 
 if __name__ == "__main__":

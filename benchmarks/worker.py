@@ -23,11 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cell import Cell, MissingError, Outcome
+from benchmarks.environment import fingerprint
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 START = "forkserver" if sys.platform == "linux" else "spawn"  # macOS' libraries mind being forked
 LIBRARIES = ["torch", "torchvision"]
+CHANGED = Outcome("failed", reason="the code was changed since the suite began: start it again")
 
 
 def run(
@@ -68,7 +70,8 @@ def _process(
     ours, theirs = context.Pipe(duplex=False)
     handle, name = tempfile.mkstemp(prefix="fcos-zoo-", suffix=".log")
     os.close(handle)
-    process = context.Process(target=_serve, args=(list(cells), theirs, name, measure), daemon=True)
+    arguments = list(cells), theirs, name, measure, fingerprint()
+    process = context.Process(target=_serve, args=arguments, daemon=True)
     try:
         with _without_interrupts():
             process.start()
@@ -114,6 +117,7 @@ def _serve(
     connection: Connection,
     log: str,
     measure: Callable[[Cell], dict[str, Any]] | None,
+    code: str,
 ) -> None:
     """The life of a process: every cell, its outcome sent as soon as it is known."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
@@ -128,8 +132,9 @@ def _serve(
         from benchmarks.measure import measure as ours
 
         measure = ours
+    changed = fingerprint() != code  # a row says which code measured it
     for cell in cells:
-        connection.send(_guarded(measure, cell))
+        connection.send(CHANGED if changed else _guarded(measure, cell))
     connection.close()
     os._exit(0)  # an interpreter takes another second to take torch apart
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from fcos.evaluate import FIGURES
 from fcos.train.log import read
-from reports.plots import COLOURS, MARKERS
+from reports.plots import look
 
 Record = Mapping[str, Any]
 
@@ -136,13 +136,13 @@ def _ap(axes: Axes, runs: Sequence[Run]) -> None:
         for order, (key, (_, line)) in enumerate(AP_CURVES.items()):
             if not run.evaluations:
                 continue
-            chosen = order if alone else number
+            colour, marker = look(order if alone else number)
             axes.plot(
                 [record["epoch"] for record in run.evaluations],
                 [_number(record[key]) for record in run.evaluations],
                 line,
-                color=COLOURS[chosen % len(COLOURS)],
-                marker=MARKERS[chosen % len(MARKERS)],
+                color=colour,
+                marker=marker,
                 markersize=4,
                 label=key if alone else run.name if key == "AP" else None,
             )
@@ -160,7 +160,7 @@ def _losses(axes: Axes, runs: Sequence[Run]) -> None:
                 [record["epoch"] for record in run.losses],
                 [_number(record.get(key)) for record in run.losses],
                 ("-", "--", ":", "-.")[order % 4],
-                color=COLOURS[(order if alone else number) % len(COLOURS)],
+                color=look(order if alone else number)[0],
                 linewidth=1.2,
                 label=key if alone else run.name,
             )

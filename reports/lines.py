@@ -93,9 +93,10 @@ class Line:
 def lines(rows: Iterable[Row]) -> list[Line]:
     """The lines of result rows: those of an entry together, the published size and precision first,
     entries in the order of the rows."""
+    rows = list(rows)
     found: dict[tuple[Any, ...], Line] = {}
     static: list[Row] = []
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row.get("time", "")):  # the last of equals stands
         cell = row["cell"]
         if cell["metric"] in STATIC:
             static.append(row)
@@ -113,8 +114,8 @@ def lines(rows: Iterable[Row]) -> list[Line]:
     for row in sorted(static, key=lambda row: row["cell"]["metric"] != "training_memory"):
         _spread(row, found)
     first: dict[tuple[str, str], int] = {}
-    for line in found.values():
-        first.setdefault((line.machine, line.entry), len(first))
+    for row in rows:
+        first.setdefault((row["machine"], row["cell"]["entry"]), len(first))
 
     def place_of(line: Line) -> tuple[int, bool, bool]:
         return first[line.machine, line.entry], line.size != "", line.precision != "fp32"
@@ -156,12 +157,14 @@ def source(row: Row) -> str:
     return str(row["cell"]["weights"]).partition("@")[0]
 
 
-def _worth(row: Row) -> tuple[bool, ...]:
+def _worth(row: Row) -> tuple[int, ...]:
     """How well a row stands for its metric beside others of it, of which the last counts: a figure
-    before none, AP of all val2017 before that of less, a user's own weights after all others."""
-    measured = row["status"] == "measured"
+    before none, AP of all val2017 before that of less, a user's own weights after all others, and
+    more images before fewer."""
+    measured, weights = row["status"] == "measured", source(row)
     whole = measured and row["values"].get("split") == "val2017"
-    return measured, source(row) != "file", whole, source(row) == "published"
+    images = row["values"].get("images", 0)
+    return measured, weights != "file", whole, weights == "published", images
 
 
 def _setting(row: Row, name: str) -> Any:

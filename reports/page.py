@@ -71,16 +71,17 @@ def _published(again: regenerated.Regenerated) -> str:
 
 
 def _machines(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The environment of each machine, as its last row tells it, and the commands."""
-    last = {row["machine"]: row for row in rows}
+    """Software, code and commands of each machine's rows, and the environment of the last one."""
+    by_machine: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_machine.setdefault(row["machine"], []).append(row)
     parts = []
-    for machine, row in last.items():
-        facts = [
-            (key, str(value)) for key, value in row["environment"].items() if value is not None
-        ]
+    for machine, mine in by_machine.items():
+        last = max(mine, key=lambda row: row.get("time", ""))["environment"]
+        facts = [(key, str(value)) for key, value in last.items() if value is not None]
+        told = "".join(f"<li>{_escape(text)}</li>" for text in tables.circumstances(mine))
         parts.append(
-            f"<details><summary>{_escape(machine)}</summary>"
-            f"<p><code>{_escape(row['command'])}</code></p>"
+            f"<details><summary>{_escape(machine)}</summary><ul>{told}</ul>"
             f"{_table(('', ''), facts)}</details>"
         )
     return "".join(parts)

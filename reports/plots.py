@@ -53,6 +53,11 @@ def all_plots(lines: Sequence[Line]) -> dict[str, str]:
     return {title: svg for title, svg in plots.items() if svg}
 
 
+def look(number: int) -> tuple[str, str]:
+    """Colour and marker of a series; the first 36 have all different ones."""
+    return COLOURS[number % len(COLOURS)], MARKERS[sum(divmod(number, len(MARKERS))) % len(MARKERS)]
+
+
 def ap_against_time(lines: Sequence[Line]) -> str:
     """AP and milliseconds an image: as published, and as measured on each machine."""
     return _ap_against(
@@ -68,7 +73,10 @@ def ap_against_memory(lines: Sequence[Line]) -> str:
     """AP and the training memory of one process: as published, predicted, measured."""
 
     def published(line: Line) -> float | None:
-        total = line.published.get("training_memory_gb")
+        figures = line.published
+        if "training_memory_per_gpu_gb" in figures:
+            return float(figures["training_memory_per_gpu_gb"])
+        total = figures.get("training_memory_gb")
         return float(total) / GPUS if total else None
 
     def of(key: str) -> Callable[[Line], float | None]:
@@ -165,7 +173,7 @@ def _scatter(series: Mapping[str, Sequence[Point]], x: str, y: str) -> str:
     with _figure(4.2) as (figure, axes):
         tips: dict[str, str] = {}
         for number, (label, points) in enumerate(series.items()):
-            colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+            colour, marker = look(number)
             axes.scatter([], [], label=label, color=colour, marker=marker)
             for name, across, up in points:
                 gid = f"tip{len(tips)}"
@@ -198,8 +206,7 @@ def _curves(
         tips: dict[str, str] = {}
         for label, name, points in zip(labels, names, curves, strict=True):
             across, up = zip(*sorted(points), strict=True)
-            look = looks[label]
-            marker, colour = MARKERS[look % len(MARKERS)], COLOURS[look % len(COLOURS)]
+            colour, marker = look(looks[label])
             gid = f"tip{len(tips)}"
             tips[gid] = name
             axes.plot(across, up, marker=marker, markersize=3, color=colour, label=label, gid=gid)

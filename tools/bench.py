@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks import environment
 from benchmarks.cell import METRICS, PRECISIONS, STATIC, Dataset, Pace
 from benchmarks.run import NOT_STARTED, complete, run
 from benchmarks.store import Store, newest
@@ -197,14 +198,17 @@ def _rank() -> tuple[int, int] | None:
 
 
 def take_gpu() -> None:
-    """Of the GPUs that a process started by torchrun may see, leave it the one of its number."""
-    if "LOCAL_RANK" in os.environ:
+    """Of the GPUs that a process started by torchrun may see, leave it the one of its number.
+
+    Raises:
+        ValueError: there are GPUs, but fewer than processes.
+    """
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # nvidia-smi's numbers
+    if "LOCAL_RANK" in os.environ and (gpus := environment.visible_gpus()):
         local = int(os.environ["LOCAL_RANK"])
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        gpus = visible.split(",") if visible else [str(number) for number in range(local + 1)]
         if local >= len(gpus):
             raise ValueError(
-                f"process {local} of this machine has no GPU: CUDA_VISIBLE_DEVICES={visible}; "
+                f"process {local} of this machine has no GPU, there are {','.join(gpus)}: "
                 f"take --nproc-per-node {len(gpus)}"
             )
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[local]

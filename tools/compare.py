@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.compare import Comparison, compare, unmatched
+from benchmarks.compare import Comparison, compare, left_out, unmatched
 from benchmarks.store import read
 
 
@@ -34,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if count:
             text = f"not compared: {count} measured cells that only {path} has"
             console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    for machine in left_out(before, after):
+        text = f"not compared: {machine}, which only one of the files has"
+        console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
     regressions = [one for one in found if one.regressed]
     for one in regressions:
         change = one.reason or f"{one.before:.4g} to {one.after:.4g}"
@@ -48,10 +51,12 @@ def _table(found: Sequence[Comparison], several: bool) -> Table:
     for heading in ("before", "after", "ratio"):
         table.add_column(heading, justify="right")
     for one in found:
-        ratio = "-" if one.ratio is None else f"{one.ratio:.3f} ± {one.noise:.3f}"
+        noise = "?" if one.noise is None else f"{one.noise:.3f}"
+        ratio = "-" if one.ratio is None else f"{one.ratio:.3f} ± {noise}"
         figures = ["-" if v is None else f"{v:.4g}" for v in (one.before, one.after)]
         style = "red" if one.regressed else None
-        cell = f"{one.settings}, {one.machine}" if several else one.settings
+        words = [one.settings, one.machine if several else "", one.reason]
+        cell = ", ".join(filter(None, words))
         table.add_row(one.entry, cell, one.name, *figures, ratio, style=style)
     return table
 

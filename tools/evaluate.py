@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if distributed.rank() == 0:
             results = [result for share in shares for result in share]
             place = {image_id: i for i, image_id in enumerate(ids)}
-            results.sort(key=lambda result: place[result["image_id"]])  # as one process would
+            results.sort(key=lambda result: place[result["image_id"]])  # the order of one process
             write(results, dataset, ids, folder, title)
     return 0
 

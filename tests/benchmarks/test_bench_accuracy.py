@@ -104,3 +104,17 @@ def test_the_embedded_images_are_real_and_readable() -> None:
 def test_a_missing_dataset_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such annotation file"):
         Dataset.of(tmp_path / "none.json", tmp_path)
+
+
+def test_the_annotations_are_read_once_and_not_for_every_image(
+    drawn: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    load = pictures.load_annotations
+    monkeypatch.setattr(
+        pictures, "load_annotations", lambda *a, **k: read.append(a) or load(*a, **k)
+    )
+    pictures._rows.cache_clear()
+    for image_id in pictures.image_ids(drawn):
+        assert pictures.read(drawn, image_id).image_id == image_id
+    assert len(read) == 1

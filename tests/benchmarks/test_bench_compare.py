@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import store
 from benchmarks.cell import Cell, Outcome
-from benchmarks.compare import compare, unmatched
+from benchmarks.compare import compare, left_out, unmatched
 from benchmarks.store import Store
 from tools import bench
 
@@ -21,8 +21,12 @@ def row(metric: str, values: dict[str, Any], status: str = "measured", cpu: str 
     return store.row_of(Cell("A", metric), outcome, FACTS | {"cpu": cpu}, "bench")
 
 
-def latency(median: float, noise: float = 0.01, **more: Any) -> store.Row:
-    return row("latency", {"median": median, "noise": noise}, **more)
+def latency(
+    median: float, noise: float = 0.01, processes: int = 4, throttled: bool = False, **more: Any
+) -> store.Row:
+    state = {"during": {"gpu_throttled": throttled}}
+    values = {"median": median, "noise": noise, "processes": processes, "state": state}
+    return row("latency", values, **more)
 
 
 def throughput(images_per_second: float) -> store.Row:
@@ -49,6 +53,8 @@ def throughput(images_per_second: float) -> store.Row:
         (latency(10), latency(0, status="timed out"), True),
         (latency(0, status="timed out"), latency(10), False),
         (latency(10), latency(10.6, cpu="another"), True),
+        (latency(10, noise=0.2, processes=1), latency(11), True),
+        (latency(10), latency(20, throttled=True), False),
     ],
 )  # fmt: skip
 def test_regressions(before: store.Row, after: store.Row, regressed: bool) -> None:
@@ -60,6 +66,23 @@ def test_a_ratio_carries_the_noise_of_both() -> None:
     [found] = compare([latency(10, noise=0.03)], [latency(20, noise=0.04)])
     assert found.ratio == 2
     assert found.noise == pytest.approx(0.05)
+
+
+def test_one_process_does_not_know_its_noise() -> None:
+    [found] = compare([latency(10, processes=1)], [latency(10)])
+    assert found.noise is None
+
+
+def test_another_machine_s_threads_and_gpu_are_no_matter() -> None:
+    def on(cpu: str, threads: int, device: str) -> store.Row:
+        cell = Cell("A", "latency", device=device, threads=threads)
+        return store.row_of(
+            cell, Outcome("measured", latency(10)["values"]), FACTS | {"cpu": cpu}, ""
+        )
+
+    assert len(compare([on("a", 2, "cuda")], [on("b", 16, "cuda:1")])) == 1
+    assert compare([on("a", 2, "cuda")], [on("b", 2, "cpu")]) == []
+    assert compare([on("a", 2, "cpu")], [on("a", 16, "cpu")]) == []
 
 
 def test_the_command_ends_with_the_verdict(
@@ -92,6 +115,7 @@ def test_machines_are_compared_each_with_itself() -> None:
     found = {one.machine: one.regressed for one in compare(before, after)}
     assert found == {"a, 2 cores": True, "b, 2 cores": False}
     assert unmatched(before, after[:1]) == (0, 0)
+    assert left_out(before, after[:1]) == ["b, 2 cores"]
     with pytest.raises(ValueError, match="several machines"):
         compare(before, [latency(10, cpu="c")])
 

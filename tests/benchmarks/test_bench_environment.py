@@ -18,7 +18,8 @@ def test_the_environment_names_machine_and_software() -> None:
     for key in ("cpu", "cores", "torch", "torchvision", "python", "code"):
         assert facts[key]
     assert environment.machine(facts) == f"{facts['cpu']}, {facts['cores']} cores"
-    assert environment.machine({**facts, "gpu": "NVIDIA H100"}) == "NVIDIA H100"
+    host = environment.machine(facts)
+    assert environment.machine({**facts, "gpu": "NVIDIA H100"}) == f"NVIDIA H100, {host}"
 
 
 def test_a_gpu_that_is_not_there_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:

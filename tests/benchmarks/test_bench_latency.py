@@ -174,3 +174,12 @@ def test_the_processes_of_a_time_are_joined_in_one_row() -> None:
     assert (joined["processes"], joined["rounds"], joined["warmup"]) == (2, 4, 6)
     assert (joined["first_ms"], joined["weights"]) == (2000, "random")
     assert joined["state"] == {"before": {"load": 1}, "during": slowed, "after": {"load": 3.0}}
+
+
+def test_a_first_pass_that_compiles_takes_nothing_from_the_warm_up(clock: Clock) -> None:
+    times = iter([90.0] + [1.0] * 20)
+    stages = {"network": lambda _: clock.work(next(times))}
+    timing = latency.measure(stages, [None], "cpu", Pace(1, 0, 0, limit=10))
+    assert timing.first == 90
+    assert timing.stable
+    assert timing.total.tolist() == [[1.0]]

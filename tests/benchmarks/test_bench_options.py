@@ -58,20 +58,29 @@ def test_a_change_of_no_suite_is_refused() -> None:
         suite("FCOS_R_50_1x", "--set", "nonsense=1")
 
 
-def test_a_process_without_a_gpu_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("visible", [None, "4,6"])
+def test_a_process_without_a_gpu_says_how_many_there_are(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None
+) -> None:
+    monkeypatch.setattr(environment, "_run", lambda _: "GPU 0: one\nGPU 1: another")
     monkeypatch.setenv("LOCAL_RANK", "2")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with pytest.raises(ValueError, match="take --nproc-per-node 2"):
         bench.take_gpu()
 
 
-@pytest.mark.parametrize(("visible", "own"), [("", "1"), ("4,6", "6")])
+@pytest.mark.parametrize(("visible", "own"), [(None, "1"), ("4,6", "6"), ("", "")])
 def test_torchrun_gives_each_process_a_share_and_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, visible: str, own: str
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, own: str
 ) -> None:
+    monkeypatch.setattr(environment, "_run", lambda _: "GPU 0: one\nGPU 1: another")
     for name, value in {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert (suite().shard, suite().shards) == (3, 4)
     bench.take_gpu()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == own

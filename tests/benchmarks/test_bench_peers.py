@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from benchmarks import latency, measure, peers, pictures
 from benchmarks.cell import Cell, MissingError, Pace, Weights
@@ -54,6 +55,14 @@ def test_a_suite_measures_peers_by_what_they_have() -> None:
     assert [one.metric for one in wanted.cells()] == ["latency", "ap"]
 
 
+def test_a_peer_has_no_row_of_settings_that_it_does_not_have() -> None:
+    layouts, compiled = ("channels_last", "contiguous"), (False, True)
+    wanted = Suite(peers=[OURS], metrics=["latency"], layouts=layouts, compiled=compiled)
+    assert [(one.layout, one.compiled) for one in wanted.cells()] == [("channels_last", False)]
+    with pytest.raises(MissingError, match=r"no resize\(shortest, longest\)"):
+        measure.measure(dataclasses.replace(cell("latency"), size=(64, 96)))
+
+
 def test_an_adapter_that_was_changed_is_another_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,9 +88,12 @@ def test_torchvision_takes_pictures_and_gives_boxes(
     monkeypatch.setattr(
         peers, "fcos_resnet50_fpn", lambda **kw: build(**kw, min_size=64, max_size=96)
     )
-    detector = peers.torchvision_fcos("cpu", "fp32")
+    detector = peers.load(peers.qualified("torchvision"), "cpu", "fp32", size=(32, 48))
+    seen: list[Tensor] = []
+    detector.model.backbone.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     with torch.inference_mode():
         [found] = detector([small])
     assert len(found["boxes"]) > 0
+    assert seen[0].shape == (1, 3, 32, 64)  # 32 by 48, padded to a multiple of 32
     assert detector.weights == "random"
     assert detector.classes[1] == "person"

@@ -72,6 +72,19 @@ def test_the_newest_row_of_a_cell_and_machine_counts(tmp_path: Path) -> None:
     assert store.newest(rows) == [rows[2], rows[1], rows[3]]
 
 
+def test_which_row_is_the_newest_does_not_depend_on_their_order() -> None:
+    old, new = row("A"), row("A") | {"time": "2100-01-01T00:00:00+00:00"}
+    assert store.newest([old, new]) == store.newest([new, old]) == [new]
+
+
+def test_of_the_same_code_a_row_of_fewer_processes_hides_none_of_more() -> None:
+    four, one = (row("A") | {"values": {"processes": count}} for count in (4, 1))
+    assert store.newest([four, one]) == [four]
+    assert store.newest([one, four]) == [four]
+    other = row("A", code="new") | {"values": {"processes": 1}}
+    assert store.newest([four, other]) == [other]
+
+
 def test_a_later_row_without_figures_hides_a_measured_one_of_other_code_alone() -> None:
     rows = [row("A"), row("A", "missing")]
     assert store.newest(rows) == [rows[0]]

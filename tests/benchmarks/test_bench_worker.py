@@ -12,7 +12,7 @@ from pathlib import Path
 import cells
 import pytest
 
-from benchmarks import measure, weights
+from benchmarks import measure, weights, worker
 from benchmarks.cell import Cell, Dataset, Outcome
 from benchmarks.worker import run
 from fcos.data import shapes
@@ -30,6 +30,15 @@ def test_a_cell_is_measured_in_a_process_with_its_threads() -> None:
     assert outcome.status == "measured"
     assert outcome.values == {"entry": "fine", "threads": "1"}
     assert outcome.seconds > 0
+
+
+def test_a_process_of_other_code_than_the_suite_began_with_measures_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker, "fingerprint", lambda: "as it was")
+    found = outcomes("first", "second")
+    assert {outcome.status for outcome in found.values()} == {"failed"}
+    assert "the code was changed" in found["second"].reason
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux alone")

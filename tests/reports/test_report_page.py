@@ -78,3 +78,17 @@ def test_plots_tell_machines_and_what_was_predicted_apart() -> None:
 
 def test_there_is_no_plot_of_nothing() -> None:
     assert list(plots.all_plots([])) == ["AP by epoch, as published"]
+
+
+def test_no_two_series_of_a_plot_look_the_same() -> None:
+    assert len({plots.look(number) for number in range(36)}) == 36
+
+
+def test_memory_that_is_published_for_one_gpu_is_in_the_plot() -> None:
+    svg = plots.ap_against_memory(lines([memory("FCOS_MM_R_50_1x", 3.0)]))
+    assert "FCOS_MM_R_50_1x: 3.6, 36.6 (published AP and memory)" in svg
+
+
+def test_every_command_of_a_machine_is_told() -> None:
+    other = {**ROWS[0], "command": "fcos-zoo bench --suite speed"}
+    assert "fcos-zoo bench --suite speed" in page.render([other, *ROWS[1:]])

@@ -5,15 +5,16 @@ from __future__ import annotations
 from rows import OWN, ap, flops, latency, memory, row
 
 from reports import tables
+from reports.lines import lines
 
 ENTRY = "FCOS_R_50_5l_2x"
 
 
 def cells(rows: list) -> tuple[dict[str, str], list[str]]:
     """The first line by heading; a published figure under the heading before it."""
-    headings, lines, notes = tables.grid(rows)
+    headings, texts, notes = tables.grid(rows)
     named: dict[str, str] = {}
-    for before, heading, text in zip(["", *headings], headings, lines[0], strict=False):
+    for before, heading, text in zip(["", *headings], headings, texts[0], strict=False):
         named[f"{before} published" if heading == "published" else heading] = text
     return named, notes
 
@@ -119,3 +120,11 @@ def test_times_of_a_throttled_gpu_are_not_valid_nor_are_its_images_a_second() ->
         named, notes = cells(rows)
         assert named[heading] == text
         assert notes == ["the GPU was throttled meanwhile: not a valid time"]
+
+
+def test_a_time_over_more_images_stands_before_one_over_fewer() -> None:
+    many, few = latency("FCOS_R_50_1x", 50.0), latency("FCOS_R_50_1x", 40.0, limit=2)
+    many["values"]["images"] = 100
+    for rows in ([many, few], [few, many]):
+        [line] = lines(rows)
+        assert line.results["latency"] is many
