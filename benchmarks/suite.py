@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
 
 import zoo
 from benchmarks import peers, pictures, weights
 from benchmarks.cell import METRICS, PRECISIONS, STATIC, Cell, Dataset, Pace, Weights
-from zoo.card import CONFIGS, Card
+from zoo.card import Card
+from zoo.compose import CONFIGS, composed
 
 
 @dataclass(frozen=True)
@@ -207,6 +205,11 @@ def smaller(card: Card, size: tuple[int, int] | None) -> tuple[int, int] | None:
     return min(own[0], size[0]), min(own[1], size[1])
 
 
+def suites() -> list[str]:
+    """The names of all suites."""
+    return sorted(path.stem for path in (CONFIGS / "suite").glob("*.yaml"))
+
+
 def load(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The settings of a suite of `configs/suite`, with Hydra `overrides`, as `Suite` takes them.
 
@@ -214,15 +217,9 @@ def load(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         LookupError: there is no such suite.
         ValueError: a key or value that a suite does not have.
     """
-    known = sorted(path.stem for path in (CONFIGS / "suite").glob("*.yaml"))
-    if name not in known:
-        raise LookupError(f"no suite {name!r}; there are {', '.join(known)}")
-    with initialize_config_dir(str(CONFIGS), version_base=None):
-        try:
-            composed = compose(f"suite/{name}", overrides=list(overrides))
-        except HydraException as error:
-            raise ValueError(f"{name}: {' '.join(str(error).split())}") from None
-    return settings(OmegaConf.to_container(composed, resolve=True))
+    if name not in suites():
+        raise LookupError(f"no suite {name!r}; there are {', '.join(suites())}")
+    return settings(composed(f"suite/{name}", overrides))
 
 
 def settings(config: Any) -> dict[str, Any]:

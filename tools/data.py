@@ -26,7 +26,7 @@ from fcos.data.coco import load_annotations
 from fcos.data.official import Archive, Published, bring, missing, remove, room, verify
 from fcos.data.sets import Part, found_under
 from fcos.data.unpack import check_room
-from zoo.card import CONFIGS
+from zoo.compose import CONFIGS
 from zoo.weights import Location, fetch
 
 STYLES = {REFUSED: "red", LEFT_OUT: "yellow"}

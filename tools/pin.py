@@ -14,7 +14,7 @@ import yaml
 from rich.console import Console
 
 import zoo
-from zoo.card import CONFIGS
+from zoo.compose import CONFIGS
 from zoo.weights import Location, probe
 
 

@@ -14,14 +14,14 @@ import sys
 from pathlib import Path
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.run import run
 from benchmarks.store import Store
 from benchmarks.suite import Suite, settings
-from zoo.card import CONFIGS
+from tools.arguments import default_device
+from zoo.compose import CONFIGS
 
 
 @hydra.main(version_base=None, config_path=str(CONFIGS), config_name="suite/published")
@@ -30,14 +30,10 @@ def main(config: DictConfig) -> None:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     out = Path(str(plain.pop("out", "outputs/bench/results.jsonl")))
-    if "device" not in plain:
-        import torch
-
-        plain["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+    plain.setdefault("device", default_device())
     job = HydraConfig.get()
     words = ["python", "-m", "tools.spread", "--config-name", str(job.job.config_name)]
     command = shlex.join([*words, *job.overrides.task])
-    GlobalHydra.instance().clear()  # the zoo composes configs of its own
     run(Suite(**{"folder": out.parent, **settings(plain)}), Store(out), command=command)
 
 

@@ -22,7 +22,6 @@ os.environ.setdefault("SUBMITIT_PREEMPT_SIGNAL", "USR1")
 import hydra
 import torch
 import yaml
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -30,7 +29,7 @@ import zoo
 from fcos.train import distributed
 from fcos.train.log import read
 from tools.train import train
-from zoo.card import CONFIGS
+from zoo.compose import CONFIGS
 
 
 @hydra.main(version_base=None, config_path=str(CONFIGS), config_name="sweep")
@@ -50,7 +49,6 @@ def main(config: DictConfig) -> float | None:
         raise ValueError("each job needs a folder of its own: set hydra.sweep.dir, not run.folder")
     plain["run"]["folder"] = str(folder)
     resume = _goes_on(folder, plain)
-    GlobalHydra.instance().clear()  # the zoo composes configs of its own
     _join_the_job()
     threads = torch.get_num_threads()
     with distributed.process_group(plain["run"]["device"]) as device:

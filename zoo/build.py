@@ -21,11 +21,8 @@ from fcos import (
     TargetAssigner,
 )
 from zoo import formats
-from zoo.available import fetch_weights
 from zoo.card import card
 from zoo.checkpoint import open_checkpoint
-
-__all__ = ["DTYPES", "Precision", "assemble", "build", "fetch_weights", "load_checkpoint"]
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -12,19 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
 
 from zoo import published
+from zoo.compose import CONFIGS, composed
 from zoo.weights import Location
 from zoo.weights.location import ARCHIVE
 
 _FACTS = ("family", "repository", "source", "licence", "permissive")
-_ONE_HYDRA = threading.Lock()  # its state is the process's
 _SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")  # of weights, unlike a share's opaque link
-# Relative to this file and not as a package, so that a user's own `configs` cannot stand before it.
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
 class UnknownEntryError(LookupError):
@@ -66,13 +60,14 @@ class Card:
 
     @property
     def published(self) -> dict[str, published.Cell]:
-        """Its published figures by key (`ap`, `time_ms`, ...), each from its newest page."""
+        """Its published figures by key (`ap`, `time_ms`, ...), each from its newest page; AP and AR
+        in per cent, whatever the page prints them in."""
         figures: dict[str, published.Cell] = {}
         newest_first = sorted(self.tables, key=lambda pair: pair[0].source.date or "", reverse=True)
         for table, row in newest_first:
             for column in table.columns:
                 if column.key != "printed" and row[column.key] is not None:
-                    figures.setdefault(column.key, row[column.key])
+                    figures.setdefault(column.key, _per_cent(row[column.key], column.unit))
         return figures
 
     @property
@@ -137,16 +132,9 @@ def archived(places: Sequence[Location]) -> list[Location]:
     return [replace(each, url=ARCHIVE + each.url, dead=False, note=note) for each in links[:1]]
 
 
-def compose_entry(name: str, overrides: list[str] | None = None) -> dict[str, Any]:
+def compose_entry(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The entry's whole configuration as plain containers, with Hydra `overrides` applied."""
-    with _ONE_HYDRA, initialize_config_dir(str(CONFIGS), version_base=None):
-        try:
-            composed = compose(f"entry/{name}", overrides=overrides or [])
-        except HydraException as error:
-            raise ValueError(f"{name}: {' '.join(str(error).split())}") from None
-    config = OmegaConf.to_container(composed, resolve=True)
-    assert isinstance(config, dict)
-    return {str(key): value for key, value in config.items()}
+    return composed(f"entry/{name}", overrides)
 
 
 def stated(name: str, key: str) -> Any:
@@ -158,12 +146,14 @@ def stated(name: str, key: str) -> Any:
 
 
 def owner(filename: str) -> str | None:
-    """The first entry whose weights file is called so."""
-    for name in names():
-        places = stated(name, "weights")
-        if places and _filename(name, _location(places[0])) == filename:
-            return name
-    return None
+    """The entry whose weights file is called so; of several the one that has its name."""
+    found = [
+        name
+        for name in names()
+        if (places := stated(name, "weights")) and _filename(name, _location(places[0])) == filename
+    ]
+    stem = filename.rpartition(".")[0]
+    return stem if stem in found else next(iter(found), None)
 
 
 def backbone_of(name: str) -> str:
@@ -202,6 +192,15 @@ def _published(url: str) -> str | None:
     """The name of the file that an address states, None where it names none."""
     name = url.split("?")[0].rsplit("/", 1)[-1]
     return name if name.endswith(_SUFFIXES) else None
+
+
+def _per_cent(cell: published.Cell, unit: str) -> published.Cell:
+    """A fraction, or a curve of them, in per cent; anything else as it is."""
+    if unit != "0..1":
+        return cell
+    if isinstance(cell, list):
+        return [round(100 * value, 2) for value in cell]
+    return round(100 * cell, 2) if isinstance(cell, float | int) else cell
 
 
 def _served(name: str) -> bool:

@@ -58,6 +58,20 @@ def open_checkpoint(source: str | Path | Mapping[str, Any]) -> Checkpoint:
         ) from error
 
 
+def file_of(source: str) -> Path:
+    """The file at a path, or behind an address, fetched once.
+
+    Raises:
+        FileNotFoundError: it is neither.
+        WeightsError: it cannot be fetched.
+    """
+    if Location(source).remote:
+        return fetch_address(source)
+    if not Path(source).is_file():
+        raise FileNotFoundError(f"{source} is neither a file, nor an address, nor an entry's name")
+    return Path(source)
+
+
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """The checkpoint in a file; errors as of `open_checkpoint`."""
     content = read(path)

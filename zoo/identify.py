@@ -14,7 +14,7 @@ from fcos import Detector
 from zoo import formats
 from zoo.build import assemble
 from zoo.card import Card, backbone_of, card, names, stated
-from zoo.formats.rules import rename
+from zoo.formats.rules import Levels, rename
 
 LINEAGE = {
     "adelaidet": formats.adelaidet,
@@ -62,7 +62,7 @@ def _body(form: ModuleType, state: Mapping[str, Tensor]) -> type:
     """The class of backbone whose rules know the most of the keys."""
 
     def known(body: type) -> int:
-        rules = form.rules(formats.BODIES[body], 3)
+        rules = form.rules(formats.BODIES[body], Levels(3, 3))
         return sum(rename(key, rules) not in (None, key) for key in state)
 
     return max(formats.BODIES, key=known)

@@ -13,13 +13,15 @@ from torch import Tensor
 
 from backbones import MobileNetV2
 from fcos import Detector
-from zoo.card import CONFIGS
+from zoo.compose import CONFIGS
 from zoo.formats import BODIES, COUNTER, CheckpointError, unwrap
 from zoo.formats.bodies import CAFFE2_RESNET, DLA_UNREAD, MOBILENET_V2_TORCHVISION
 from zoo.formats.rules import Rule, rename
 from zoo.weights import Location, fetch, read
 
-CLASSIFIER: tuple[Rule, ...] = ((r"(fc|fc1000|pred|classifier|head|linear)[._].+", ""),)
+CLASSIFIER: tuple[Rule, ...] = ((r"(stem\.)?(fc|fc1000|pred|classifier|head|linear)[._].+", ""),)
+# What some files put before every key: those that detectron2 or maskrcnn-benchmark wrote.
+BODY = r"backbone\.((bottom_up|body)\.)?"
 # What a network for detection has and one for classification has not.
 NEW_IN_DETECTION = r".+\.conv\.offset\.(weight|bias)"
 
@@ -28,8 +30,9 @@ def load_backbone(detector: Detector, source: str | Path | Mapping[str, Any] = "
     """Load ImageNet weights into a detector's backbone, strictly.
 
     Args:
-        source: "imagenet" for those that the entry was trained from, a name of `configs/imagenet`,
-            or a file or mapping in the format of the entry's.
+        source: "imagenet" for those that the entry was trained from, or what is nearest to them and
+            still to be had; a name of `configs/imagenet`; or a file or mapping in the format of the
+            entry's.
 
     The first convolution is rewritten where the weights were trained on another channel order or
     normalisation than the detector's; so is the mean of its norm.
@@ -75,7 +78,7 @@ def translate(detector: Detector, state: Mapping[str, Tensor]) -> dict[str, Tens
         unexpected = [
             key
             for key, name in names.items()
-            if name is None or (name and name not in wanted and not name.endswith((COUNTER, "#")))
+            if name is None or (name and name not in wanted and not name.endswith(COUNTER))
         ]
         missing = [
             key
@@ -87,7 +90,6 @@ def translate(detector: Detector, state: Mapping[str, Tensor]) -> dict[str, Tens
         misshapen = [key for key in ours if ours[key].shape != wanted[key].shape]
         faults = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
         if not any(faults.values()):
-            _fold_stem_bias(names, state, ours)
             return ours
         complaints.append(
             "; ".join(f"{len(v)} {k}: {', '.join(v)}" for k, v in faults.items() if v)
@@ -112,7 +114,7 @@ def places(filename: str) -> list[Location]:
 
 
 def _blobs(content: Any) -> dict[str, Tensor]:
-    """The state within a file: as in `unwrap`, or Caffe2's blobs without the solver's."""
+    """The state within a file, keys bare: as in `unwrap`, or Caffe2's blobs less the solver's."""
     if isinstance(content, Mapping) and isinstance(content.get("blobs"), Mapping):
         content = {
             key: value
@@ -123,7 +125,7 @@ def _blobs(content: Any) -> dict[str, Tensor]:
         content = {
             k: v for k, v in content.items() if k not in ("__author__", "matching_heuristics")
         }
-    return unwrap(content)
+    return {re.sub(f"^{BODY}", "", key): value for key, value in unwrap(content).items()}
 
 
 def _complete_norms(backbone: Any, ours: dict[str, Tensor]) -> None:
@@ -133,15 +135,6 @@ def _complete_norms(backbone: Any, ours: dict[str, Tensor]) -> None:
             weight = ours[f"{name}.weight"]
             ours.setdefault(f"{name}.running_mean", torch.zeros_like(weight))
             ours.setdefault(f"{name}.running_var", torch.ones_like(weight) - module.eps)
-
-
-def _fold_stem_bias(
-    names: Mapping[str, str | None], state: Mapping[str, Tensor], ours: dict[str, Tensor]
-) -> None:
-    """Caffe2's first convolution has a bias; the mean of the norm behind it takes it over."""
-    for key, name in names.items():
-        if name == "stem.bias#":
-            ours["stem.norm.running_mean"] = ours["stem.norm.running_mean"] - state[key]
 
 
 def _adapt_stem(detector: Detector, state: dict[str, Tensor], trained: Mapping[str, Any]) -> None:

@@ -34,7 +34,8 @@ def get(
         weights: a checkpoint instead: the published file, or one that training here wrote, whose
             classes the detector then has. A path, or an address (`hf://owner/repo/file`, `https://`)
             to fetch it from, once.
-        device: where to put it; default the CPU.
+        device: where to put it; default the CPU. On a GPU, fp32 is rounded to TF32 in convolutions
+            unless `torch.backends.cudnn.allow_tf32` is set to False, as the commands do.
         precision: "bf16" or "fp16" compute the network in that type; norms' statistics, box
             regression and decoding stay in fp32.
 
@@ -46,6 +47,8 @@ def get(
         raise ValueError(f"precision {precision!r} is not one of {', '.join(DTYPES)}")
     if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {str(device)!r}: torch finds no GPU here; use device='cpu'")
+    if device is not None and torch.device(device).type == "mps":
+        raise ValueError("device 'mps' has no float64, which NMS needs; use device='cpu'")
     detector = _published(entry) if weights is None else _given(entry, weights)
     detector.eval().to(device=device, dtype=DTYPES[precision])
     return detector.to(memory_format=torch.channels_last)

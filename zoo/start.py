@@ -11,7 +11,7 @@ from zoo import formats
 from zoo.available import fetch_weights
 from zoo.build import assemble
 from zoo.card import card
-from zoo.checkpoint import read_checkpoint
+from zoo.checkpoint import file_of, read_checkpoint
 from zoo.imagenet import load_backbone
 
 Config = Mapping[str, Any]
@@ -30,15 +30,16 @@ def start(detector: Detector, config: Config) -> str:
 
 
 def start_from(detector: Detector, source: str, config: Config) -> str:
-    """Copy the weights of a file or an entry.
+    """Copy the weights of an entry, a file or an address.
 
     Of a class predictor for other classes, only what predicts those of the same name is copied.
 
     Returns:
         What was done, for the log.
     """
-    own_file = Path(source).is_file()
-    path = Path(source) if own_file else fetch_weights(card(source))
+    file = Path(source)
+    given = file.name != source or bool(file.suffix) or file.is_file()  # no entry is called so
+    path = file_of(source) if given else fetch_weights(card(source))
     checkpoint = read_checkpoint(path)
     state = checkpoint.state
     names = formats.translate(state, detector)
@@ -50,7 +51,7 @@ def start_from(detector: Detector, source: str, config: Config) -> str:
     rows = len(state[head[0]])
     donor = assemble(config, rows)
     formats.load_state(donor, state)
-    usual = config["classes"] if own_file else card(source).config["classes"]
+    usual = config["classes"] if given else card(source).config["classes"]
     known = checkpoint.classes or usual
     known = tuple(known) if len(known) == rows else (None,) * rows  # names that nobody told
     kept = donor.state_dict()

@@ -24,7 +24,7 @@ from fcos.data.named import coco_2017
 from fcos.data.official import Published
 from tools import data
 from tools.cli import main
-from zoo.card import CONFIGS
+from zoo.compose import CONFIGS
 
 Capture = pytest.CaptureFixture[str]
 

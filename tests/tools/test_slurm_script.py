@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.card import CONFIGS
+from zoo.compose import CONFIGS
 
 SCRIPT = CONFIGS.parent / "tools" / "train.sbatch"
 SRUN = """#!/bin/bash

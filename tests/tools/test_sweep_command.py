@@ -17,7 +17,8 @@ from omegaconf import OmegaConf
 import tools.sweep
 import zoo
 from fcos.train.signals import STOP
-from zoo.card import CONFIGS, compose_entry
+from zoo.card import compose_entry
+from zoo.compose import CONFIGS
 
 SHORT = [
     "schedule.iterations=4",

@@ -6,7 +6,7 @@ import pytest
 import zoo
 from fcos.data.transforms import HorizontalFlip, ResizeShortestSide, SquareView
 from fcos.train.solver import make_optimizer
-from zoo.card import CONFIGS
+from zoo.compose import CONFIGS
 from zoo.recipe import largest_size, schedule, transforms
 
 

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.version import base_at_least
 
 import zoo
 from fcos import Detector
 from zoo.build import assemble
+from zoo.card import compose_entry, owner
 from zoo.published import SYSTEMS
 
 # Millions of parameters of the original systems' own models.
@@ -79,6 +82,26 @@ def test_published_figures_are_of_the_newest_page() -> None:
     figures = zoo.card("FCOS_R_50_1x").published
     assert figures["ap"] == 38.7
     assert "printed" not in figures
+
+
+def test_published_figures_are_of_the_entry_s_own_version_and_all_in_per_cent() -> None:
+    figures = zoo.card("FCOS_R_50_noctr_2x").published
+    assert (figures["ap"], figures["ap_small"], figures["ar_100"]) == (37.1, 19.8, 52.4)
+
+
+def test_a_file_that_entries_share_is_of_the_one_with_its_name() -> None:
+    assert owner("FCOS_R_101_FPN_2x.pth") == "FCOS_R_101_FPN_2x"
+    assert owner("nobody.pth") is None
+
+
+def test_an_application_that_runs_in_hydra_can_use_the_zoo(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("a: 1")
+    with initialize_config_dir(str(tmp_path), version_base="1.2"):
+        assert zoo.card("FCOS_R_50_1x").name in zoo.names()
+        assert compose_entry("FCOS_R_50_1x")["family"] == "adelaidet"
+        assert compose("mine").a == 1
+        assert base_at_least("1.2")
+        assert not base_at_least("1.3")
 
 
 def test_names_take_shell_wildcards() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -66,34 +68,74 @@ def test_weights_for_rgb_see_the_same_in_a_bgr_detector(image: Tensor) -> None:
         )
 
 
-def test_caffe2_blobs_fill_a_frozen_resnet(tmp_path: Path) -> None:
-    detector = zoo.build("FCOS_R_50_1x")
-    blobs = {"conv1_b": torch.full((64,), 0.5).numpy(), "fc1000_w": torch.zeros(2, 2).numpy()}
-    parts = {"conv1": "a", "conv2": "b", "conv3": "c"}
-    state = detector.backbone.state_dict()
-    torch.manual_seed(0)
-    drawn = {k: torch.randn(v.shape) for k, v in state.items() if k.endswith(("weight", "bias"))}
+def _blobs(drawn: dict[str, Tensor], leaves: dict[str, str]) -> dict[str, Any]:
+    """Caffe2's names for a ResNet's tensors; `leaves` are its for those of a norm."""
+    parts = {"conv1": "2a", "conv2": "2b", "conv3": "2c", "shortcut": "1"}
+    blobs = {"conv1_b": np.full(64, 0.5), "fc1000_w": np.zeros((2, 2)), "fc1000_b": np.zeros(2)}
     for key, value in drawn.items():
         stage, *rest = key.split(".")
+        suffix = "w" if rest[-2] == "conv" else f"bn_{leaves[rest[-1]]}"
         if stage == "stem":
-            name = {"conv": "conv1_w"}.get(
-                rest[0], f"res_conv1_bn_{'s' if rest[1] == 'weight' else 'b'}"
-            )
+            name = "conv1_w" if suffix == "w" else f"res_conv1_{suffix}"
         else:
-            number, block, layer, half, leaf = rest
-            branch = {"shortcut": "1"}.get(layer) or f"2{parts[layer]}"
-            suffix = "w" if half == "conv" else f"bn_{'s' if leaf == 'weight' else 'b'}"
-            name = f"res{int(number) + 2}_{block}_branch{branch}_{suffix}"
+            name = f"res{int(rest[0]) + 2}_{rest[1]}_branch{parts[rest[2]]}_{suffix}"
         blobs[name] = value.numpy()
+    return blobs
+
+
+DETECTRON = {"weight": "s", "bias": "b"}
+DETECTRON2 = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "running_mean",
+    "running_var": "running_var",
+}
+
+
+@pytest.mark.parametrize("leaves", [DETECTRON, DETECTRON2], ids=["detectron", "detectron2"])
+def test_caffe2_blobs_fill_a_frozen_resnet(tmp_path: Path, leaves: dict[str, str]) -> None:
+    detector = zoo.build("FCOS_R_50_1x")
+    torch.manual_seed(0)
+    drawn = {
+        key: torch.rand(value.shape) + 0.5
+        for key, value in detector.backbone.state_dict().items()
+        if key.rpartition(".")[2] in leaves
+    }
+    blobs = _blobs(drawn, leaves)
+    unread = {"conv1_w_momentum": blobs["conv1_w"], "res2_0_branch2a_b": np.zeros(64)}
     path = tmp_path / "R-50.pkl"
-    path.write_bytes(pickle.dumps({"blobs": blobs | {"conv1_w_momentum": blobs["conv1_w"]}}))
+    path.write_bytes(pickle.dumps({"blobs": blobs | unread}))
     load_backbone(detector, path)
     loaded = detector.backbone.state_dict()
     for key, value in drawn.items():
         torch.testing.assert_close(loaded[key], value)
-    torch.testing.assert_close(loaded["stem.norm.running_mean"], torch.full((64,), -0.5))
-    norm = detector.backbone.stages[0][0].conv1.norm
-    torch.testing.assert_close(norm.running_var + norm.eps, torch.ones(64))
+    if leaves is DETECTRON:  # an affine map
+        norm = detector.backbone.stages[0][0].conv1.norm
+        torch.testing.assert_close(norm.running_mean, torch.zeros(64))
+        torch.testing.assert_close(norm.running_var + norm.eps, torch.ones(64))
+
+
+def _vovnet_name(key: str) -> str:
+    """The authors' name for a tensor of our VoVNet."""
+    stage, *rest = key.split(".")
+    if stage == "stem":
+        return f"stem.stem_{int(rest[0]) + 1}/{'.'.join(rest[1:])}"
+    number, block = int(rest[0]) + 2, int(rest[1]) + 1
+    osa = f"OSA{number}_{block}"
+    if rest[2] == "layers":
+        return f"stage{number}.{osa}.layers.{rest[3]}.{osa}_{rest[3]}/{'.'.join(rest[4:])}"
+    if rest[2] == "concat":
+        return f"stage{number}.{osa}.concat.{osa}_concat/{'.'.join(rest[3:])}"
+    return f"stage{number}.{osa}.{'.'.join(rest[2:])}"
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone.bottom_up."])
+def test_what_a_detector_s_code_put_before_every_key_is_dropped(prefix: str) -> None:
+    detector, other = (zoo.build("FCOS_MS_V_39_3x") for _ in range(2))
+    expected = detector.backbone.state_dict()
+    load_backbone(other, {prefix + _vovnet_name(key): value for key, value in expected.items()})
+    for key, value in other.backbone.state_dict().items():
+        torch.testing.assert_close(value, expected[key])
 
 
 def test_a_stride_in_another_place_is_refused() -> None:

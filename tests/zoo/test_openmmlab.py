@@ -29,6 +29,51 @@ RESNET = [
     (r"backbone\.stages\.(\d)\.(\d+)\.conv(\d)\.conv\.(\w+)", r"backbone.layer@\1.\2.conv\3.\4"),
     (r"backbone\.stages\.(\d)\.(\d+)\.conv(\d)\.norm\.(\w+)", r"backbone.layer@\1.\2.bn\3.\4"),
 ]
+HRNET = [
+    (
+        r"backbone\.stem\.([01])\.(conv|norm)\.(\w+)",
+        lambda m: f"backbone.{HALF[m[2]]}{int(m[1]) + 1}.{m[3]}",
+    ),
+    (
+        r"backbone\.stage1\.(\d)\.conv(\d)\.(conv|norm)\.(\w+)",
+        lambda m: f"backbone.layer1.{m[1]}.{HALF[m[3]]}{m[2]}.{m[4]}",
+    ),
+    (
+        r"backbone\.stage1\.(\d)\.shortcut\.(conv|norm)\.(\w+)",
+        lambda m: f"backbone.layer1.{m[1]}.downsample.{PLACE[m[2]]}.{m[3]}",
+    ),
+    (
+        r"backbone\.transitions\.0\.(conv|norm)\.(\w+)",
+        lambda m: f"backbone.transition1.0.{PLACE[m[1]]}.{m[2]}",
+    ),
+    (
+        r"backbone\.transitions\.(\d)\.(conv|norm)\.(\w+)",
+        lambda m: f"backbone.transition{m[1]}.{m[1]}.0.{PLACE[m[2]]}.{m[3]}",
+    ),
+    (
+        r"backbone\.stages\.(\d)\.(\d)\.branches\.(\d)\.(\d)\.conv(\d)\.(conv|norm)\.(\w+)",
+        lambda m: (
+            f"backbone.stage{int(m[1]) + 2}.{m[2]}.branches.{m[3]}.{m[4]}.{HALF[m[6]]}{m[5]}.{m[7]}"
+        ),
+    ),
+    (
+        r"backbone\.stages\.(\d)\.(\d)\.fusions\.(\d)\.down\.(\d)\.(\d)\.(conv|norm)\.(\w+)",
+        lambda m: (
+            f"backbone.stage{int(m[1]) + 2}.{m[2]}.fuse_layers.{m[3]}.{m[4]}.{m[5]}"
+            f".{PLACE[m[6]]}.{m[7]}"
+        ),
+    ),
+    (
+        r"backbone\.stages\.(\d)\.(\d)\.fusions\.(\d)\.up\.(\d)\.(conv|norm)\.(\w+)",
+        lambda m: (
+            f"backbone.stage{int(m[1]) + 2}.{m[2]}.fuse_layers.{m[3]}.{int(m[3]) + int(m[4]) + 1}"
+            f".{PLACE[m[5]]}.{m[6]}"
+        ),
+    ),
+    (r"pyramid\.reduction\.(\w+)", r"neck.reduction_conv.conv.\1"),
+    (r"pyramid\.output\.(\d)\.(\w+)", r"neck.fpn_convs.\1.conv.\2"),
+]
+HALF, PLACE = {"conv": "conv", "norm": "bn"}, {"conv": "0", "norm": "1"}
 REST = [
     (r"pyramid\.lateral\.(\d)\.(\w+)", r"neck.lateral_convs.\1.conv.\2"),
     (r"pyramid\.output\.(\d)\.(\w+)", r"neck.fpn_convs.\1.conv.\2"),
@@ -48,7 +93,7 @@ REST = [
 
 
 def _theirs(key: str) -> str:
-    for pattern, replacement in RESNET + REST:
+    for pattern, replacement in (*RESNET, *HRNET, *REST):
         if re.fullmatch(pattern, key):
             name = re.sub(pattern, replacement, key)
             return re.sub(r"layer@(\d)", lambda m: f"layer{int(m[1]) + 1}", name)
@@ -81,6 +126,20 @@ def test_their_names_load_strictly(entry: str) -> None:
         state["backbone.layer4.0.downsample.0.weight"],
     )
     assert ours["head.scales.4"] == state["bbox_head.scales.4.scale"]
+
+
+@pytest.mark.parametrize("entry", ["FCOS_MM_HRNet_W18_1x", "FCOS_MM_HRNet_W40_ms_2x"])
+def test_hrnet_and_its_pyramid_of_five_convolutions_load_strictly(entry: str) -> None:
+    state = _as_published(entry)
+    assert {key for key in state if key.startswith("neck.")} == {
+        f"neck.{part}.conv.{leaf}"
+        for part in ("reduction_conv", *(f"fpn_convs.{level}" for level in range(5)))
+        for leaf in ("weight", "bias")
+    }
+    detector = zoo.build(entry)
+    zoo.load_checkpoint(detector, {"state_dict": state})
+    ours = detector.state_dict()
+    torch.testing.assert_close(ours["pyramid.output.4.bias"], state["neck.fpn_convs.4.conv.bias"])
 
 
 def test_the_names_before_version_2_load_too() -> None:

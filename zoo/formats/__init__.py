@@ -1,8 +1,8 @@
 """How others wrote their checkpoints: published keys -> ours, strictly, recognised from the keys.
 
 A format is a module with `NAME`, `MARKER` (a pattern that some key of it, and of no other,
-matches), `IGNORED` (keys that hold nothing learned) and `rules(body, first_stage)`; one whose
-tensors differ too has `prepare(state)`.
+matches), `IGNORED` (keys that hold nothing learned) and `rules(body, levels)`; one whose tensors
+differ too has `prepare(state)`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from zoo.formats import (
     torchvision,
     xytpai,
 )
-from zoo.formats.rules import Rule, rename
+from zoo.formats.rules import Levels, Rule, rename
 
 FORMATS: tuple[ModuleType, ...] = (
     native,
@@ -95,7 +95,9 @@ def translate(keys: Iterable[str], detector: Detector) -> dict[str, str | None]:
     keys = list(keys)
     form = recognise(keys)
     body = BODIES.get(type(detector.backbone), ())
-    rules = form.rules(body, round(math.log2(detector.backbone.strides[0])))
+    pyramid: Any = detector.pyramid
+    levels = Levels(round(math.log2(detector.backbone.strides[0])), len(pyramid.output))
+    rules = form.rules(body, levels)
     names: dict[str, str | None] = {}
     for key in keys:
         name = "" if re.fullmatch(form.IGNORED, key) else rename(key, rules)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zoo.formats.head import HEAD
-from zoo.formats.rules import Rule, nested
+from zoo.formats.rules import Levels, Rule, nested
 
 NAME = "AdelaiDet (detectron2)"
 MARKER = r"proposal_generator\.fcos_head\..+"
@@ -13,13 +13,13 @@ MARKER = r"proposal_generator\.fcos_head\..+"
 IGNORED = r"pixel_(mean|std)"
 
 
-def rules(body: Sequence[Rule], first_stage: int) -> list[Rule]:
-    """Rules for a body's keys under `backbone.bottom_up.` and a pyramid from `first_stage` on."""
+def rules(body: Sequence[Rule], levels: Levels) -> list[Rule]:
+    """Rules for a body's keys under `backbone.bottom_up.` and a pyramid's."""
     return [
         nested(r"backbone\.bottom_up\.", body, "backbone."),
         (
             r"backbone\.fpn_(lateral|output)(\d)\.(\w+)",
-            lambda m: f"pyramid.{m[1]}.{int(m[2]) - first_stage}.{m[3]}",
+            lambda m: f"pyramid.{m[1]}.{int(m[2]) - levels.first_stage}.{m[3]}",
         ),
         (
             r"backbone\.top_block\.p(\d)\.(\w+)",

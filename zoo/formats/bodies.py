@@ -62,29 +62,35 @@ RESNET: tuple[Rule, ...] = (
 )
 
 _CAFFE2 = {"a": "conv1", "b": "conv2", "c": "conv3"}
-_AFFINE = {"s": "weight", "b": "bias"}
+# Detectron's, whose norms are mere affine maps, and detectron2's with their statistics.
+_NORM = {
+    **{"s": "weight", "b": "bias"},
+    **{"gamma": "weight", "beta": "bias"},
+    **{"running_mean": "running_mean", "running_var": "running_var"},
+}
+_BN = rf"bn_({'|'.join(_NORM)})"
 
-# Caffe2's blobs: `res2_0_branch2a_w`, `res2_0_branch2a_bn_s`, ...; a name that ends in # is no
-# tensor of ours and has to be worked into one.
+# Caffe2's blobs: `res2_0_branch2a_w`, `res2_0_branch2a_bn_s`, ... Biases of convolutions, which are
+# in some files, were never read: the norms behind have theirs.
 CAFFE2_RESNET: tuple[Rule, ...] = (
     (r"conv1_w", "stem.conv.weight"),
-    (r"conv1_b", "stem.bias#"),
-    (r"res_conv1_bn_([sb])", lambda m: f"stem.norm.{_AFFINE[m[1]]}"),
+    (r"(conv1|res\d_\d+_branch(1|2[abc]))_b", ""),
+    (rf"res_conv1_{_BN}", lambda m: f"stem.norm.{_NORM[m[1]]}"),
     (
         r"res(\d)_(\d+)_branch2([abc])_w",
         lambda m: f"stages.{int(m[1]) - 2}.{m[2]}.{_CAFFE2[m[3]]}.conv.weight",
     ),
     (
-        r"res(\d)_(\d+)_branch2([abc])_bn_([sb])",
-        lambda m: f"stages.{int(m[1]) - 2}.{m[2]}.{_CAFFE2[m[3]]}.norm.{_AFFINE[m[4]]}",
+        rf"res(\d)_(\d+)_branch2([abc])_{_BN}",
+        lambda m: f"stages.{int(m[1]) - 2}.{m[2]}.{_CAFFE2[m[3]]}.norm.{_NORM[m[4]]}",
     ),
     (
         r"res(\d)_(\d+)_branch1_w",
         lambda m: f"stages.{int(m[1]) - 2}.{m[2]}.shortcut.conv.weight",
     ),
     (
-        r"res(\d)_(\d+)_branch1_bn_([sb])",
-        lambda m: f"stages.{int(m[1]) - 2}.{m[2]}.shortcut.norm.{_AFFINE[m[3]]}",
+        rf"res(\d)_(\d+)_branch1_{_BN}",
+        lambda m: f"stages.{int(m[1]) - 2}.{m[2]}.shortcut.norm.{_NORM[m[3]]}",
     ),
 )
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zoo.formats.head import HEAD
-from zoo.formats.rules import Rule, nested
+from zoo.formats.rules import Levels, Rule, nested
 
 NAME = "maskrcnn-benchmark"
 MARKER = r"rpn\.head\.cls_logits\..+"
 IGNORED = ""
 
 
-def rules(body: Sequence[Rule], first_stage: int) -> list[Rule]:
-    """Rules for a body's keys under `backbone.body.` and a pyramid from `first_stage` on."""
+def rules(body: Sequence[Rule], levels: Levels) -> list[Rule]:
+    """Rules for a body's keys under `backbone.body.` and a pyramid's."""
     # fpn_inner<i> takes stage i + 1, counted from the stem as stage 1.
     parts = {"inner": "lateral", "layer": "output"}
     return [
         nested(r"backbone\.body\.", body, "backbone."),
         (
             r"backbone\.fpn\.fpn_(inner|layer)(\d)\.(\w+)",
-            lambda m: f"pyramid.{parts[m[1]]}.{int(m[2]) + 1 - first_stage}.{m[3]}",
+            lambda m: f"pyramid.{parts[m[1]]}.{int(m[2]) + 1 - levels.first_stage}.{m[3]}",
         ),
         (
             r"backbone\.fpn\.top_blocks\.p(\d)\.(\w+)",

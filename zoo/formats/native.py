@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zoo.formats.rules import Rule
+from zoo.formats.rules import Levels, Rule
 
 NAME = "fcos-zoo"
 MARKER = r"head\.cls_tower\.0\.conv\.weight|head\.shared_tower\.0\.conv\.weight"
 IGNORED = ""
 
 
-def rules(body: Sequence[Rule], first_stage: int) -> list[Rule]:
+def rules(body: Sequence[Rule], levels: Levels) -> list[Rule]:
     """Keys are ours already."""
     return [(r"(.+)", r"\1")]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from zoo.formats.rules import Rule, nested
+from zoo.formats.rules import Levels, Rule, nested
 
 NAME = "OpenMMLab (mmdetection)"
 MARKER = r"bbox_head\.(conv|fcos)_centerness\.weight"
@@ -25,12 +25,12 @@ def prepare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def rules(body: Sequence[Rule], first_stage: int) -> list[Rule]:
-    """Rules for a body's keys under `backbone.`; the pyramid's counts its levels from 0."""
-    outputs = 6 - first_stage  # convolutions of the features' levels; the extra ones follow
+def rules(body: Sequence[Rule], levels: Levels) -> list[Rule]:
+    """Rules for a body's keys under `backbone.`; the pyramid counts its levels from 0."""
 
     def output(index: int) -> str:
-        return f"output.{index}" if index < outputs else f"extra.{index - outputs}"
+        extra = index - levels.outputs
+        return f"output.{index}" if extra < 0 else f"extra.{extra}"
 
     return [
         nested(r"backbone\.", body, "backbone."),

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 Rule: TypeAlias = tuple[str, str | Callable[[re.Match[str]], str]]
+
+
+class Levels(NamedTuple):
+    """What the names of a pyramid's tensors depend on.
+
+    `first_stage` of the body that it takes, of stride 2 ** `first_stage`; `outputs`: convolutions
+    that make levels of the body's features, before those of extra levels.
+    """
+
+    first_stage: int
+    outputs: int
 
 
 def rename(key: str, rules: Iterable[Rule]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from zoo.formats.rules import Rule, nested
+from zoo.formats.rules import Levels, Rule, nested
 
 NAME = "torchvision"
 MARKER = r"head\.classification_head\.cls_logits\.weight"
@@ -16,7 +16,7 @@ PREDICTORS = {"cls_logits": "cls_logits", "bbox_reg": "box_pred", "bbox_ctrness"
 PARTS = {"inner": "lateral", "layer": "output"}
 
 
-def rules(body: Sequence[Rule], first_stage: int) -> list[Rule]:
+def rules(body: Sequence[Rule], levels: Levels) -> list[Rule]:
     """Rules for a body under `backbone.body.`; the pyramid counts from 0, its convolutions stand
     alone or, since 2022, as the first of a block."""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from zoo.formats.rules import Rule, nested
+from zoo.formats.rules import Levels, Rule, nested
 
 NAME = "xytpai/fcos"
 MARKER = r"conv_cls\.\d+\.weight"
@@ -32,7 +32,7 @@ def prepare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def rules(body: Sequence[Rule], first_stage: int) -> list[Rule]:
+def rules(body: Sequence[Rule], levels: Levels) -> list[Rule]:
     """Rules for a torchvision body under `backbone.`; towers of convolutions and ReLUs alone."""
 
     def tower(match: re.Match[str]) -> str:
@@ -40,8 +40,8 @@ def rules(body: Sequence[Rule], first_stage: int) -> list[Rule]:
 
     return [
         nested(r"backbone\.", body, "backbone."),
-        (r"prj_(\d)\.(\w+)", lambda m: f"pyramid.lateral.{int(m[1]) - first_stage}.{m[2]}"),
-        (r"conv_(\d)\.(\w+)", lambda m: f"pyramid.output.{int(m[1]) - first_stage}.{m[2]}"),
+        (r"prj_(\d)\.(\w+)", lambda m: f"pyramid.lateral.{int(m[1]) - levels.first_stage}.{m[2]}"),
+        (r"conv_(\d)\.(\w+)", lambda m: f"pyramid.output.{int(m[1]) - levels.first_stage}.{m[2]}"),
         (r"conv_out(\d)\.(\w+)", lambda m: f"pyramid.extra.{int(m[1]) - 6}.{m[2]}"),
         (r"conv_(cls|reg)\.8\.(\w+)", lambda m: f"head.{PREDICTORS[m[1]]}.{m[2]}"),
         (r"conv_(cls|reg)\.(\d)\.(\w+)", tower),

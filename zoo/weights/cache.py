@@ -37,15 +37,6 @@ class Entry:
     sha256: str | None
 
 
-@dataclass(frozen=True)
-class Report:
-    """What :func:`verify` found: files that fit their record, that don't, and without any."""
-
-    good: tuple[Path, ...]
-    bad: tuple[Path, ...]
-    unrecorded: tuple[Path, ...]
-
-
 def folder() -> Path:
     """``weights`` in ``FCOS_ZOO_HOME``, or else in the platform's cache folder."""
     home = os.environ.get("FCOS_ZOO_HOME") or platformdirs.user_cache_dir("fcos-zoo")
@@ -78,19 +69,6 @@ def entries(cache: Path | None = None) -> list[Entry]:
         for path in names
         if not path.name.startswith(".") and not path.name.endswith((*_BESIDE, ".lock"))
     ]
-
-
-def verify(cache: Path | None = None) -> Report:
-    """Hashes every file anew; changes nothing. Repair is :func:`remove`, then another fetch."""
-    good: list[Path] = []
-    bad: list[Path] = []
-    unrecorded: list[Path] = []
-    for entry in entries(cache):
-        if entry.sha256 is None:
-            unrecorded.append(entry.path)
-        else:
-            (good if sha256(entry.path) == entry.sha256 else bad).append(entry.path)
-    return Report(tuple(good), tuple(bad), tuple(unrecorded))
 
 
 def remove(name: str, cache: Path | None = None) -> int:
