@@ -21,10 +21,11 @@ from benchmarks import environment
 from benchmarks.cell import METRICS, PRECISIONS, STATIC, Dataset, Pace
 from benchmarks.run import NOT_STARTED, complete, run
 from benchmarks.store import Store, newest
-from benchmarks.suite import Suite, load
+from benchmarks.suite import Suite, load, suites
 from fcos.evaluate import BACKENDS
 from reports import tables
 from tools import compare, merge
+from tools.arguments import default_device, positive
 
 SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "compare": compare.main,
@@ -103,7 +104,7 @@ def suite_of(options: argparse.Namespace) -> Suite:
         "shards": options.shard and options.shard[1],
     }
     chosen |= {key: value for key, value in said.items() if value is not None}
-    chosen.setdefault("device", _default_device())
+    chosen.setdefault("device", default_device())
     return Suite(**chosen)
 
 
@@ -122,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="entries, shell wildcards; default: all, or, timed, the quick suite",
     )
-    what("--suite", help="quick, published, speed, memory or accuracy")
+    what("--suite", help=f"one of {', '.join(suites())}")
     what(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change the suite's config"
     )
@@ -131,7 +132,11 @@ def _parser() -> argparse.ArgumentParser:
          help="another detector beside, or: torchvision")  # fmt: skip
     what("--dataset", type=Path, nargs=2, metavar=("ANNOTATIONS", "IMAGES"),
          help="COCO-format; default: the 31 embedded images of val2017")  # fmt: skip
-    what("--limit", type=int, help="the first images alone, for AP too (--set limit=N: not for AP)")
+    what(
+        "--limit",
+        type=positive,
+        help="the first images alone, for AP too (--set limit=N: not for AP)",
+    )
     what("--weights", type=_weights, action="append", default=[], metavar="NAME=PATH",
          help="a checkpoint for an entry; may be repeated")  # fmt: skip
     what("--weights-dir", type=Path, help="folder of files called as published, or NAME.pth")
@@ -141,14 +146,14 @@ def _parser() -> argparse.ArgumentParser:
     how = parser.add_argument_group("how").add_argument
     how("--precision", type=_words(PRECISIONS), help=f"out of {','.join(PRECISIONS)}")
     how("--device", help="cpu or cuda; default: cuda where there is one")
-    how("--threads", type=int, help="of the CPU")
+    how("--threads", type=positive, help="of the CPU")
     how("--size", type=int, nargs=2, metavar=("SHORT", "LONG"), help="sides of the images at most")
     how("--batches", type=_numbers, help="of throughput, e.g. 1,2,4,8")
     how("--compile", action="store_true", help="measure torch.compile too")
     how("--layout", type=_words(("channels_last", "contiguous")), help="of weights and inputs")
     how("--evaluator", choices=BACKENDS, help="of AP; equal figures (default: pycocotools)")
-    how("--processes", type=int, help="that each time is measured in (default: 4)")
-    how("--rounds", type=int, help="timed passes over the images in each of them, at least")
+    how("--processes", type=positive, help="that each time is measured in (default: 4)")
+    how("--rounds", type=positive, help="timed passes over the images in each of them, at least")
     how("--runs", type=int, help="timed runs in each, at least")
     how("--seconds", type=float, help="timed seconds in each, at least")
     how("--timeout", type=float, help="seconds a process may take for a cell")
@@ -212,12 +217,6 @@ def take_gpu() -> None:
                 f"take --nproc-per-node {len(gpus)}"
             )
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[local]
-
-
-def _default_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 if __name__ == "__main__":

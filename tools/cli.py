@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import sys
 from collections.abc import Sequence
 
@@ -26,6 +27,7 @@ COMMANDS = {
     "export": "one file for other runtimes: torch.export or ONNX",
     "verify": "check entries against golden fixtures",
 }
+ERRORS = (LookupError, ValueError, TypeError, OSError, RuntimeError, ImportError, ArithmeticError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,21 +36,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         _print_help()
         return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"fcos-zoo {importlib.metadata.version('fcos-zoo')}")
+        return 0
     name, *rest = arguments
     errors = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
     if name not in COMMANDS:
         errors.print(f"fcos-zoo: no command {name!r}; there are {', '.join(COMMANDS)}")
         return 2
-    command = importlib.import_module(f"tools.{name.replace('-', '_')}")
+    debug = "--debug" in rest
     try:
-        return int(command.main(rest) or 0)
+        command = importlib.import_module(f"tools.{name.replace('-', '_')}")
+        return int(command.main([word for word in rest if word != "--debug"]) or 0)
     except KeyboardInterrupt:
         errors.print(f"fcos-zoo {name}: interrupted")
         return 130
     except BrokenPipeError:
         return 0
-    except (LookupError, ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
-        if isinstance(error, KeyError | IndexError) or "--debug" in rest:
+    except ERRORS as error:
+        if isinstance(error, KeyError | IndexError) or debug:
             raise
         errors.print(f"fcos-zoo {name}: {error}", style="red")
         return 1
@@ -61,6 +67,7 @@ def _print_help() -> None:
     console = Console()
     console.print("usage: fcos-zoo COMMAND [ARGUMENT ...]      (COMMAND --help tells more)\n")
     console.print(table)
+    console.print("\n--version: which this is; COMMAND ... --debug: where an error is from")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from benchmarks.cell import Dataset
 from fcos import MULTI_SCALE
 from fcos.evaluate import FIGURES, Result
 from fcos.train import distributed
+from tools.arguments import exact_float32, positive
 
 DRAWN = Path("outputs/data")  # where shapes are drawn to
 
@@ -26,6 +27,7 @@ DRAWN = Path("outputs/data")  # where shapes are drawn to
 def main(arguments: Sequence[str] | None = None) -> int:
     """Detect on every image, write the detections, print the figures; under torchrun together."""
     options = _parser().parse_args(arguments)
+    exact_float32()
     if options.dataset:
         dataset = Dataset.of(*options.dataset)
     else:
@@ -88,8 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--dataset", type=Path, nargs=2, metavar=("ANNOTATIONS", "IMAGES"),
         help="COCO-format; default: the 31 embedded images of val2017, or shapes")  # fmt: skip
     add("--weights", help="a path or address instead of the published file")
-    add("--limit", type=int, help="the first images alone")
-    add("--batch", type=int, default=1, help="images at a time (%(default)s)")
+    add("--limit", type=positive, help="the first images alone")
+    add("--batch", type=positive, default=1, help="images at a time (%(default)s)")
     add("--multi-scale", action="store_true",
         help="17 more views of every image, small, large and mirrored")  # fmt: skip
     add("--device", help="cpu or cuda; default: cuda where there is one")

@@ -20,6 +20,7 @@ from fcos import Detector, LongestSide, ShortestSide, export
 from fcos.boxes import Size
 from fcos.detections import matches
 from fcos.images import as_float, resize_image
+from tools.arguments import positive
 
 FORMATS = ("pt2", "onnx")
 PROVED_ON = 4  # photographs
@@ -61,17 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("name", help="an entry, see `fcos-zoo list`")
     parser.add_argument("--format", type=_formats, default=["pt2"], help="pt2, onnx or pt2,onnx")
     parser.add_argument("--weights", help="a path or address instead of the published file")
-    parser.add_argument("--size", type=_positive, nargs=2, metavar=("HEIGHT", "WIDTH"),
+    parser.add_argument("--size", type=positive, nargs=2, metavar=("HEIGHT", "WIDTH"),
                         help="of the images; default: the largest lying picture's")  # fmt: skip
-    parser.add_argument("--images", type=_positive, default=1, help="at a time")
+    parser.add_argument("--images", type=positive, default=1, help="at a time")
     parser.add_argument("--out", type=Path, default=Path("outputs/export"), help="folder to write")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is no number of pixels or images")
-    return int(text)
 
 
 def _formats(text: str) -> list[str]:

@@ -15,6 +15,7 @@ from rich.progress import track
 import zoo
 from fcos import MULTI_SCALE, Detections, Detector
 from fcos.evaluate import Result, to_coco_results
+from tools.arguments import default_device, exact_float32
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -28,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", help="an entry, see `fcos-zoo list`")
     parser.add_argument("images", nargs="+", help="images, folders or globs")
     parser.add_argument("--out", type=Path, default=Path("outputs/predict"), help="folder to write")
-    parser.add_argument("--score-threshold", type=float, default=0.3)
+    parser.add_argument("--score-threshold", type=float, default=0.3,
+                        help="of the boxes drawn and written (%(default)s)")  # fmt: skip
     parser.add_argument("--weights", help="a path or address instead of the published file")
     parser.add_argument("--multi-scale", action="store_true",
                         help="17 more views of every image, small, large and mirrored")  # fmt: skip
@@ -36,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
     options = parser.parse_args(arguments)
     paths = find_images(options.images)
+    exact_float32()
     device = options.device or default_device()
     detector = zoo.get(options.name, options.weights, device, options.precision)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -119,13 +122,6 @@ def describe(found: Detections) -> str:
     for name in found.names:
         counts[name] = counts.get(name, 0) + 1
     return ", ".join(f"{n} {name}" for name, n in counts.items()) or "nothing found"
-
-
-def default_device() -> str:
-    """A GPU where there is one."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ from reports import tables
 from reports.lines import Row
 from zoo import converted
 from zoo.available import fetch_weights
+from zoo.checkpoint import file_of
 from zoo.weights import cache
-from zoo.weights.location import endpoint
+from zoo.weights.location import endpoint, offline
 
 CITATION = """\
 @inproceedings{tian2019fcos,
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="fcos-zoo push", description=__doc__)
     parser.add_argument("name", help="an entry of the zoo")
     parser.add_argument("repository", help="hf://owner/repository")
-    parser.add_argument("--weights", type=Path, help="your own file (default: as published)")
+    parser.add_argument("--weights", help="your own file or its address (default: as published)")
     parser.add_argument("--licence", help="of the weights (default: that of the published ones)")
     parser.add_argument("--results", type=Path, nargs="+", default=[], help="of `fcos-zoo bench`")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise ValueError(f"{options.repository!r} is no repository: write hf://owner/repository")
     api = None if options.dry_run else hub()
     card = zoo.card(options.name)
-    source = options.weights or fetch_weights(card)
+    source = file_of(options.weights) if options.weights else fetch_weights(card)
     detector = zoo.get(card.name, weights=source)
     folder = nullcontext(options.dry_run) if options.dry_run else tempfile.TemporaryDirectory()
     with folder as place:
@@ -84,7 +85,10 @@ def hub() -> Any:
 
     Raises:
         ImportError: naming the extra that brings it.
+        ValueError: the network is not to be used.
     """
+    if offline():
+        raise ValueError("FCOS_ZOO_OFFLINE forbids the network: --dry-run DIR writes without it")
     try:
         from huggingface_hub import HfApi
         from huggingface_hub.utils.tqdm import disable_progress_bars

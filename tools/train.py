@@ -71,6 +71,7 @@ def train(card: zoo.Card, config: Config, device: torch.device, resume: bool) ->
     solver, data, run = config["solver"], config["data"], config["run"]
     folder = Path(run["folder"] or Path("runs") / card.name)
     say = Console(stderr=True, quiet=distributed.rank() != 0, soft_wrap=True, markup=False).print
+    _share(solver["batch"])  # refuse before the work, not after
     held = any((folder / "checkpoints").glob("*.pth"))
     if held and not resume:
         raise FileExistsError(
@@ -192,8 +193,15 @@ def _measure(test: Test, workers: int, detector: Detector) -> dict[str, Any]:
     return evaluate_detector(detector, *test, workers=workers)
 
 
-def _share(batch: int) -> int:
+def _share(batch: Any) -> int:
+    """This process's images of a step.
+
+    Raises:
+        ValueError: the batch is no number, or not to be shared equally.
+    """
     world = distributed.world()
+    if not isinstance(batch, int) or batch < 1:
+        raise ValueError(f"solver.batch={batch} is no number of images from 1 on")
     if batch % world:
         raise ValueError(
             f"solver.batch={batch} images cannot be shared equally by {world} processes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -68,6 +69,24 @@ def test_arguments_are_checked(capsys: Capture) -> None:
         main(["predict", SMALL])
     assert stop.value.code == 2
     assert "images" in capsys.readouterr().err
+
+
+def test_the_version_is_told(capsys: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"fcos-zoo \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_debug_shows_where_an_error_is_from() -> None:
+    with pytest.raises(LookupError, match="no entry matches"):
+        main(["list", "YOLO*", "--debug"])
+
+
+@pytest.mark.parametrize("wrong", [["--batch", "0"], ["--limit", "-1"]])
+def test_numbers_of_images_begin_at_one(wrong: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", SMALL, *wrong])
+    assert stop.value.code == 2
+    assert "no whole number from 1 on" in capsys.readouterr().err
 
 
 def test_list_cuts_no_name_however_narrow_the_terminal(capsys: Capture) -> None:

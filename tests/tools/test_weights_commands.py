@@ -341,6 +341,14 @@ def test_push_that_the_hub_refuses_says_why(
     assert "401" in said(capsys)
 
 
+def test_push_does_not_go_into_a_network_that_is_forbidden(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FCOS_ZOO_OFFLINE", "1")
+    assert cli.main(["push", SMALL, "hf://me/mine"]) == 1
+    assert "FCOS_ZOO_OFFLINE forbids the network" in said(capsys)
+
+
 def test_push_without_the_extra_names_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
