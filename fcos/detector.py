@@ -214,13 +214,13 @@ class Detector(nn.Module):
         """
         batch, originals, scales = self.prepare(pictures)
         candidates = [self.candidates(self.network(batch), batch)]
-        frame = candidates[0].boxes.new_tensor(scales)
         for view in views:
             batch, _, back = self.prepare(pictures, view)
             found = self.candidates(self.network(batch), batch)
             if view.mirrored:
                 found = mirror(found, batch.sizes, self.decoder.plus_one)
-            candidates.append(rescale(found, frame.new_tensor(back) / frame))
+            to_first = [(y / fy, x / fx) for (y, x), (fy, fx) in zip(back, scales, strict=True)]
+            candidates.append(rescale(found, to_first))
         return self.decoder.select(join(candidates), originals, scales)
 
     def prepare(

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from fcos.boxes import Size
 from fcos.decode import Candidates
@@ -49,9 +48,10 @@ def mirror(candidates: Candidates, sizes: Sequence[Size], plus_one: bool) -> Can
     return candidates._replace(boxes=torch.stack((width - x2, y1, width - x1, y2), dim=-1))
 
 
-def rescale(candidates: Candidates, factors: Tensor) -> Candidates:
-    """Candidates with boxes times (N, 2) factors (y, x)."""
-    return candidates._replace(boxes=candidates.boxes * factors.flip(-1).repeat(1, 2)[:, None])
+def rescale(candidates: Candidates, factors: Sequence[tuple[float, float]]) -> Candidates:
+    """Candidates with the boxes of each image times its factors (y, x)."""
+    scale = candidates.boxes.new_tensor(factors).flip(-1).repeat(1, 2)
+    return candidates._replace(boxes=candidates.boxes * scale[:, None])
 
 
 def join(views: Sequence[Candidates]) -> Candidates:
