@@ -39,6 +39,7 @@ from zoo.build import DTYPES
 ENTRY = "FCOS_R_50_1x"
 INPUT = (800, 1088)
 STAGES = ("total", "preprocess", "network", "decode")
+WIDE = 130  # characters of a table in a file
 Times = dict[str, float]
 
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the two tables: times with their ratios, and what bf16 does to the scores."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDE)
     dataset = pictures.embedded()
     photos = [p.image for p in pictures.read_all(dataset, pictures.image_ids(dataset))]
     ours, half = (our_detector(options.weights, photos, p) for p in ("fp32", "bf16"))

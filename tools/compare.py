@@ -55,7 +55,7 @@ def _table(found: Sequence[Comparison], several: bool) -> Table:
         ratio = "-" if one.ratio is None else f"{one.ratio:.3f} ± {noise}"
         figures = ["-" if v is None else f"{v:.4g}" for v in (one.before, one.after)]
         style = "red" if one.regressed else None
-        words = [one.settings, one.machine if several else "", one.reason]
+        words = [one.settings, one.machine if several else "", one.reason if one.ratio else ""]
         cell = ", ".join(filter(None, words))
         table.add_row(one.entry, cell, one.name, *figures, ratio, style=style)
     return table
