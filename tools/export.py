@@ -105,9 +105,16 @@ def write_pt2(graph: torch.export.ExportedProgram, path: Path) -> Run:
 def write_onnx(graph: torch.export.ExportedProgram, path: Path) -> Run:
     """Write a graph as ONNX; it is run by onnxruntime on the CPU."""
     import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as LackingError
 
     export.write_onnx(graph, path)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except LackingError:
+        raise RuntimeError(
+            f"onnxruntime {onnxruntime.__version__} has no deformable convolutions to prove the "
+            "graph with: take 1.25 or newer, which needs Python 3.11"
+        ) from None
 
     def run(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         boxes, scores, labels = session.run(export.OUTPUTS, {"images": images.numpy()})
