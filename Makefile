@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: bench test env lint clean
+.PHONY: bench test gpu env clean
 .DELETE_ON_ERROR:
 
 bench: $(STAMP)  ## measure one entry of each kind on the embedded images
@@ -14,6 +14,13 @@ test: $(STAMP)  ## lint, types and tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Without .venv it takes the Python at hand, for machines that have torch but no package registry.
+DEVICE ?= cuda
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
+
+gpu:  ## check every CUDA path against the CPU; DEVICE=cpu rehearses
+	FCOS_ZOO_TEST_DEVICE=$(DEVICE) $(GPU_PYTHON) -m pytest -m gpu tests/gpu
 
 env: $(STAMP)  ## only create .venv and install
 

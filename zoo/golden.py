@@ -89,16 +89,19 @@ def find(folder: Path) -> list[Fixture]:
     return [Fixture(path) for path in paths]
 
 
-def verify(fixture: Fixture, images: Path | None = None) -> Iterator[Check]:
+def verify(
+    fixture: Fixture, images: Path | None = None, device: str | torch.device = "cpu"
+) -> Iterator[Check]:
     """Compare everything a fixture holds, one check at a time.
 
     Args:
         images: the folder of real images; without it the real image is left out.
+        device: where our side is computed.
     """
     detector = build(fixture.entry)
     state = fixture.state_dict()
     load_checkpoint(detector, state)
-    detector.eval()
+    detector.eval().to(device)
     image = fixture.image()
     with torch.no_grad():
         yield from _check_levels(detector, fixture, image)
@@ -158,7 +161,7 @@ def _check_detections(
 ) -> Check:
     theirs = {name: arrays[f"{prefix}{name}"] for name in ("boxes", "scores")}
     theirs["labels"] = arrays[f"{prefix}classes"]
-    matched = matches(theirs, ours)
+    matched = matches(theirs, {name: value.cpu() for name, value in ours.items()})
     n = max(len(theirs["boxes"]), len(ours["boxes"]))
     excess = (1 - matched / n) / (1 - MATCHED) if n else 0.0
     return Check(what, excess, f"{matched} of {n}")
@@ -177,6 +180,7 @@ def _check_losses(
         return checks
     precise = build(fixture.entry).double()
     load_checkpoint(precise, state)
+    precise.to(detector.head.cls_logits.weight.device)
     return list(_compare_losses(precise, fixture, state, image))
 
 
@@ -217,7 +221,7 @@ def _compare_losses(
 
 def _excess(ours: Tensor, theirs: Tensor, atol: float, rtol: float) -> float:
     """The largest difference in units of what is tolerated there."""
-    error = (ours.double() - theirs.double()).abs()
+    error = (ours.double().cpu() - theirs.double()).abs()
     return float((error / (atol + rtol * theirs.double().abs() + 1e-30)).nan_to_num(1e30).max())
 
 
