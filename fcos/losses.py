@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from fcos.boxes import centerness
@@ -52,7 +52,7 @@ def box_loss(kind: Literal["giou", "iou", "linear_iou"], iou: Tensor, giou: Tens
     return -iou.clamp(min=EPS).log() if kind == "iou" else 1 - iou
 
 
-class Loss:
+class Loss(nn.Module):
     """The FCOS loss (arXiv:1904.01355, equation 2).
 
     Args:
@@ -64,15 +64,16 @@ class Loss:
         quality: what the quality branch learns: "centerness", "iou" (of the predicted box) or None.
         normalizer: of the focal sum: "positives"; "moving", their moving average, steadier where
             objects are few; or "positives+images".
-        images_together: how many images in a row share their normalisers; the losses are then means
-            over such groups. None: all images of a step, in all processes. A number is for systems
-            whose processes did not tell each other: what they had on a GPU, so that the result does
-            not depend on how many processes there are here.
+        images_together: number of consecutive images that share their normalisers; the losses are
+            then means over such groups. None: all images of the step, over all processes. Set it to
+            the original batch size per GPU for code bases that did not reduce their normalisers
+            over GPUs: the groups are those of the whole step, however many processes share it.
         alpha, gamma: of the focal loss (arXiv:1708.02002).
 
     Attributes:
-        moving_positives: of an image, the state of the "moving" normaliser; a checkpoint of
-            training holds it.
+        moving_positives: moving average of the positive locations of an image, the state of the
+            "moving" normaliser. Published weights do not have it, so `state_dict` leaves it out
+            and checkpoints of training hold it on their own.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Loss:
         alpha: float = 0.25,
         gamma: float = 2.0,
     ) -> None:
+        super().__init__()
         if images_together is not None and (images_together < 1 or normalizer == "moving"):
             raise ValueError(
                 f"images_together={images_together} with normalizer={normalizer!r}: give a number "
@@ -102,9 +104,10 @@ class Loss:
         self.images_together = images_together
         self.alpha = alpha
         self.gamma = gamma
-        self.moving_positives = torch.tensor(MOVING_START)
+        self.moving_positives: Tensor
+        self.register_buffer("moving_positives", torch.tensor(MOVING_START), persistent=False)
 
-    def __call__(
+    def forward(
         self,
         levels: Sequence[Level],
         targets: Sequence[Targets],
@@ -159,35 +162,39 @@ class Loss:
     def normalizers(self, targets: Sequence[Targets]) -> Tensor:
         """(3, N) what each image's sums of classification, box and quality losses are divided by.
 
-        For gradient accumulation: those of all images of a step, given to each of its parts, make
-        the parts' gradients add up to the step's.
+        With gradient accumulation every micro-batch is given those of the whole step, so that the
+        gradients of the micro-batches add up to the step's.
         """
         positives = torch.stack([(t.labels >= 0).sum() for t in targets])
         return self._exchange(positives, torch.stack([_weights(*t).sum() for t in targets]))()
 
     def _exchange(self, positives: Tensor, weight: Tensor) -> Callable[[], Tensor]:
-        """Start averaging each image's (N,) sums over ranks; the returned function waits for it and
-        gives the normalisers."""
+        """Start adding up the (N,) sums of each image over its group; the returned function waits
+        for the other processes and gives the (3, N) normalisers."""
         images = len(positives)
+        rank, world = _rank_and_world()
         sums = torch.stack((positives.float(), weight, torch.ones_like(weight)))
-        size = self.images_together or images
-        group = torch.arange(images, device=sums.device) // size
-        groups = -(-images // size)
+        # Images are numbered over the whole step, of which each process has an equal share.
+        size = self.images_together or images * world
+        groups = -(-images * world // size)
+        group = (rank * images + torch.arange(images, device=sums.device)) // size
         totals = sums.new_zeros(3, groups).index_add(1, group, sums)
-        wait = _mean_over_ranks(totals) if self.images_together is None else lambda: totals
+        wait = _sum_over_ranks(totals)
 
         def normalizers() -> Tensor:
             positives, weight, together = wait().clamp(min=EPS)[:, group]
             by_cls = by_box = by_quality = positives.clamp(min=1)
             if self.normalizer == "moving":
-                kept = MOVING_MOMENTUM * self.moving_positives.to(positives.device)
-                self.moving_positives = kept + (1 - MOVING_MOMENTUM) * by_cls[0] / images
-                by_cls = (self.moving_positives * images).expand(images)
+                kept = MOVING_MOMENTUM * self.moving_positives
+                new = (1 - MOVING_MOMENTUM) * by_cls[0] / together[0]
+                self.moving_positives.copy_(kept + new)
+                by_cls = self.moving_positives * together
             elif self.normalizer == "positives+images":
                 by_cls = (positives + together).clamp(min=1)
             if self.box_weight == "centerness":
                 by_box = weight
-            return torch.stack((by_cls, by_box, by_quality)) * groups
+            # A mean over groups, of which the mean of gradients over processes takes a part.
+            return torch.stack((by_cls, by_box, by_quality)) * (groups / world)
 
         return normalizers
 
@@ -197,15 +204,21 @@ def _weights(labels: Tensor, ltrb: Tensor) -> Tensor:
     return torch.where(labels >= 0, centerness(ltrb), 0.0)
 
 
-def _mean_over_ranks(values: Tensor) -> Callable[[], Tensor]:
-    """Start one exchange of all normalisers; the returned function waits for its result."""
+def _rank_and_world() -> tuple[int, int]:
     if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def _sum_over_ranks(values: Tensor) -> Callable[[], Tensor]:
+    """Start one exchange of all normalisers; the returned function waits for its result."""
+    if _rank_and_world()[1] == 1:
         return lambda: values
     work = dist.all_reduce(values, async_op=True)
 
     def wait() -> Tensor:
         work.wait()
-        return values / dist.get_world_size()
+        return values
 
     return wait
 

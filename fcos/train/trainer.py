@@ -251,8 +251,9 @@ class Trainer:
 
     def _statistics(self) -> list[tuple[Tensor, Tensor]]:
         """Buffers that a forward pass changes, and copies of them."""
-        norms = [m for m in self.detector.modules() if isinstance(m, _BatchNorm)]
-        return [(b, b.clone()) for norm in norms for b in norm.buffers()]
+        stateful = [m for m in self.detector.modules() if isinstance(m, _BatchNorm)]
+        buffers = [b for module in (*stateful, self.detector.loss) for b in module.buffers()]
+        return [(buffer, buffer.clone()) for buffer in buffers]
 
     def _skip(
         self,
@@ -350,7 +351,7 @@ class Trainer:
             raise ValueError(f"{self.folder} was trained with another solver.ema")
         self.iteration = state["iteration"]
         self.detector.load_state_dict(state["model"])
-        self.detector.loss.moving_positives = state["moving_positives"]
+        self.detector.loss.moving_positives.copy_(state["moving_positives"])
         if self.average:
             self.average.load_state_dict(state["average"])
         own = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -133,25 +136,55 @@ def test_locations_outside_of_the_image_teach_no_class() -> None:
     assert losses["loss_cls"] == pytest.approx(FOCAL_POSITIVE + FOCAL_NEGATIVE)
 
 
-def test_normalisers_are_averaged_over_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This rank has one positive of centre-ness 1, the other one three."""
+def mean_over_processes(
+    monkeypatch: pytest.MonkeyPatch, world: int, make_loss: Callable[[], Loss]
+) -> dict[str, float]:
+    """The mean losses of `world` processes that have an equal share of `STEP` each."""
+    totals: list[Tensor] = []
 
-    class Done:
-        def wait(self) -> None:
-            pass
-
-    def all_reduce(values: Tensor, async_op: bool = False) -> Done:
-        values += 3
-        return Done()
+    def all_reduce(values: Tensor, async_op: bool) -> Any:
+        if len(totals) < world:  # the first round collects what each process has
+            totals.append(values.clone())
+        else:
+            values.copy_(torch.stack(totals).sum(0))
+        return SimpleNamespace(wait=lambda: None)
 
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
-    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: world)
     monkeypatch.setattr("torch.distributed.all_reduce", all_reduce)
-    losses = values(Loss(plus_one="none")(levels(), targets(ONE_POSITIVE)))
-    assert losses["loss_cls"] == pytest.approx(FOCAL_SUM / 2)
-    assert losses["loss_box"] == pytest.approx((1 - 32 / 64) / 2)
-    alone = values(Loss(images_together=2)(levels(), targets(ONE_POSITIVE)))
-    assert alone["loss_cls"] == pytest.approx(FOCAL_SUM)
+    share = len(STEP) // world
+    for _ in range(2):
+        losses = []
+        for rank in range(world):
+            monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
+            (level,) = levels()
+            outputs = [Level(8, *(t[:1].expand(share, -1, -1, -1) for t in level[1:4]))]
+            own = targets(STEP[rank * share : (rank + 1) * share])
+            losses.append(values(make_loss()(outputs, own)))
+    return {name: sum(each[name] for each in losses) / world for name in losses[0]}
+
+
+STEP = ((1, -1), (-1, -1), (0, 1), (1, -1))  # the labels of four images
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "images_together"),
+    [
+        ("moving", None),
+        *itertools.product(["positives", "positives+images"], [None, 1, 2, 3]),
+    ],
+)
+def test_losses_do_not_depend_on_the_number_of_processes(
+    monkeypatch: pytest.MonkeyPatch, normalizer: Any, images_together: int | None
+) -> None:
+    """Also where a process has fewer images than share a normaliser, or an odd number of them."""
+
+    def make_loss() -> Loss:
+        return Loss(normalizer=normalizer, images_together=images_together)
+
+    one = mean_over_processes(monkeypatch, 1, make_loss)
+    for world in (2, 4):
+        assert mean_over_processes(monkeypatch, world, make_loss) == pytest.approx(one)
 
 
 ALL_BACKGROUND = ((-1, -1), (-1, -1))
