@@ -149,7 +149,7 @@ class Trainer:
         log = Log(self.folder, self.iteration, self.loggers, self.config) if leader else None
         self.detector.train()
         meter = Meter()
-        with StopSignals() as signals, Screen(end, self.iteration, leader) as screen:
+        with StopSignals(leader) as signals, Screen(end, self.iteration, leader) as screen:
             if self.iteration and distributed.broadcast(log and not log.evaluated(self.iteration)):
                 self._evaluate(log, screen)  # the run was stopped before it could
             stream = iter(self.batches(self.iteration))

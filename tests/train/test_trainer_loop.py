@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -96,11 +98,22 @@ def test_a_loss_that_is_not_finite_stops_with_the_images_names(make_trainer, mak
 
 
 def test_a_loss_that_is_not_finite_is_skipped_and_counted(make_trainer, make_detector):
-    detector = make_detector()
+    detector = make_detector(normalizer="moving")
     trainer = spoilt(make_trainer(detector, nan="skip"), at=[2, 3])
     assert trainer.run() == 0
     assert records(trainer.folder)[-1]["skipped_steps"] == 2
     assert all(bool(torch.isfinite(value).all()) for value in detector.state_dict().values())
+
+
+def test_a_skipped_step_leaves_no_trace(make_trainer, make_detector):
+    detector = make_detector(normalizer="moving")
+    trainer = spoilt(make_trainer(detector, nan="skip", iterations=1), at=[0])
+    before = {name: b.clone() for name, b in detector.named_buffers()}
+    before |= {name: p.detach().clone() for name, p in detector.named_parameters()}
+    trainer.run()
+    assert trainer.skipped == 1
+    for name, tensor in [*detector.named_buffers(), *detector.named_parameters()]:
+        assert torch.equal(tensor, before[name]), name
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -136,6 +149,27 @@ def test_a_signal_saves_and_leaves(make_trainer, make_detector, name):
     assert trainer.run() == number
     assert [path.name for path in trainer.checkpoints.paths()] == ["iteration_0000003.pth"]
     assert signal.getsignal(number) is handler
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_the_same_signal_again_ends_a_hanging_run_at_once(name):
+    """Once it is later than a launcher would repeat it."""
+    script = """if True:
+        import os, signal
+        from fcos.train import signals
+        signals.REPEATED_WITHIN = -1
+        with signals.StopSignals():
+            os.kill(os.getpid(), signal.{0})
+            print("noted", flush=True)
+            os.kill(os.getpid(), signal.{0})
+            print("never", flush=True)
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", script.format(name)], capture_output=True, text=True, check=False
+    )
+    assert run.stdout == "noted\n"
+    assert run.returncode == -getattr(signal, name)
+    assert f"{name}: saving and stopping; send it again" in run.stderr
 
 
 def test_a_checkpoint_is_saved_before_the_evaluation(make_trainer, make_detector):
@@ -178,9 +212,8 @@ def test_networks_may_compute_in_less_than_fp32(make_trainer, make_detector, pre
     trainer = make_trainer(detector, precision=precision, transforms=HorizontalFlip())
     dtypes = set()
     detector.backbone.register_forward_hook(lambda *a: dtypes.add(a[-1][0].dtype))
-    original = detector.loss.__call__
-    detector.loss = lambda levels, *args: (
-        dtypes.update({level.ltrb.dtype for level in levels}) or original(levels, *args)
+    detector.loss.register_forward_pre_hook(
+        lambda _, args: dtypes.update({level.ltrb.dtype for level in args[0]})
     )
     images, targets = next(iter(trainer.batches(0)))
     trainer.step(images, targets)
