@@ -1,8 +1,9 @@
-"""One process of several: who it is, its device, and the few things that ranks tell each other."""
+"""One process of several: its rank, its device, and what the processes exchange."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,6 +15,8 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+LAUNCHER_VARIABLES = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
+
 
 @contextmanager
 def process_group(device: str | None = None, timeout_minutes: float = 30) -> Iterator[torch.device]:
@@ -22,13 +25,15 @@ def process_group(device: str | None = None, timeout_minutes: float = 30) -> Ite
     Args:
         device: "cpu" or "cuda"; None for a GPU where there is one. Each process takes the GPU of
             its local rank.
+        timeout_minutes: how long the processes wait for each other before they give up.
 
     Yields:
         This process's device.
     """
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     _join_slurm_step()
-    local = int(os.environ.get("LOCAL_RANK", 0))
+    launched = _is_launched()
+    local = int(os.environ.get("LOCAL_RANK", 0)) if launched else 0
     if kind == "cuda":
         if local >= torch.cuda.device_count():
             raise RuntimeError(
@@ -37,21 +42,23 @@ def process_group(device: str | None = None, timeout_minutes: float = 30) -> Ite
             )
         torch.cuda.set_device(local)
         kind = f"cuda:{local}"
-    if "WORLD_SIZE" not in os.environ:
+    if not launched:
         yield torch.device(kind)
         return
     store, rank, world = next(rendezvous("env://"))
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and _one_machine():
-        # torchrun serves the same store, with the addresses of the dead, to all its restarts. On
-        # several machines their counts may differ: there TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1,
-        # set for torchrun, gives each restart a store of its own.
+        # torchrun serves one store, with the addresses of the processes that ended, to all its
+        # restarts. On several machines their counts may differ: there set
+        # TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, and each restart has its own store.
         store = PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     dist.init_process_group(
-        "nccl" if kind.startswith("cuda") else "gloo",
+        # Python objects and requests to stop are exchanged by gloo, without waiting for the GPU.
+        "cpu:gloo,cuda:nccl" if kind.startswith("cuda") else "gloo",
         store=store,
         rank=rank,
         world_size=world,
         timeout=timedelta(minutes=timeout_minutes),
+        device_id=torch.device(kind) if kind.startswith("cuda") else None,
     )
     try:
         yield torch.device(kind)
@@ -60,7 +67,7 @@ def process_group(device: str | None = None, timeout_minutes: float = 30) -> Ite
 
 
 def rank() -> int:
-    """Of this process, 0 where there is only one."""
+    """The rank of this process, 0 where there is only one."""
     return dist.get_rank() if _many() else 0
 
 
@@ -77,31 +84,40 @@ def average(values: Tensor) -> Tensor:
     return values
 
 
+def any_rank(asked: bool) -> bool:
+    """Whether it is so in any process. It is exchanged in CPU memory: no GPU is waited for."""
+    if world() == 1:
+        return asked
+    flag = torch.tensor(asked, dtype=torch.int32)
+    dist.all_reduce(flag, dist.ReduceOp.MAX)
+    return bool(flag)
+
+
 def maximum(number: int) -> int:
-    """The largest of all ranks'."""
+    """The largest number of all ranks."""
     return int(max(broadcast(gather(number))))
 
 
-def gather(thing: Any) -> list[Any]:
-    """What each rank has, on rank 0; an empty list on the others."""
+def gather(item: Any) -> list[Any]:
+    """The objects of all ranks, on rank 0; an empty list on the others."""
     if world() == 1:
-        return [thing]
-    things: list[Any] = [None] * world()
-    dist.gather_object(thing, things if rank() == 0 else None)
-    return things if rank() == 0 else []
+        return [item]
+    items: list[Any] = [None] * world()
+    dist.gather_object(item, items if rank() == 0 else None)
+    return items if rank() == 0 else []
 
 
-def broadcast(thing: Any) -> Any:
-    """Rank 0's, on every rank."""
+def broadcast(item: Any) -> Any:
+    """The object of rank 0, on every rank."""
     if world() == 1:
-        return thing
-    things = [thing]
-    dist.broadcast_object_list(things)
-    return things[0]
+        return item
+    items = [item]
+    dist.broadcast_object_list(items)
+    return items[0]
 
 
 def copy_from_leader(tensor: Tensor) -> None:
-    """Rank 0's values, in place, on every rank."""
+    """Overwrite a tensor with rank 0's values."""
     if world() > 1:
         dist.broadcast(tensor, 0)
 
@@ -114,7 +130,7 @@ def barrier() -> None:
 
 @contextmanager
 def leader_first() -> Iterator[None]:
-    """Rank 0 does what is within before the others, who then find it done."""
+    """Rank 0 runs the block first; the others run it afterwards and find its files written."""
     if rank() != 0:
         barrier()
     yield
@@ -122,16 +138,33 @@ def leader_first() -> Iterator[None]:
         barrier()
 
 
-def _join_slurm_step() -> None:
-    """Say in torchrun's words what `srun` said in its own, where several tasks run this program.
+def _is_launched() -> bool:
+    """Whether a launcher started this process as one of several.
 
-    A batch script has a task number, too, but no step; and torchrun's own words go first.
+    The images of some clusters set WORLD_SIZE alone, which starts nothing.
+    """
+    missing = [name for name in LAUNCHER_VARIABLES if name not in os.environ]
+    if not missing:
+        return True
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        warnings.warn(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']} is set but {', '.join(missing)} not: this "
+            "process trains on its own; start several with torchrun",
+            stacklevel=4,
+        )
+    return False
+
+
+def _join_slurm_step() -> None:
+    """Set torchrun's environment variables from Slurm's when `srun` started several tasks.
+
+    A batch script has a task number, too, but no step. Variables of torchrun take precedence.
     """
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
-    if tasks == 1 or "WORLD_SIZE" in os.environ:
+    if tasks == 1 or all(name in os.environ for name in LAUNCHER_VARIABLES):
         return
     job = int(os.environ.get("SLURM_JOB_ID", 0))
-    own_gpu = torch.cuda.device_count() == 1  # --gpus-per-task=1 shows a task no other
+    own_gpu = torch.cuda.device_count() == 1  # with --gpus-per-task=1 a task sees only its own
     os.environ.update(
         WORLD_SIZE=str(tasks),
         RANK=os.environ["SLURM_PROCID"],
