@@ -58,17 +58,17 @@ class Fixture:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The checkpoint, keyed and shaped as published."""
-        return {tensor["key"]: _draw(**tensor) for tensor in self.spec["tensors"]}
+        return {tensor["key"]: draw_tensor(**tensor) for tensor in self.spec["tensors"]}
 
     def image(self) -> Tensor:
         """The generated RGB image (3, H, W), uint8."""
         spec = self.spec["input"]
-        return _image(spec["seed"], spec["height"], spec["width"])
+        return draw_image(spec["seed"], spec["height"], spec["width"])
 
     def ground_truth(self) -> dict[str, Tensor]:
         """Boxes and labels of the loss values."""
         spec, size = self.spec["losses"], self.spec["input"]
-        return _boxes(
+        return draw_boxes(
             spec["gt_seed"],
             spec["gt_count"],
             size["height"],
@@ -229,7 +229,9 @@ def _generator(name: str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
 
 
-def _draw(key: str, shape: list[int], dist: str, loc: float = 0.0, scale: float = 1.0) -> Tensor:
+def draw_tensor(
+    key: str, shape: list[int], dist: str, loc: float = 0.0, scale: float = 1.0
+) -> Tensor:
     """A checkpoint tensor, drawn from its key."""
     if dist == "count":
         return torch.zeros(shape, dtype=torch.int64)
@@ -243,7 +245,7 @@ def _draw(key: str, shape: list[int], dist: str, loc: float = 0.0, scale: float 
     raise ValueError(f"tensor {key}: unknown distribution {dist!r}")
 
 
-def _image(name: str, height: int, width: int) -> Tensor:
+def draw_image(name: str, height: int, width: int) -> Tensor:
     """Smooth blobs, coarse random values interpolated bilinearly, plus noise."""
     rng = _generator(name)
     coarse = rng.integers(0, 256, (height // 16 + 2, width // 16 + 2, 3)).astype(np.float32)
@@ -260,7 +262,9 @@ def _image(name: str, height: int, width: int) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _boxes(name: str, count: int, height: int, width: int, num_classes: int) -> dict[str, Tensor]:
+def draw_boxes(
+    name: str, count: int, height: int, width: int, num_classes: int
+) -> dict[str, Tensor]:
     """Ground-truth boxes of log-uniform sizes within the image."""
     rng = _generator(name)
     longest = 0.9 * min(height, width)
