@@ -250,20 +250,20 @@ def test_pin_goes_through_the_live_locations_of_an_entry(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    hub = "hub/tianzhi/AdelaiDet-FCOS/resolve/main/FCOS_R_50_1x.pth"
+    hub = "hub/tianzhi/AdelaiDet-FCOS/resolve/main/FCOS_RT_MS_R_50_4x_syncbn.pth"
     mirror.add(hub, BODY, on_the_hub)
     (tmp_path / "entry").mkdir()
-    copy = tmp_path / "entry" / "FCOS_R_50_1x.yaml"
-    copy.write_text((pin.CONFIGS / "entry" / "FCOS_R_50_1x.yaml").read_text())
+    copy = tmp_path / "entry" / "FCOS_RT_MS_R_50_4x.yaml"
+    copy.write_text((pin.CONFIGS / "entry" / "FCOS_RT_MS_R_50_4x.yaml").read_text())
     monkeypatch.setattr(pin, "CONFIGS", tmp_path)
-    assert cli.main(["pin", "FCOS_R_50_1x"]) == 0
+    assert cli.main(["pin", "FCOS_RT_MS_R_50_4x"]) == 0
     live, dead = yaml.safe_load(copy.read_text())["weights"]
     assert live["sha256"] == hashlib.sha256(BODY).hexdigest()
-    assert dead == {"url": zoo.card("FCOS_R_50_1x").weights[1].url, "dead": True} | {
+    assert dead == {"url": zoo.card("FCOS_RT_MS_R_50_4x").weights[1].url, "dead": True} | {
         "note": "host switched off in 2023"
     }
     del mirror.resources[hub]
-    assert cli.main(["pin", "FCOS_R_50_1x"]) == 1
+    assert cli.main(["pin", "FCOS_RT_MS_R_50_4x"]) == 1
     assert "404 Not Found" in said(capsys)
 
 
