@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
+from backbones.conv import AffineConv2d
+
 BAND = 4 << 20  # bytes of samples at a time, which a processor's cache can hold
 
 
-class DeformConv2d(nn.Conv2d):
+class DeformConv2d(AffineConv2d):
     """A convolution that moves each tap by a learned offset and weighs it by a learned mask.
 
     `offset` is a plain convolution with 3 outputs a tap, 27 for a 3x3 kernel: 18 offsets, (dy, dx)

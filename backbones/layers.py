@@ -10,8 +10,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import _functions
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils.checkpoint import checkpoint
 
+from backbones.conv import AffineConv2d
 from backbones.deformable import DeformConv2d
 
 NormKind = Literal["frozen_bn", "eval_bn", "bn", "sync_bn"]
@@ -30,17 +32,32 @@ class KeepFloat32(nn.Module):
         return super()._apply(keep_float32, recurse)
 
 
-class FrozenBatchNorm2d(KeepFloat32):
+class _ConstantStatistics(KeepFloat32):
+    """Mixin: a batch norm that always uses its running statistics."""
+
+    weight: Any
+    bias: Any
+    running_mean: Any
+    running_var: Any
+    eps: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """The norm as `x * scale + shift`, each of shape (channels,)."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+
+class FrozenBatchNorm2d(_ConstantStatistics):
     """Batch norm whose statistics and affine terms are constants (buffers, no gradient).
 
     maskrcnn-benchmark divides by sqrt(var), detectron2 by sqrt(var + 1e-5): `eps` is the
     difference.
     """
-
-    weight: Tensor
-    bias: Tensor
-    running_mean: Tensor
-    running_var: Tensor
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -50,23 +67,13 @@ class FrozenBatchNorm2d(KeepFloat32):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-        )
-
 
 class BatchNorm2d(KeepFloat32, nn.BatchNorm2d):
     """`nn.BatchNorm2d` that stays in float32 within a bf16 network."""
 
 
-class EvalBatchNorm2d(BatchNorm2d):
+class EvalBatchNorm2d(_ConstantStatistics, nn.BatchNorm2d):
     """Batch norm that always uses its running statistics, while its affine terms are trained."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-        )
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -154,12 +161,9 @@ def constant_norm(kind: NormKind) -> NormKind:
 class ConvNorm(nn.Module):
     """Convolution without bias, norm and activation: act(norm(conv(x))).
 
-    A norm of constant statistics is folded into the convolution: the same affine map, one pass over
-    memory fewer, and in training one activation fewer to keep. When nothing is learned (eval mode,
-    no gradients) every norm is, and the folded weights are kept until a tensor they came from
-    changes, as torch's counter of in-place changes tells; after one through `.data`, which it does
-    not see, call `train()` and `eval()`. In eval mode with gradients the layer is literally as it
-    was published.
+    In training a norm with constant statistics is folded into the weights on the fly, with
+    gradients through the folding: the output of the convolution need not be kept for the backward
+    pass. `fuse` folds any norm for good.
     """
 
     def __init__(
@@ -176,7 +180,7 @@ class ConvNorm(nn.Module):
         deformable: bool = False,
     ) -> None:
         super().__init__()
-        conv = DeformConv2d if deformable else nn.Conv2d
+        conv = DeformConv2d if deformable else AffineConv2d
         self.conv = conv(
             in_channels,
             out_channels,
@@ -188,100 +192,53 @@ class ConvNorm(nn.Module):
         )
         self.norm = make_norm(norm, out_channels, norm_eps)
         self.activation = activation
-        self._folded: tuple[tuple[object, ...], Tensor, Tensor] | None = None
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         return self._activate(self._conv_norm(x))
 
     def _conv_norm(self, x: Tensor) -> Tensor:
-        if self.trains_folded and torch.is_grad_enabled():
-            return self.conv._conv_forward(x, *self._fold())
-        fused = isinstance(self.norm, nn.Identity)
-        if fused or self.norm.training or torch.is_grad_enabled():
-            return self.norm(self.conv(x))
-        if torch.compiler.is_compiling():  # a graph cannot look at versions: see `fold`
-            if self._folded is None:
-                return self.norm(self.conv(x))
-            return self.conv._conv_forward(x, *self._folded[1:])
-        return self.conv._conv_forward(x, *self._kept_fold())
-
-    @torch.no_grad()
-    def fold(self) -> None:
-        """Fold the norm now, for code that is compiled after this and then takes it as it is."""
-        self._kept_fold()
-
-    @torch.no_grad()
-    def fuse(self) -> None:
-        """Become one convolution for good, for a graph that is never trained."""
-        weight, bias = self._fold()
-        self.conv.weight = nn.Parameter(weight, requires_grad=False)
-        self.conv.bias = nn.Parameter(bias, requires_grad=False)
-        self.norm = nn.Identity()
-        self._folded = None
-
-    @property
-    def trains_folded(self) -> bool:
-        """Whether training goes through the folded weights: the norm's statistics are constant."""
-        return self.training and isinstance(self.norm, FrozenBatchNorm2d | EvalBatchNorm2d)
+        if self.folds_in_training and torch.is_grad_enabled():
+            norm: Any = self.norm
+            return self.conv(x, *norm.scale_and_shift())
+        return self.norm(self.conv(x))
 
     def _activate(self, x: Tensor) -> Tensor:
         if self.activation == "relu":
             return F.relu_(x)
         return F.relu6(x, inplace=True) if self.activation == "relu6" else x
 
-    def _fold(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of a convolution that is this one and the norm."""
-        norm: Any = self.norm
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        weight = self.conv.weight * scale.view(-1, 1, 1, 1)
-        bias = norm.bias - norm.running_mean * scale
-        return weight.to(self.conv.weight.dtype), bias.to(self.conv.weight.dtype)
+    @property
+    def folds_in_training(self) -> bool:
+        """Whether a training step folds the norm, whose statistics are then constant."""
+        return self.training and isinstance(self.norm, FrozenBatchNorm2d | EvalBatchNorm2d)
 
-    def _kept_fold(self) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Fold the norm into the convolution for good, for a network that is only run."""
+        if isinstance(self.norm, nn.Identity):
+            return
         norm: Any = self.norm
-        # Training moves running statistics without a trace in their version; the counter has one.
-        counter = getattr(norm, "num_batches_tracked", norm.running_var)
-        affine = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-        sources = (self.conv.weight, *affine, counter)
-        stamp = tuple(
-            (id(t), t.data_ptr(), -1 if t.is_inference() else t._version) for t in sources
+        statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+        self.conv.weight, self.conv.bias = fuse_conv_bn_weights(
+            self.conv.weight, self.conv.bias, *statistics
         )
-        if self._folded is None or self._folded[0] != stamp:
-            weight, bias = self._fold()
-            # A convolution answers in the layout of its weights, and CPUs are faster at NHWC.
-            nhwc = self.conv.weight.is_cpu or not self.conv.weight.is_contiguous()
-            layout = torch.channels_last if nhwc else torch.contiguous_format
-            self._folded = (
-                stamp,
-                weight.to(memory_format=layout).detach(),
-                bias.detach(),
-            )
-        return self._folded[1], self._folded[2]
-
-    def train(self, mode: bool = True) -> ConvNorm:
-        if mode:
-            self._folded = None
-        return super().train(mode)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        self._folded = None
-        return super()._apply(fn, recurse)
+        self.norm = nn.Identity()
 
 
 class ConcatConvNorm(ConvNorm):
-    """`ConvNorm` of several maps joined along their channels: act(norm(conv(cat(parts)))).
+    """`ConvNorm` of several maps concatenated along their channels: act(norm(conv(cat(parts)))).
 
-    The joined map is as large as all its parts together. In training it is not kept but put
-    together again for the backward pass (as in memory-efficient DenseNets, arXiv:1707.06990).
+    The concatenation is as large as all its parts together. In training it is not kept but computed
+    again for the backward pass (as in memory-efficient DenseNets, arXiv:1707.06990).
     """
 
     def forward(self, *parts: Tensor) -> Tensor:
         if not (self.training and torch.is_grad_enabled()):
             return super().forward(torch.cat(parts, dim=1))
-        x = checkpoint(self._join, *parts, use_reentrant=False, preserve_rng_state=False)
-        return self._activate(x if self.trains_folded else self.norm(x))
+        x = checkpoint(self._concat_conv, *parts, use_reentrant=False, preserve_rng_state=False)
+        return self._activate(x if self.folds_in_training else self.norm(x))
 
-    def _join(self, *parts: Tensor) -> Tensor:
+    def _concat_conv(self, *parts: Tensor) -> Tensor:
         x = torch.cat(parts, dim=1)
-        return self._conv_norm(x) if self.trains_folded else self.conv(x)
+        return self._conv_norm(x) if self.folds_in_training else self.conv(x)

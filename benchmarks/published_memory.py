@@ -64,7 +64,7 @@ class KeepingF:
 def norms_keep_their_input() -> Iterator[None]:
     """Norms with trained affine terms are not folded; frozen ones kept nothing in the original."""
     frozen = property(lambda self: self.training and isinstance(self.norm, FrozenBatchNorm2d))
-    with mock.patch.object(ConvNorm, "trains_folded", frozen):
+    with mock.patch.object(ConvNorm, "folds_in_training", frozen):
         yield
 
 

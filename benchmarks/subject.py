@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 import zoo
-from backbones.layers import ConvNorm
 from benchmarks import peers, pictures, synthetic
 from benchmarks.cell import Cell
 from fcos import Detector
@@ -49,7 +48,7 @@ def detector_of(cell: Cell, photos: Sequence[Tensor]) -> Detector:
     detector.resize = resized(detector.resize, cell.size)
     if cell.weights.path is None:
         synthetic.prepare(detector, photos[:1])
-    detector.to(device=cell.device, dtype=DTYPES.get(cell.precision, torch.float32))
+    detector.fuse().to(device=cell.device, dtype=DTYPES.get(cell.precision, torch.float32))
     layouts = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
     return detector.to(memory_format=layouts[cell.layout])
 
@@ -71,15 +70,11 @@ def stages(detector: Detector, compiled: bool = False) -> dict[str, Stage]:
     preprocess: pictures (3, H, W) uint8 on the host -> a resized, normalised, padded batch on the
     device; network: -> levels; decode: -> boxes of each picture in its own pixels.
     """
-    network = detector.network
     if compiled:
-        for layer in detector.modules():
-            if isinstance(layer, ConvNorm):
-                layer.fold()
-        network = torch.compile(network, dynamic=True)
+        detector.compile_network()
 
     def run_network(prepared: Any) -> Any:
-        return network(prepared[0]), prepared
+        return detector.network(prepared[0]), prepared
 
     def decode(ran: Any) -> Boxes:
         levels, prepared = ran

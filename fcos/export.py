@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.deformable import DeformConv2d
-from backbones.layers import ConvNorm
 from fcos.boxes import Size
 from fcos.decode import PADDING
 from fcos.detector import Detector
@@ -37,12 +36,10 @@ class FixedDetector(nn.Module):
 
     def __init__(self, detector: Detector, size: Size) -> None:
         super().__init__()
-        self.detector = copy.deepcopy(detector).eval().requires_grad_(False)
+        self.detector = copy.deepcopy(detector).fuse().requires_grad_(False)
         self.detector.card = None
         self.size = size
         for module in self.detector.modules():
-            if isinstance(module, ConvNorm):
-                module.fuse()
             if isinstance(module, DeformConv2d):
                 module.looks_up = False
 

@@ -42,16 +42,18 @@ class Float32Parameters(KeepFloat32, nn.ParameterList):
 
 
 class GroupNorm(KeepFloat32, nn.GroupNorm):
-    """`nn.GroupNorm` whose affine terms stay in float32 within a network of lower precision."""
+    """`nn.GroupNorm` in the type of its input, within a network of lower precision or autocast too.
+
+    Its affine terms stay in float32, and so do the statistics inside the kernel. Autocast would
+    compute on a float32 copy of the input and keep that for the backward pass.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
-        if torch.is_autocast_enabled(_autocast_device(input)):
-            return super().forward(input.float())  # on CPUs, too
-        if input.dtype == self.weight.dtype or input.is_cpu:
-            return super().forward(input)
-        # CUDA's kernel takes one type only.
-        weight, bias = self.weight.to(input.dtype), self.bias.to(input.dtype)
-        return F.group_norm(input, self.num_groups, weight, bias, self.eps)
+        # CPUs take float32 terms with inputs of every type, CUDA takes a single type.
+        dtype = self.weight.dtype if input.is_cpu else input.dtype
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        with torch.autocast(_autocast_device(input), enabled=False):
+            return F.group_norm(input, self.num_groups, weight, bias, self.eps)
 
 
 def _autocast_device(tensor: Tensor) -> str:

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     title = f"{options.name} multi-scale" if options.multi_scale else options.name
     folder = options.out or Path("outputs/evaluate") / title.replace(" ", "_")
     with distributed.process_group(options.device) as device:
-        detector = zoo.get(options.name, options.weights, device, options.precision)
+        detector = zoo.get(options.name, options.weights, device, options.precision).fuse()
         accuracy.category_ids(detector.classes, dataset)  # refuse before the work, not after
         console = Console(stderr=True)
         quiet = not console.is_terminal or distributed.rank() > 0

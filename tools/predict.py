@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     paths = find_images(options.images)
     exact_float32()
     device = options.device or default_device()
-    detector = zoo.get(options.name, options.weights, device, options.precision)
+    detector = zoo.get(options.name, options.weights, device, options.precision).fuse()
     options.out.mkdir(parents=True, exist_ok=True)
     console = Console(markup=False, highlight=False, soft_wrap=True)
     threshold, views = options.score_threshold, MULTI_SCALE if options.multi_scale else ()

@@ -120,8 +120,7 @@ def apply_options(detector: Detector, solver: Config) -> None:
     if solver["recompute"]:
         recompute_activations(detector)
     if solver["compile"]:
-        for part in (detector.backbone, detector.pyramid, detector.head):
-            part.compile(dynamic=True)  # type: ignore[union-attr]
+        detector.compile_network()
 
 
 def make_trainer(

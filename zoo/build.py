@@ -82,6 +82,8 @@ def assemble(
 def load_checkpoint(detector: Detector, source: str | Path | Mapping[str, Any]) -> None:
     """Load published weights, or those that training here wrote, into a detector, strictly.
 
+    The detector is then in eval mode, ready to detect; `detector.train()` goes on training it.
+
     Args:
         source: a file, an address (`hf://owner/repo/file`, `https://`), or a mapping {key: tensor},
             in any published format; the format is recognised from the keys.
@@ -90,11 +92,15 @@ def load_checkpoint(detector: Detector, source: str | Path | Mapping[str, Any]) 
         WeightsError: the file cannot be had or read.
         CheckpointError: it is of another entry, or lists every missing, unexpected and misshapen
             tensor; the detector is then as it was.
+        ValueError: the detector is fused.
     """
+    if detector.fused:
+        raise ValueError("the detector is fused: load weights into it before `fuse()`")
     checkpoint = open_checkpoint(source)
     if detector.card:
         checkpoint.check_entry(detector.card)
     formats.load_state(detector, checkpoint.state)
+    detector.eval()
 
 
 def _instantiate(config: Mapping[str, Any], **arguments: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from fcos import Detector
+from fcos.layout import inference_layout
 from zoo import converted, formats
 from zoo.available import fetch_weights, set_aside
 from zoo.build import DTYPES, Precision, assemble
@@ -26,6 +27,7 @@ def get(
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
     precision: Precision = "fp32",
+    compile: bool = False,
 ) -> Detector:
     """A ready detector: published weights fetched and verified, eval mode.
 
@@ -38,6 +40,8 @@ def get(
             unless `torch.backends.cudnn.allow_tf32` is set to False, as the commands do.
         precision: "bf16" or "fp16" compute the network in that type; norms' statistics, box
             regression and decoding stay in fp32.
+        compile: fuse norms into convolutions and compile the network: the fastest detector, at the
+            price of a minute before its first image. See `Detector.fuse` and `compile_network`.
 
     Raises:
         UnknownEntryError, WeightsError, CheckpointError: each names what is wrong and what to do.
@@ -50,8 +54,13 @@ def get(
     if device is not None and torch.device(device).type == "mps":
         raise ValueError("device 'mps' has no float64, which NMS needs; use device='cpu'")
     detector = _published(entry) if weights is None else _given(entry, weights)
-    detector.eval().to(device=device, dtype=DTYPES[precision])
-    return detector.to(memory_format=torch.channels_last)
+    detector.eval()
+    if compile:
+        detector.fuse()
+    dtype = DTYPES[precision]
+    detector.to(device=device, dtype=dtype)
+    detector.to(memory_format=inference_layout(device or "cpu", dtype))
+    return detector.compile_network() if compile else detector
 
 
 def _published(entry: Card) -> Detector:

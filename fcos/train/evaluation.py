@@ -27,7 +27,7 @@ def evaluate_detector(
     """Detect on every image and measure.
 
     Args:
-        detector: with the dataset's classes, in their order.
+        detector: with the dataset's classes, in their order; its mode is left as it was.
         dataset: all images of the annotations.
         batch: images of a forward pass; see `Detector.detect`.
         workers: reading processes.
@@ -40,7 +40,10 @@ def evaluate_detector(
             f"the dataset's classes ({', '.join(dataset.classes)}) are not the detector's "
             f"({', '.join(detector.classes)})"
         )
+    training = detector.training
+    detector.eval()
     shares = distributed.gather(detect_dataset(detector, dataset, batch, workers))
+    detector.train(training)
     figures = None
     if distributed.rank() == 0:
         figures = evaluate([result for share in shares for result in share], annotations)

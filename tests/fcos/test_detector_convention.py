@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def test_targets_move_with_a_centred_image(tiny_detector: Build, picture: Tensor
 def test_detect_takes_every_form_of_picture(
     tiny_detector: Build, picture: Tensor, tmp_path: Path
 ) -> None:
-    detector = tiny_detector()
+    detector = tiny_detector().eval()
     array = picture.permute(1, 2, 0).numpy()
     pil = Image.fromarray(array)
     pil.save(tmp_path / "picture.png")
@@ -146,7 +147,7 @@ def test_detect_gives_boxes_in_the_pixels_of_the_picture(
 def test_detect_keeps_what_reaches_the_score_threshold(
     tiny_detector: Build, picture: Tensor
 ) -> None:
-    detector = tiny_detector()
+    detector = tiny_detector().eval()
     every = detector.detect(picture)[0]
     threshold = float(every.scores[len(every) // 2])
     some = detector.detect(picture, score_threshold=threshold)[0]
@@ -162,24 +163,35 @@ def test_detect_keeps_what_reaches_the_score_threshold(
 def test_batches_find_what_single_pictures_do(
     tiny_detector: Build, picture: Tensor, resize: ShortestSide | LongestSide
 ) -> None:
-    detector = tiny_detector(resize=resize)
+    detector = tiny_detector(resize=resize).eval()
     pictures = [picture, picture.flip(2), picture.flip(1)]
     single = detector.detect(pictures)
     for ours, theirs in zip(detector.detect(pictures, batch_size=2), single, strict=True):
         torch.testing.assert_close(ours.boxes, theirs.boxes, rtol=1e-3, atol=1e-2)
 
 
-def test_detect_leaves_the_mode_as_it_was(tiny_detector: Build, picture: Tensor) -> None:
+def test_detect_refuses_a_detector_in_training_mode(tiny_detector: Build, picture: Tensor) -> None:
     detector = tiny_detector().train()
-    detector.detect(picture)
+    statistics = detector.backbone.coarse.norm.running_mean.clone()
+    with pytest.raises(RuntimeError, match=r"call `detector\.eval\(\)`"):
+        detector.detect(picture)
     assert detector.training
-    assert detector.backbone.coarse.norm.training
-    detector.eval().detect(picture)
-    assert not detector.training
+    assert torch.equal(detector.backbone.coarse.norm.running_mean, statistics)
+
+
+def test_threads_share_a_detector(tiny_detector: Build, picture: Tensor) -> None:
+    detector = tiny_detector().eval()
+    images = [picture, picture.flip(1), picture.flip(2), picture // 2]
+    expected = detector.detect(images)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda image: detector.detect(image)[0], images * 3))
+    for detections, alone in zip(results, expected * 3, strict=True):
+        assert torch.equal(detections.boxes, alone.boxes)
+        assert torch.equal(detections.scores, alone.scores)
 
 
 def test_drawing_gives_a_picture_of_the_same_size(tiny_detector: Build, picture: Tensor) -> None:
-    detector = tiny_detector()
+    detector = tiny_detector().eval()
     for form in (picture, picture / 255):
         found = detector.detect(form)[0]
         drawn = found.draw()
@@ -199,19 +211,8 @@ def test_as_many_class_names_as_classes(tiny_detector: Build) -> None:
         Detector(detector.backbone, detector.pyramid, detector.head, **parts, classes=("a", "b"))
 
 
-def test_detecting_leaves_the_modes_of_a_training_detector_alone(
-    tiny_detector: Build, picture: Tensor
-) -> None:
-    detector = tiny_detector().train()
-    detector.backbone.coarse.norm.eval()
-    modes = {name: module.training for name, module in detector.named_modules()}
-    detector.detect(picture)
-    assert {name: module.training for name, module in detector.named_modules()} == modes
-    assert len(set(modes.values())) == 2
-
-
 def test_what_was_detected_can_be_changed_in_place(tiny_detector: Build, picture: Tensor) -> None:
-    found = tiny_detector().detect(picture)[0]
+    found = tiny_detector().eval().detect(picture)[0]
     before = found.boxes.clone()
     found.boxes[:, 2:] -= found.boxes[:, :2]
     torch.testing.assert_close(found.boxes[:, 2:], before[:, 2:] - before[:, :2])

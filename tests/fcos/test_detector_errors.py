@@ -49,7 +49,7 @@ DETECTABLE = [case for case in BAD_IMAGES if not any(isinstance(i, np.ndarray) f
 def test_bad_tensors_are_refused_before_the_resize(
     tiny_detector: Build, images: Any, error: type[Exception], message: str
 ) -> None:
-    detector = tiny_detector()
+    detector = tiny_detector().eval()
     with pytest.raises(error, match=message):
         detector.detect(images)
     with pytest.raises(error, match=message):
@@ -113,4 +113,4 @@ def test_bad_targets_are_refused(
 
 def test_a_batch_has_at_least_one_picture(tiny_detector: Build) -> None:
     with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
-        tiny_detector().detect(GOOD, batch_size=0)
+        tiny_detector().eval().detect(GOOD, batch_size=0)

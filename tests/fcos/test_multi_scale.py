@@ -120,7 +120,7 @@ def test_the_candidates_of_all_views_go_through_one_nms(
 def test_a_picture_and_its_mirror_image_give_the_same(
     tiny_detector: Build, picture: Tensor
 ) -> None:
-    detector = tiny_detector()
+    detector = tiny_detector().eval()
     mirrored = View(mirrored=True)
     here, there = detector.detect([picture, picture.flip(-1)], views=[mirrored])
     torch.testing.assert_close(here.scores, there.scores)
@@ -131,7 +131,7 @@ def test_a_picture_and_its_mirror_image_give_the_same(
 
 
 def test_pictures_of_a_batch_do_not_mix(tiny_detector: Build, picture: Tensor) -> None:
-    detector = tiny_detector(images=None)
+    detector = tiny_detector(images=None).eval()
     pair = [picture, picture.flip(-2)]
     together = detector.detect(pair, batch_size=2, views=VIEWS)
     for alone, one in zip(pair, together, strict=True):

@@ -1,0 +1,146 @@
+"""A detector that is only run: fused, compiled, cast below float32, in the faster memory layout."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import shutil
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import zoo
+from fcos import Detector
+from fcos.layout import inference_layout
+
+Build = Callable[..., Detector]
+
+
+def logits(detector: Detector, image: Tensor) -> list[Tensor]:
+    with torch.no_grad():
+        return [level.logits for level in detector.levels([image])]
+
+
+def test_a_fused_detector_computes_the_same(tiny_detector: Build, picture: Tensor) -> None:
+    detector = tiny_detector().eval()
+    expected = logits(detector, picture)
+    assert detector.fuse() is detector
+    for fused, unfused in zip(logits(detector, picture), expected, strict=True):
+        torch.testing.assert_close(fused, unfused, rtol=1e-4, atol=1e-4)
+
+
+def test_hooks_of_every_convolution_fire(tiny_detector: Build, picture: Tensor) -> None:
+    detector = tiny_detector().eval()
+    called: set[nn.Module] = set()
+    convolutions = [module for module in detector.modules() if isinstance(module, nn.Conv2d)]
+    for conv in convolutions:
+        conv.register_forward_hook(lambda module, args, output: called.add(module))
+    for run in (detector, detector.fuse()):
+        called.clear()
+        logits(run, picture)
+        assert called == set(convolutions)
+
+
+def test_a_fused_detector_cannot_be_trained(tiny_detector: Build) -> None:
+    with pytest.raises(RuntimeError, match="a fused detector cannot be trained"):
+        tiny_detector().fuse().train()
+
+
+def test_weights_are_loaded_before_fusing() -> None:
+    state = zoo.build("FCOS_shapes_tiny").state_dict()
+    with pytest.raises(ValueError, match="load weights into it before `fuse"):
+        zoo.load_checkpoint(zoo.build("FCOS_shapes_tiny").fuse(), state)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
+def test_a_compiled_detector_computes_the_same(tiny_detector: Build, picture: Tensor) -> None:
+    detector = tiny_detector().eval().fuse()
+    expected = logits(detector, picture)
+    detector.compile_network()
+    torch.testing.assert_close(logits(detector, picture), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_one_compiled_graph_serves_every_size(
+    picture: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = zoo.get("FCOS_shapes_tiny").fuse()
+    # On CPUs torch takes another kernel, and another graph, for maps of fewer than 20,480 values.
+    images = [picture.repeat(1, 8, 8), picture.repeat(1, 9, 7)]
+    expected = [logits(detector, image) for image in images]
+    # Traced and not turned into machine code, which would take a minute.
+    traced = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
+    monkeypatch.setattr(torch, "compile", traced)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    detector.compile_network()
+    for image, eager in zip(images, expected, strict=True):
+        torch.testing.assert_close(logits(detector, image), eager, rtol=1e-3, atol=1e-3)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3  # one for each part
+
+
+def test_zoo_get_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Detector] = []
+    monkeypatch.setattr(Detector, "compile_network", lambda self: compiled.append(self) or self)
+    detector = zoo.get("FCOS_shapes_tiny", compile=True)
+    assert compiled == [detector]
+    assert detector.fused
+
+
+def test_compiling_without_a_compiler_names_it(
+    tiny_detector: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(RuntimeError, match="no-such-compiler is not on the PATH"):
+        tiny_detector().compile_network()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_network_is_one_graph(tiny_detector: Build, picture: Tensor, fused: bool) -> None:
+    detector = tiny_detector().eval()
+    if fused:
+        detector.fuse()
+    batch = detector.images([picture])
+    torch._dynamo.reset()
+    with torch.no_grad():
+        explanation = torch._dynamo.explain(detector.network)(batch)
+    assert explanation.graph_break_count == 0
+
+
+def test_a_copy_of_a_compiled_detector_runs_its_own_weights(
+    tiny_detector: Build, picture: Tensor
+) -> None:
+    detector = tiny_detector().eval()
+    expected = logits(detector, picture)
+    for part in (detector.backbone, detector.pyramid, detector.head):
+        part.compile(backend="eager")
+    twin = copy.deepcopy(detector)
+    nn.init.zeros_(twin.head.cls_logits.weight)
+    assert not torch.allclose(logits(twin, picture)[0], expected[0])
+    torch.testing.assert_close(logits(detector, picture), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_detector_cast_below_float32_detects_the_same(
+    tiny_detector: Build, picture: Tensor, dtype: torch.dtype
+) -> None:
+    detector = tiny_detector(head={"tower_depth": 2}).eval()
+    exact = logits(detector, picture)
+    detector.to(dtype)
+    assert detector.images.mean.dtype == torch.float32
+    with torch.no_grad():
+        lowered = detector.levels([picture])
+    for level, expected in zip(lowered, exact, strict=True):
+        assert level.logits.dtype == level.ltrb.dtype == torch.float32
+        error = (level.logits.sigmoid() - expected.sigmoid()).abs().max()
+        assert float(error) < 0.05
+    detections = detector.detect(picture)[0]
+    assert len(detections) > 0
+    assert detections.boxes.dtype == detections.scores.dtype == torch.float32
+
+
+def test_the_layout_is_contiguous_only_in_float32_on_a_gpu() -> None:
+    assert inference_layout("cpu", torch.float32) == torch.channels_last
+    assert inference_layout("cuda", torch.float32) == torch.contiguous_format
+    assert inference_layout("cuda:1", torch.bfloat16) == torch.channels_last
