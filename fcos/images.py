@@ -228,8 +228,10 @@ class ImageNormalizer(KeepFloat32):
         (height, width), offsets = self.layout(sizes)
         empty = -self.mean / self.std if self.square else torch.zeros_like(self.mean)
         batch = empty.expand(len(images), 3, height, width).contiguous()
-        for row, image, (top, left), (h, w) in zip(batch, images, offsets, sizes, strict=True):
-            row[:, top : top + h, left : left + w] = self.normalize(image)
+        for index, (image, (top, left), (h, w)) in enumerate(
+            zip(images, offsets, sizes, strict=True)
+        ):
+            batch[index, :, top : top + h, left : left + w] = self.normalize(image)
         return ImageBatch(batch, sizes, offsets)
 
     def layout(self, sizes: Sequence[Size]) -> tuple[Size, list[Size]]:
