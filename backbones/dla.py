@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.layers import ConcatConvNorm, ConvNorm, NormKind, constant_norm
+from backbones.layers import ConcatConvNorm, ConvNorm, NormKind, NormLayer
+from backbones.staged import StagedBackbone
 
 WIDTHS = (64, 128, 256, 512)
 DEPTHS = (1, 2, 2, 1)
@@ -20,15 +21,11 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions; the shortcut is given, already of the output's shape."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, norm: NormKind, norm_eps: float
+        self, in_channels: int, out_channels: int, stride: int, norm_layer: NormLayer
     ) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(
-            in_channels, out_channels, 3, stride=stride, norm=norm, norm_eps=norm_eps
-        )
-        self.conv2 = ConvNorm(
-            out_channels, out_channels, 3, activation=None, norm=norm, norm_eps=norm_eps
-        )
+        self.conv1 = ConvNorm(in_channels, out_channels, 3, stride=stride, norm_layer=norm_layer)
+        self.conv2 = ConvNorm(out_channels, out_channels, 3, activation=None, norm_layer=norm_layer)
 
     def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
         return F.relu_(self.conv2(self.conv1(x)).add_(shortcut))
@@ -44,8 +41,8 @@ class Tree(nn.Module):
         in_channels, out_channels, stride: of the whole tree.
         depth: of the tree.
         level_root: the tree's own input, pooled, is one of the root's children.
-        child_channels: channels of the children that the tree is given.
-        norm, norm_eps: see `layers.make_norm`.
+        child_channels: channels of the children that are passed in.
+        norm_layer: of every convolution.
     """
 
     def __init__(
@@ -57,8 +54,7 @@ class Tree(nn.Module):
         depth: int = 1,
         level_root: bool = False,
         child_channels: int = 0,
-        norm: NormKind,
-        norm_eps: float,
+        norm_layer: NormLayer,
     ) -> None:
         super().__init__()
         self.depth = depth
@@ -66,10 +62,10 @@ class Tree(nn.Module):
         if level_root:
             child_channels += in_channels
         if depth == 1:
-            self.tree1: nn.Module = BasicBlock(in_channels, out_channels, stride, norm, norm_eps)
-            self.tree2: nn.Module = BasicBlock(out_channels, out_channels, 1, norm, norm_eps)
+            self.tree1: nn.Module = BasicBlock(in_channels, out_channels, stride, norm_layer)
+            self.tree2: nn.Module = BasicBlock(out_channels, out_channels, 1, norm_layer)
             self.root = ConcatConvNorm(
-                2 * out_channels + child_channels, out_channels, 1, norm=norm, norm_eps=norm_eps
+                2 * out_channels + child_channels, out_channels, 1, norm_layer=norm_layer
             )
         else:
             self.tree1 = Tree(
@@ -77,21 +73,19 @@ class Tree(nn.Module):
                 out_channels,
                 stride=stride,
                 depth=depth - 1,
-                norm=norm,
-                norm_eps=norm_eps,
+                norm_layer=norm_layer,
             )
             self.tree2 = Tree(
                 out_channels,
                 out_channels,
                 depth=depth - 1,
                 child_channels=child_channels + out_channels,
-                norm=norm,
-                norm_eps=norm_eps,
+                norm_layer=norm_layer,
             )
         self.project: nn.Module = nn.Identity()
         if in_channels != out_channels:
             self.project = ConvNorm(
-                in_channels, out_channels, 1, activation=None, norm=norm, norm_eps=norm_eps
+                in_channels, out_channels, 1, activation=None, norm_layer=norm_layer
             )
             # Only blocks have shortcuts; the projection of a deeper tree is in every published
             # checkpoint and in its parameter count, and nothing reads it.
@@ -109,11 +103,11 @@ class Tree(nn.Module):
         return self.root(x2, x1, *children)
 
 
-class DLA(nn.Module):
+class DLA(StagedBackbone):
     """DLA-34.
 
     Args:
-        norm, norm_eps: see `layers.make_norm`.
+        norm, norm_eps: see `layers.norm_layer`.
         frozen_stages: how many of (stem, stage 2, stage 3, ...) are not trained; their norms are
             constant too.
         out_stages: which of stages 2 to 5 (`level2` to `level5`) are returned.
@@ -127,18 +121,19 @@ class DLA(nn.Module):
         frozen_stages: int = 0,
         out_stages: Sequence[int] = (3, 4, 5),
     ) -> None:
-        super().__init__()
-        self.out_stages = tuple(out_stages)
-        self.channels = tuple(WIDTHS[stage - 2] for stage in self.out_stages)
-        self.strides = tuple(2**stage for stage in self.out_stages)
-
-        def norm_of(stage: int) -> NormKind:
-            return constant_norm(norm) if stage <= frozen_stages else norm
+        super().__init__(
+            WIDTHS,
+            first_stage=2,
+            out_stages=out_stages,
+            norm=norm,
+            norm_eps=norm_eps,
+            frozen_stages=frozen_stages,
+        )
 
         self.stem = nn.Sequential(
-            ConvNorm(3, 16, 7, norm=norm_of(1), norm_eps=norm_eps),
-            ConvNorm(16, 16, 3, norm=norm_of(1), norm_eps=norm_eps),
-            ConvNorm(16, 32, 3, stride=2, norm=norm_of(1), norm_eps=norm_eps),
+            ConvNorm(3, 16, 7, norm_layer=self.norm_of(1)),
+            ConvNorm(16, 16, 3, norm_layer=self.norm_of(1)),
+            ConvNorm(16, 32, 3, stride=2, norm_layer=self.norm_of(1)),
         )
         self.stages = nn.ModuleList(
             Tree(
@@ -147,22 +142,14 @@ class DLA(nn.Module):
                 stride=2,
                 depth=depth,
                 level_root=stage > 2,
-                norm=norm_of(stage),
-                norm_eps=norm_eps,
+                norm_layer=self.norm_of(stage),
             )
-            for stage, (in_channels, out_channels, depth) in enumerate(
-                zip((32, *WIDTHS[:-1]), WIDTHS, DEPTHS, strict=True), start=2
+            for stage, in_channels, out_channels, depth in zip(
+                self.built_stages, (32, *WIDTHS[:-1]), WIDTHS, DEPTHS, strict=False
             )
         )
-        for module in [self.stem, *self.stages][:frozen_stages]:
-            module.requires_grad_(False)
+        self.freeze()
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) -> features of `out_stages`, stage k at stride 2^k."""
-        x = self.stem(x)
-        features = []
-        for stage, tree in enumerate(self.stages, start=2):
-            x = tree(x, F.max_pool2d(x, 2, ceil_mode=True))
-            if stage in self.out_stages:
-                features.append(x)
-        return features
+    def run_stage(self, stage: int, module: nn.Module, x: Tensor) -> Tensor:
+        output: Tensor = module(x, F.max_pool2d(x, 2, ceil_mode=True))
+        return output

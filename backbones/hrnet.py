@@ -1,4 +1,4 @@
-"""HRNetV2: parallel branches of strides 4 to 32 that exchange what they see (arXiv:1908.07919).
+"""HRNetV2: parallel branches of strides 4 to 32 that exchange features (arXiv:1908.07919).
 
 After maskrcnn_benchmark/modeling/backbone/hrnet.py of HRNet-FCOS, whose numbers it gives on inputs
 that its coarsest stride divides.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.layers import ConvNorm, NormKind, constant_norm
+from backbones.layers import ConvNorm, NormKind, NormLayer, constant_norm, norm_layer
 from backbones.resnet import Bottleneck
 
 MODULES = (1, 4, 3)  # exchange modules in stages 2, 3 and 4, which have 2, 3 and 4 branches
@@ -18,10 +18,10 @@ MODULES = (1, 4, 3)  # exchange modules in stages 2, 3 and 4, which have 2, 3 an
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions around an identity shortcut."""
 
-    def __init__(self, channels: int, norm: NormKind, norm_eps: float) -> None:
+    def __init__(self, channels: int, norm_layer: NormLayer) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(channels, channels, 3, norm=norm, norm_eps=norm_eps)
-        self.conv2 = ConvNorm(channels, channels, 3, activation=None, norm=norm, norm_eps=norm_eps)
+        self.conv1 = ConvNorm(channels, channels, 3, norm_layer=norm_layer)
+        self.conv2 = ConvNorm(channels, channels, 3, activation=None, norm_layer=norm_layer)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu_(self.conv2(self.conv1(x)).add_(x))
@@ -34,24 +34,22 @@ class Fusion(nn.Module):
     convolution and nearest upsampling.
     """
 
-    def __init__(
-        self, target: int, widths: tuple[int, ...], norm: NormKind, norm_eps: float
-    ) -> None:
+    def __init__(self, target: int, widths: tuple[int, ...], norm_layer: NormLayer) -> None:
         super().__init__()
         self.target = target
         width = widths[target]
         self.down = nn.ModuleList()
         for source in range(target):
             steps = [
-                ConvNorm(widths[source], widths[source], 3, stride=2, norm=norm, norm_eps=norm_eps)
+                ConvNorm(widths[source], widths[source], 3, stride=2, norm_layer=norm_layer)
                 for _ in range(target - source - 1)
             ]
             last = ConvNorm(
-                widths[source], width, 3, stride=2, activation=None, norm=norm, norm_eps=norm_eps
+                widths[source], width, 3, stride=2, activation=None, norm_layer=norm_layer
             )
             self.down.append(nn.Sequential(*steps, last))
         self.up = nn.ModuleList(
-            ConvNorm(source, width, 1, activation=None, norm=norm, norm_eps=norm_eps)
+            ConvNorm(source, width, 1, activation=None, norm_layer=norm_layer)
             for source in widths[target + 1 :]
         )
 
@@ -76,14 +74,13 @@ class Fusion(nn.Module):
 class ExchangeModule(nn.Module):
     """Four basic blocks on each branch, then every branch receives from all the others."""
 
-    def __init__(self, widths: tuple[int, ...], norm: NormKind, norm_eps: float) -> None:
+    def __init__(self, widths: tuple[int, ...], norm_layer: NormLayer) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
-            nn.Sequential(*(BasicBlock(width, norm, norm_eps) for _ in range(4)))
-            for width in widths
+            nn.Sequential(*(BasicBlock(width, norm_layer) for _ in range(4))) for width in widths
         )
         self.fusions = nn.ModuleList(
-            Fusion(target, widths, norm, norm_eps) for target in range(len(widths))
+            Fusion(target, widths, norm_layer) for target in range(len(widths))
         )
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
@@ -96,7 +93,7 @@ class HRNet(nn.Module):
 
     Args:
         width: channels of the finest branch; each coarser one has twice as many.
-        norm, norm_eps: see `layers.make_norm`; "eval_bn" is HRNet-FCOS without SyncBN.
+        norm, norm_eps: see `layers.norm_layer`; "eval_bn" is HRNet-FCOS without SyncBN.
         frozen_stages: how many of (stem, stage 1) are not trained; their norms are constant too.
     """
 
@@ -113,13 +110,14 @@ class HRNet(nn.Module):
             raise ValueError(f"HRNet can freeze 0 to 2 stages (stem, stage 1), not {frozen_stages}")
         self.channels = (width, 2 * width, 4 * width, 8 * width)
         self.strides = (4, 8, 16, 32)
-
-        def norm_of(stage: int) -> NormKind:
-            return constant_norm(norm) if stage < frozen_stages else norm
-
+        trained_norm = norm_layer(norm, norm_eps)
+        frozen_norm = norm_layer(constant_norm(norm), norm_eps)
+        stem_norm, stage1_norm = (
+            frozen_norm if stage < frozen_stages else trained_norm for stage in (0, 1)
+        )
         self.stem = nn.Sequential(
-            ConvNorm(3, 64, 3, stride=2, norm=norm_of(0), norm_eps=norm_eps),
-            ConvNorm(64, 64, 3, stride=2, norm=norm_of(0), norm_eps=norm_eps),
+            ConvNorm(3, 64, 3, stride=2, norm_layer=stem_norm),
+            ConvNorm(64, 64, 3, stride=2, norm_layer=stem_norm),
         )
         self.stage1 = nn.Sequential(
             *(
@@ -131,8 +129,7 @@ class HRNet(nn.Module):
                     stride_in_1x1=False,
                     groups=1,
                     deformable=False,
-                    norm=norm_of(1),
-                    norm_eps=norm_eps,
+                    norm_layer=stage1_norm,
                 )
                 for block in range(4)
             )
@@ -140,12 +137,12 @@ class HRNet(nn.Module):
         # What each branch starts from: stage 1 for the first two, then the coarsest branch so far.
         sources = (256, 256, *self.channels[1:3])
         self.transitions = nn.ModuleList(
-            ConvNorm(source, channels, 3, stride=stride, norm=norm, norm_eps=norm_eps)
+            ConvNorm(source, channels, 3, stride=stride, norm_layer=trained_norm)
             for source, channels, stride in zip(sources, self.channels, (1, 2, 2, 2), strict=True)
         )
         self.stages = nn.ModuleList(
             nn.Sequential(
-                *(ExchangeModule(self.channels[:branches], norm, norm_eps) for _ in range(modules))
+                *(ExchangeModule(self.channels[:branches], trained_norm) for _ in range(modules))
             )
             for branches, modules in enumerate(MODULES, start=2)
         )

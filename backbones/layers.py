@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from backbones.conv import AffineConv2d
 from backbones.deformable import DeformConv2d
 
 NormKind = Literal["frozen_bn", "eval_bn", "bn", "sync_bn"]
+NormLayer = Callable[[int], nn.Module]  # from a number of channels
 Activation = Literal["relu", "relu6"] | None
 
 
@@ -146,15 +148,24 @@ _NORMS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def make_norm(kind: NormKind, channels: int, eps: float = 1e-5) -> nn.Module:
-    """A batch norm by name; ValueError lists the names when it is none of them."""
+def norm_layer(kind: NormKind, eps: float = 1e-5) -> NormLayer:
+    """A batch norm by name, as a function of its channels.
+
+    Args:
+        kind: "bn"; "sync_bn" over all processes; "eval_bn", which always uses its running
+            statistics; "frozen_bn", whose affine terms are constants too.
+        eps: added to the variance; 0 is the frozen norm of maskrcnn-benchmark.
+
+    Raises:
+        ValueError: `kind` is none of these.
+    """
     if kind not in _NORMS:
         raise ValueError(f"unknown norm {kind!r}; choose one of {', '.join(_NORMS)}")
-    return _NORMS[kind](channels, eps=eps)
+    return partial(_NORMS[kind], eps=eps)
 
 
 def constant_norm(kind: NormKind) -> NormKind:
-    """The norm of a frozen stage: batch statistics make no sense where the weights stand still."""
+    """The norm of a frozen stage: its weights do not move, and neither must its statistics."""
     return "frozen_bn" if kind in ("bn", "sync_bn") else kind
 
 
@@ -172,8 +183,7 @@ class ConvNorm(nn.Module):
         out_channels: int,
         kernel_size: int,
         *,
-        norm: NormKind,
-        norm_eps: float = 1e-5,
+        norm_layer: NormLayer,
         stride: int = 1,
         groups: int = 1,
         activation: Activation = "relu",
@@ -190,7 +200,7 @@ class ConvNorm(nn.Module):
             groups=groups,
             bias=False,
         )
-        self.norm = make_norm(norm, out_channels, norm_eps)
+        self.norm = norm_layer(out_channels)
         self.activation = activation
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 

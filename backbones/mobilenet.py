@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from backbones.layers import ConvNorm, NormKind, constant_norm
+from backbones.layers import ConvNorm, NormKind, NormLayer
+from backbones.staged import StagedBackbone
 
 # Table 2 of the paper as (expansion, channels, blocks, stride), split where the stride doubles.
 STAGES = (
@@ -31,14 +32,13 @@ class InvertedResidual(nn.Module):
         *,
         expansion: int,
         stride: int,
-        norm: NormKind,
-        norm_eps: float,
+        norm_layer: NormLayer,
     ) -> None:
         super().__init__()
         width = in_channels * expansion
         self.residual = stride == 1 and in_channels == out_channels
         self.expand = (
-            ConvNorm(in_channels, width, 1, activation="relu6", norm=norm, norm_eps=norm_eps)
+            ConvNorm(in_channels, width, 1, activation="relu6", norm_layer=norm_layer)
             if expansion > 1
             else nn.Identity()
         )
@@ -49,24 +49,21 @@ class InvertedResidual(nn.Module):
             stride=stride,
             groups=width,
             activation="relu6",
-            norm=norm,
-            norm_eps=norm_eps,
+            norm_layer=norm_layer,
         )
-        self.project = ConvNorm(
-            width, out_channels, 1, activation=None, norm=norm, norm_eps=norm_eps
-        )
+        self.project = ConvNorm(width, out_channels, 1, activation=None, norm_layer=norm_layer)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.project(self.depthwise(self.expand(x)))
         return out.add_(x) if self.residual else out
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(StagedBackbone):
     """MobileNetV2 without its last 1x1 convolution.
 
     Args:
         width: multiplies all channels; they are rounded to multiples of 8.
-        norm, norm_eps: see `layers.make_norm`.
+        norm, norm_eps: see `layers.norm_layer`.
         frozen_stages: how many of (stem, stage 1, stage 2, ...) are not trained; their norms are
             constant too.
         out_stages: which of stages 1 to 5 are returned.
@@ -81,20 +78,20 @@ class MobileNetV2(nn.Module):
         frozen_stages: int = 0,
         out_stages: Sequence[int] = (3, 4, 5),
     ) -> None:
-        super().__init__()
-        self.out_stages = tuple(out_stages)
-        self.channels = tuple(_scaled(STAGES[stage - 1][-1][1], width) for stage in self.out_stages)
-        self.strides = tuple(2**stage for stage in self.out_stages)
-
-        def norm_of(stage: int) -> NormKind:
-            return constant_norm(norm) if stage < frozen_stages else norm
+        super().__init__(
+            [_scaled(rows[-1][1], width) for rows in STAGES],
+            first_stage=1,
+            out_stages=out_stages,
+            norm=norm,
+            norm_eps=norm_eps,
+            frozen_stages=frozen_stages,
+        )
 
         in_channels = _scaled(32, width)
         self.stem = ConvNorm(
-            3, in_channels, 3, stride=2, activation="relu6", norm=norm_of(0), norm_eps=norm_eps
+            3, in_channels, 3, stride=2, activation="relu6", norm_layer=self.norm_of(0)
         )
-        self.stages = nn.ModuleList()
-        for stage, rows in enumerate(STAGES, start=1):
+        for stage, rows in zip(self.built_stages, STAGES, strict=False):
             blocks = []
             for expansion, channels, count, stride in rows:
                 for block in range(count):
@@ -105,24 +102,12 @@ class MobileNetV2(nn.Module):
                             out_channels,
                             expansion=expansion,
                             stride=stride if block == 0 else 1,
-                            norm=norm_of(stage),
-                            norm_eps=norm_eps,
+                            norm_layer=self.norm_of(stage),
                         )
                     )
                     in_channels = out_channels
             self.stages.append(nn.Sequential(*blocks))
-        for module in [self.stem, *self.stages][:frozen_stages]:
-            module.requires_grad_(False)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) -> features of `out_stages`, stage k at stride 2^k."""
-        x = self.stem(x)
-        features = []
-        for stage, blocks in enumerate(self.stages, start=1):
-            x = blocks(x)
-            if stage in self.out_stages:
-                features.append(x)
-        return features
+        self.freeze()
 
 
 def _scaled(channels: int, width: float) -> int:

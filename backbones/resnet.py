@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.deformable import DeformConv2d
-from backbones.layers import ConvNorm, NormKind, constant_norm
+from backbones.layers import ConvNorm, NormKind, NormLayer
+from backbones.staged import StagedBackbone
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -30,14 +31,11 @@ class Bottleneck(nn.Module):
         stride_in_1x1: bool,
         groups: int,
         deformable: bool,
-        norm: NormKind,
-        norm_eps: float,
+        norm_layer: NormLayer,
     ) -> None:
         super().__init__()
         stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
-        self.conv1 = ConvNorm(
-            in_channels, width, 1, stride=stride_1x1, norm=norm, norm_eps=norm_eps
-        )
+        self.conv1 = ConvNorm(in_channels, width, 1, stride=stride_1x1, norm_layer=norm_layer)
         self.conv2 = ConvNorm(
             width,
             width,
@@ -45,10 +43,9 @@ class Bottleneck(nn.Module):
             stride=stride_3x3,
             groups=groups,
             deformable=deformable,
-            norm=norm,
-            norm_eps=norm_eps,
+            norm_layer=norm_layer,
         )
-        self.conv3 = ConvNorm(width, out_channels, 1, activation=None, norm=norm, norm_eps=norm_eps)
+        self.conv3 = ConvNorm(width, out_channels, 1, activation=None, norm_layer=norm_layer)
         self.shortcut = (
             ConvNorm(
                 in_channels,
@@ -56,8 +53,7 @@ class Bottleneck(nn.Module):
                 1,
                 stride=stride,
                 activation=None,
-                norm=norm,
-                norm_eps=norm_eps,
+                norm_layer=norm_layer,
             )
             if in_channels != out_channels
             else nn.Identity()
@@ -68,7 +64,7 @@ class Bottleneck(nn.Module):
         return F.relu_(out.add_(self.shortcut(x)))
 
 
-class ResNet(nn.Module):
+class ResNet(StagedBackbone):
     """ResNet-50/101/152, ResNeXt with `groups` and `width_per_group`.
 
     Args:
@@ -79,7 +75,7 @@ class ResNet(nn.Module):
         deformable: modulated deformable 3x3 convolutions in stages 2 to 5 (res2 to res5).
         zero_offsets: these begin as plain convolutions (detectron2, OpenMMLab), otherwise with
             offsets of random weights (the original FCOS).
-        norm, norm_eps: see `layers.make_norm`; `eps` 0 is maskrcnn-benchmark's frozen norm.
+        norm, norm_eps: see `layers.norm_layer`; `eps` 0 is maskrcnn-benchmark's frozen norm.
         frozen_stages: how many of (stem, res2, res3, ...) are not trained; their norms are
             constant too.
         out_stages: which of stages 2 to 5 are returned.
@@ -99,21 +95,21 @@ class ResNet(nn.Module):
         frozen_stages: int = 2,
         out_stages: Sequence[int] = (3, 4, 5),
     ) -> None:
-        super().__init__()
         if depth not in BLOCKS:
             raise ValueError(f"ResNet depth {depth} is not one of 50, 101, 152")
+        super().__init__(
+            (256, 512, 1024, 2048),
+            first_stage=2,
+            out_stages=out_stages,
+            norm=norm,
+            norm_eps=norm_eps,
+            frozen_stages=frozen_stages,
+        )
         self.stride_in_1x1 = stride_in_1x1
-        self.out_stages = tuple(out_stages)
-        self.channels = tuple(64 * 2**stage for stage in self.out_stages)
-        self.strides = tuple(2**stage for stage in self.out_stages)
 
-        def norm_of(stage: int) -> NormKind:
-            return constant_norm(norm) if stage <= frozen_stages else norm
-
-        self.stem = ConvNorm(3, 64, 7, stride=2, norm=norm_of(1), norm_eps=norm_eps)
-        self.stages = nn.ModuleList()
+        self.stem = ConvNorm(3, 64, 7, stride=2, norm_layer=self.norm_of(1))
         in_channels = 64
-        for stage, blocks in enumerate(BLOCKS[depth], start=2):
+        for stage, blocks in zip(self.built_stages, BLOCKS[depth], strict=False):
             out_channels = 64 * 2**stage
             layers = []
             for block in range(blocks):
@@ -126,8 +122,7 @@ class ResNet(nn.Module):
                         stride_in_1x1=stride_in_1x1,
                         groups=groups,
                         deformable=deformable[stage - 2],
-                        norm=norm_of(stage),
-                        norm_eps=norm_eps,
+                        norm_layer=self.norm_of(stage),
                     )
                 )
                 in_channels = out_channels
@@ -135,15 +130,9 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, DeformConv2d) and not zero_offsets:
                 nn.init.kaiming_uniform_(module.offset.weight, a=1)
-        for module in [self.stem, *self.stages][:frozen_stages]:
-            module.requires_grad_(False)
+        self.freeze()
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) -> features of `out_stages`; stage k has 64 * 2^k channels at stride 2^k."""
-        x = F.max_pool2d(self.stem(x), kernel_size=3, stride=2, padding=1)
-        features = []
-        for stage, layers in enumerate(self.stages, start=2):
-            x = layers(x)
-            if stage in self.out_stages:
-                features.append(x)
-        return features
+    def run_stage(self, stage: int, module: nn.Module, x: Tensor) -> Tensor:
+        if stage == self.first_stage:
+            x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+        return super().run_stage(stage, module, x)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -18,6 +21,8 @@ class TimmBackbone(nn.Module):
         out_indices: timm's numbers of the features to return; left out, `strides` decides.
         pretrained: fetch timm's weights.
         strides: of the features to return; of several at one stride the deepest is taken.
+        norm, norm_eps, frozen_stages: ignored. Configs set them for all backbones, but a timm
+            model has its own norms, and all of its stages are trained.
         options: passed on to `timm.create_model`, such as `img_size` for models of fixed size.
 
     Raises:
@@ -32,6 +37,9 @@ class TimmBackbone(nn.Module):
         pretrained: bool = False,
         *,
         strides: Sequence[int] = (8, 16, 32),
+        norm: str | None = None,
+        norm_eps: float | None = None,
+        frozen_stages: int = 0,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -41,28 +49,43 @@ class TimmBackbone(nn.Module):
             raise ImportError(
                 f"the backbone {name!r} is one of timm's: pip install 'fcos-zoo[timm]'"
             ) from None
-        if out_indices is not None:
-            options["out_indices"] = tuple(out_indices)
-        model: Any = timm.create_model(name, pretrained=pretrained, features_only=True, **options)
-        found = list(model.feature_info.reduction())
+        create = partial(timm.create_model, name, features_only=True, **options)
         if out_indices is None:
-            missing = [stride for stride in strides if stride not in found]
-            if missing:
-                raise ValueError(
-                    f"timm's {name!r} has features at strides {found}, none at {missing}: "
-                    "choose others by `strides`"
-                )
-            deepest = {stride: index for index, stride in enumerate(found)}
-            self.selected = [deepest[stride] for stride in strides]
-        else:
-            self.selected = list(range(len(found)))
+            with torch.device("meta"):  # only to learn which features there are
+                probe: Any = create()
+            out_indices = _deepest(probe.feature_info.reduction(), strides, name)
+        # Most models do not build the layers behind the last feature; others must not train them.
+        model: Any = create(pretrained=pretrained, out_indices=tuple(out_indices))
+        _freeze_unused(model, options.get("img_size", 224))
         self.model = model
         self.nhwc = getattr(model, "output_fmt", "NCHW") == "NHWC"
-        self.strides = tuple(found[index] for index in self.selected)
-        self.channels = tuple(model.feature_info.channels()[index] for index in self.selected)
+        self.strides = tuple(model.feature_info.reduction())
+        self.channels = tuple(model.feature_info.channels())
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, 3, H, W) -> one (N, channels[i], h, w) per feature."""
-        features = self.model(x)
-        selected = [features[index] for index in self.selected]
-        return [x.permute(0, 3, 1, 2) for x in selected] if self.nhwc else selected
+        features: list[Tensor] = self.model(x)
+        return [x.permute(0, 3, 1, 2) for x in features] if self.nhwc else features
+
+
+@torch.enable_grad()
+def _freeze_unused(model: nn.Module, size: Any) -> None:
+    """Exclude parameters that no feature depends on, as a backward pass without values shows."""
+    twin = copy.deepcopy(model).to("meta").eval()
+    height, width = size if isinstance(size, Sequence) else (size, size)
+    features = twin(torch.empty(1, 3, height, width, device="meta"))
+    torch.stack([feature.sum() for feature in features]).sum().backward()
+    for original, parameter in zip(model.parameters(), twin.parameters(), strict=True):
+        original.requires_grad_(parameter.grad is not None)
+
+
+def _deepest(available: Sequence[int], strides: Sequence[int], name: str) -> list[int]:
+    """Indices of the deepest features at these strides, among those available."""
+    missing = [stride for stride in strides if stride not in available]
+    if missing:
+        raise ValueError(
+            f"timm's {name!r} has features at strides {list(available)}, none at {missing}: "
+            "choose others by `strides`"
+        )
+    deepest = {stride: index for index, stride in enumerate(available)}
+    return [deepest[stride] for stride in sorted(strides)]

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from backbones.layers import ConvNorm, NormKind
+from backbones.layers import ConvNorm, NormKind, NormLayer
+from backbones.staged import StagedBackbone
 
 
 class TinyStage(nn.Sequential):
-    """3x3 convolutions, the first of stride 2; the others add to what they are given."""
+    """3x3 convolutions, the first of stride 2, the others with a shortcut around each."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, depth: int, norm: NormKind, norm_eps: float
+        self, in_channels: int, out_channels: int, depth: int, norm_layer: NormLayer
     ) -> None:
         super().__init__(
             *(
@@ -22,8 +23,7 @@ class TinyStage(nn.Sequential):
                     out_channels,
                     3,
                     stride=1 if layer else 2,
-                    norm=norm,
-                    norm_eps=norm_eps,
+                    norm_layer=norm_layer,
                 )
                 for layer in range(depth)
             )
@@ -37,13 +37,13 @@ class TinyStage(nn.Sequential):
         return x
 
 
-class TinyNet(nn.Module):
+class TinyNet(StagedBackbone):
     """A few stages, each of half its predecessor's resolution.
 
     Args:
         widths, depths: channels and convolutions of each stage.
         out_stages: which stages, counted from 1, are returned.
-        norm, norm_eps: see `layers.make_norm`.
+        norm, norm_eps: see `layers.norm_layer`.
     """
 
     def __init__(
@@ -55,20 +55,17 @@ class TinyNet(nn.Module):
         norm: NormKind = "bn",
         norm_eps: float = 1e-5,
     ) -> None:
-        super().__init__()
-        self.out_stages = tuple(out_stages)
-        self.channels = tuple(widths[stage - 1] for stage in self.out_stages)
-        self.strides = tuple(2**stage for stage in self.out_stages)
-        self.stages = nn.ModuleList(
-            TinyStage(in_channels, width, depth, norm, norm_eps)
-            for in_channels, width, depth in zip((3, *widths[:-1]), widths, depths, strict=True)
+        super().__init__(
+            widths,
+            first_stage=1,
+            out_stages=out_stages,
+            norm=norm,
+            norm_eps=norm_eps,
+            frozen_stages=0,
         )
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) -> features of `out_stages`, stage k at stride 2^k."""
-        features = []
-        for stage, layers in enumerate(self.stages, start=1):
-            x = layers(x)
-            if stage in self.out_stages:
-                features.append(x)
-        return features
+        self.stages = nn.ModuleList(
+            TinyStage(in_channels, width, depth, self.norm_of(stage))
+            for stage, in_channels, width, depth in zip(
+                self.built_stages, (3, *widths[:-1]), widths, depths, strict=False
+            )
+        )

@@ -20,7 +20,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.layers import ConcatConvNorm, ConvNorm, NormKind, constant_norm
+from backbones.layers import ConcatConvNorm, ConvNorm, NormKind, NormLayer
+from backbones.staged import StagedBackbone
 
 
 class EffectiveSqueezeExcitation(nn.Module):
@@ -46,17 +47,16 @@ class OneShotAggregation(nn.Module):
         layers: int,
         ese: bool,
         identity: bool,
-        norm: NormKind,
-        norm_eps: float,
+        norm_layer: NormLayer,
     ) -> None:
         super().__init__()
         self.identity = identity
         self.layers = nn.ModuleList(
-            ConvNorm(in_channels if layer == 0 else width, width, 3, norm=norm, norm_eps=norm_eps)
+            ConvNorm(in_channels if layer == 0 else width, width, 3, norm_layer=norm_layer)
             for layer in range(layers)
         )
         self.concat = ConcatConvNorm(
-            in_channels + layers * width, out_channels, 1, norm=norm, norm_eps=norm_eps
+            in_channels + layers * width, out_channels, 1, norm_layer=norm_layer
         )
         self.ese = EffectiveSqueezeExcitation(out_channels) if ese else nn.Identity()
 
@@ -68,7 +68,7 @@ class OneShotAggregation(nn.Module):
         return out + x if self.identity else out
 
 
-class VoVNet(nn.Module):
+class VoVNet(StagedBackbone):
     """VoVNet, VoVNetV2 with `ese`.
 
     Args:
@@ -78,7 +78,7 @@ class VoVNet(nn.Module):
         stage_channels: channels that each stage gives.
         stem: channels of the three 3x3 convolutions before stage 2.
         ese: effective squeeze-excitation in every block.
-        norm, norm_eps: see `layers.make_norm`; `eps` 0 is maskrcnn-benchmark's frozen norm.
+        norm, norm_eps: see `layers.norm_layer`; `eps` 0 is maskrcnn-benchmark's frozen norm.
         frozen_stages: how many of (stem, stage 2, stage 3, ...) are not trained; their norms are
             constant too.
         out_stages: which of stages 2 to 5 are returned.
@@ -98,24 +98,24 @@ class VoVNet(nn.Module):
         frozen_stages: int = 0,
         out_stages: Sequence[int] = (3, 4, 5),
     ) -> None:
-        super().__init__()
-        self.out_stages = tuple(out_stages)
-        self.channels = tuple(stage_channels[stage - 2] for stage in self.out_stages)
-        self.strides = tuple(2**stage for stage in self.out_stages)
-
-        def norm_of(stage: int) -> NormKind:
-            return constant_norm(norm) if stage <= frozen_stages else norm
+        super().__init__(
+            stage_channels,
+            first_stage=2,
+            out_stages=out_stages,
+            norm=norm,
+            norm_eps=norm_eps,
+            frozen_stages=frozen_stages,
+        )
 
         self.stem = nn.Sequential(
             *(
-                ConvNorm(a, b, 3, stride=stride, norm=norm_of(1), norm_eps=norm_eps)
+                ConvNorm(a, b, 3, stride=stride, norm_layer=self.norm_of(1))
                 for a, b, stride in zip((3, *stem[:-1]), stem, (2, 1, 2), strict=True)
             )
         )
-        self.stages = nn.ModuleList()
         in_channels = stem[-1]
-        for stage, (count, width, out_channels) in enumerate(
-            zip(blocks, stage_widths, stage_channels, strict=True), start=2
+        for stage, count, width, out_channels in zip(
+            self.built_stages, blocks, stage_widths, stage_channels, strict=False
         ):
             layers = []
             for block in range(count):
@@ -127,24 +127,15 @@ class VoVNet(nn.Module):
                         layers=layers_per_block,
                         ese=ese,
                         identity=block > 0,
-                        norm=norm_of(stage),
-                        norm_eps=norm_eps,
+                        norm_layer=self.norm_of(stage),
                     )
                 )
                 in_channels = out_channels
             self.stages.append(nn.Sequential(*layers))
-        for module in [self.stem, *self.stages][:frozen_stages]:
-            module.requires_grad_(False)
+        self.freeze()
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) -> features of `out_stages`, stage k at stride 2^k."""
-        x = self.stem(x)
-        features = []
-        for stage, layers in enumerate(self.stages, start=2):
-            x = layers(x if stage == 2 else _halve(x))
-            if stage in self.out_stages:
-                features.append(x)
-        return features
+    def run_stage(self, stage: int, module: nn.Module, x: Tensor) -> Tensor:
+        return super().run_stage(stage, module, x if stage == self.first_stage else _halve(x))
 
 
 def _halve(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.deformable import DeformConv2d
-from backbones.layers import KeepFloat32, NormKind, make_norm
+from backbones.layers import KeepFloat32, NormKind, norm_layer
 
 HeadNorm = Literal["gn", "none"] | NormKind
 
@@ -88,7 +88,8 @@ class TowerLayer(nn.Module):
         elif norm == "gn":
             self.norm = GroupNorm(32, channels)
         else:
-            self.norm = nn.ModuleList(make_norm(norm, channels) for _ in range(levels))
+            make_norm = norm_layer(norm)
+            self.norm = nn.ModuleList(make_norm(channels) for _ in range(levels))
 
     def forward(self, x: Tensor, level: int) -> Tensor:
         x = self.conv(x)

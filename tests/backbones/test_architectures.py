@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from backbones.dla import DLA
 from backbones.hrnet import Fusion, HRNet
-from backbones.layers import ConcatConvNorm, ConvNorm
+from backbones.layers import ConcatConvNorm, ConvNorm, norm_layer
 from backbones.mobilenet import MobileNetV2
 from backbones.vovnet import EffectiveSqueezeExcitation, OneShotAggregation, VoVNet
 
@@ -95,7 +95,7 @@ def test_the_number_in_a_vovnets_name_counts_its_convolutions(
 
 def test_one_shot_aggregation_adds_its_input_after_the_last_activation() -> None:
     block = OneShotAggregation(
-        8, 4, 8, layers=2, ese=True, identity=True, norm="bn", norm_eps=1e-5
+        8, 4, 8, layers=2, ese=True, identity=True, norm_layer=norm_layer("bn")
     ).eval()
     x = torch.rand(1, 8, 6, 6) - 0.5
     first = block.layers[0](x)
@@ -116,7 +116,7 @@ def test_squeeze_excitation_gates_a_channel_between_nothing_and_all() -> None:
 @pytest.mark.parametrize("target", [0, 1, 2])
 def test_a_fusion_is_the_sum_of_all_branches_at_its_resolution(target: int) -> None:
     widths = (4, 8, 16)
-    fusion = Fusion(target, widths, norm="bn", norm_eps=1e-5).eval()
+    fusion = Fusion(target, widths, norm_layer=norm_layer("bn")).eval()
     branches = [torch.rand(2, width, 16 // 2**i, 24 // 2**i) for i, width in enumerate(widths)]
     kept = [branch.clone() for branch in branches]
     expected = branches[target].clone()
@@ -144,8 +144,8 @@ def and_saved_bytes(module: nn.Module, *inputs: Tensor) -> tuple[Tensor, int]:
 
 
 def test_a_joined_convolution_keeps_no_concatenation_and_gives_the_same_gradients() -> None:
-    joined = ConcatConvNorm(24, 4, 1, norm="bn").train()
-    plain = ConvNorm(24, 4, 1, norm="bn").train()
+    joined = ConcatConvNorm(24, 4, 1, norm_layer=norm_layer("bn")).train()
+    plain = ConvNorm(24, 4, 1, norm_layer=norm_layer("bn")).train()
     plain.load_state_dict(joined.state_dict())
     parts = [torch.rand(2, 8, 16, 16, requires_grad=True) for _ in range(3)]
     concatenation = torch.cat(parts, dim=1)

@@ -21,6 +21,7 @@ from backbones.layers import ConvNorm, FrozenBatchNorm2d
 from backbones.mobilenet import MobileNetV2
 from backbones.resnet import ResNet
 from backbones.timm import TimmBackbone
+from backbones.tiny import TinyNet
 from backbones.vovnet import VoVNet
 
 SLIM: dict[str, Any] = {
@@ -119,6 +120,32 @@ def test_running_statistics_move_in_training_unless_the_norm_says_otherwise(
     unread = {f"stages.{i}.project.norm.running_mean" for i in (1, 2)} if name == "dla" else set()
     every = {key for key in model.state_dict() if key.endswith("running_mean")}
     assert moved == (every - unread if moves else set())
+
+
+EARLY: dict[str, Callable[[], nn.Module]] = {
+    "resnet": lambda: ResNet(50, frozen_stages=0, out_stages=(2, 3, 4)),
+    "vovnet": lambda: VoVNet(**SLIM, norm="bn", out_stages=(2, 3)),
+    "dla": lambda: DLA(out_stages=(2, 3)),
+    "mobilenet": lambda: MobileNetV2(width=0.5, out_stages=(2, 3)),
+    "tiny": lambda: TinyNet(out_stages=(1, 2)),
+    "timm": lambda: TimmBackbone("mobilenetv3_small_050", strides=(4, 8)),
+}
+
+
+@pytest.mark.parametrize("name", EARLY)
+def test_stages_behind_the_last_returned_one_are_not_built(name: str) -> None:
+    model = EARLY[name]().train()
+    features = model(torch.rand(2, 3, 64, 96))
+    assert [feature.shape[1] for feature in features] == list(model.channels)
+    torch.stack([feature.square().mean() for feature in features]).sum().backward()
+    # DistributedDataParallel waits for the gradient of every trained parameter.
+    trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
+    assert [key for key, p in trained.items() if p.grad is None] == []
+
+
+def test_an_unknown_stage_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"out_stages \[3, 6\]: ResNet has stages 2 to 5"):
+        ResNet(50, out_stages=(3, 6))
 
 
 def test_timm_backbone_takes_any_model_with_features() -> None:

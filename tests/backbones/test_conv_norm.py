@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from backbones.layers import ConvNorm, make_norm
+from backbones.layers import ConvNorm, NormKind, norm_layer
 
-NORMS = ("frozen_bn", "eval_bn", "bn", "sync_bn")
+NORMS: tuple[NormKind, ...] = ("frozen_bn", "eval_bn", "bn", "sync_bn")
 IMAGE = torch.randn(2, 6, 9, 11, generator=torch.Generator().manual_seed(0))
 
 
-def conv_norm(**options: Any) -> ConvNorm:
+def conv_norm(norm: NormKind = "bn", **options: Any) -> ConvNorm:
     """A layer in eval mode whose norm has random statistics and affine terms."""
     torch.manual_seed(0)
-    layer = ConvNorm(6, 8, 3, **{"norm": "bn", **options}).eval()
+    layer = ConvNorm(6, 8, 3, norm_layer=norm_layer(norm), **options).eval()
     for tensor in (layer.norm.weight, layer.norm.bias, layer.norm.running_mean):
         nn.init.normal_(tensor)
     nn.init.uniform_(layer.norm.running_var, 0.5, 2.0)
@@ -185,7 +185,7 @@ def test_norms_stay_in_float32_when_the_network_is_cast_below() -> None:
 
 
 def test_norms_follow_to_double_and_back() -> None:
-    norm = make_norm("bn", 4)
+    norm = norm_layer("bn")(4)
     assert norm.double().running_mean.dtype == torch.float64
     assert norm.float().running_mean.dtype == torch.float32
     assert norm.double().half().running_mean.dtype == torch.float32

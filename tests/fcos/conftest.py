@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backbones.layers import ConvNorm
+from backbones.layers import ConvNorm, norm_layer
 from fcos import (
     FPN,
     Decoder,
@@ -33,8 +33,8 @@ class TinyBackbone(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.fine = ConvNorm(3, 8, 7, stride=8, norm="frozen_bn")
-        self.coarse = ConvNorm(8, 16, 3, stride=2, norm="bn")
+        self.fine = ConvNorm(3, 8, 7, stride=8, norm_layer=norm_layer("frozen_bn"))
+        self.coarse = ConvNorm(8, 16, 3, stride=2, norm_layer=norm_layer("bn"))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         fine = self.fine(x)

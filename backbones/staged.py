@@ -1,0 +1,78 @@
+"""What most backbones share: a stem, stages of falling resolution, and which of them are used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from backbones.layers import NormKind, NormLayer, constant_norm, norm_layer
+
+
+class StagedBackbone(nn.Module):
+    """A stem and a sequence of stages, of which stage k has stride 2^k.
+
+    A subclass assigns `stem` and `stages`, built with `norm_of(stage)`, and then calls `freeze`.
+    Stages behind the last returned one are not built.
+
+    Args:
+        stage_channels: output channels of each stage.
+        first_stage: number of the first one; the stem comes before it.
+        out_stages: which stages `forward` returns.
+        norm, norm_eps: see `layers.norm_layer`.
+        frozen_stages: how many of (stem, first stage, second stage, ...) are not trained; their
+            norms have constant statistics too.
+    """
+
+    def __init__(
+        self,
+        stage_channels: Sequence[int],
+        *,
+        first_stage: int,
+        out_stages: Sequence[int],
+        norm: NormKind,
+        norm_eps: float,
+        frozen_stages: int,
+    ) -> None:
+        super().__init__()
+        last = first_stage + len(stage_channels) - 1
+        if not out_stages or not all(first_stage <= stage <= last for stage in out_stages):
+            raise ValueError(
+                f"out_stages {list(out_stages)}: {type(self).__name__} has stages {first_stage} to "
+                f"{last}"
+            )
+        self.first_stage = first_stage
+        self.out_stages = tuple(out_stages)
+        self.channels = tuple(stage_channels[stage - first_stage] for stage in out_stages)
+        self.strides = tuple(2**stage for stage in out_stages)
+        self.built_stages = range(first_stage, max(out_stages) + 1)
+        self.frozen_stages = frozen_stages
+        self._norm = norm_layer(norm, norm_eps)
+        self._frozen_norm = norm_layer(constant_norm(norm), norm_eps)
+        self.stem: nn.Module = nn.Identity()
+        self.stages = nn.ModuleList()
+
+    def norm_of(self, stage: int) -> NormLayer:
+        """The norm layers of a stage; the stem is the stage before the first."""
+        frozen = stage - self.first_stage + 1 < self.frozen_stages
+        return self._frozen_norm if frozen else self._norm
+
+    def freeze(self) -> None:
+        """Exclude the frozen stages from training."""
+        for module in [self.stem, *self.stages][: self.frozen_stages]:
+            module.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> features of `out_stages`, stage k at stride 2^k."""
+        x = self.stem(x)
+        features = []
+        for stage, module in zip(self.built_stages, self.stages, strict=True):
+            x = self.run_stage(stage, module, x)
+            if stage in self.out_stages:
+                features.append(x)
+        return features
+
+    def run_stage(self, stage: int, module: nn.Module, x: Tensor) -> Tensor:
+        """Apply one stage, and what comes before it and has no weights."""
+        output: Tensor = module(x)
+        return output
