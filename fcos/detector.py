@@ -281,7 +281,7 @@ class Detector(nn.Module):
         resize = self.resize.scaled(view.scale, view.limit)
         originals = [(picture.shape[-2], picture.shape[-1]) for picture in pictures]
         resized = [
-            resize_image(picture, resize(*size), self.resize_method)
+            resize_image(picture, resize(*size), self.resize_method, self.images.mean.device)
             for picture, size in zip(pictures, originals, strict=True)
         ]
         batch = self.images([image.flip(-1) for image in resized] if view.mirrored else resized)

@@ -17,7 +17,7 @@ from backbones.layers import KeepFloat32
 from fcos.boxes import Size
 from fcos.read import read_image, upright_rgb
 
-ResizeMethod = Literal["pil", "opencv", "tensor"]
+ResizeMethod = Literal["pil", "opencv", "tensor", "antialias"]
 
 
 def load_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> Tensor:
@@ -119,18 +119,31 @@ def _at_least_one(height: float, width: float) -> Size:
     return max(1, int(height)), max(1, int(width))
 
 
-def resize_image(image: Tensor, size: Size, method: ResizeMethod = "pil") -> Tensor:
+def resize_image(
+    image: Tensor,
+    size: Size,
+    method: ResizeMethod = "pil",
+    device: torch.device | str | None = None,
+) -> Tensor:
     """Resize (3, H, W) to `size`, bilinearly.
 
-    "pil" is Pillow's antialiased filter on uint8, bit for bit what most published pipelines feed
-    their networks; "opencv" looks at four neighbours only and rounds to uint8, as OpenMMLab's
-    (OpenCV computes in fixed point, a grey level apart at most); "tensor" does so on floats, as
-    torchvision's detectors.
+    Args:
+        image: uint8 0..255 or float 0..1.
+        size: (height, width).
+        method: "pil" is Pillow's antialiased filter on uint8, bit for bit the input of most
+            published pipelines. "antialias" is the same filter on floats, not rounded. "opencv"
+            interpolates between four pixels and rounds to uint8, as OpenMMLab does (OpenCV's fixed
+            point differs by a grey level at most). "tensor" interpolates between four pixels in
+            floats, as torchvision's detectors do.
+        device: where "antialias" and "tensor" compute; default: where the image is. The other two
+            compute on the CPU.
     """
     if tuple(image.shape[-2:]) == tuple(size):
         return image
-    if method == "tensor":
-        return interpolate(as_float(image)[None], size=size, mode="bilinear")[0]
+    if method in ("tensor", "antialias"):
+        pixels = as_float(image.to(device))[None]
+        antialias = method == "antialias"
+        return interpolate(pixels, size=size, mode="bilinear", antialias=antialias)[0]
     if image.dtype != torch.uint8:
         image = (image * 255).round().clamp(0, 255).to(torch.uint8)
     if method == "opencv":

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.progress import track
@@ -18,6 +18,7 @@ from benchmarks import accuracy, pictures
 from benchmarks.cell import Dataset
 from fcos import MULTI_SCALE
 from fcos.evaluate import FIGURES, Result
+from fcos.images import ResizeMethod
 from fcos.train import distributed
 from tools.arguments import exact_float32, positive
 
@@ -36,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     title = f"{options.name} multi-scale" if options.multi_scale else options.name
     folder = options.out or Path("outputs/evaluate") / title.replace(" ", "_")
     with distributed.process_group(options.device) as device:
-        detector = zoo.get(options.name, options.weights, device, options.precision).fuse()
+        detector = zoo.get(
+            options.name, options.weights, device, options.precision, resize=options.resize
+        ).fuse()
         accuracy.category_ids(detector.classes, dataset)  # refuse before the work, not after
         console = Console(stderr=True)
         quiet = not console.is_terminal or distributed.rank() > 0
@@ -96,6 +99,8 @@ def _parser() -> argparse.ArgumentParser:
         help="17 more views of every image, small, large and mirrored")  # fmt: skip
     add("--device", help="cpu or cuda; default: cuda where there is one")
     add("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
+    add("--resize", choices=get_args(ResizeMethod),
+        help="antialias: on the device; default: as published")  # fmt: skip
     add("--out", type=Path, help="folder to write; default: outputs/evaluate/NAME")
     return parser
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from fcos import Detector
+from fcos.images import ResizeMethod
 from fcos.layout import inference_layout
 from zoo import converted, formats
 from zoo.available import fetch_weights, set_aside
@@ -28,6 +29,7 @@ def get(
     device: str | torch.device | None = None,
     precision: Precision = "fp32",
     compile: bool = False,
+    resize: ResizeMethod | None = None,
 ) -> Detector:
     """A ready detector: published weights fetched and verified, eval mode.
 
@@ -42,6 +44,8 @@ def get(
             regression and decoding stay in fp32.
         compile: fuse norms into convolutions and compile the network: the fastest detector, at the
             price of a minute before its first image. See `Detector.fuse` and `compile_network`.
+        resize: another method than the published one, see `resize_image`; "antialias" resizes on
+            the detector's device, which spares the CPU and changes scores a little.
 
     Raises:
         UnknownEntryError, WeightsError, CheckpointError: each names what is wrong and what to do.
@@ -49,12 +53,16 @@ def get(
     entry = card(name)
     if precision not in DTYPES:
         raise ValueError(f"precision {precision!r} is not one of {', '.join(DTYPES)}")
+    if resize is not None and resize not in get_args(ResizeMethod):
+        raise ValueError(f"resize {resize!r} is not one of {', '.join(get_args(ResizeMethod))}")
     if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {str(device)!r}: torch finds no GPU here; use device='cpu'")
     if device is not None and torch.device(device).type == "mps":
         raise ValueError("device 'mps' has no float64, which NMS needs; use device='cpu'")
     detector = _published(entry) if weights is None else _given(entry, weights)
     detector.eval()
+    if resize is not None:
+        detector.resize_method = resize
     if compile:
         detector.fuse()
     dtype = DTYPES[precision]

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from fcos import ImageNormalizer
-from fcos.images import load_image, resize_image
+from fcos.images import ResizeMethod, load_image, resize_image
 
 BGR = {"mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0]}
 RGB_UNIT = {
@@ -123,3 +123,20 @@ def test_a_square_view_is_black_around_the_centred_image(picture: Tensor) -> Non
     black = normalizer.normalize(torch.zeros(3, 1, 1, dtype=torch.uint8))
     assert torch.equal(batch.tensor[0, :, :18], black.expand(3, 18, 97))
     assert torch.equal(batch.tensor[0, :, 18:78, 4:94], normalizer.normalize(picture))
+
+
+@pytest.mark.parametrize("size", [(30, 45), (100, 150)])
+def test_antialias_is_pillow_s_filter_without_rounding(
+    picture: Tensor, size: tuple[int, int]
+) -> None:
+    expected = resize_image(picture, size, "pil").float()
+    resized = resize_image(picture, size, "antialias") * 255
+    assert float((resized - expected).abs().max()) <= 1.01  # Pillow rounds after either direction
+
+
+@pytest.mark.parametrize("method", ["antialias", "tensor"])
+def test_float_methods_resize_on_the_device_that_is_asked_for(
+    picture: Tensor, method: ResizeMethod
+) -> None:
+    resized = resize_image(picture, (30, 45), method, device="meta")
+    assert (resized.device.type, tuple(resized.shape)) == ("meta", (3, 30, 45))

@@ -144,3 +144,14 @@ def test_the_layout_is_contiguous_only_in_float32_on_a_gpu() -> None:
     assert inference_layout("cpu", torch.float32) == torch.channels_last
     assert inference_layout("cuda", torch.float32) == torch.contiguous_format
     assert inference_layout("cuda:1", torch.bfloat16) == torch.channels_last
+
+
+def test_another_resize_method_is_asked_for_by_name() -> None:
+    detector = zoo.get("FCOS_shapes_tiny", resize="antialias")
+    image = torch.randint(0, 256, (3, 320, 240), dtype=torch.uint8)
+    published = zoo.get("FCOS_shapes_tiny").prepare([image])[0].tensor
+    resized = detector.prepare([image])[0].tensor
+    difference = (resized - published).abs().max() * detector.images.std.max()
+    assert 0 < float(difference) <= 1.01  # grey levels
+    with pytest.raises(ValueError, match="resize 'best' is not one of pil, opencv, tensor, anti"):
+        zoo.get("FCOS_shapes_tiny", resize="best")
