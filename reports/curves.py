@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from fcos.evaluate import FIGURES
 from fcos.train.log import read
-from reports.plots import look
+from reports.plots import style_of
 
 Record = Mapping[str, Any]
 
@@ -136,7 +136,7 @@ def _ap(axes: Axes, runs: Sequence[Run]) -> None:
         for order, (key, (_, line)) in enumerate(AP_CURVES.items()):
             if not run.evaluations:
                 continue
-            colour, marker = look(order if alone else number)
+            colour, marker = style_of(order if alone else number)
             axes.plot(
                 [record["epoch"] for record in run.evaluations],
                 [_number(record[key]) for record in run.evaluations],
@@ -160,7 +160,7 @@ def _losses(axes: Axes, runs: Sequence[Run]) -> None:
                 [record["epoch"] for record in run.losses],
                 [_number(record.get(key)) for record in run.losses],
                 ("-", "--", ":", "-.")[order % 4],
-                color=look(order if alone else number)[0],
+                color=style_of(order if alone else number)[0],
                 linewidth=1.2,
                 label=key if alone else run.name,
             )

@@ -1,43 +1,41 @@
-"""Everything on one page that needs nothing but itself: measured, published, plots, machines."""
+"""The results as one HTML page that needs nothing but itself: charts, models, details."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from reports import plots, regenerated, tables
-from reports.captions import captions
-from reports.lines import lines as gather
+import pandas as pd
+
+from benchmarks.store import Row
+from reports import overview, published, tables
+from reports.frame import frame
+from reports.summary import summary
 
 FOLDER = Path(__file__).parent
 
 
-def render(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The HTML page of result rows.
+def render(rows: Sequence[Row]) -> str:
+    """The HTML page of results rows.
 
     Its state is in the address: `#q=R_50&sort=3&down` filters by words and sorts by a column.
     """
-    headings, cells, notes = tables.grid(rows)
-    lines = gather(rows)
-    machines = [line.machine for line in lines]
-    if len(set(machines)) > 1:
-        headings = [*headings, "machine"]
-        cells = [[*texts, machine] for texts, machine in zip(cells, machines, strict=True)]
-    table = _table(headings, cells, "measured")
+    machines = [
+        (str(machine), table) for machine, table in frame(rows).groupby("machine", sort=False)
+    ]
+    summaries = {machine: summary(table) for machine, table in machines}
+    models = pd.concat(summaries.values(), ignore_index=True)
     parts = {
         "style": (FOLDER / "page.css").read_text(),
         "script": (FOLDER / "page.js").read_text(),
-        "summary": _escape(
-            f"{len(rows)} measurements of {len({ln.entry for ln in lines})} detectors"
+        "summary": _summary(models),
+        "charts": "".join(
+            _charts(machine, table, summaries[machine]) for machine, table in machines
         ),
-        "measured": table + _notes(notes) + _paragraphs(captions(rows)),
-        "plots": "".join(
-            f"<figure><figcaption>{_escape(title)}</figcaption>{svg}</figure>"
-            for title, svg in plots.all_plots(lines).items()
-        ),
-        "published": "".join(_published(table) for table in regenerated.all_tables(rows)),
+        "models": _models(models),
+        "measured": "".join(_measured(machine, table) for machine, table in machines),
+        "published": "".join(map(_published, _of_report(rows, set(models["entry"])))),
         "machines": _machines(rows),
     }
     page = (FOLDER / "page.html").read_text()
@@ -46,10 +44,87 @@ def render(rows: Sequence[Mapping[str, Any]]) -> str:
     return page
 
 
-def _table(headings: Sequence[str], cells: Iterable[Sequence[str]], name: str = "") -> str:
-    head = "".join(f'<th scope="col">{_escape(text)}</th>' for text in headings)
+def _summary(models: pd.DataFrame) -> str:
+    names, machines = models["entry"].nunique(), ", ".join(models["machine"].unique())
+    return html.escape(f"{names} model{'s' if names > 1 else ''}, measured on {machines}")
+
+
+def _charts(machine: str, table: pd.DataFrame, models: pd.DataFrame) -> str:
+    """The charts of a machine, with a logarithmic and a linear axis where costs are shown."""
+    logarithmic = overview.charts(table, models)
+    linear = overview.charts(table, models, log=False)
+    figures = []
+    for title, svg in logarithmic.items():
+        drawn = f"<div>{svg}</div>"
+        if linear[title] != svg:
+            drawn = f'<div class="log">{svg}</div><div class="linear">{linear[title]}</div>'
+        figures.append(f"<figure><figcaption>{html.escape(title)}</figcaption>{drawn}</figure>")
+    return f'<h3>{html.escape(machine)}</h3><div class="charts">{"".join(figures)}</div>'
+
+
+def _models(models: pd.DataFrame) -> str:
+    """A row per model and machine with all figures, of which the page first shows the main ones."""
+    headings, cells = overview.compact(models, every=True)
+    return _table(headings, cells, "models", main=overview.compact(models)[0])
+
+
+def _measured(machine: str, table: pd.DataFrame) -> str:
+    parts = [
+        _details(
+            f"{section.title}: {machine}",
+            _table(section.headings, section.cells) + _list("ul", section.notes),
+        )
+        for section in tables.sections(table)
+    ]
+    if missing := tables.gaps(table):
+        parts.append(_details(f"Not measured: {machine}", _list("ul", missing)))
+    return "".join(parts)
+
+
+def _of_report(rows: Sequence[Row], entries: set[str]) -> list[published.Comparison]:
+    """The published tables that list models of this report, with only their rows."""
+    return published.compare_all(rows, published.restricted(entries))
+
+
+def _published(comparison: published.Comparison) -> str:
+    source = comparison.table.source
+    date = f", {source.date}" if source.date else ""
+    return _details(
+        comparison.table.title,
+        f'<p><a href="{html.escape(source.url)}">source</a>{html.escape(date)}. '
+        f"{html.escape(comparison.hardware)}</p>"
+        f"{_table(comparison.headings, comparison.cells)}{_list('ol', comparison.notes)}"
+        f"{_list('ul', comparison.table.footnotes)}",
+    )
+
+
+def _machines(rows: Iterable[Row]) -> str:
+    """Software, code and commands of each machine's rows, and the environment of the last one."""
+    by_machine: dict[str, list[Row]] = {}
+    for row in rows:
+        by_machine.setdefault(row["machine"], []).append(row)
+    parts = []
+    for machine, mine in by_machine.items():
+        last = max(mine, key=lambda row: str(row.get("time", "")))["environment"]
+        facts = [(key, str(value)) for key, value in last.items() if value is not None]
+        content = _list("ul", tables.provenance(mine)) + _table(("", ""), facts)
+        parts.append(_details(machine, content))
+    return "".join(parts)
+
+
+def _table(
+    headings: Sequence[str],
+    cells: Iterable[Sequence[str]],
+    name: str = "",
+    main: Sequence[str] = (),
+) -> str:
+    """A table; the headings in `main` are marked as the columns to show first."""
+    head = "".join(
+        f'<th scope="col"{" data-main" if text in main else ""}>{html.escape(text)}</th>'
+        for text in headings
+    )
     body = "".join(
-        f"<tr>{''.join(f'<td>{_escape(text)}</td>' for text in texts)}</tr>" for texts in cells
+        f"<tr>{''.join(f'<td>{html.escape(text)}</td>' for text in texts)}</tr>" for texts in cells
     )
     attribute = f' id="{name}"' if name else ""
     return (
@@ -58,42 +133,10 @@ def _table(headings: Sequence[str], cells: Iterable[Sequence[str]], name: str = 
     )
 
 
-def _published(again: regenerated.Regenerated) -> str:
-    source = again.table.source
-    date = f", {source.date}" if source.date else ""
-    footnotes = "".join(f"<li>{_escape(note)}</li>" for note in again.table.footnotes)
-    return (
-        f"<details><summary>{_escape(again.table.title)}</summary>"
-        f'<p><a href="{_escape(source.url)}">source</a>{_escape(date)}. '
-        f"{_escape(again.hardware)}</p>"
-        f"{_table(again.headings, again.cells)}{_notes(again.notes)}<ul>{footnotes}</ul></details>"
-    )
+def _details(title: str, content: str) -> str:
+    return f"<details><summary>{html.escape(title)}</summary>{content}</details>"
 
 
-def _machines(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Software, code and commands of each machine's rows, and the environment of the last one."""
-    by_machine: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        by_machine.setdefault(row["machine"], []).append(row)
-    parts = []
-    for machine, mine in by_machine.items():
-        last = max(mine, key=lambda row: row.get("time", ""))["environment"]
-        facts = [(key, str(value)) for key, value in last.items() if value is not None]
-        told = "".join(f"<li>{_escape(text)}</li>" for text in tables.circumstances(mine))
-        parts.append(
-            f"<details><summary>{_escape(machine)}</summary><ul>{told}</ul>"
-            f"{_table(('', ''), facts)}</details>"
-        )
-    return "".join(parts)
-
-
-def _notes(notes: Sequence[str]) -> str:
-    return f"<ol>{''.join(f'<li>{_escape(note)}</li>' for note in notes)}</ol>" if notes else ""
-
-
-def _paragraphs(texts: Iterable[str]) -> str:
-    return "".join(f"<p>{_escape(text)}</p>" for text in texts)
-
-
-def _escape(text: str) -> str:
-    return html.escape(text)
+def _list(tag: str, texts: Sequence[str]) -> str:
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
+    return f"<{tag}>{items}</{tag}>" if texts else ""

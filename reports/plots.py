@@ -1,32 +1,32 @@
-"""The plots that people expect, as SVG that takes its text colour from the page around it."""
+"""The plots of the reports, as SVG that takes its text colour from the page around it."""
 
 from __future__ import annotations
 
+import html
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 from matplotlib.transforms import Bbox
 
-from reports.lines import Line, Row, threads
-from reports.regenerated import GPUS
+from reports.frame import records
+from reports.summary import BEST, TIED
 from zoo import published
 
-# Okabe and Ito's colours, told apart by all kinds of colour vision, that stand out from both light
-# and dark pages; the marker says the same again.
+# The colours of Okabe and Ito, which all kinds of colour vision tell apart and which stand out from
+# light and dark pages alike; the marker repeats the distinction.
 COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P")
-INK = "#010203"  # replaced by the page's own text colour
-INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+INK = "#010203"  # replaced by the text colour of the page
 STYLE: Any = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "fcos-zoo",
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
@@ -34,219 +34,173 @@ STYLE: Any = {
     "axes.grid": True,
     "grid.alpha": 0.2,
     "grid.color": INK,
-    **dict.fromkeys(INKED, INK),
+    **dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
+    ),
 }
-Point = tuple[str, float, float]
-Curve = Sequence[tuple[float, float]]
-Value = Callable[[Line], Any]
+STAGES = {"preprocess_ms": "preprocess", "network_ms": "network", "postprocess_ms": "postprocess"}
+FEW = 16  # models up to which each point has its name
 
 
-def all_plots(lines: Sequence[Line]) -> dict[str, str]:
-    """Every plot that the results have something for, by title."""
-    plots = {
-        "AP against time": ap_against_time(lines),
-        "AP against training memory": ap_against_memory(lines),
-        "Where the time goes": breakdown(lines),
-        "Throughput against batch size": throughput(lines),
-        "AP by epoch, as published": epoch_curves(),
-    }
-    return {title: svg for title, svg in plots.items() if svg}
-
-
-def look(number: int) -> tuple[str, str]:
-    """Colour and marker of a series; the first 36 have all different ones."""
+def style_of(number: int) -> tuple[str, str]:
+    """Colour and marker of a series; they repeat after 36."""
     return COLOURS[number % len(COLOURS)], MARKERS[sum(divmod(number, len(MARKERS))) % len(MARKERS)]
 
 
-def ap_against_time(lines: Sequence[Line]) -> str:
-    """AP and milliseconds an image: as published, and as measured on each machine."""
-    return _ap_against(
-        lines,
-        "time",
-        lambda line: line.published_ms,
-        {"time": lambda line: _value(line, "latency", lambda v: v["median"])},
-        "ms an image, batch 1",
-    )
+def scatter(points: pd.DataFrame, x: str, y: str, log: bool = True) -> str:
+    """Models as points, with a line through the best ones.
 
-
-def ap_against_memory(lines: Sequence[Line]) -> str:
-    """AP and the training memory of one process: as published, predicted, measured."""
-
-    def published(line: Line) -> float | None:
-        figures = line.published
-        if "training_memory_per_gpu_gb" in figures:
-            return float(figures["training_memory_per_gpu_gb"])
-        total = figures.get("training_memory_gb")
-        return float(total) / GPUS if total else None
-
-    def of(key: str) -> Callable[[Line], float | None]:
-        return lambda line: _value(line, "training_memory", lambda v: v.get(key))
-
-    ours = {"predicted memory": of("predicted_gb"), "measured memory": of("measured_gb")}
-    return _ap_against(lines, "memory", published, ours, "GB a process of 2 images")
-
-
-def _ap_against(
-    lines: Sequence[Line],
-    what: str,
-    published: Value,
-    measured: Mapping[str, Value],
-    heading: str,
-) -> str:
-    """A series of what was published, and two for each machine: with its own AP, and, where it
-    measured none, with the published one."""
-    lines = [line for line in lines if line.as_published and not line.of_user]
-    series = {
-        f"published AP and {what}": _points(lines, published, lambda ln: ln.published.get("ap"))
-    }
-    for machine in dict.fromkeys(line.machine for line in lines):
-        mine = [line for line in lines if line.machine == machine]
-        unmeasured = [line for line in mine if _measured_ap(line) is None]
-        for name, figure in measured.items():
-            series[f"AP and {name}, {machine}"] = _points(mine, figure, _measured_ap)
-            series[f"published AP, {name} of {machine}"] = _points(
-                unmeasured, figure, lambda ln: ln.published.get("ap")
-            )
-    return _scatter({k: v for k, v in series.items() if v}, heading, "AP on val2017")
-
-
-def breakdown(lines: Iterable[Line]) -> str:
-    """Stacked bars of the median time of each stage."""
-    timed = [line for line in lines if _value(line, "latency", lambda v: v["median"])]
-    if not timed:
+    Args:
+        points: a row per point with `entry`, `series`, `x`, `y`, `noise` (relative, of x) and
+            `mark` (see `summary.pareto`).
+        x, y: the labels of the axes.
+        log: whether the x axis is logarithmic.
+    """
+    if points.empty:
         return ""
-    with _figure(0.9 + 0.24 * len(timed)) as (figure, axes):
-        left = [0.0] * len(timed)
-        places = range(len(timed))  # two machines' bars have the same name
-        for number, stage in enumerate(("preprocess", "network", "decode", "detect")):
-            widths = [_stage(line, stage) for line in timed]
-            if any(widths):
-                label = {"decode": "decode + NMS", "detect": "all (peer)"}.get(stage, stage)
-                axes.barh(places, widths, left=left, color=COLOURS[number], label=label)
-                left = [a + b for a, b in zip(left, widths, strict=True)]
-        axes.set_yticks(places, _names(timed))
-        axes.margins(y=0.01)
-        axes.grid(visible=False, axis="y")
-        axes.invert_yaxis()
-        axes.set_xlabel("ms an image, batch 1")
+    with _figure(4.4, f"{x} {log}") as (figure, axes):
+        tips: dict[str, tuple[str, str]] = {}
+        front = points[points["mark"] == BEST].sort_values("x")
+        axes.step(front["x"], front["y"], where="post", color=INK, alpha=0.35, lw=1, zorder=0)
+        for number, (series, own) in enumerate(points.groupby("series", sort=False)):
+            colour, marker = style_of(number)
+            axes.scatter([], [], label=series, color=colour, marker=marker)
+            for point in records(own):
+                gid = f"tip{len(tips)}"
+                tips[gid] = (point["entry"], _tip(point, x, y))
+                weak = 0.55 if point["mark"] == "" else 1.0
+                size = 40 if point["mark"] == BEST else 24
+                axes.scatter(
+                    *([point["x"]], [point["y"]]), gid=gid, s=size, color=colour, marker=marker,
+                    alpha=weak,
+                )  # fmt: skip
+        axes.margins(x=0.12)  # room for the names
+        if log:
+            axes.set_xscale("log")
+            for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+                set_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 1)))
+        else:
+            axes.set_xlim(left=0)
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
         _legend(figure)
-        return _svg(figure)
+        ranked = points.sort_values("mark", key=lambda marks: marks.map([BEST, TIED, ""].index))
+        _label(figure, axes, ranked if len(points) <= FEW else ranked[ranked["mark"] == BEST])
+        return _svg(figure, tips)
 
 
-def throughput(lines: Sequence[Line]) -> str:
-    """Images a second over the batch size, a curve an entry and precision."""
-    swept = [line for line in lines if any(map(_is_measured, line.sweeps))]
-    curves = [
-        [
-            (row["cell"]["batch"], row["values"]["images_per_second"])
-            for row in filter(_is_measured, line.sweeps)
-        ]
-        for line in swept
-    ]
-    kinds = [line.how for line in swept]
-    return _curves(_names(swept), curves, "batch size", "images a second", log=2, kinds=kinds)
+def stage_bars(models: pd.DataFrame) -> str:
+    """The median time of each stage as stacked bars, the fastest model first."""
+    if "latency_ms" not in models or models["latency_ms"].isna().all():
+        return ""
+    timed = models[models["latency_ms"].notna()].sort_values("latency_ms")
+    widths = timed.reindex(columns=list(STAGES)).fillna(0.0)
+    widths["whole"] = (timed["latency_ms"]).where(widths.sum(axis=1) == 0, 0.0)
+    with _figure(0.9 + 0.19 * len(timed), "stages") as (figure, axes):
+        places = list(range(len(timed)))
+        left = pd.Series(0.0, index=timed.index)
+        tips: dict[str, tuple[str, str]] = {}
+        for number, (column, label) in enumerate({**STAGES, "whole": "external detector"}.items()):
+            if not widths[column].any():
+                continue
+            bars = axes.barh(places, widths[column], left=left, color=COLOURS[number], label=label)
+            left += widths[column]
+            for bar, entry, width in zip(bars, timed["entry"], widths[column], strict=True):
+                bar.set_gid(f"tip{len(tips)}")
+                tips[f"tip{len(tips)}"] = (entry, f"{entry}: {label} {width:.4g} ms")
+        axes.set_yticks(places, [name.removeprefix("FCOS_") for name in timed["entry"]], fontsize=7)
+        axes.set_ylim(len(timed) - 0.4, -0.6)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("ms per image, batch 1")
+        _legend(figure)
+        return _svg(figure, tips)
 
 
-def epoch_curves() -> str:
-    """The curves that are published: AP by epoch."""
-    curves: dict[str, Curve] = {}
+def throughput(figures: pd.DataFrame) -> str:
+    """Images per second over the batch size, a curve per model and settings."""
+    swept = figures[(figures["metric"] == "images_per_second") & figures["measured"]]
+    curves = {
+        (entry, f"{entry} {settings}".removeprefix("FCOS_")): own[["batch", "value"]].to_numpy()
+        for (entry, settings), own in swept.groupby(["entry", "settings"], sort=False)
+    }
+    return _curves(curves, "batch size", "images per second", log=True)
+
+
+def epoch_curves(entries: Sequence[str]) -> str:
+    """The AP by epoch that was published for these models."""
+    curves = {}
     for table in published.tables():
         for row in table.rows:
-            cell = row.cells.get("map_mean")
-            if isinstance(cell, list):
-                curves[table.title] = [(epoch, 100 * ap) for epoch, ap in enumerate(cell, 1)]
-    return _curves(list(curves), list(curves.values()), "epoch", "AP")
+            values = row.cells.get("map_mean")
+            if row.entry and row.entry in entries and isinstance(values, list):
+                curves[row.entry, table.title] = [
+                    (epoch, 100 * ap) for epoch, ap in enumerate(values, 1)
+                ]
+    return _curves(curves, "epoch", "AP, as published")
 
 
-def _points(lines: Iterable[Line], across: Value, up: Value) -> list[Point]:
-    placed: dict[str, Point] = {}
-    for line in lines:
-        x, y = across(line), up(line)
-        if x and y is not None:
-            placed.setdefault(line.entry, (line.entry, float(x), float(y)))
-    return list(placed.values())
+def standalone(svg: str) -> str:
+    """The plot as a file of its own, with a text colour for light and dark pages."""
+    dark = "@media (prefers-color-scheme: dark) { svg { color: #e4e6e8 } }"
+    head, rest = svg.split(">", 1)
+    return f"{head}><style>svg {{ color: #1a1c1e }} {dark}</style>{rest}"
 
 
-def _scatter(series: Mapping[str, Sequence[Point]], x: str, y: str) -> str:
-    if not any(series.values()):
-        return ""
-    with _figure(4.2) as (figure, axes):
-        tips: dict[str, str] = {}
-        for number, (label, points) in enumerate(series.items()):
-            colour, marker = look(number)
-            axes.scatter([], [], label=label, color=colour, marker=marker)
-            for name, across, up in points:
-                gid = f"tip{len(tips)}"
-                tips[gid] = f"{name}: {across:.4g}, {up:.1f} ({label})"
-                axes.scatter([across], [up], gid=gid, s=28, color=colour, marker=marker)
-        axes.set_xscale("log")
-        for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-            which(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 1)))
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
-        _legend(figure, columns=2)
-        _label(figure, axes, [point for points in series.values() for point in points])
-        return _svg(figure, tips)
-
-
-def _curves(
-    names: Sequence[str],
-    curves: Sequence[Curve],
-    x: str,
-    y: str,
-    log: int | None = None,
-    kinds: Sequence[str] = (),
-) -> str:
-    """Curves with names; with `kinds`, one a curve, those have the colours and the legend."""
+def _curves(curves: Mapping[tuple[str, str], Any], x: str, y: str, log: bool = False) -> str:
+    """Curves by model and name."""
     if not curves:
         return ""
-    with _figure(3.6) as (figure, axes):
-        labels = kinds or names
-        looks = {label: i for i, label in enumerate(dict.fromkeys(labels))}
-        tips: dict[str, str] = {}
-        for label, name, points in zip(labels, names, curves, strict=True):
-            across, up = zip(*sorted(points), strict=True)
-            colour, marker = look(looks[label])
-            gid = f"tip{len(tips)}"
-            tips[gid] = name
-            axes.plot(across, up, marker=marker, markersize=3, color=colour, label=label, gid=gid)
+    with _figure(4.4, x) as (figure, axes):
+        tips = {}
+        for number, ((entry, name), points) in enumerate(curves.items()):
+            across, up = zip(*sorted(map(tuple, points)), strict=True)
+            colour, marker = style_of(number)
+            gid = f"tip{number}"
+            tips[gid] = (entry, name)
+            axes.plot(across, up, marker=marker, markersize=3, color=colour, label=name, gid=gid)
         if log:
-            axes.set_xscale("log", base=log)
-            axes.xaxis.set_major_formatter("{x:g}")
+            axes.set_xscale("log", base=2)
             axes.set_yscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_major_formatter("{x:g}")
-            axes.margins(x=0.18)  # room for names behind the last points
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         _legend(figure, columns=2)
-        if kinds:
-            ends = [max(points) for points in curves]
-            _label(figure, axes, [(name, *end) for name, end in zip(names, ends, strict=True)])
         return _svg(figure, tips)
 
 
-def _label(figure: Figure, axes: Axes, points: Iterable[Point]) -> None:
-    """Names beside points, each where it covers nothing else; all names are tooltips too."""
-    points = list(points)
+def _tip(point: Mapping[str, Any], x: str, y: str) -> str:
+    noise = "" if not point["noise"] > 0 else f" ± {100 * point['noise']:.0f}%"
+    words = {BEST: "; none is better in both", TIED: "; as good as the best within the noise"}
+    across, up = x.partition(",")[0], y.partition(",")[0]
+    figures = f"{point['x']:.4g}{noise} {across}, {point['y']:.1f} {up}"
+    return f"{point['entry']}: {figures}{words.get(point['mark'], '')}"
+
+
+def _label(figure: Figure, axes: Axes, points: pd.DataFrame) -> None:
+    """Names beside points, each only where it covers nothing else; all are tooltips too."""
     figure.draw_without_rendering()
     frame = axes.get_window_extent()
-    centres = axes.transData.transform([point[1:] for point in points])
-    taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in centres]
-    for name, across, up in points:
-        text = axes.annotate(
-            name.removeprefix("FCOS_"), (across, up), (4, 3), textcoords="offset points", size=6
-        )
-        box = text.get_window_extent()
-        if any(box.overlaps(other) for other in taken) or box.x1 > frame.x1:
+    taken: list[Bbox] = []
+    for entry, across, up in points[["entry", "x", "y"]].itertuples(index=False):
+        name = entry.removeprefix("FCOS_")
+        for offset, side in ((-4, "right"), (4, "left")):  # the best have nothing on their left
+            text = axes.annotate(
+                name, (across, up), (offset, 3), textcoords="offset points", size=7, ha=side
+            )
+            box = text.get_window_extent()
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
             text.remove()
-        else:
-            taken.append(box)
 
 
 @contextmanager
-def _figure(height: float) -> Iterator[tuple[Figure, Axes]]:
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, height), layout="constrained")
+def _figure(height: float, name: str) -> Iterator[tuple[Figure, Axes]]:
+    """A figure whose elements have ids of their own on a page, by its `name`."""
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(6.0, height), layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
@@ -254,56 +208,28 @@ def _figure(height: float) -> Iterator[tuple[Figure, Axes]]:
         yield figure, axes
 
 
-def _legend(figure: Figure, columns: int = 3) -> None:
-    """What each look means, once."""
+def _legend(figure: Figure, columns: int = 4) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    looks = dict(zip(reversed(labels), reversed(handles), strict=True))
-    names = list(dict.fromkeys(labels))
-    found = [looks[name] for name in names]
-    figure.legend(found, names, frameon=False, loc="outside upper left", ncols=columns, fontsize=8)
+    if len(labels) > 1:
+        figure.legend(
+            handles, labels, frameon=False, loc="outside upper left", ncols=columns, fontsize=8,
+            handletextpad=0.3, columnspacing=1.0,
+        )  # fmt: skip
 
 
-def _svg(figure: Figure, tips: Mapping[str, str] | None = None) -> str:
-    """The figure as an <svg> element: the same bytes each time, scaled by the page."""
+def _svg(figure: Figure, tips: Mapping[str, tuple[str, str]]) -> str:
+    """The figure as an <svg> element: the same bytes each time, scaled by the page.
+
+    `tips` has for the id of each mark its model and its tooltip.
+    """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"|height="[\d.]+pt" ', "", svg, count=1)
-    for gid, text in (tips or {}).items():
-        svg = svg.replace(f'<g id="{gid}">', f'<g id="{gid}"><title>{_escape(text)}</title>', 1)
+    for gid, (entry, tip) in tips.items():
+        mark = (
+            f'<g class="mark" data-entry="{html.escape(entry)}"><title>{html.escape(tip)}</title>'
+        )
+        svg = svg.replace(f'<g id="{gid}">', mark, 1)
     return re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-
-
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;")
-
-
-def _value(line: Line, metric: str, figure: Callable[[Mapping[str, Any]], Any]) -> Any:
-    values = line.values(metric)
-    return None if values is None else figure(values)
-
-
-def _measured_ap(line: Line) -> float | None:
-    ap = _value(line, "ap", lambda v: v["AP"] if v["split"] == "val2017" else None)
-    return None if ap is None else 100 * float(ap)
-
-
-def _is_measured(row: Row) -> bool:
-    return bool(row["status"] == "measured")
-
-
-def _names(lines: Sequence[Line]) -> list[str]:
-    """What tells lines apart: entry, precision, a test size that is not the published one, and,
-    where there are several, the machine."""
-    several = len({line.machine for line in lines}) > 1
-    names = []
-    for line in lines:
-        words = [line.entry, line.how, line.size, threads(line, lines)]
-        names.append(" ".join(filter(None, [*words, f"({line.machine})" if several else ""])))
-    return names
-
-
-def _stage(line: Line, stage: str) -> float:
-    stages = line.results["latency"]["values"]["stages"]
-    return float(stages[stage]["median"]) if stage in stages else 0.0

@@ -1,215 +1,227 @@
-"""One table of everything measured, an entry and precision a row, beside the published figures."""
+"""The measured figures as tables: compact for a terminal, complete in markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import pandas as pd
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from reports.captions import captions
-from reports.lines import Line, Row, lines, source, threads
+from benchmarks.store import Row
+from reports.frame import NOISY, THROTTLED, TIMED, best, frame, wide
+from reports.metrics import BY_NAME, METRICS, Metric
 
-WIDE = 190  # characters that the whole table takes
-THROTTLED = "the GPU was throttled meanwhile: not a valid time"
-OWN_WEIGHTS = "weights of a file of the user's"
-
-
-class Notes:
-    """Reasons below a table, each once, by number."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def mark(self, text: str) -> str:
-        """The number of a note, as it stands in a cell."""
-        if text not in self.texts:
-            self.texts.append(text)
-        return f"[{self.texts.index(text) + 1}]"
+GAP = "-"
+MARK = "~ marks noise over 10% or not known"
+ALWAYS = ("ap", "latency_ms", "peak_mb")  # shown even if names must be folded for them
+UNCERTAIN = ("latency_ms", "images_per_second")  # the metrics that bear the mark
+# The tables of the page: the measurements of each, and a setting whose values are columns.
+SECTIONS = {
+    "Latency": (["latency"], None),
+    "Throughput": (["throughput"], "batch"),
+    "AP": (["ap"], None),
+    "Memory of detection": (["memory"], None),
+    "Memory of training": (["training_memory"], "precision"),
+    "Parameters and GFLOPs": (["params", "flops"], None),
+}
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column: its metric, and how a cell is made of that metric's values.
+class Section:
+    """A table of some measurements, with notes on what its columns mean and what to know."""
 
-    `published`: the key of the published figure to stand behind it; a `detail` is left out where
-    there is little room.
+    title: str
+    headings: list[str]
+    cells: list[list[str]]
+    notes: list[str]
+
+
+def terminal(rows: Sequence[Row], width: int, details: str = "") -> list[Table | str]:
+    """The most important figures in at most `width` characters, followed by notes.
+
+    Args:
+        details: the file that holds what was left out, named where something was.
     """
-
-    heading: str
-    metric: str
-    text: Callable[[Mapping[str, Any]], str]
-    published: str | None = None
-    detail: bool = False
-
-
-COLUMNS = (
-    Column("params M", "params", lambda v: f"{v['parameters'] / 1e6:.2f}"),
-    Column("GFLOPs", "flops", lambda v: f"{v['gflops']:.1f}"),
-    Column("of backbone", "flops", lambda v: f"{v['backbone_gflops']:.1f}", "backbone_gflops"),
-    Column("train GB", "training_memory", lambda v: f"{training_gb(v):.2f}"),
-    Column("ms", "latency", lambda v: f"{v['median']:.1f}{noise_mark(v)}", "time_ms"),
-    Column("p90", "latency", lambda v: f"{v['p90']:.1f}", detail=True),
-    Column("preprocess", "latency", lambda v: stage(v, "preprocess"), detail=True),
-    Column("network", "latency", lambda v: stage(v, "network"), detail=True),
-    Column("decode", "latency", lambda v: stage(v, "decode"), detail=True),
-    Column("images/s", "throughput", lambda v: f"{v['images_per_second']:.1f}{noise_mark(v)}"),
-    Column("peak MB", "memory", lambda v: f"{v['peak_mb']:.0f}"),
-    Column("AP", "ap", lambda v: percent(v["AP"]), "ap"),
-)
-
-
-def grid(rows: Sequence[Row], brief: bool = False) -> tuple[list[str], list[list[str]], list[str]]:
-    """Headings, cells and notes of the table; a column that nothing was measured for is left out.
-
-    Behind a measured column that the published tables have too stands theirs.
-    """
-    notes = Notes()
-    table = lines(rows)
-    columns = [
-        column
-        for column in COLUMNS
-        if any(column.metric in line.results for line in table) and not (brief and column.detail)
-    ]
-    headings = ["entry", "settings"]
-    for column in columns:
-        headings += [column.heading, "published"] if column.published else [column.heading]
-    cells = []
-    for line in table:
-        note = _weights_note(line)
-        mark = notes.mark(note) if note else ""
-        settings = (line.how, line.size, threads(line, table))
-        texts = [f"{line.entry} {mark}".strip(), " ".join(filter(None, settings))]
-        for column in columns:
-            texts.append(_cell(column, line, notes))
-            if column.published:
-                texts.append(_published(column, line))
-        cells.append(texts)
-    return headings, cells, notes.texts
-
-
-def _weights_note(line: Line) -> str:
-    rows = line.results.values()
-    if any(row["values"].get("weights") == "random" for row in rows):
-        return "random weights: speed and memory only"
-    return OWN_WEIGHTS if line.of_user else ""
-
-
-def _cell(column: Column, line: Line, notes: Notes) -> str:
-    row = line.results.get(column.metric)
-    if row is None:
-        return "-"
-    if row["status"] != "measured":
-        return f"- {notes.mark(reason(row))}"
-    word = ""
-    if column.metric == "ap":
-        word = ap_note(row)
-    elif column.metric == "training_memory" and "measured_gb" not in row["values"]:
-        word = "predicted, not measured"
-    elif column.heading in ("ms", "images/s") and throttled(row["values"]):
-        word = THROTTLED
-    return f"{column.text(row['values'])} {notes.mark(word) if word else ''}".strip()
-
-
-def _published(column: Column, line: Line) -> str:
-    if column.published == "time_ms":
-        ms = line.published_ms
-        return "-" if ms is None else f"{ms:.0f}"
-    return str(line.published.get(column.published or "", "-"))
+    table = frame(rows)
+    cells, noise = wide(table), wide(table, "noise")
+    shown = {m.heading: m for m in METRICS if m.name in cells and cells[m.name].notna().any()}
+    columns = {"model": list(cells["entry"])}
+    if cells["settings"].nunique() > 1:
+        columns["settings"] = list(cells["settings"])
+    hidden = list(shown)
+    for heading, metric in shown.items():
+        pairs = zip(cells[metric.name], noise[metric.name], strict=True)
+        wider = {**columns, heading: [_text(metric, *pair) for pair in pairs]}
+        if _width(_rich(wider)) > width and metric.name not in ALWAYS:
+            break
+        columns = wider
+        hidden.remove(heading)
+    meanings = [f"{heading}: {m.description}" for heading, m in shown.items() if heading in columns]
+    notes = [*meanings, *_conditions(table)]
+    if any("~" in text for column in columns.values() for text in column):
+        notes.append(MARK)
+    notes = [f"{'; '.join(notes)}.", *_warnings(table)]
+    notes += [f"Not measured: {gap}." for gap in gaps(table, most=3)]
+    if hidden:
+        where = f"; see {details}" if details else ""
+        notes.append(f"Left out for the width: {', '.join(hidden)}{where}.")
+    return [_rich(columns), *(f"[dim]{escape(note)}[/]" for note in notes)]
 
 
 def page(rows: Sequence[Row], title: str = "Measured") -> str:
-    """The tables in markdown, one a machine, each with its circumstances and reasons."""
-    parts = [f"# {title}", ""]
-    for machine in dict.fromkeys(row["machine"] for row in rows):
+    """Every figure in markdown: for each machine a table per measurement, then what is missing,
+    and the software and the commands of the measurements."""
+    parts = [f"# {title}"]
+    for machine, table in frame(rows).groupby("machine", sort=False):
+        parts.append(f"## {machine}")
+        for section in sections(table):
+            parts += [f"### {section.title}", markdown(section.headings, section.cells)]
+            parts += ["\n".join(f"- {note}" for note in section.notes)]
+        if missing := gaps(table):
+            parts += ["### Not measured", "\n".join(f"- {gap}" for gap in missing)]
         mine = [row for row in rows if row["machine"] == machine]
-        headings, cells, notes = grid(mine)
-        parts += [f"## {machine}", "", *(f"- {text}" for text in circumstances(mine)), ""]
-        parts += markdown(headings, cells)
-        parts += ["", *(f"{n}. {note}" for n, note in enumerate(notes, 1))]
-        parts += ["", *(f"- {caption}" for caption in captions(mine)), ""]
-    return "\n".join(parts)
+        parts += ["### How it was measured", "\n".join(f"- {text}" for text in provenance(mine))]
+    return "\n\n".join(parts) + "\n"
 
 
-def terminal(rows: Sequence[Row], width: int) -> list[Table | str]:
-    """The same table for a terminal; a narrow one gets no details."""
-    headings, cells, notes = grid(rows, brief=width < WIDE)
-    table = Table(title="measured, and as published", title_justify="left")
-    for i, heading in enumerate(headings):
-        longest = max(map(len, heading.split()))
-        table.add_column(
-            heading, justify="left" if i < 2 else "right", no_wrap=i == 0, min_width=longest
-        )
-    for texts in cells:
+def sections(table: pd.DataFrame) -> list[Section]:
+    """Every figure of one machine, a table per measurement."""
+    found = []
+    for title, (measurements, spread) in SECTIONS.items():
+        measured = table[table["measurement"].isin(measurements) & table["measured"]]
+        if len(measured):
+            found.append(_section(title, measured, spread))
+    return found
+
+
+def _section(title: str, measured: pd.DataFrame, spread: str | None) -> Section:
+    metrics = [metric for metric in METRICS if (measured["metric"] == metric.name).any()]
+    in_settings = metrics[0].scope == "settings"
+    by = ["entry", "settings", "weights"] if in_settings else ["entry"]
+    chosen = best(measured, [*by, *([spread] if spread else [])])
+    columns: dict[str, dict[tuple[str, ...], str]] = {}
+    for metric in metrics:
+        own = chosen[chosen["metric"] == metric.name]
+        if spread:  # fp32 before the other precisions, small batches before large ones
+            own = own.sort_values(spread, key=lambda values: values.replace("fp32", ""))
+        for _, row in own.iterrows():
+            key = tuple(row[by])
+            heading = metric.heading
+            if spread:
+                heading += f", {row[spread]}" if spread == "precision" else f", batch {row[spread]}"
+            columns.setdefault(heading, {})[key] = _text(metric, row["value"], row["noise"])
+            if metric.name == "latency_ms":
+                noise = GAP if pd.isna(row["noise"]) else f"{100 * row['noise']:.0f}%"
+                columns.setdefault("noise", {})[key] = noise
+    keys = sorted({key for cells in columns.values() for key in cells}, key=_order)
+    body = [[*key, *(cells.get(key, GAP) for cells in columns.values())] for key in keys]
+    notes = [f"{metric.heading}: {metric.description}" for metric in metrics]
+    notes += _conditions(chosen)
+    if any("~" in text for texts in body for text in texts):
+        notes.append(MARK)
+    notes = [f"{'; '.join(notes)}.", *_warnings(chosen, random=False)]
+    return Section(title, ["model", *by[1:], *columns], body, notes)
+
+
+def _order(key: tuple[str, ...]) -> tuple[object, ...]:
+    """By model, the settings of the published tables first."""
+    return key[0].lower(), key[1:2] != ("fp32",), key
+
+
+def _text(metric: Metric, value: float, noise: float) -> str:
+    uncertain = metric.name in UNCERTAIN and not noise <= NOISY
+    return GAP if pd.isna(value) else metric.text(value) + " ~" * uncertain
+
+
+def _rich(columns: Mapping[str, Sequence[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in columns:
+        if heading in ("model", "settings"):
+            table.add_column(heading, overflow="fold")
+        else:
+            table.add_column(heading, justify="right", no_wrap=True)
+    for texts in zip(*columns.values(), strict=True):
         table.add_row(*map(escape, texts))
-    told = [f"[{n}] {note}" for n, note in enumerate(notes, 1)]
-    return [table, *(f"[dim]{escape(text)}[/]" for text in (*told, *captions(rows)))]
+    return table
 
 
-def markdown(headings: Sequence[str], cells: Iterable[Sequence[str]]) -> list[str]:
-    """A markdown table's lines."""
-    rule = ["---" if i < 1 else "---:" for i in range(len(headings))]
-    return [f"| {' | '.join(texts)} |" for texts in (headings, rule, *cells)]
+def _width(table: Table) -> int:
+    return Console(width=10_000).measure(table).maximum
 
 
-def reason(row: Row) -> str:
-    """Why a row has no values, in a line."""
-    return row["reason"] if row["status"] == "missing" else f"{row['status']}: {row['reason']}"
+def _conditions(table: pd.DataFrame) -> list[str]:
+    """Settings, device, threads, images and inputs of these figures, each kind once."""
+    measured = table[table["measured"]]
+    timed = measured[measured["measurement"].isin(TIMED)]
+    words = []
+    if len(timed):
+        words += [*timed["settings"].unique()] if timed["settings"].nunique() == 1 else []
+        words += sorted(set(timed["device"]))
+        words += [f"{count:.0f} threads" for count in sorted(timed["threads"].dropna().unique())]
+    images = measured[(measured["images"] > 0) & (measured["split"] != "")]
+    for split, counts in images.groupby("split", sort=False)["images"].unique().items():
+        words.append(f"{' or '.join(f'{count:,}' for count in sorted(counts))} images of {split}")
+    inputs = [text for text in measured["input"].unique() if text]
+    words += [f"inputs of {', '.join(inputs)}"] if inputs else []
+    return [", ".join(words)] if words else []
 
 
-def percent(value: float | None) -> str:
-    """An AP between 0 and 1 as the published tables print it."""
-    return "-" if value is None else f"{100 * value:.1f}"
+def _warnings(table: pd.DataFrame, random: bool = True) -> list[str]:
+    """What makes some of the figures incomparable with others, and of which models."""
+    measured = table[table["measured"]]
+    of_settings = measured["scope"] == "settings"
+    kinds = {
+        "Random weights, for speed and memory only": (measured["weights"] == "random") & random,
+        "Weights from a file of the user's": measured["weights"] == "file",
+        THROTTLED[0].upper() + THROTTLED[1:]: measured["note"].str.contains(THROTTLED, regex=False),
+    }
+    for note in measured.loc[measured["metric"] == "ap", "note"].unique():
+        kinds[f"AP {note}"] = (measured["note"] == note) & bool(note)
+    return [
+        f"{text}: {_some(measured.loc[chosen & of_settings, 'entry'])}."
+        for text, chosen in kinds.items()
+        if (chosen & of_settings).any()
+    ]
 
 
-def training_gb(values: Mapping[str, Any]) -> float:
-    """Measured where it was, else predicted."""
-    return float(values.get("measured_gb", values.get("predicted_gb", 0.0)))
+def gaps(table: pd.DataFrame, most: int = 1000) -> list[str]:
+    """What was not measured and why, with the names of the models, of which `most` are shown."""
+    failed = table[~table["measured"]]
+    return [
+        f"{BY_NAME[metric].heading} of {_some(entries, most)}: {reason}"
+        for (metric, reason), entries in failed.groupby(["metric", "note"], sort=False)["entry"]
+    ]
 
 
-def noise_mark(values: Mapping[str, Any]) -> str:
-    """A tilde on a row that scatters by more than a tenth or never became stable, and on one of a
-    single process, which does not tell how much another would differ."""
-    noisy = values["noise"] is None or values["noise"] > 0.1 or values.get("processes", 1) < 2
-    return " ~" if noisy or not values["stable"] else ""
+def _some(entries: Iterable[str], most: int = 3) -> str:
+    """The first names, and how many more there are."""
+    names = list(dict.fromkeys(entries))
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
-def ap_note(row: Row) -> str:
-    """What an AP was measured on, and whether the published one can be held against it."""
-    values, size = row["values"], row["cell"]["size"]
-    reduced = f" at {size[0]}/{size[1]}" if size else ""
-    if values["split"] == "val2017" and not size:
-        as_published = ", as published" if source(row) == "published" else ""
-        return f"AP on the 5,000 images of val2017{as_published}"
-    split = values["split"]
-    where = split if " images of " in split else f"{values['images']} images of {split}"
-    return f"AP on {where}{reduced}, not on val2017 as published"
-
-
-def stage(values: Mapping[str, Any], name: str) -> str:
-    """The median of a stage, which a peer need not have."""
-    return f"{values['stages'][name]['median']:.2f}" if name in values["stages"] else "-"
-
-
-def throttled(values: Mapping[str, Any]) -> bool:
-    """Whether the GPU was slowed down meanwhile, or, where nobody looked then, at the end."""
-    state = values.get("state", {})
-    return bool((state.get("during") or state.get("after") or {}).get("gpu_throttled"))
-
-
-def circumstances(rows: Sequence[Row]) -> list[str]:
-    """Software, code and commands of one machine's rows, each kind once."""
-    told: dict[str, None] = {}
+def provenance(rows: Iterable[Row]) -> list[str]:
+    """Software, commit and command of the measurements of one machine, each combination once."""
+    software: dict[str, None] = {}
+    commands: dict[str, None] = {}
     for row in rows:
         facts = row["environment"]
-        software = [f"torch {facts['torch']}", f"torchvision {facts['torchvision']}"]
+        words = [f"torch {facts['torch']}", f"torchvision {facts['torchvision']}"]
         if "cuda" in facts:
-            software += [f"CUDA {facts['cuda']}", f"cuDNN {facts['cudnn']}"]
-            software += [f"driver {facts['driver']}"]
+            words += [f"CUDA {facts['cuda']}", f"cuDNN {facts['cudnn']}"]
+            words += [f"driver {facts['driver']}"]
         commit = f"commit {facts['commit'][:10]}" if facts["commit"] else "no commit"
-        dirty = " with changes" if facts["dirty"] else ""
-        told[f"{', '.join(software)}, Python {facts['python']}, {commit}{dirty}"] = None
-    commands = dict.fromkeys(f"`{row['command']}`" for row in rows)
-    return [*told, *commands]
+        changed = " with changes" if facts["dirty"] else ""
+        software[f"{', '.join(words)}, Python {facts['python']}, {commit}{changed}"] = None
+        commands[f"`{row['command']}`"] = None
+    return [*software, *commands]
+
+
+def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A markdown table, numbers to the right."""
+    rule = ["---" if h in ("model", "settings", "weights") else "---:" for h in headings]
+    rule[0] = "---"
+    return "\n".join(f"| {' | '.join(texts)} |" for texts in (headings, rule, *rows))

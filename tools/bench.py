@@ -44,12 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     take_gpu()
     suite = suite_of(options)
-    console = Console(width=None if sys.stdout.isatty() else tables.WIDE)
+    console = Console()
     store = Store(options.out)
     rows = run(suite, store, options.fresh)
     page = options.out.with_suffix(".md")
     page.write_text(tables.page(rows if suite.shards == 1 else newest(store.rows())))
-    for table in tables.terminal(rows, console.width):
+    for table in tables.terminal(rows, console.width, str(page)):
         console.print(table)
     if late := sum(row["reason"].startswith(NOT_STARTED) for row in rows):
         console.print(f"{late} cells not started: the suite's time was over", style="yellow")

@@ -1,8 +1,9 @@
-"""Hold two results files against each other: `fcos-zoo bench compare A B`."""
+"""Compare two results files: `fcos-zoo bench compare BEFORE AFTER`."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,54 +11,68 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.compare import Comparison, compare, left_out, unmatched
 from benchmarks.store import read
+from reports.compare import Comparison, compare, unmatched, unmatched_machines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print every figure of both with its ratio; 1 if one got worse than tolerated, or is lost."""
+    """Print every figure of both files and its ratio.
+
+    Returns 1 if a figure got worse by more than the tolerance, or is missing in the second file.
+    """
     parser = argparse.ArgumentParser(prog="fcos-zoo bench compare", description=__doc__)
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
     parser.add_argument("--tolerance", type=float, default=0.05,
-        help="relative worsening of times and memory that is none yet (%(default)s)")  # fmt: skip
+        help="by how much times and memory may get worse, relatively (%(default)s)")  # fmt: skip
     options = parser.parse_args(arguments)
     before, after = read([options.before]), read([options.after])
-    found = compare(before, after, options.tolerance)
-    if not found:
-        raise LookupError(f"{options.before} and {options.after} have no cell in common")
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    several = len({one.machine for one in found}) > 1
-    console.print(_table(found, several))
+    comparisons = compare(before, after, options.tolerance)
+    if not comparisons:
+        raise LookupError(f"{options.before} and {options.after} have no case in common")
+    console = Console()
+    several = len({one.machine for one in comparisons}) > 1
+    console.print(_table(comparisons, several))
     lost, more = unmatched(before, after)
-    for count, path in ((lost, options.before), (more, options.after)):
-        if count:
-            text = f"not compared: {count} measured cells that only {path} has"
-            console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    for machine in left_out(before, after):
-        text = f"not compared: {machine}, which only one of the files has"
-        console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    regressions = [one for one in found if one.regressed]
+    skipped = [
+        f"{count} measured cases that only {path} has"
+        for count, path in ((lost, options.before), (more, options.after))
+        if count
+    ]
+    skipped += [
+        f"{name}, which only one of the files has" for name in unmatched_machines(before, after)
+    ]
+    for text in skipped:
+        _print(console, f"not compared: {text}", "yellow")
+    regressions = [one for one in comparisons if one.regressed]
     for one in regressions:
         change = one.reason or f"{one.before:.4g} to {one.after:.4g}"
         where = f" on {one.machine}" if several else ""
-        text = f"regression: {one.entry} {one.settings}{where}, {one.name}: {change}"
-        console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+        _print(
+            console, f"regression: {one.entry} {one.settings}{where}, {one.name}: {change}", "red"
+        )
     return 1 if regressions or lost else 0
 
 
-def _table(found: Sequence[Comparison], several: bool) -> Table:
-    table = Table("entry", "cell", "figure")
+def _print(console: Console, text: str, style: str) -> None:
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(comparisons: Sequence[Comparison], several: bool) -> Table:
+    """A row per figure, which folds rather than exceed the terminal's width."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("model", "case", "figure"):
+        table.add_column(heading, overflow="fold")
     for heading in ("before", "after", "ratio"):
-        table.add_column(heading, justify="right")
-    for one in found:
-        noise = "?" if one.noise is None else f"{one.noise:.3f}"
-        ratio = "-" if one.ratio is None else f"{one.ratio:.3f} ± {noise}"
-        figures = ["-" if v is None else f"{v:.4g}" for v in (one.before, one.after)]
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in comparisons:
+        noise = "?" if math.isnan(one.noise) else f"{one.noise:.3f}"
+        ratio = "-" if math.isnan(one.ratio) else f"{one.ratio:.3f} ± {noise}"
+        figures = ["-" if math.isnan(v) else f"{v:.4g}" for v in (one.before, one.after)]
+        reason = "" if math.isnan(one.ratio) else one.reason
+        words = filter(None, [one.settings, one.machine if several else "", reason])
         style = "red" if one.regressed else None
-        words = [one.settings, one.machine if several else "", one.reason if one.ratio else ""]
-        cell = ", ".join(filter(None, words))
-        table.add_row(one.entry, cell, one.name, *figures, ratio, style=style)
+        table.add_row(one.entry, ", ".join(words), one.name, *figures, ratio, style=style)
     return table
 
 

@@ -19,7 +19,6 @@ import zoo
 from benchmarks import store
 from fcos import Detector
 from reports import tables
-from reports.lines import Row
 from zoo import converted
 from zoo.available import fetch_weights
 from zoo.checkpoint import file_of
@@ -106,7 +105,7 @@ def write(
     *,
     licence: str,
     origin: str,
-    results: Sequence[Row],
+    results: Sequence[store.Row],
     digest: str,
 ) -> list[Path]:
     """Write `<entry>.safetensors` and `README.md`; `digest` is of the file the weights are from."""
@@ -120,7 +119,7 @@ def write(
 
 
 def model_card(
-    detector: Detector, repository: str, licence: str, origin: str, results: Sequence[Row]
+    detector: Detector, repository: str, licence: str, origin: str, results: Sequence[store.Row]
 ) -> str:
     """The repository's page: what it is, how to load it, measured figures, licence, citation."""
     card = detector.card
@@ -171,7 +170,7 @@ Of the weights: {licence}.
 """
 
 
-def _of(row: Row, entry: str, digest: str) -> bool:
+def _of(row: store.Row, entry: str, digest: str) -> bool:
     """Whether a result is the entry's; an AP must be of these very weights."""
     cell = row["cell"]
     same = cell["weights"].endswith(f"@{digest[:12]}") or cell["metric"] != "ap"

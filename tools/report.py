@@ -1,4 +1,4 @@
-"""Make the measured tables, and the published ones beside them, from results files."""
+"""Write reports from results files: which model to take, all measurements, the published tables."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import argparse
 import fnmatch
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from benchmarks import store
-from reports import regenerated, tables
+from reports import overview, published, tables
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the reports into a folder and print where they are."""
+    """Write the reports into a folder and print their names."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ["curves"]:
         return draw_curves(arguments[1:])
@@ -26,10 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not rows:
         files = ", ".join(map(str, options.results))
         raise LookupError(f"no such results in {files}")
-    written = {"measured.md": tables.page(rows), "published.md": regenerated.page(rows)}
-    for again in regenerated.all_tables(rows) if options.csv else ():
-        machine = re.sub(r"\W+", "-", again.machine).strip("-")
-        written[f"csv/{machine}/{again.table.id}.csv"] = again.csv()
+    written = overview.files(rows)
+    written |= {"measured.md": tables.page(rows), "published.md": published.page(rows)}
+    for comparison in published.compare_all(rows) if options.csv else ():
+        machine = re.sub(r"\W+", "-", comparison.machine).strip("-")
+        written[f"csv/{machine}/{comparison.table.id}.csv"] = comparison.csv()
     if options.html:
         from reports import page
 
@@ -38,14 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path = options.out / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    told = ", ".join(name for name in written if "/" not in name)
-    told += " and csv" if options.csv else ""
-    Console().print(f"{told} in {options.out}", highlight=False, soft_wrap=True)
+    names = ", ".join(name for name in written if "/" not in name) + " and csv" * options.csv
+    Console().print(f"{names} in {options.out}", highlight=False, soft_wrap=True)
     return 0
 
 
 def draw_curves(arguments: Sequence[str]) -> int:
-    """Print the arrays and the COCO summary of training runs, and draw them."""
+    """Print the AP arrays and the COCO summary of training runs, and plot them."""
     parser = argparse.ArgumentParser(
         prog="fcos-zoo report curves", description="AP and losses of training runs, by epoch."
     )
@@ -55,7 +54,7 @@ def draw_curves(arguments: Sequence[str]) -> int:
         "--out",
         type=Path,
         nargs="+",
-        help="pictures, .png or .svg (default: curves.png, in the run's folder if it is one)",
+        help="image files, .png or .svg (default: curves.png, in the folder of a single run)",
     )
     options = parser.parse_args(arguments)
     from reports import curves
@@ -68,14 +67,14 @@ def draw_curves(arguments: Sequence[str]) -> int:
     folder = Path() if len(runs) > 1 else first.parent if first.is_file() else first
     for path in options.out or [folder / "curves.png"]:
         if path.suffix not in (".png", ".svg"):
-            raise ValueError(f"{path}: a picture is called .png or .svg")
+            raise ValueError(f"{path}: the name of an image file ends in .png or .svg")
         curves.save(curves.draw(runs), path)
         console.print(path)
     return 0
 
 
-def chosen(rows: Sequence[store.Row], options: argparse.Namespace) -> list[Mapping[str, Any]]:
-    """The rows that all filters let through."""
+def chosen(rows: Sequence[store.Row], options: argparse.Namespace) -> list[store.Row]:
+    """The rows that match the filters of the command line."""
     return [
         row
         for row in rows
@@ -86,16 +85,16 @@ def chosen(rows: Sequence[store.Row], options: argparse.Namespace) -> list[Mappi
 
 
 def _parser() -> argparse.ArgumentParser:
-    epilog = "`fcos-zoo report curves RUN [RUN ...]` draws training runs instead."
+    epilog = "`fcos-zoo report curves RUN [RUN ...]` plots training runs instead."
     parser = argparse.ArgumentParser(prog="fcos-zoo report", description=__doc__, epilog=epilog)
     add = parser.add_argument
     add("results", nargs="+", type=Path, help="files that `fcos-zoo bench` wrote")
     add("--out", type=Path, default=Path("outputs/report"), help="%(default)s")
-    add("--html", action="store_true", help="one page with tables and plots, index.html, too")
-    add("--csv", action="store_true", help="the published tables as CSV, a file each, too")
-    add("--entry", default="*", help="entries, shell wildcards (default: all)")
-    add("--machine", default="*", help="machines, shell wildcards (default: all)")
-    add("--metrics", help="such as latency,ap (default: all)")
+    add("--html", action="store_true", help="also write index.html, one interactive page")
+    add("--csv", action="store_true", help="also write the published tables as CSV files")
+    add("--entry", default="*", help="models, with shell wildcards (default: all)")
+    add("--machine", default="*", help="machines, with shell wildcards (default: all)")
+    add("--metrics", help="for example latency,ap (default: all)")
     return parser
 
 

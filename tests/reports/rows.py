@@ -24,11 +24,17 @@ OWN = Weights("file", "own.pth", "def")
 
 
 def row(
-    entry: str, metric: str, values: dict[str, Any] | None = None, reason: str = "", **cell: Any
+    entry: str,
+    metric: str,
+    values: dict[str, Any] | None = None,
+    reason: str = "",
+    facts: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> store.Row:
-    """A measured row, or with a `reason` a missing one."""
+    """A measured row, or with a `reason` a missing one; `facts` change its environment."""
     outcome = Outcome("missing" if reason else "measured", values or {}, reason, 1.0)
-    return store.row_of(Cell(entry, metric, **cell), outcome, FACTS, "fcos-zoo bench")
+    case = Cell(entry, metric, **settings)
+    return store.row_of(case, outcome, FACTS | (facts or {}), "fcos-zoo bench")
 
 
 def span(median: float, noise: float = 0.01) -> dict[str, Any]:

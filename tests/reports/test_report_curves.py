@@ -1,4 +1,4 @@
-"""`fcos-zoo report curves`: AP and losses of training runs, as pictures and as text."""
+"""`fcos-zoo report curves`: AP and losses of training runs, as plots and as text."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_run_that_was_never_evaluated_shows_its_losses(tmp_path: Path) -> None
     [
         (None, [], "metrics.jsonl holds no records: is"),
         ('{"images": []}\n', [], "holds no records"),
-        ('{"iteration": 1, "epoch": 1, "loss": 1}\n', ["--out", "a.pdf"], "called .png or .svg"),
+        ('{"iteration": 1, "epoch": 1, "loss": 1}\n', ["--out", "a.pdf"], "ends in .png or .svg"),
     ],
 )
 def test_what_is_no_run_is_one_line(

@@ -1,17 +1,20 @@
-"""The page: complete in itself, the same each time."""
+"""The page: complete in itself, the same each time, and about the models of the report only."""
 
 from __future__ import annotations
 
 import html.parser
 
-from rows import ROWS, memory
+from rows import ROWS, latency, memory
 
-from reports import page, plots
-from reports.lines import lines
+from reports import overview, page, plots
+from reports.frame import frame
+from reports.summary import summary
+
+ENTRY = "FCOS_R_50_5l_2x"
 
 
 class Tags(html.parser.HTMLParser):
-    """Every tag with its attributes, and unclosed ones."""
+    """Every tag with its attributes, and the tags that are still open."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,6 +30,11 @@ class Tags(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
+def charts(rows: list) -> dict[str, str]:
+    table = frame(rows)
+    return overview.charts(table, summary(table))
+
+
 def test_the_page_needs_nothing_but_itself() -> None:
     tags = Tags()
     tags.feed(page.render(ROWS))
@@ -36,59 +44,84 @@ def test_the_page_needs_nothing_but_itself() -> None:
         assert not (tag == "script" and "src" in attributes)
 
 
-def test_what_results_say_is_text_and_never_markup() -> None:
+def test_text_of_the_results_is_never_markup() -> None:
     text = page.render(ROWS)
     assert "&lt;no weights&gt;" in text
     assert "<no weights>" not in text
+    assert "<b>" not in page.render([latency("mine:<b>", 10)])
 
 
 def test_the_same_results_make_the_same_page_to_the_byte() -> None:
     assert page.render(ROWS) == page.render(ROWS)
 
 
-def test_plots_take_the_colour_of_the_page_and_name_their_points() -> None:
-    drawn = plots.all_plots(lines(ROWS))
+def test_charts_come_before_tables() -> None:
+    text = page.render(ROWS)
+    assert text.index("<h2>Charts") < text.index("<svg") < text.index("<h2>Models")
+    assert text.index("<h2>Models") < text.index("<h2>All measurements")
+
+
+def test_charts_take_the_colour_of_the_page_and_name_their_points() -> None:
+    drawn = charts([*ROWS, memory(ENTRY, 3.06)])
     assert list(drawn) == [
-        "AP against time",
-        "AP against training memory",
+        "AP against latency",
+        "AP against predicted training memory",
+        "AP against time, both as published",
         "Where the time goes",
         "Throughput against batch size",
-        "AP by epoch, as published",
     ]
     for svg in drawn.values():
         assert svg.startswith("<svg")
         assert plots.INK not in svg
     assert (
-        "<title>FCOS_R_50_5l_2x: 80, 37.1 (AP and time, Some CPU, 2 cores)</title>"
-        in drawn["AP against time"]
-    )
+        f'data-entry="{ENTRY}"><title>{ENTRY}: 80 ± 1% ms per image, 37.1 AP on val2017; '
+        "as good as the best within the noise</title>"
+    ) not in drawn["AP against latency"]
+    assert f"<title>{ENTRY}: 80 ± 1% ms per image" in drawn["AP against latency"]
 
 
-def test_plots_tell_machines_and_what_was_predicted_apart() -> None:
+def test_a_report_of_three_models_shows_three() -> None:
+    rows = [latency(name, 50) for name in (ENTRY, "FCOS_R_50_1x", "FCOS_MS_R_101_2x")]
+    text = page.render(rows)
+    tags = Tags()
+    tags.feed(text)
+    marked = {attributes.get("data-entry") for _, attributes in tags.found} - {None}
+    assert marked == {ENTRY, "FCOS_R_50_1x", "FCOS_MS_R_101_2x"}
+    for other in ("FCOS_R_101_5l_2x", "FCOS_R_50_noctr_2x", "FCOS_MS_X_101_32x8d_2x"):
+        assert other not in text
+    assert "AP by epoch" not in text
+    assert "AP by epoch" in page.render([latency("FCOS_R_50_noctr_2x", 50)])
+
+
+def test_machines_and_what_was_predicted_are_kept_apart() -> None:
     other = [{**row, "machine": "Some GPU"} for row in ROWS]
-    drawn = plots.all_plots(lines([*ROWS, *other]))
+    text = page.render([*ROWS, *other])
     for machine in ("Some CPU, 2 cores", "Some GPU"):
-        assert f"80, 37.1 (AP and time, {machine})" in drawn["AP against time"]
-        assert f"AP and predicted memory, {machine}" in drawn["AP against training memory"]
-        assert f"FCOS_R_50_5l_2x fp32 ({machine})" in drawn["Where the time goes"]
-    assert "published AP and memory" in drawn["AP against training memory"]
-    measured = plots.all_plots(lines([memory("FCOS_R_50_5l_2x", 3.06, 3.2)]))
-    assert "3.2, 37.1 (published AP, measured memory of" in measured["AP against training memory"]
+        assert f"<h3>{machine}</h3>" in text
+        assert f"<summary>Latency: {machine}</summary>" in text
+    both = charts([memory(ENTRY, 3.06, 3.2)])
+    assert "3.2 GB of a training step of 2 images" in both["AP against training memory"]
+    assert "3.06 GB" in both["AP against predicted training memory"]
 
 
-def test_there_is_no_plot_of_nothing() -> None:
-    assert list(plots.all_plots([])) == ["AP by epoch, as published"]
+def test_bars_are_sorted_by_time() -> None:
+    rows = [latency("FCOS_R_50_1x", 80), latency("FCOS_V_39_FPN_1x", 9), latency(ENTRY, 40)]
+    svg = charts(rows)["Where the time goes"]
+    names = ("V_39_FPN_1x", "R_50_5l_2x", "R_50_1x")
+    places = [svg.index(f">{name}</text>") for name in names]
+    assert places == sorted(places)
 
 
 def test_no_two_series_of_a_plot_look_the_same() -> None:
-    assert len({plots.look(number) for number in range(36)}) == 36
+    assert len({plots.style_of(number) for number in range(36)}) == 36
 
 
-def test_memory_that_is_published_for_one_gpu_is_in_the_plot() -> None:
-    svg = plots.ap_against_memory(lines([memory("FCOS_MM_R_50_1x", 3.0)]))
-    assert "FCOS_MM_R_50_1x: 3.6, 36.6 (published AP and memory)" in svg
+def test_memory_that_is_published_for_one_gpu_is_compared() -> None:
+    text = page.render([memory("FCOS_MM_R_50_1x", 3.0)])
+    assert "Mem (GB): ratio" in text
+    assert "0.833" in text  # 3.0 of 3.6 GB
 
 
-def test_every_command_of_a_machine_is_told() -> None:
+def test_every_command_of_a_machine_is_listed() -> None:
     other = {**ROWS[0], "command": "fcos-zoo bench --suite speed"}
     assert "fcos-zoo bench --suite speed" in page.render([other, *ROWS[1:]])

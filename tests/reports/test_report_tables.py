@@ -1,130 +1,180 @@
-"""The measured table: every figure in its place, every gap with its reason."""
+"""The measured tables: they fit the terminal, and every gap has its reason."""
 
 from __future__ import annotations
 
-from rows import OWN, ap, flops, latency, memory, row
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rows import OWN, ROWS, ap, flops, latency, memory, row
 
 from reports import tables
-from reports.lines import lines
+from reports.frame import frame, wide
 
 ENTRY = "FCOS_R_50_5l_2x"
+LONG = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
 
 
-def cells(rows: list) -> tuple[dict[str, str], list[str]]:
-    """The first line by heading; a published figure under the heading before it."""
-    headings, texts, notes = tables.grid(rows)
-    named: dict[str, str] = {}
-    for before, heading, text in zip(["", *headings], headings, texts[0], strict=False):
-        named[f"{before} published" if heading == "published" else heading] = text
-    return named, notes
+def printed(rows: list[Any], width: int = 200) -> str:
+    console = Console(width=width, file=io.StringIO())
+    for part in tables.terminal(rows, width, "results.md"):
+        console.print(part)
+    return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_measured_and_published_stand_side_by_side() -> None:
-    named, notes = cells([flops(ENTRY, 90.61), latency(ENTRY, 80.04), ap(ENTRY)])
-    assert named["entry"] == ENTRY
-    assert (named["of backbone"], named["of backbone published"]) == ("90.6", "90.6")
-    assert (named["ms"], named["ms published"]) == ("80.0", "71")
-    assert (named["AP"], named["AP published"]) == ("37.1 [1]", "37.1")
-    assert notes == ["AP on the 5,000 images of val2017, as published"]
+def first_row(rows: list[Any]) -> dict[str, str]:
+    """The first row of the terminal's table by heading."""
+    table = tables.terminal(rows, 400)[0]
+    assert not isinstance(table, str)
+    return {str(column.header): str(next(iter(column.cells))) for column in table.columns}
 
 
-def test_a_gap_is_a_dash_with_its_reason() -> None:
-    named, notes = cells([latency(ENTRY, 80), row(ENTRY, "ap", reason="weights unreachable")])
-    assert named["AP"] == "- [2]" if notes[0].startswith("random") else "- [1]"
-    assert "weights unreachable" in notes
+def section(rows: list[Any], title: str) -> tables.Section:
+    return next(one for one in tables.sections(frame(rows)) if one.title == title)
 
 
-def test_random_weights_and_a_small_set_are_told() -> None:
-    rows = [latency(ENTRY, 80, "random"), row(ENTRY, "ap", reason="none")]
-    assert "random weights: speed and memory only" in cells(rows)[1]
-    _, notes = cells([ap(ENTRY, "coco_val_ccby", 31, size=(256, 427))])
-    assert notes == ["AP on 31 images of coco_val_ccby at 256/427, not on val2017 as published"]
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_the_table_fits_the_terminal_and_names_what_was_left_out(width: int) -> None:
+    rows = [latency(LONG, 1234.5, noise=0.2, precision=p, compiled=True) for p in ("fp32", "bf16")]
+    rows += [ap(LONG), memory(LONG, 12.5, 13.5), flops(LONG, 1234.5), *ROWS]
+    text = printed(rows, width)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    assert LONG in text  # no name is cut
+    headings = lines[0].split()
+    assert headings[:4] == ["model", "settings", "AP", "ms"]
+    assert len(headings) == len(set(headings)) or width > 80
+    assert "Left out for the width: " in text
+    assert "results.md" in text
 
 
-def test_a_part_of_val2017_is_told_once() -> None:
-    _, notes = cells([ap(ENTRY, "2 images of val2017", 2, limit=2)])
-    assert notes == ["AP on 2 images of val2017, not on val2017 as published"]
+def test_long_names_and_settings_are_folded_for_the_most_important_figures() -> None:
+    settings = {"precision": "bf16", "compiled": True, "layout": "contiguous", "size": (256, 427)}
+    rows = [latency(LONG, 1234.5, threads=threads, **settings) for threads in (1, 16)]
+    lines = printed([*rows, ap(LONG)], 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["model", "settings", "AP", "ms"]
+    assert any("1234.5" in line for line in lines)
+
+
+def test_a_wide_terminal_shows_everything() -> None:
+    assert "Left out" not in printed(ROWS, 400)
+
+
+def test_a_single_row_of_settings_is_a_note_and_not_a_column() -> None:
+    row = first_row([latency(ENTRY, 80.04), flops(ENTRY, 90.6)])
+    assert row == {
+        **{"model": ENTRY, "ms": "80.0", "GFLOPs": "181.2", "backbone GFLOPs": "90.6"},
+        **{"network": "64.0", "postprocess": "8.0", "preprocess": "8.0", "p90": "96.0"},
+    }
+    assert "fp32, cpu" in printed([latency(ENTRY, 80.04)])
+
+
+def test_gaps_are_listed_with_their_reason() -> None:
+    rows = [latency(ENTRY, 80), row(ENTRY, "ap", reason="weights unreachable")]
+    assert f"Not measured: AP of {ENTRY}: weights unreachable." in printed(rows)
+    assert f"- AP of {ENTRY}: weights unreachable" in tables.page(rows)
+
+
+def test_random_weights_and_other_images_are_mentioned() -> None:
+    assert f"Random weights, for speed and memory only: {ENTRY}." in printed(
+        [latency(ENTRY, 80, "random")]
+    )
+    rows = [ap(ENTRY, "coco_val_ccby", 31, size=(256, 427))]
+    assert "AP on 31 images of coco_val_ccby at 256/427, not on val2017" in printed(rows)
+    assert "not on val2017" not in printed([ap(ENTRY)])
 
 
 def test_noise_over_a_tenth_or_of_a_single_process_is_marked() -> None:
-    assert cells([latency(ENTRY, 80)])[0]["ms"] == "80.0"
-    assert cells([latency(ENTRY, 80, noise=0.11)])[0]["ms"] == "80.0 ~"
-    assert cells([latency(ENTRY, 80, processes=1)])[0]["ms"] == "80.0 ~"
+    assert first_row([latency(ENTRY, 80)])["ms"] == "80.0"
+    assert first_row([latency(ENTRY, 80, noise=0.11)])["ms"] == "80.0 ~"
+    assert first_row([latency(ENTRY, 80, processes=1)])["ms"] == "80.0 ~"
 
 
-def test_each_precision_is_a_line_and_parameters_belong_to_all() -> None:
-    rows = [flops(ENTRY, 90.6), latency(ENTRY, 80), latency(ENTRY, 40, precision="bf16")]
-    _, lines, _ = tables.grid(rows)
-    assert [line[1] for line in lines] == ["fp32", "bf16"]
-    assert lines[0][2:4] == lines[1][2:4]
+def test_each_precision_is_a_row_and_parameters_belong_to_all() -> None:
+    rows = [flops(ENTRY, 90.6), latency(ENTRY, 40, precision="bf16"), latency(ENTRY, 80)]
+    cells = wide(frame(rows))
+    assert list(cells["settings"]) == ["fp32", "bf16"]
+    assert list(cells["latency_ms"]) == [80, 40]
+    assert list(cells["gflops"]) == [181.2, 181.2]
 
 
-def test_training_memory_has_a_line_a_precision_where_nothing_else_was_run() -> None:
+def test_training_memory_has_a_row_per_precision_where_nothing_else_was_measured() -> None:
     half = row(ENTRY, "training_memory", memory(ENTRY, 1.8)["values"], precision="bf16")
-    headings, lines, _ = tables.grid([flops(ENTRY, 90.6), memory(ENTRY, 3.06), half])
-    assert [line[headings.index("train GB")] for line in lines] == ["3.06 [1]", "1.80 [1]"]
-    assert [line[headings.index("GFLOPs")] for line in lines] == ["181.2", "181.2"]
+    cells = wide(frame([flops(ENTRY, 90.6), memory(ENTRY, 3.06), half]))
+    assert list(cells["train_gb_predicted"]) == [3.06, 1.8]
+    assert list(cells["gflops"]) == [181.2, 181.2]
 
 
-def test_what_was_predicted_says_so_and_gives_way_to_what_was_measured() -> None:
-    named, notes = cells([memory(ENTRY, 3.06)])
-    assert named["train GB"] == "3.06 [1]"
-    assert notes == ["predicted, not measured"]
-    assert cells([memory(ENTRY, 3.06, 3.21)])[0]["train GB"] == "3.21"
-
-
-def test_an_entry_that_nobody_published_has_no_published_figures() -> None:
-    named, _ = cells([latency("mine:detector", 10)])
-    assert named["ms published"] == "-"
+def test_predicted_and_measured_memory_are_columns_of_their_own() -> None:
+    assert first_row([memory(ENTRY, 3.06)])["predicted train GB"] == "3.06"
+    assert "train GB" not in first_row([memory(ENTRY, 3.06)])
+    assert first_row([memory(ENTRY, 3.06, 3.21)])["train GB"] == "3.21"
 
 
 def test_the_page_names_machine_software_and_command() -> None:
     page = tables.page([flops(ENTRY, 90.6)])
     for text in ("Some CPU, 2 cores", "torch 2.9", "commit 0123456789", "`fcos-zoo bench`"):
         assert text in page
-    assert f"| {ENTRY} |" in page
+    assert f"| {ENTRY} | 181.2 | 90.6 |" in page
 
 
-def test_threads_that_differ_make_lines_of_their_own() -> None:
+def test_no_row_of_a_section_is_only_dashes() -> None:
+    for one in tables.sections(frame(ROWS)):
+        for cells in one.cells:
+            assert set(cells[1:]) != {"-"}
+
+
+def test_batch_sizes_and_precisions_are_columns() -> None:
+    sweep = section(ROWS, "Throughput")
+    assert sweep.headings[-2:] == ["images/s, batch 1", "images/s, batch 2"]
+    assert sweep.cells == [[ENTRY, "fp32", "published", "5.0 ~", "10.0 ~"]]
+    half = row(ENTRY, "training_memory", memory(ENTRY, 1.8)["values"], precision="bf16")
+    memories = section([memory(ENTRY, 3.06), half], "Memory of training")
+    assert memories.headings[1:] == ["predicted train GB, fp32", "predicted train GB, bf16"]
+    assert memories.cells == [[ENTRY, "3.06", "1.80"]]
+
+
+def test_different_thread_counts_are_rows_of_their_own() -> None:
     rows = [latency(ENTRY, 80, threads=1), latency(ENTRY, 50, threads=2)]
-    _, lines, _ = tables.grid(rows)
-    assert [line[1:3] for line in lines] == [["fp32 1 thread", "80.0"], ["fp32 2 threads", "50.0"]]
-    own_choice = {**latency(ENTRY, 50), "environment": {**rows[0]["environment"], "threads": 2}}
-    _, lines, _ = tables.grid([rows[1], own_choice])
-    assert [line[1] for line in lines] == ["fp32"]
+    cells = wide(frame(rows))
+    assert list(cells["settings"]) == ["fp32 1 thread", "fp32 2 threads"]
+    assert list(cells["latency_ms"]) == [80, 50]
+    default = latency(ENTRY, 50, facts={"threads": 2})
+    assert list(wide(frame([rows[1], default]))["settings"]) == ["fp32"]
 
 
-def test_a_size_that_is_not_the_published_one_is_told_and_an_entry_s_lines_stay_together() -> None:
+def test_the_rows_of_a_model_stay_together_with_the_published_size_first() -> None:
     rows = [latency(ENTRY, 8, size=(256, 427)), latency("FCOS_MS_R_101_2x", 90), latency(ENTRY, 80)]
-    _, lines, _ = tables.grid(rows)
-    assert [line[:3] for line in lines] == [
-        [ENTRY, "fp32", "80.0"],
-        [ENTRY, "fp32 256/427", "8.0"],
-        ["FCOS_MS_R_101_2x", "fp32", "90.0"],
+    cells = wide(frame(rows))
+    assert cells[["entry", "settings", "latency_ms"]].to_numpy().tolist() == [
+        [ENTRY, "fp32", 80.0],
+        [ENTRY, "fp32 256/427", 8.0],
+        ["FCOS_MS_R_101_2x", "fp32", 90.0],
     ]
 
 
-def test_a_user_s_own_weights_are_told_and_are_not_as_published() -> None:
-    named, notes = cells([latency(ENTRY, 80, "file"), ap(ENTRY, weights=OWN)])
-    assert named["entry"] == f"{ENTRY} [1]"
-    assert notes == ["weights of a file of the user's", "AP on the 5,000 images of val2017"]
+def test_the_weights_of_a_user_are_mentioned() -> None:
+    text = printed([latency(ENTRY, 80, "file"), ap(ENTRY, weights=OWN)])
+    assert f"Weights from a file of the user's: {ENTRY}." in text
 
 
-def test_times_of_a_throttled_gpu_are_not_valid_nor_are_its_images_a_second() -> None:
-    slowed = latency(ENTRY, 80, noise=0.2, throttled=True)
+def test_times_of_a_throttled_gpu_are_not_valid() -> None:
+    slowed = latency(ENTRY, 80, throttled=True)
     swept = row(ENTRY, "throughput", {**slowed["values"], "images_per_second": 12.5})
-    for rows, heading, text in (
-        ([slowed], "ms", "80.0 ~ [1]"),
-        ([swept], "images/s", "12.5 ~ [1]"),
-    ):
-        named, notes = cells(rows)
-        assert named[heading] == text
-        assert notes == ["the GPU was throttled meanwhile: not a valid time"]
+    for rows in ([slowed], [swept]):
+        text = printed(rows)
+        assert "The GPU was throttled during the measurement: not a valid time" in text
 
 
-def test_a_time_over_more_images_stands_before_one_over_fewer() -> None:
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_time_over_more_images_is_preferred(order: int) -> None:
     many, few = latency("FCOS_R_50_1x", 50.0), latency("FCOS_R_50_1x", 40.0, limit=2)
     many["values"]["images"] = 100
-    for rows in ([many, few], [few, many]):
-        [line] = lines(rows)
-        assert line.results["latency"] is many
+    cells = wide(frame([many, few][::order]))
+    assert list(cells["latency_ms"]) == [50.0]
+
+
+def test_markup_in_a_name_is_text() -> None:
+    assert "[bold]" in printed([latency("mine:[bold]", 10)])

@@ -1,36 +1,42 @@
-"""Before and after: a regression is what neither noise nor tolerance explains."""
+"""Before and after: a regression is a change for the worse beyond noise and tolerance."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rows
+from rows import row
 
-from benchmarks import store
-from benchmarks.cell import Cell, Outcome
-from benchmarks.compare import compare, left_out, unmatched
-from benchmarks.store import Store
+from benchmarks.store import Row, Store
+from reports.compare import compare, unmatched, unmatched_machines
 from tools import bench
 
-FACTS: dict[str, Any] = {"cpu": "a", "cores": 2, "code": "1", "torch": "2"}
+
+def latency(median: float, noise: float = 0.01, **more: Any) -> Row:
+    return rows.latency("A", median, noise=noise, **more)
 
 
-def row(metric: str, values: dict[str, Any], status: str = "measured", cpu: str = "a") -> store.Row:
-    outcome = Outcome(status, values, "" if status == "measured" else "it broke")
-    return store.row_of(Cell("A", metric), outcome, FACTS | {"cpu": cpu}, "bench")
+def ap(value: float) -> Row:
+    return row("A", "ap", {"AP": value, "split": "val2017"})
 
 
-def latency(
-    median: float, noise: float = 0.01, processes: int = 4, throttled: bool = False, **more: Any
-) -> store.Row:
-    state = {"during": {"gpu_throttled": throttled}}
-    values = {"median": median, "noise": noise, "processes": processes, "state": state}
-    return row("latency", values, **more)
+def params(count: int) -> Row:
+    return row("A", "params", {"parameters": count})
 
 
-def throughput(images_per_second: float) -> store.Row:
-    return row("throughput", {"images_per_second": images_per_second})
+def flops(gflops: float) -> Row:
+    return row("A", "flops", {"gflops": gflops, "backbone_gflops": 1.0})
+
+
+def throughput(images_per_second: float) -> Row:
+    return row("A", "throughput", {"images_per_second": images_per_second})
+
+
+def timed_out() -> Row:
+    return {**latency(10), "status": "timed out", "values": {}, "reason": "no result within 900 s"}
 
 
 @pytest.mark.parametrize(
@@ -41,23 +47,23 @@ def throughput(images_per_second: float) -> store.Row:
         (latency(10), latency(5), False),
         (latency(10, noise=0.2), latency(11), False),
         (latency(10, noise=0.2), latency(13), True),
-        (row("ap", {"AP": 0.4}), row("ap", {"AP": 0.37}), True),
-        (row("ap", {"AP": 0.4}), row("ap", {"AP": 0.43}), False),
-        (row("ap", {"AP": 0.4}), row("ap", {"AP": 0.3995}), False),
-        (row("ap", {"AP": 0.4}), row("ap", {"AP": 0.398}), True),
-        (row("params", {"parameters": 100}), row("params", {"parameters": 101}), True),
-        (row("flops", {"gflops": 100.0}), row("flops", {"gflops": 100.1}), True),
+        (ap(0.4), ap(0.37), True),
+        (ap(0.4), ap(0.43), False),
+        (ap(0.4), ap(0.3995), False),
+        (ap(0.4), ap(0.398), True),
+        (params(100), params(101), True),
+        (flops(100.0), flops(100.1), True),
         (throughput(9), throughput(8), True),
         (throughput(8), throughput(9), False),
-        (row("params", {"parameters": 100}), row("params", {"parameters": 100}), False),
-        (latency(10), latency(0, status="timed out"), True),
-        (latency(0, status="timed out"), latency(10), False),
-        (latency(10), latency(10.6, cpu="another"), True),
+        (params(100), params(100), False),
+        (latency(10), timed_out(), True),
+        (timed_out(), latency(10), False),
+        (latency(10), latency(10.6, facts={"cpu": "another"}), True),
         (latency(10, noise=0.2, processes=1), latency(11), True),
         (latency(10), latency(20, throttled=True), False),
     ],
 )  # fmt: skip
-def test_regressions(before: store.Row, after: store.Row, regressed: bool) -> None:
+def test_regressions(before: Row, after: Row, regressed: bool) -> None:
     [found] = compare([before], [after], tolerance=0.05)
     assert found.regressed is regressed
 
@@ -68,24 +74,21 @@ def test_a_ratio_carries_the_noise_of_both() -> None:
     assert found.noise == pytest.approx(0.05)
 
 
-def test_one_process_does_not_know_its_noise() -> None:
+def test_the_noise_of_a_single_process_is_not_known() -> None:
     [found] = compare([latency(10, processes=1)], [latency(10)])
-    assert found.noise is None
+    assert math.isnan(found.noise)
 
 
-def test_another_machine_s_threads_and_gpu_are_no_matter() -> None:
-    def on(cpu: str, threads: int, device: str) -> store.Row:
-        cell = Cell("A", "latency", device=device, threads=threads)
-        return store.row_of(
-            cell, Outcome("measured", latency(10)["values"]), FACTS | {"cpu": cpu}, ""
-        )
+def test_the_threads_and_the_gpu_of_another_machine_may_differ() -> None:
+    def on(cpu: str, threads: int, device: str) -> Row:
+        return latency(10, facts={"cpu": cpu}, threads=threads, device=device)
 
     assert len(compare([on("a", 2, "cuda")], [on("b", 16, "cuda:1")])) == 1
     assert compare([on("a", 2, "cuda")], [on("b", 2, "cpu")]) == []
     assert compare([on("a", 2, "cpu")], [on("a", 16, "cpu")]) == []
 
 
-def test_the_command_ends_with_the_verdict(
+def test_the_exit_status_tells_of_a_regression(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, median in (("a", 10.0), ("b", 10.1), ("c", 20.0)):
@@ -97,40 +100,40 @@ def test_the_command_ends_with_the_verdict(
     assert bench.main(["compare", paths["a"], paths["c"], "--tolerance", "1.5"]) == 0
 
 
-def test_cells_that_one_file_lacks_are_told(
+def test_cases_that_one_file_lacks_are_listed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b = Store(tmp_path / "a"), Store(tmp_path / "b")
-    for row in (latency(10), throughput(9)):
-        a.append(row)
+    for measured in (latency(10), throughput(9)):
+        a.append(measured)
     b.append(latency(10))
     assert bench.main(["compare", str(a.path), str(b.path)]) == 1
-    assert f"not compared: 1 measured cells that only {a.path} has" in capsys.readouterr().out
+    assert f"not compared: 1 measured cases that only {a.path} has" in capsys.readouterr().out
     assert bench.main(["compare", str(b.path), str(a.path)]) == 0
 
 
-def test_machines_are_compared_each_with_itself() -> None:
-    before, after = ([latency(ms, cpu=cpu) for cpu, ms in zip("ab", times, strict=True)]
+def test_each_machine_is_compared_with_itself() -> None:
+    before, after = ([latency(ms, facts={"cpu": cpu}) for cpu, ms in zip("ab", times, strict=True)]
                      for times in ((10, 50), (50, 10)))  # fmt: skip
     found = {one.machine: one.regressed for one in compare(before, after)}
     assert found == {"a, 2 cores": True, "b, 2 cores": False}
     assert unmatched(before, after[:1]) == (0, 0)
-    assert left_out(before, after[:1]) == ["b, 2 cores"]
+    assert unmatched_machines(before, after[:1]) == ["b, 2 cores"]
     with pytest.raises(ValueError, match="several machines"):
-        compare(before, [latency(10, cpu="c")])
+        compare(before, [latency(10, facts={"cpu": "c"})])
 
 
-def test_cells_that_both_failed_to_measure_are_told_as_such(
+def test_cases_that_neither_file_measured_are_listed_as_such(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Store(tmp_path / "a").append(latency(0, status="timed out"))
+    Store(tmp_path / "a").append(timed_out())
     assert bench.main(["compare", str(tmp_path / "a"), str(tmp_path / "a")]) == 0
     assert "measured in neither" in capsys.readouterr().out
 
 
 def test_files_of_several_machines_are_merged_once(tmp_path: Path) -> None:
     for name, cpu in (("a", "a"), ("b", "b")):
-        Store(tmp_path / name).append(latency(10, cpu=cpu))
+        Store(tmp_path / name).append(latency(10, facts={"cpu": cpu}))
     files = [str(tmp_path / name) for name in ("a", "b", "a")]
     for _ in range(2):
         assert bench.main(["merge", str(tmp_path / "all"), *files]) == 0

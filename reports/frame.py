@@ -1,0 +1,199 @@
+"""Results rows as one tidy frame: a line per figure, with the settings it was measured in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.store import Row
+from reports.metrics import BY_NAME, MAIN, METRICS, Metric
+
+COLUMNS = (
+    *("machine", "entry", "metric", "value", "noise", "note", "scope", "settings"),
+    *("precision", "as_published", "threads", "batch", "weights", "split", "images", "input"),
+    *("device", "measurement", "measured", "rank", "time", "key"),
+)
+TIMED = ("latency", "throughput")
+NOISY = 0.1  # relative noise from which a time is marked as uncertain
+UNCERTAIN = "noise over 10% or not known"
+THROTTLED = "the GPU was throttled during the measurement: not a valid time"
+MODEL = ["machine", "entry"]
+SCOPES = {
+    "settings": [*MODEL, "precision", "settings"],
+    "precision": [*MODEL, "precision"],
+    "model": MODEL,
+}
+
+
+def frame(rows: Iterable[Row]) -> pd.DataFrame:
+    """The tidy frame of results rows, in their order.
+
+    Columns:
+        machine, entry, metric: what was measured where; see `reports.metrics` for the metrics.
+        value: the figure, NaN where nothing was measured.
+        noise: relative; 0 for what is not timed, NaN where it is not known.
+        note: why there is no value, or what to know about it.
+        scope, measurement: of the metric.
+        settings: the precision and all other settings that are not the default, in words.
+        as_published: whether they are those of the published tables: fp32, eager, the test size.
+        precision, threads, batch, device: single settings.
+        weights: "published", "file" (of the user's), "random" or "peer".
+        split, images, input: what it was measured on, how many images, and their size.
+        measured: whether there is a value.
+        rank, time: what `best` chooses by.
+        key: of the case.
+    """
+    records = [record for row in rows for record in _records(row)]
+    table = pd.DataFrame(records, columns=list(COLUMNS))
+    table = table.astype({"measured": bool, "as_published": bool})  # also of no rows
+    timed = table[table["scope"] == "settings"]
+    counts = timed.groupby(MODEL)["threads"].transform("nunique")
+    several = counts[counts > 1].index
+    words = table.loc[several, "threads"].map(lambda n: f" {n:.0f} thread{'s' if n > 1 else ''}")
+    table.loc[several, "settings"] += words
+    return table
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame as mappings by column."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def best(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Of each metric the one figure that represents each group of `by`, in the frame's order.
+
+    A figure precedes a gap, the weights of the zoo those of a user's own file, AP of all val2017
+    that of a part, published weights random ones, more images fewer, a faster batch size a slower
+    one, and a later measurement an earlier one.
+    """
+    ranked = table.sort_values(["rank", "time"], kind="stable")
+    chosen = ranked.drop_duplicates([*by, "metric"], keep="last").index
+    return table.loc[table.index.isin(chosen)]
+
+
+def wide(table: pd.DataFrame, content: str = "value") -> pd.DataFrame:
+    """The frame with a row per machine, entry and settings, and a column per metric.
+
+    Figures of a model or a precision are repeated in each of its rows; they get a row of their
+    own only where nothing else was measured. `content` is the column that fills the cells.
+    """
+    keys = table[table["scope"] == "settings"][SCOPES["settings"]]
+    for scope in ("precision", "model"):
+        own = table[(table["scope"] == scope) & table["measured"]]
+        known = pd.MultiIndex.from_frame(keys[SCOPES[scope]])
+        keys = pd.concat([keys, own[~pd.MultiIndex.from_frame(own[SCOPES[scope]]).isin(known)][
+            SCOPES["settings"]]])  # fmt: skip
+    keys = keys.drop_duplicates()
+    for scope, by in SCOPES.items():
+        chosen = best(table[table["scope"] == scope], by)
+        cells = chosen.pivot(index=by, columns="metric", values=content).reset_index()
+        keys = keys.merge(cells, how="left", on=by)
+    order = {tuple(name): i for i, name in enumerate(table[MODEL].drop_duplicates().to_numpy())}
+    keys["place"] = [order[tuple(name)] for name in keys[MODEL].to_numpy()]
+    keys["changed"] = keys["settings"] != "fp32"
+    ordered = keys.sort_values(["place", "changed"], kind="stable", ignore_index=True)
+    return ordered.drop(columns=["place", "changed"])
+
+
+def _records(row: Row) -> Iterable[dict[str, Any]]:
+    case, values = row["cell"], row["values"]
+    measured = row["status"] == "measured"
+    size = case["size"]
+    weights = case["weights"].partition("@")[0]
+    context = {
+        "machine": row["machine"],
+        "entry": case["entry"],
+        "precision": case["precision"],
+        "settings": _settings(case),
+        "as_published": _settings(case) == "fp32",
+        "threads": case["threads"] or row["environment"].get("threads"),
+        "batch": case["batch"],
+        "weights": values.get("weights", weights),
+        "split": values.get("split", (case["dataset"] or "").partition("@")[0])
+        + (f" at {size[0]}/{size[1]}" if size else ""),
+        "images": values.get("images", 0),
+        "input": values.get("input", ""),
+        "device": case["device"],
+        "measured": measured,
+        "time": row.get("time", ""),
+        "key": row["key"],
+    }
+    if not measured:
+        metric = BY_NAME[MAIN[case["metric"]]]
+        status = "" if row["status"] == "missing" else f"{row['status']}: "
+        yield _record(metric, context, np.nan, np.nan, status + row["reason"])
+        return
+    noise = _noise(row)
+    for metric in METRICS:
+        if metric.measurement != case["metric"]:
+            continue
+        value = metric.value(values)
+        if value is not None:
+            yield _record(metric, context, float(value), noise, _note(metric, row, noise))
+
+
+def _record(
+    metric: Metric, context: Mapping[str, Any], value: float, noise: float, note: str
+) -> dict[str, Any]:
+    weights, split = context["weights"], context["split"]
+    speed = value if metric.name == "images_per_second" else 0.0
+    rank = (
+        *(context["measured"], weights != "file", split == "val2017", weights == "published"),
+        *(context["images"], 0.0 if np.isnan(speed) else speed),
+    )
+    own = {"metric": metric.name, "scope": metric.scope, "rank": rank}
+    own["measurement"] = metric.measurement
+    return {**context, **own, "value": value, "noise": noise, "note": note}
+
+
+def _settings(case: Mapping[str, Any]) -> str:
+    """The precision and every setting that is not the default."""
+    words = (
+        case["precision"],
+        "compiled" if case["compiled"] else "",
+        case["layout"] if case["layout"] != "channels_last" else "",
+        "{}/{}".format(*case["size"]) if case["size"] else "",
+    )
+    return " ".join(filter(None, words))
+
+
+def _noise(row: Row) -> float:
+    """The relative noise; NaN where a single process or too few runs cannot tell it."""
+    values = row["values"]
+    if row["cell"]["metric"] not in TIMED:
+        return 0.0
+    known = values.get("processes", 1) > 1 and values.get("noise") is not None
+    return float(values["noise"]) if known else np.nan
+
+
+def _note(metric: Metric, row: Row, noise: float) -> str:
+    """What to know about a figure before comparing it with another."""
+    values = row["values"]
+    if metric.name.endswith("_predicted"):
+        return "predicted, not measured"
+    if metric.measurement == "ap":
+        return _ap_note(row)
+    if metric.measurement not in TIMED:
+        return ""
+    state = values.get("state", {})
+    throttled = (state.get("during") or state.get("after") or {}).get("gpu_throttled")
+    uncertain = not noise <= NOISY or not values.get("stable", True)
+    notes = (
+        "random weights" if values.get("weights") == "random" else "",
+        UNCERTAIN if uncertain else "",
+        THROTTLED if throttled else "",
+    )
+    return "; ".join(filter(None, notes))
+
+
+def _ap_note(row: Row) -> str:
+    """Empty for an AP that the published one can be compared with, else what it was measured on."""
+    values, size = row["values"], row["cell"]["size"]
+    if values["split"] == "val2017" and not size:
+        return ""
+    split, reduced = values["split"], f" at {size[0]}/{size[1]}" if size else ""
+    where = split if " images of " in split else f"{values['images']} images of {split}"
+    return f"on {where}{reduced}, not on val2017 as published"

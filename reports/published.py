@@ -1,0 +1,186 @@
+"""The published tables again, row for row: each figure beside the measured one and their ratio."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.store import Row
+from reports.frame import best, frame, records
+from reports.metrics import BY_NAME, PUBLISHED
+from reports.tables import GAP, markdown, provenance
+from zoo import published
+from zoo.published import Cell, Column, Table
+
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A published table with the measurements of one machine; all cells are text.
+
+    A published column that something was measured for is followed by a column of the measured
+    figures and one of the ratios, measured by published. Speeds have a ratio only if they were
+    measured on the GPU of the table.
+    """
+
+    table: Table
+    machine: str
+    headings: list[str]
+    cells: list[list[str]]
+    notes: list[str]
+
+    @property
+    def hardware(self) -> str:
+        """What the published and the measured speeds were taken on."""
+        theirs = self.table.measured_on
+        note = f" ({theirs.note})" if theirs.note else ""
+        return (
+            f"Published speed: {theirs.gpu}, batch {theirs.batch}{note}; "
+            f"measured speed: {self.machine}, batch 1"
+            f"{'' if _same_gpu(self.table, self.machine) else ', so no ratio of the two'}."
+        )
+
+    def markdown(self) -> str:
+        """The table with its source, its hardware, the notes and the footnotes of its page."""
+        date = f", {self.table.source.date}" if self.table.source.date else ""
+        parts = [
+            f"### {self.table.title}",
+            f"Source: <{self.table.source.url}>{date}. {self.hardware}",
+            markdown(self.headings, self.cells),
+            "\n".join(f"{n}. {text}" for n, text in enumerate(self.notes, 1)),
+            *(f"> {footnote}" for footnote in self.table.footnotes),
+        ]
+        return "\n\n".join(filter(None, parts))
+
+    def csv(self) -> str:
+        """The same cells for a spreadsheet; notes are numbers in brackets."""
+        return str(pd.DataFrame(self.cells, columns=self.headings).to_csv(index=False))
+
+
+def compare_all(rows: Sequence[Row], tables: Sequence[Table] | None = None) -> list[Comparison]:
+    """Every published table once for each machine that measured something."""
+    measured = frame(rows)
+    return [
+        compare(table, figures, str(machine))
+        for machine, figures in measured.groupby("machine", sort=False)
+        for table in tables or published.tables()
+    ]
+
+
+def page(rows: Sequence[Row], tables: Sequence[Table] | None = None) -> str:
+    """All published tables in markdown, machine by machine."""
+    parts, machine = ["# The published tables, measured again"], ""
+    for comparison in compare_all(rows, tables):
+        if comparison.machine != machine:
+            machine = comparison.machine
+            mine = [row for row in rows if row["machine"] == machine]
+            facts = "\n".join(f"- {text}" for text in provenance(mine))
+            parts += [f"## Measured on {machine}", facts]
+        parts.append(comparison.markdown())
+    return "\n\n".join(parts) + "\n"
+
+
+def compare(table: Table, figures: pd.DataFrame, machine: str) -> Comparison:
+    """A published table beside the figures that one machine measured in the published settings."""
+    standing = best(figures[figures["as_published"]], ["entry"])
+    found = {(row["entry"], row["metric"]): row for row in records(standing)}
+    notes: list[str] = []
+    headings: list[str] = []
+    columns: list[list[str]] = []
+    for column in table.columns:
+        if column.unit == "url":
+            continue
+        printed = [row[column.key] for row in table.rows]
+        headings.append(column.heading)
+        columns.append([_printed(column, value) for value in printed])
+        if column.key not in PUBLISHED:
+            continue
+        results = [_figure(column, row.entry, found) for row in table.rows]
+        if all(figure is None for figure, _ in results):
+            if why := dict.fromkeys(note for _, note in results if note):
+                notes.append(f"{column.heading}: {'; '.join(why)}")
+            continue
+        headings.append(f"{column.heading}: measured")
+        columns.append(_measured(printed, results, notes))
+        if PUBLISHED[column.key].metric != "latency_ms" or _same_gpu(table, machine):
+            headings.append(f"{column.heading}: ratio")
+            columns.append([_ratio(f, p) for (f, _), p in zip(results, printed, strict=True)])
+    cells = [list(texts) for texts in zip(*columns, strict=True)]
+    return Comparison(table, machine, headings, cells, notes)
+
+
+def _figure(
+    column: Column, entry: str | None, found: Mapping[tuple[str, str], Mapping[str, Any]]
+) -> tuple[float | None, str]:
+    """The measured figure to put beside a published cell and a note on it, or None and why."""
+    if entry is None:
+        return None, "not a model of the zoo"
+    kind = PUBLISHED[column.key]
+    row = found.get((entry, kind.metric))
+    if row is None and kind.metric == "train_gb":
+        row = found.get((entry, "train_gb_predicted"))
+    if row is None and BY_NAME[kind.metric].measurement == "ap":
+        row = found.get((entry, "ap"))  # which says why there is none
+    if row is None:
+        return None, NOT_MEASURED
+    if not row["measured"]:
+        return None, row["note"]
+    if row["weights"] == "file":
+        return None, "measured only with weights from a file of the user's"
+    if BY_NAME[kind.metric].measurement == "ap" and (row["note"] or row["metric"] != kind.metric):
+        return None, f"measured only {row['note']}" if row["note"] else NOT_MEASURED
+    figure = kind.published(row["value"])
+    if kind.metric.startswith("ap") or kind.metric.startswith("ar_"):
+        figure /= 1 if column.unit == "%" else 100
+    return figure, row["note"]
+
+
+def _measured(
+    printed: Sequence[Cell], results: Sequence[tuple[float | None, str]], notes: list[str]
+) -> list[str]:
+    """The measured figures as text, each with the number of its note."""
+    texts = []
+    for value, (figure, note) in zip(printed, results, strict=True):
+        text = GAP if figure is None else _digits(figure, value)
+        if note and note != NOT_MEASURED:
+            if note not in notes:
+                notes.append(note)
+            text += f" [{notes.index(note) + 1}]"
+        texts.append(text)
+    return texts
+
+
+def _same_gpu(table: Table, machine: str) -> bool:
+    """Whether the machine has the GPU of the table, however its name is spelt."""
+    words = table.measured_on.gpu.removeprefix("NVIDIA ")
+    return re.sub(r"\W", "", words).lower() in re.sub(r"\W", "", machine).lower()
+
+
+def _printed(column: Column, value: Cell) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else column.text(value)
+
+
+def _digits(figure: float, printed: Cell) -> str:
+    """As many decimals as the page prints, but at least one, and two where it is below one."""
+    decimals = len(str(printed).partition(".")[2]) if isinstance(printed, float) else 1
+    return f"{figure:.{max(decimals, 1 if figure >= 1 else 2)}f}"
+
+
+def _ratio(figure: float | None, printed: Cell) -> str:
+    if figure is None or not isinstance(printed, float | int) or not printed:
+        return GAP
+    return f"{figure / printed:.3f}"
+
+
+def restricted(entries: Set[str]) -> list[Table]:
+    """The published tables that list some of these models, with only the rows of those."""
+    tables = [
+        replace(table, rows=tuple(row for row in table.rows if row.entry in entries))
+        for table in published.tables()
+    ]
+    return [table for table in tables if table.rows]
