@@ -174,7 +174,7 @@ def score_difference(full: Detector, half: Detector, photos: Sequence[Tensor]) -
 
 def _input_size(detector: Detector, image: Tensor) -> tuple[int, ...]:
     height, width = detector.resize(image.shape[-2], image.shape[-1])
-    divisor = detector.images.divisor
+    divisor = detector.normalizer.divisor
     return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
 

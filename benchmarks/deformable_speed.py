@@ -22,7 +22,7 @@ from backbones.deformable import DeformConv2d
 from benchmarks import environment, pictures
 from benchmarks.backbone_speed import alternate
 from benchmarks.synthetic import settle_norms
-from fcos.images import resize_image
+from fcos.preprocess import resize_image
 
 ENTRIES = ("FCOS_imprv_dcnv2_R_50_FPN_1x", "FCOS_MS_X_101_32x8d_dcnv2_2x")
 SIZE = (800, 1088)
@@ -85,7 +85,7 @@ def inputs(name: str, photo: Tensor) -> list[tuple[DeformConv2d, Tensor]]:
     """An entry's deformable layers, each with what it sees of a picture."""
     torch.manual_seed(0)
     detector = zoo.build(name).eval().to(memory_format=torch.channels_last)
-    settle_norms(detector, lambda: detector.network(detector.images([photo])))
+    settle_norms(detector, lambda: detector.network(detector.normalizer([photo])))
     layers = [m for m in detector.modules() if isinstance(m, DeformConv2d)]
     seen: list[tuple[DeformConv2d, Tensor]] = []
     hooks = [
@@ -95,7 +95,7 @@ def inputs(name: str, photo: Tensor) -> list[tuple[DeformConv2d, Tensor]]:
         for layer in layers
     ]
     with torch.inference_mode():
-        detector.network(detector.images([photo]))
+        detector.network(detector.normalizer([photo]))
         for hook in hooks:
             hook.remove()
         for layer, x in seen:

@@ -15,7 +15,7 @@ from fvcore.nn.jit_handles import conv_flop_jit
 from torch import Tensor, nn
 
 from fcos import Detector
-from fcos.images import ShortestSide
+from fcos.preprocess import ShortestSide
 
 SCOPES = ("backbone", "pyramid", "head")
 KINDS = {
@@ -63,7 +63,7 @@ def input_size(detector: Detector, size: tuple[int, int] | None = None) -> tuple
     if not isinstance(rule, ShortestSide):
         return longest, longest
     width = min(short * 3 / 2, longest)
-    divisor = detector.images.divisor
+    divisor = detector.normalizer.divisor
     return -(-short // divisor) * divisor, math.ceil(width / divisor) * divisor
 
 

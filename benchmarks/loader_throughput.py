@@ -34,7 +34,7 @@ from fcos.data.handover import keep_freed_memory
 from fcos.data.loader import Loader
 from fcos.data.sampler import TrainingSampler
 from fcos.data.transforms import Compose, HorizontalFlip, ResizeShortestSide
-from fcos.images import ShortestSide
+from fcos.preprocess import ShortestSide
 
 EMBEDDED = Path(__file__).parent / "data" / "coco_val_ccby"
 BATCH = 4

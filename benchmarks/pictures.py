@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.cell import Dataset
 from fcos.data.coco import load_annotations
 from fcos.data.sets import parts
-from fcos.images import load_image
+from fcos.preprocess import load_image
 from fcos.read import read_image
 from zoo.card import Card
 

@@ -126,7 +126,7 @@ def _step(
 ) -> None:
     """`Detector.forward` without its look at the targets' values, and the optimiser's step."""
     with torch.autocast("cpu", DTYPES.get(precision), enabled=precision in ("bf16", "fp16")):
-        batch = detector.images(pictures)
+        batch = detector.normalizer(pictures)
         boxes = detector.place(targets, batch.offsets)
         levels = detector.network(batch)
         assigned = detector.assign(detector.points(levels, batch), boxes)

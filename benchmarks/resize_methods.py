@@ -20,7 +20,7 @@ from fcos import Detector, ShortestSide
 from fcos.data import shapes
 from fcos.data.coco import load_annotations
 from fcos.evaluate import evaluate, to_coco_results
-from fcos.images import ResizeMethod, as_float, load_image, resize_image
+from fcos.preprocess import ResizeMethod, as_float, load_image, resize_image
 
 PHOTOS = Path(__file__).resolve().parent / "data" / "coco_val_ccby" / "images"
 REPORT = Path("reports/resize_methods.md")

@@ -15,7 +15,7 @@ import zoo
 from benchmarks import peers, pictures, synthetic
 from benchmarks.cell import Cell
 from fcos import Detector
-from fcos.images import LongestSide, ShortestSide
+from fcos.preprocess import LongestSide, ShortestSide
 from zoo.build import DTYPES
 
 Stage = Callable[[Any], Any]

@@ -31,7 +31,7 @@ import zoo
 from benchmarks import environment, pictures
 from benchmarks.memory import sgd, training_batch
 from benchmarks.synthetic import settle_norms
-from fcos.images import resize_image
+from fcos.preprocess import resize_image
 from zoo.build import DTYPES
 
 ENTRY = "FCOS_R_50_1x"

@@ -4,8 +4,8 @@ from fcos.decode import Decoder
 from fcos.detections import Detections
 from fcos.detector import Detector
 from fcos.head import Head, Level
-from fcos.images import ImageNormalizer, LongestSide, ShortestSide
 from fcos.losses import Loss
+from fcos.preprocess import ImageNormalizer, LongestSide, ShortestSide
 from fcos.pyramid import FPN, HRFPN, Pyramid
 from fcos.targets import TargetAssigner
 from fcos.views import MULTI_SCALE, View

@@ -11,7 +11,7 @@ from torchvision.ops import nms
 
 from fcos.boxes import Size, ltrb_to_boxes
 from fcos.head import Level
-from fcos.images import ImageBatch
+from fcos.preprocess import ImageBatch
 
 PADDING = -1.0  # the score of a place without a candidate
 FAR = 1e6  # pixels, beyond which a box of a diverged network is cut for NMS

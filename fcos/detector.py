@@ -20,7 +20,8 @@ from fcos.boxes import Size, level_points
 from fcos.decode import Candidates, Decoder
 from fcos.detections import Detections, class_names
 from fcos.head import Head, Level, map_size
-from fcos.images import (
+from fcos.losses import Loss
+from fcos.preprocess import (
     ImageBatch,
     ImageNormalizer,
     LongestSide,
@@ -30,7 +31,6 @@ from fcos.images import (
     load_image,
     resize_image,
 )
-from fcos.losses import Loss
 from fcos.pyramid import Pyramid
 from fcos.targets import TargetAssigner, Targets, check_targets
 from fcos.views import View, join, mirror, rescale
@@ -44,7 +44,7 @@ class Detector(nn.Module):
 
     Args:
         backbone, pyramid, head: the network.
-        images: normalisation and padding.
+        normalizer: normalisation and padding of the input.
         resize: the test-time resize of `detect`.
         assigner, loss: training targets and losses.
         decoder: from head outputs to boxes.
@@ -53,7 +53,7 @@ class Detector(nn.Module):
         point_spacing: between image points: the level's "stride", or the input's size over the
             "map"'s, rounded down, which differs where padding made the map larger (torchvision).
         ignore_padding: locations outside of the image neither learn nor detect.
-        resize_method: see `images.resize_image`.
+        resize_method: see `preprocess.resize_image`.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Detector(nn.Module):
         pyramid: Pyramid,
         head: Head,
         *,
-        images: ImageNormalizer,
+        normalizer: ImageNormalizer,
         resize: ShortestSide | LongestSide,
         assigner: TargetAssigner,
         loss: Loss,
@@ -79,7 +79,7 @@ class Detector(nn.Module):
         self.backbone = backbone
         self.pyramid = pyramid
         self.head = head
-        self.images = images
+        self.normalizer = normalizer
         self.resize = resize
         self.assigner = assigner
         self.loss = loss
@@ -118,7 +118,7 @@ class Detector(nn.Module):
             RuntimeError: the detector is on a CPU, and there is no C++ compiler.
         """
         compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-        if self.images.mean.device.type == "cpu" and shutil.which(compiler) is None:
+        if self.normalizer.mean.device.type == "cpu" and shutil.which(compiler) is None:
             raise RuntimeError(
                 f"compiling for a CPU needs a C++ compiler, and {compiler} is not on the PATH: "
                 "install it, or name another in the environment variable CXX"
@@ -160,12 +160,12 @@ class Detector(nn.Module):
         """
         if not self.training:
             with torch.no_grad():
-                batch = self.images(images)
+                batch = self.normalizer(images)
                 return self.decode(self.network(batch), batch)
         if targets is None:
             raise ValueError("training needs targets: one {'boxes', 'labels'} per image")
         check_targets(targets, len(images), len(self.classes))
-        batch = self.images(images)
+        batch = self.normalizer(images)
         boxes = self.place(targets, batch.offsets)  # now: a copy waits for what a GPU has to do
         levels = self.network(batch)
         points = self.points(levels, batch)
@@ -174,7 +174,7 @@ class Detector(nn.Module):
 
     def levels(self, images: Sequence[Tensor]) -> list[Level]:
         """The head's raw outputs for images as `forward` takes them, one per pyramid level."""
-        return self.network(self.images(images))
+        return self.network(self.normalizer(images))
 
     def place(
         self, targets: Sequence[dict[str, Tensor]], offsets: Sequence[Size]
@@ -183,7 +183,7 @@ class Detector(nn.Module):
 
         `offsets` (top, left) say where the images lie in the batch.
         """
-        device = self.images.mean.device
+        device = self.normalizer.mean.device
         placed = []
         for target, (top, left) in zip(targets, offsets, strict=True):
             boxes = target["boxes"].float()
@@ -281,10 +281,10 @@ class Detector(nn.Module):
         resize = self.resize.scaled(view.scale, view.limit)
         originals = [(picture.shape[-2], picture.shape[-1]) for picture in pictures]
         resized = [
-            resize_image(picture, resize(*size), self.resize_method, self.images.mean.device)
+            resize_image(picture, resize(*size), self.resize_method, self.normalizer.mean.device)
             for picture, size in zip(pictures, originals, strict=True)
         ]
-        batch = self.images([image.flip(-1) for image in resized] if view.mirrored else resized)
+        batch = self.normalizer([image.flip(-1) for image in resized] if view.mirrored else resized)
         pairs = zip(originals, batch.sizes, strict=True)
         return batch, originals, [resize.back(original, fed) for original, fed in pairs]
 

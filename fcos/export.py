@@ -18,7 +18,7 @@ from backbones.deformable import DeformConv2d
 from fcos.boxes import Size
 from fcos.decode import PADDING
 from fcos.detector import Detector
-from fcos.images import ImageBatch
+from fcos.preprocess import ImageBatch
 
 OUTPUTS = ["boxes", "scores", "labels"]
 OPSET = 20  # of ONNX; deformable convolutions are there from 19 on
@@ -48,14 +48,14 @@ class FixedDetector(nn.Module):
         """Images (N, 3, H, W), RGB, float32 0..1, to boxes (N, D, 4) xyxy in their pixels, scores
         (N, D), falling, and labels (N, D) int64; places left over have score -1."""
         detector, sizes = self.detector, [self.size] * len(images)
-        batch = ImageBatch(self._padded(images), sizes, detector.images.layout(sizes)[1])
+        batch = ImageBatch(self._padded(images), sizes, detector.normalizer.layout(sizes)[1])
         candidates = detector.candidates(detector.network(batch), batch)
         boxes, scores, labels = detector.decoder.best(candidates, sizes)
         return boxes, scores, labels
 
     def _padded(self, images: Tensor) -> Tensor:
         """The network's input, padded as `ImageNormalizer` does it."""
-        rule = self.detector.images
+        rule = self.detector.normalizer
         (height, width), [(top, left)] = rule.layout([self.size])
         bottom, right = height - self.size[0] - top, width - self.size[1] - left
         border = (left, right, top, bottom)

@@ -18,7 +18,7 @@ from benchmarks import accuracy, pictures
 from benchmarks.cell import Dataset
 from fcos import MULTI_SCALE
 from fcos.evaluate import FIGURES, Result
-from fcos.images import ResizeMethod
+from fcos.preprocess import ResizeMethod
 from fcos.train import distributed
 from tools.arguments import exact_float32, positive
 

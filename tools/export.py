@@ -19,7 +19,7 @@ from benchmarks import pictures
 from fcos import Detector, LongestSide, ShortestSide, export
 from fcos.boxes import Size
 from fcos.detections import matches
-from fcos.images import as_float, resize_image
+from fcos.preprocess import as_float, resize_image
 from tools.arguments import positive
 
 FORMATS = ("pt2", "onnx")
@@ -157,11 +157,13 @@ def description(detector: Detector, size: Size, images: int) -> dict[str, Any]:
     """What somebody must know who feeds the graph and reads its answers."""
     rule = detector.resize
     resize = {"side": "longest" if isinstance(rule, LongestSide) else "shortest"} | vars(rule)
-    mean = detector.images.mean.flatten() / detector.images.value_range
-    filling = [0.0] * 3 if detector.images.square else mean.tolist()
-    if detector.images.channel_order == "BGR":
+    mean = detector.normalizer.mean.flatten() / detector.normalizer.value_range
+    filling = [0.0] * 3 if detector.normalizer.square else mean.tolist()
+    if detector.normalizer.channel_order == "BGR":
         filling.reverse()
-    where = "all around a smaller picture" if detector.images.square else "right and bottom of it"
+    where = (
+        "all around a smaller picture" if detector.normalizer.square else "right and bottom of it"
+    )
     return {
         "entry": detector.card.name,
         "classes": list(detector.classes),

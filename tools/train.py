@@ -128,7 +128,7 @@ def make_trainer(
 ) -> Trainer:
     """The trainer of a run; `accumulate=auto` tries what fits."""
     solver, data, run = config["solver"], config["data"], config["run"]
-    device = detector.images.mean.device
+    device = detector.normalizer.mean.device
     share = _share(solver["batch"])
     epoch = len(dataset) / solver["batch"]
     accumulate = solver["accumulate"]

@@ -69,7 +69,7 @@ def assemble(
         backbone,
         pyramid,
         head,
-        images=ImageNormalizer(**config["images"]),
+        normalizer=ImageNormalizer(**config["images"]),
         resize=resize(**rule),
         assigner=TargetAssigner(**config["assigner"]),
         loss=Loss(**config["loss"]),

@@ -143,15 +143,15 @@ def _adapt_stem(detector: Detector, state: dict[str, Tensor], trained: Mapping[s
     Inputs of one kind, whose means differ by half a grey level as those of Caffe2 and detectron2,
     are left alone, as they were when the published detectors were trained.
     """
-    images = detector.images
+    normalizer = detector.normalizer
     mean, std = torch.tensor(trained["mean"]), torch.tensor(trained["std"])
-    if trained["channel_order"] != images.channel_order:
+    if trained["channel_order"] != normalizer.channel_order:
         mean, std = mean.flip(0), std.flip(0)
-    scale = trained["value_range"] / images.value_range
-    own_mean, own_std = images.mean.flatten().cpu(), images.std.flatten().cpu()
+    scale = trained["value_range"] / normalizer.value_range
+    own_mean, own_std = normalizer.mean.flatten().cpu(), normalizer.std.flatten().cpu()
     a = own_std * scale / std
     b = (own_mean * scale - mean) / std
-    same_order = trained["channel_order"] == images.channel_order
+    same_order = trained["channel_order"] == normalizer.channel_order
     if same_order and torch.allclose(a, torch.ones(3), atol=0.02):
         return
     key = next(k for k in state if state[k].ndim == 4 and state[k].shape[1] == 3)

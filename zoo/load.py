@@ -10,8 +10,8 @@ from typing import Any, get_args
 import torch
 
 from fcos import Detector
-from fcos.images import ResizeMethod
 from fcos.layout import inference_layout
+from fcos.preprocess import ResizeMethod
 from zoo import converted, formats
 from zoo.available import fetch_weights, set_aside
 from zoo.build import DTYPES, Precision, assemble

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from fcos.data.dataset import Picture, Target
-from fcos.images import ShortestSide, resize_image
+from fcos.preprocess import ShortestSide, resize_image
 
 Transform = Callable[[Image.Image, Target, random.Random], Picture]
 
@@ -36,7 +36,7 @@ class Compose:
 
 @dataclass(frozen=True)
 class ResizeShortestSide:
-    """Shorter side to one of `sizes`, the longer at most `longest`, as `fcos.images.ShortestSide`.
+    """Shorter side to one of `sizes`, longer at most `longest`; see `fcos.preprocess.ShortestSide`.
 
     Args:
         sizes: the sizes to choose from; or, for `sample="range"`, the least and the greatest.

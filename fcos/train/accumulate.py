@@ -12,7 +12,7 @@ from torch import Tensor
 from fcos.boxes import Size
 from fcos.detector import Detector
 from fcos.head import Level, map_size
-from fcos.images import ImageBatch
+from fcos.preprocess import ImageBatch
 from fcos.targets import Targets
 
 Target = dict[str, Any]
@@ -49,7 +49,7 @@ class StepNormalizers:
         assigned: list[Targets] = []
         for images, targets in parts:
             sizes: list[Size] = [(image.shape[-2], image.shape[-1]) for image in images]
-            size, offsets = self.detector.images.layout(sizes)
+            size, offsets = self.detector.normalizer.layout(sizes)
             levels = self._levels_of(size)
             points = self.detector.points(levels, _empty(size))
             assigned += self.detector.assign(points, self.detector.place(targets, offsets))
@@ -59,7 +59,7 @@ class StepNormalizers:
     def _levels_of(self, size: Size) -> list[Level]:
         """Levels without content of the sizes that the network's would have."""
         if size not in self._levels:
-            device = self.detector.images.mean.device
+            device = self.detector.normalizer.mean.device
             self._levels[size] = [
                 level._replace(logits=torch.empty(1, device=device).expand(1, 1, *map_size(level)))
                 for level in self._shapes.network(_empty(size))

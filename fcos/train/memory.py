@@ -28,7 +28,7 @@ def fitting_parts(
     Raises:
         RuntimeError: not even one image fits.
     """
-    device = detector.images.mean.device
+    device = detector.normalizer.mean.device
     if device.type != "cuda":
         return 1
     # Ranks try on their own: in eval mode norms exchange nothing, and keep nothing.
@@ -56,7 +56,7 @@ def fitting_parts(
 
 
 def _fits(detector: Detector, images: int, size: Size, dtype: torch.dtype) -> bool:
-    device = detector.images.mean.device
+    device = detector.normalizer.mean.device
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     pictures = [torch.zeros(3, *size, dtype=torch.uint8) for _ in range(images)]

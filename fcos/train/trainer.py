@@ -96,7 +96,7 @@ class Trainer:
                 "log_every, checkpoint_every and evaluate_every are at least 1 iteration"
             )
         self.detector = detector
-        self.device = detector.images.mean.device
+        self.device = detector.normalizer.mean.device
         self.batches = batches
         self.optimizer = optimizer
         self.schedule = schedule

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fcos.data.transforms import Compose, HorizontalFlip, ResizeShortestSide, SquareView, with_boxes
-from fcos.images import resize_image
+from fcos.preprocess import resize_image
 
 
 def sample(height=60, width=80, boxes=((10, 20, 30, 50),)):

@@ -45,7 +45,7 @@ def build_tiny(
     head: dict[str, Any] | None = None,
     loss: dict[str, Any] | None = None,
     decoder: dict[str, Any] | None = None,
-    images: ImageNormalizer | None = None,
+    normalizer: ImageNormalizer | None = None,
     resize: ShortestSide | LongestSide | None = None,
     **detector: Any,
 ) -> Detector:
@@ -58,7 +58,7 @@ def build_tiny(
         backbone,
         pyramid,
         Head(pyramid.strides, len(CLASSES), pyramid.channels, **options),
-        images=images or ImageNormalizer([104.0, 116.0, 123.0], [58.0] * 3),
+        normalizer=normalizer or ImageNormalizer([104.0, 116.0, 123.0], [58.0] * 3),
         resize=resize or ShortestSide(64, 96),
         assigner=TargetAssigner([(-1, 32), (32, 64), (64, 1e8)], radius=1.5),
         loss=Loss(**(loss or {})),

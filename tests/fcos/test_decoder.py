@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fcos import Decoder, Level
 from fcos.boxes import level_points
-from fcos.images import ImageBatch
+from fcos.preprocess import ImageBatch
 
 STRIDES, SIZES, CLASSES = (8, 16), ((4, 5), (2, 3)), 3
 POINTS = [

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from fcos import Detections, Detector, ImageNormalizer, LongestSide, ShortestSide
-from fcos.images import resize_image
+from fcos.preprocess import resize_image
 
 Build = Callable[..., Detector]
 
@@ -84,7 +84,7 @@ def test_padding_neither_learns_nor_detects_where_it_is_ignored(
     tiny_detector: Build, picture: Tensor, target: dict[str, Tensor]
 ) -> None:
     square = ImageNormalizer([0.0] * 3, [100.0] * 3, divisor=32, square=True)
-    options = {"images": square, "point_offset": 0.0, "decoder": {"clip": "before"}}
+    options = {"normalizer": square, "point_offset": 0.0, "decoder": {"clip": "before"}}
     plain, ignoring = (tiny_detector(ignore_padding=i, **options) for i in (False, True))
     wide = picture[:, :20]
     target = {"boxes": torch.tensor([[1.0, 1.0, 60.0, 19.0]]), "labels": torch.tensor([1])}
@@ -92,7 +92,7 @@ def test_padding_neither_learns_nor_detects_where_it_is_ignored(
     inside = ignoring.train()([wide], [target])["loss_cls"]
     assert float(inside.detach()) < float(everywhere.detach())
     # The same view as an image of its own: only its target can tell what is padding.
-    view = ignoring.images([wide])
+    view = ignoring.normalizer([wide])
     (top, left), side = view.offsets[0], view.tensor.shape[-1]
     padded = torch.zeros(3, side, side, dtype=torch.uint8)
     padded[:, top : top + 20, left : left + 90] = wide
@@ -105,8 +105,8 @@ def test_padding_neither_learns_nor_detects_where_it_is_ignored(
 
 def test_targets_move_with_a_centred_image(tiny_detector: Build, picture: Tensor) -> None:
     square = ImageNormalizer([0.0] * 3, [100.0] * 3, divisor=32, square=True)
-    detector = tiny_detector(images=square, point_offset=0.0)
-    batch = detector.images([picture])
+    detector = tiny_detector(normalizer=square, point_offset=0.0)
+    batch = detector.normalizer([picture])
     (top, left), boxes = batch.offsets[0], torch.tensor([[8.0, 8.0, 72.0, 48.0]])
     points = detector.points(detector.network(batch), batch)
     placed = detector.place([{"boxes": boxes, "labels": torch.tensor([0])}], batch.offsets)
@@ -205,7 +205,8 @@ def test_drawing_gives_a_picture_of_the_same_size(tiny_detector: Build, picture:
 def test_as_many_class_names_as_classes(tiny_detector: Build) -> None:
     detector = tiny_detector()
     parts = {
-        key: getattr(detector, key) for key in ("images", "resize", "assigner", "loss", "decoder")
+        key: getattr(detector, key)
+        for key in ("normalizer", "resize", "assigner", "loss", "decoder")
     }
     with pytest.raises(ValueError, match="2 class names for a head of 3 classes"):
         Detector(detector.backbone, detector.pyramid, detector.head, **parts, classes=("a", "b"))

@@ -26,8 +26,8 @@ BAD_IMAGES = [
     ([GOOD[None]], ValueError, r"image 0 has shape \(1, 3, 40, 40\)"),
     ([GOOD[:, :0]], ValueError, r"image 0 is empty: shape \(3, 0, 40\)"),
     ([GOOD.long()], TypeError, "image 0 is torch.int64; expected uint8 0..255 or float 0..1"),
-    ([GOOD, NAN], ValueError, "image 1 holds NaN or infinity"),
-    ([GOOD / 0.0], ValueError, "image 0 holds NaN or infinity"),
+    ([GOOD, NAN], ValueError, "image 1 has NaN or infinite values"),
+    ([GOOD / 0.0], ValueError, "image 0 has NaN or infinite values"),
 ]
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from fcos import ImageNormalizer
-from fcos.images import ResizeMethod, load_image, resize_image
+from fcos.preprocess import ResizeMethod, load_image, resize_image
 
 BGR = {"mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0]}
 RGB_UNIT = {

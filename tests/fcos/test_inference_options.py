@@ -101,7 +101,7 @@ def test_the_network_is_one_graph(tiny_detector: Build, picture: Tensor, fused: 
     detector = tiny_detector().eval()
     if fused:
         detector.fuse()
-    batch = detector.images([picture])
+    batch = detector.normalizer([picture])
     torch._dynamo.reset()
     with torch.no_grad():
         explanation = torch._dynamo.explain(detector.network)(batch)
@@ -128,7 +128,7 @@ def test_a_detector_cast_below_float32_detects_the_same(
     detector = tiny_detector(head={"tower_depth": 2}).eval()
     exact = logits(detector, picture)
     detector.to(dtype)
-    assert detector.images.mean.dtype == torch.float32
+    assert detector.normalizer.mean.dtype == torch.float32
     with torch.no_grad():
         lowered = detector.levels([picture])
     for level, expected in zip(lowered, exact, strict=True):
@@ -151,7 +151,7 @@ def test_another_resize_method_is_asked_for_by_name() -> None:
     image = torch.randint(0, 256, (3, 320, 240), dtype=torch.uint8)
     published = zoo.get("FCOS_shapes_tiny").prepare([image])[0].tensor
     resized = detector.prepare([image])[0].tensor
-    difference = (resized - published).abs().max() * detector.images.std.max()
+    difference = (resized - published).abs().max() * detector.normalizer.std.max()
     assert 0 < float(difference) <= 1.01  # grey levels
     with pytest.raises(ValueError, match="resize 'best' is not one of pil, opencv, tensor, anti"):
         zoo.get("FCOS_shapes_tiny", resize="best")

@@ -16,7 +16,7 @@ Build = Callable[..., Detector]
 SQUARE = ImageNormalizer([0.0] * 3, [100.0] * 3, divisor=32, square=True)
 
 
-@pytest.mark.parametrize("options", [{}, {"images": SQUARE}])
+@pytest.mark.parametrize("options", [{}, {"normalizer": SQUARE}])
 def test_a_saliency_map_of_each_image(
     tiny_detector: Build, picture: Tensor, options: dict[str, Any]
 ) -> None:
@@ -49,9 +49,9 @@ def test_gradients_are_those_of_the_network_alone(tiny_detector: Build, picture:
     detector = tiny_detector().eval()
     image = (picture / 255).requires_grad_()
     detector.levels([image])[0].logits.sum().backward()
-    batch = detector.images([image.detach()])
+    batch = detector.normalizer([image.detach()])
     batch.tensor.requires_grad_()
     detector.network(batch)[0].logits.sum().backward()
-    scale = 255 / detector.images.std
+    scale = 255 / detector.normalizer.std
     expected = (batch.tensor.grad[0, :, :60, :90] * scale).flip(0)  # BGR
     torch.testing.assert_close(image.grad, expected)

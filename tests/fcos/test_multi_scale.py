@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fcos import MULTI_SCALE, Detector, ImageNormalizer, LongestSide, ShortestSide, View
-from fcos.images import resize_image
+from fcos.preprocess import resize_image
 
 Build = Callable[..., Detector]
 Box = tuple[float, int, list[float]]  # score, label, xyxy
@@ -91,7 +91,7 @@ RULES: dict[str, dict[str, Any]] = {
     "locations": {"decoder": {"top_k": 20, "top_k_of": "locations", "max_detections": 60}},
     "square": {
         "decoder": {"class_agnostic": True, "max_candidates": 80, "max_detections": 60},
-        "images": ImageNormalizer([0.5] * 3, [0.2] * 3, "RGB", 1, divisor=32, square=True),
+        "normalizer": ImageNormalizer([0.5] * 3, [0.2] * 3, "RGB", 1, divisor=32, square=True),
         "resize": LongestSide(96),
         "ignore_padding": True,
         "point_offset": 0.0,
@@ -131,7 +131,7 @@ def test_a_picture_and_its_mirror_image_give_the_same(
 
 
 def test_pictures_of_a_batch_do_not_mix(tiny_detector: Build, picture: Tensor) -> None:
-    detector = tiny_detector(images=None).eval()
+    detector = tiny_detector(normalizer=None).eval()
     pair = [picture, picture.flip(-2)]
     together = detector.detect(pair, batch_size=2, views=VIEWS)
     for alone, one in zip(pair, together, strict=True):

@@ -15,7 +15,7 @@ from backbones.deformable import DeformConv2d
 from benchmarks import pictures, subject, synthetic
 from fcos import Detector, export
 from fcos.detections import matches
-from fcos.images import as_float, resize_image
+from fcos.preprocess import as_float, resize_image
 from tools import export as command
 
 TINY = "FCOS_shapes_tiny"

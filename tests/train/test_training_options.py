@@ -133,7 +133,7 @@ def gpu(monkeypatch):
         monkeypatch.setattr(memory, "_fits", lambda detector, images, *_: images <= room)
         monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
         mean = SimpleNamespace(device=torch.device("cuda"))
-        return SimpleNamespace(images=SimpleNamespace(mean=mean), modules=lambda: [])
+        return SimpleNamespace(normalizer=SimpleNamespace(mean=mean), modules=lambda: [])
 
     return make
 

@@ -17,7 +17,7 @@ def make_detector(norm="bn", head_norm="bn", seed=0, classes=CLASSES, **loss):
         backbone,
         pyramid,
         Head(pyramid.strides, len(classes), 32, tower_depth=1, norm=head_norm),
-        images=ImageNormalizer([110.0] * 3, [60.0] * 3, divisor=16),
+        normalizer=ImageNormalizer([110.0] * 3, [60.0] * 3, divisor=16),
         resize=LongestSide(SIZE),
         assigner=TargetAssigner([(-1, 16), (16, 32), (32, 1e8)], radius=1.5),
         loss=Loss(**loss),

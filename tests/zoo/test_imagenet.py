@@ -43,7 +43,7 @@ def _theirs(model: torch.nn.Module, image: Tensor, nodes: list[str]) -> list[Ten
 def _ours(detector: torch.nn.Module, image: Tensor) -> list[Tensor]:
     detector.eval()
     with torch.no_grad():
-        return detector.backbone(detector.images([image]).tensor)
+        return detector.backbone(detector.normalizer([image]).tensor)
 
 
 def test_torchvision_resnet_gives_its_own_features(image: Tensor) -> None:

@@ -161,7 +161,7 @@ def test_a_network_without_memory_lacks_nothing_but_its_state(entry: str) -> Non
     detector = assemble(zoo.card(entry).config, empty=True)
     saved = detector.state_dict()
     assert all(tensor.is_meta for tensor in saved.values())
-    assert not detector.images.mean.is_meta
+    assert not detector.normalizer.mean.is_meta
     assert {name for name, buffer in detector.named_buffers() if buffer.is_meta} <= saved.keys()
 
 

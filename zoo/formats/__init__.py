@@ -175,7 +175,10 @@ def _alike(theirs: Tensor, ours: Tensor) -> bool:
 
 
 def _check_pixels(detector: Detector, state: Mapping[str, Tensor]) -> None:
-    for key, expected in (("pixel_mean", detector.images.mean), ("pixel_std", detector.images.std)):
+    for key, expected in (
+        ("pixel_mean", detector.normalizer.mean),
+        ("pixel_std", detector.normalizer.std),
+    ):
         if key not in state:
             continue
         theirs, ours = state[key].flatten().tolist(), expected.flatten().tolist()

@@ -1,4 +1,4 @@
-"""From pictures to network input: test-time resizing, normalisation and padding into one batch."""
+"""From images to network input: test-time resizing, normalisation and padding into a batch."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ ResizeMethod = Literal["pil", "opencv", "tensor", "antialias"]
 
 
 def load_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> Tensor:
-    """A picture in any usual form as an RGB uint8 or float tensor of shape (3, H, W).
+    """Read an image in any usual form as an RGB uint8 or float tensor of shape (3, H, W).
 
-    Paths and PIL images are turned upright by their EXIF orientation and converted to RGB; arrays
-    are (H, W, 3) or (H, W) uint8 RGB; tensors are (3, H, W) and pass through as they are.
+    Paths and PIL images are rotated by their EXIF orientation and converted to RGB; arrays are
+    (H, W, 3) or (H, W) uint8 RGB; tensors are (3, H, W) and returned unchanged.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ImageError, ValueError, TypeError: it is no picture, or an array of another kind.
+        ImageError: the file is not an image.
+        ValueError, TypeError: an array of another shape or type, or another object.
     """
     if isinstance(source, Tensor):
         return source
@@ -56,9 +57,9 @@ def load_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> Tensor
 class ShortestSide:
     """Shorter side to `size`, longer at most `longest`.
 
-    `rounding` "nearest" is int(x + 0.5) on both sides (detectron2's ResizeShortestEdge, OpenMMLab);
-    "truncate" is maskrcnn-benchmark's, the longer side cut to an integer
-    (data/transforms/transforms.py); "floor" is torchvision's, both sides cut.
+    `rounding` "nearest" rounds both sides by int(x + 0.5), as detectron2's ResizeShortestEdge and
+    OpenMMLab do; "truncate" rounds the longer side down, as maskrcnn-benchmark does
+    (data/transforms/transforms.py); "floor" rounds both sides down, as torchvision does.
     """
 
     size: int = 800
@@ -105,7 +106,7 @@ class LongestSide:
         return _at_least_one(height * scale + 0.5, width * scale + 0.5)
 
     def back(self, original: Size, resized: Size) -> tuple[float, float]:
-        """(y, x) factors from the resized image to the original: one for both, as it came."""
+        """(y, x) factors from the resized image to the original: the same for both, not rounded."""
         scale = max(original) / self.size
         return scale, scale
 
@@ -115,7 +116,7 @@ class LongestSide:
 
 
 def _at_least_one(height: float, width: float) -> Size:
-    """Whole pixels; the published rules let very thin images vanish and then fail."""
+    """Whole pixels, at least one: the published rules shrink very thin images to nothing."""
     return max(1, int(height)), max(1, int(width))
 
 
@@ -149,8 +150,8 @@ def resize_image(
     if method == "opencv":
         scaled = interpolate(image[None].float(), size=size, mode="bilinear")[0]
         return scaled.round().to(torch.uint8)
-    picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-    resized = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    pil_image = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+    resized = pil_image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).to(image.device)
 
 
@@ -160,11 +161,11 @@ def as_float(image: Tensor) -> Tensor:
 
 
 def check_image(image: object, index: int) -> None:
-    """Refuse anything but a finite (3, H, W) tensor, uint8 or float."""
+    """Raise an error unless `image` is a finite (3, H, W) tensor, uint8 or float."""
     if not isinstance(image, Tensor):
         raise TypeError(
             f"image {index} is a {type(image).__name__}; pass (3, H, W) tensors here, "
-            "or any picture to `detect`"
+            "or an image of any kind to `detect`"
         )
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(
@@ -175,12 +176,12 @@ def check_image(image: object, index: int) -> None:
     if image.dtype != torch.uint8 and not image.is_floating_point():
         raise TypeError(f"image {index} is {image.dtype}; expected uint8 0..255 or float 0..1")
     if image.is_floating_point() and not bool(torch.isfinite(image).all()):
-        raise ValueError(f"image {index} holds NaN or infinity")
+        raise ValueError(f"image {index} has NaN or infinite values")
 
 
 @dataclass
 class ImageBatch:
-    """A padded batch (N, 3, H, W): image i has `sizes[i]` and lies at `offsets[i]` (top, left)."""
+    """A padded batch (N, 3, H, W); image i has `sizes[i]` and its corner at `offsets[i]` (y, x)."""
 
     tensor: Tensor
     sizes: list[Size]
@@ -195,9 +196,9 @@ class ImageNormalizer(KeepFloat32):
         channel_order: "BGR" (Caffe2 lineage) or "RGB".
         value_range: 255 or 1, the network's scale of pixel values.
         divisor: heights and widths are padded to multiples of it.
-        square: pad to a centred square whose side is a multiple of `divisor` plus one, black before
-            the normalisation, as the centre-ness-free system does; otherwise zeros after the
-            normalisation at the right and the bottom.
+        square: pad with black, before the normalisation, to a square whose side is a multiple of
+            `divisor` plus one, with the image in its centre, as the centre-ness-free system does;
+            otherwise pad with zeros, after the normalisation, at the right and the bottom.
     """
 
     mean: Tensor
@@ -248,7 +249,7 @@ class ImageNormalizer(KeepFloat32):
         return ImageBatch(batch, sizes, offsets)
 
     def layout(self, sizes: Sequence[Size]) -> tuple[Size, list[Size]]:
-        """(height, width) of a batch of images of these sizes, and where (top, left) each lies."""
+        """(height, width) of a batch of images of these sizes, and their (top, left) corners."""
         height, width = max(s[0] for s in sizes), max(s[1] for s in sizes)
         if not self.square:
             height, width = (-(-side // self.divisor) * self.divisor for side in (height, width))
