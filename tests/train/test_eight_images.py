@@ -1,4 +1,7 @@
-"""A ResNet entry learns real images by heart: the first steps of `reports/eight_images`."""
+"""A ResNet entry overfits eight photographs: the first steps of `reports/eight_images`.
+
+In fp32, because bf16 is many times as slow on a CPU without instructions for it.
+"""
 
 from pathlib import Path
 
@@ -8,7 +11,7 @@ from tools.train import main
 EIGHT = Path(__file__).parents[2] / "benchmarks" / "data" / "coco_val_ccby" / "eight_images.json"
 
 
-def test_a_resnet_entry_begins_to_learn_eight_images_by_heart(tmp_path):
+def test_a_resnet_entry_begins_to_overfit_eight_images(tmp_path):
     arguments = [
         "FCOS_R_50_1x",
         f"data.train={EIGHT}",
@@ -22,9 +25,7 @@ def test_a_resnet_entry_begins_to_learn_eight_images_by_heart(tmp_path):
         "solver.base_lr=0.01",
         "solver.clip_norm=10",
         "solver.warmup.iterations=3",
-        "solver.precision=bf16",
-        "solver.channels_last=true",
-        "schedule.iterations=14",
+        "schedule.iterations=8",
         "schedule.steps=[]",
         "augmentation.shortest=[64]",
         "augmentation.longest=107",
@@ -33,5 +34,5 @@ def test_a_resnet_entry_begins_to_learn_eight_images_by_heart(tmp_path):
     ]
     assert main(arguments) == 0
     losses = [record["loss"] for record in read(tmp_path / "metrics.jsonl")]
-    assert len(losses) == 14
-    assert losses[-1] < 0.8 * losses[0]
+    assert len(losses) == 8
+    assert losses[-1] < 0.85 * losses[0]
