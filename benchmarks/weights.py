@@ -10,7 +10,7 @@ from pathlib import Path
 import zoo
 from benchmarks.cell import Weights
 from zoo.available import fetch_weights
-from zoo.weights.cache import recorded, sha256
+from zoo.cache import recorded, sha256
 
 
 def resolve(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import sys
 from pathlib import Path
@@ -14,10 +13,10 @@ from huggingface_hub import constants
 
 sys.path.append(str(Path(__file__).parent / "weights"))
 
-from faulty_server import FaultyServer, Handler, Resource, drop
+from faulty_server import FaultyServer, drop
 from hub_server import HubServer
 
-__all__ = ["FaultyServer", "HubServer", "drop", "on_the_hub", "own_settings", "saved"]
+__all__ = ["FaultyServer", "HubServer", "drop", "own_settings", "saved"]
 
 
 def own_settings(monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
@@ -38,10 +37,3 @@ def saved(content: Any) -> bytes:
     file = io.BytesIO()
     torch.save(content, file)
     return file.getvalue()
-
-
-def on_the_hub(handler: Handler, resource: Resource) -> None:
-    """The file with its size and SHA-256 in the headers, as the Hugging Face Hub states them."""
-    digest = hashlib.sha256(resource.body).hexdigest()
-    facts = {"X-Linked-ETag": f'"{digest}"', "X-Linked-Size": len(resource.body)}
-    handler.answer(200, facts, resource.body)

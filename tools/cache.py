@@ -12,8 +12,8 @@ from rich.filesize import decimal
 from rich.table import Table
 
 import zoo
+from zoo import cache
 from zoo.converted import SUFFIX
-from zoo.weights import cache
 
 LEFTOVERS = {
     "part": "unfinished, will be resumed",
@@ -63,7 +63,7 @@ def leftovers() -> list[tuple[str, int]]:
     """Names and sizes of unfinished and refused files."""
     folder = cache.folder()
     found = [path for kind in LEFTOVERS for path in folder.glob(f"*.{kind}")]
-    return sorted((path.name, cache.held_bytes(path)) for path in found)
+    return sorted((path.name, cache.size_on_disk(path)) for path in found)
 
 
 def remove(pattern: str) -> int:

@@ -27,7 +27,8 @@ from fcos.data.official import Archive, Published, bring, missing, remove, room,
 from fcos.data.sets import Part, found_under
 from fcos.data.unpack import check_room
 from zoo.compose import CONFIGS
-from zoo.weights import Location, fetch
+from zoo.download import fetch
+from zoo.sources import FileSource
 
 STYLES = {REFUSED: "red", LEFT_OUT: "yellow"}
 
@@ -146,8 +147,8 @@ def _announcement(dataset: Published, todo: Sequence[Archive], root: Path) -> st
 
 
 def _fetch(archive: Archive, folder: Path) -> Path:
-    place = Location(archive.url, archive.size, archive.sha256 or "")
-    return fetch(archive.name, [place], cache=folder)
+    place = FileSource(archive.url, archive.size, archive.sha256 or "")
+    return fetch(archive.name, [place], folder=folder)
 
 
 @contextmanager

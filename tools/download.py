@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 import zoo
 from zoo.available import fetch_weights
-from zoo.weights import progress_bars
+from zoo.download import progress_bars
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, error in failed.items():
         console.print(f"{name}: {error}", style="red")
     if failed:
-        console.print(f"{len(failed)} of {len(names)} entries could not be fetched")
+        console.print(f"{len(failed)} of {len(names)} entries could not be downloaded")
     return 1 if failed else 0
 
 

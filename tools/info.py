@@ -10,7 +10,7 @@ import yaml
 from rich.console import Console
 
 import zoo
-from zoo.weights import Location
+from zoo.sources import FileSource
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,11 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _state(place: Location) -> str:
-    return "dead" if place.dead else "archive" if place.archived else "weights"
+def _state(place: FileSource) -> str:
+    return "dead" if place.dead else "weights"
 
 
-def _told(place: Location) -> str:
+def _told(place: FileSource) -> str:
     """The address, then what is known of its file."""
     size = f"{place.size:,} bytes" if place.size else ""
     digest = f"sha256 {place.digest}" if place.digest else ""

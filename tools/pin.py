@@ -15,7 +15,8 @@ from rich.console import Console
 
 import zoo
 from zoo.compose import CONFIGS
-from zoo.weights import Location, probe
+from zoo.download import probe
+from zoo.sources import FileSource
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = [name for pattern in options.names for name in zoo.names(pattern) or [pattern]]
     for name in dict.fromkeys(names):
         for place in zoo.card(name).weights:
-            if place.dead or place.archived or not place.remote:
+            if place.dead or not place.remote:
                 continue
             try:
                 found = pin(CONFIGS / "entry" / f"{name}.yaml", place, options.overwrite)
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failures else 0
 
 
-def pin(path: Path, place: Location, overwrite: bool = False) -> Location:
+def pin(path: Path, place: FileSource, overwrite: bool = False) -> FileSource:
     """Write what the host of a location states of its file into an entry's YAML.
 
     Nothing but the location's own line changes.
@@ -54,7 +55,7 @@ def pin(path: Path, place: Location, overwrite: bool = False) -> Location:
     """
     found = probe(place)
     stated = (place.size, place.digest)
-    fits = found.size is None or place.fits(found.size, found.digest or place.digest or "")
+    fits = found.size is None or place.matches(found.size, found.digest or place.digest or "")
     if not (fits or overwrite):
         raise ValueError(
             f"{place.url} is now another file: {found.size} bytes, sha256 {found.sha256}, the "
@@ -78,9 +79,9 @@ def _url(item: str) -> Any:
     return value.get("url") if isinstance(value, dict) else value
 
 
-def _flow(place: Location) -> str:
+def _flow(place: FileSource) -> str:
     """A location in a line of YAML, what is as usual left out."""
-    usual = {field.name: field.default for field in dataclasses.fields(Location)}
+    usual = {field.name: field.default for field in dataclasses.fields(FileSource)}
     facts = {k: v for k, v in dataclasses.asdict(place).items() if v != usual[k]}
     return yaml.safe_dump(facts, default_flow_style=True, sort_keys=False, width=10**6).strip()
 

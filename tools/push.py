@@ -10,20 +10,20 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import yaml
+from huggingface_hub import HfApi
+from huggingface_hub.utils.tqdm import disable_progress_bars
 from rich.console import Console
 
 import zoo
 from benchmarks import store
 from fcos import Detector
 from reports import tables
-from zoo import converted
+from zoo import cache, converted
 from zoo.available import fetch_weights
 from zoo.checkpoint import file_of
-from zoo.weights import cache
-from zoo.weights.location import endpoint, offline
+from zoo.sources import endpoint, offline
 
 CITATION = """\
 @inproceedings{tian2019fcos,
@@ -79,20 +79,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def hub() -> Any:
+def hub() -> HfApi:
     """The Hub's client.
 
     Raises:
-        ImportError: naming the extra that brings it.
-        ValueError: the network is not to be used.
+        ValueError: the network must not be used.
     """
     if offline():
         raise ValueError("FCOS_ZOO_OFFLINE forbids the network: --dry-run DIR writes without it")
-    try:
-        from huggingface_hub import HfApi
-        from huggingface_hub.utils.tqdm import disable_progress_bars
-    except ImportError:
-        raise ImportError("uploading needs huggingface_hub: pip install 'fcos-zoo[hub]'") from None
     if not sys.stderr.isatty():
         disable_progress_bars()
     return HfApi(endpoint=endpoint(), library_name="fcos-zoo")

@@ -11,12 +11,11 @@ from rich.console import Console
 from rich.progress import track
 
 import zoo
-from zoo import imagenet
-from zoo.available import set_aside
+from zoo import cache, imagenet
 from zoo.card import owner
 from zoo.converted import SUFFIX
-from zoo.weights import Location, cache, fetch
-from zoo.weights.location import promises
+from zoo.download import fetch
+from zoo.sources import FileSource, expected
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,10 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for entry in track(cache.entries(), console=quiet, disable=not quiet.is_terminal):
         path = entry.path
         places = published(path.name)
-        promised = promises(path.name, places) if places else [Location(path.name, sha256="")]
-        if entry.sha256 is None and not any(place.digest or place.size for place in promised):
+        wanted = expected(path.name, places) if places else [FileSource(path.name, sha256="")]
+        if entry.sha256 is None and not any(place.digest or place.size for place in wanted):
             console.print(f"{path.name}: no hash on record, nothing to hold it against")
-        elif cache.fits(path, promised, cache.sha256(path)):
+        elif cache.matches(path, cache.sha256(path), wanted):
             console.print(f"{path.name}: good")
         elif options.no_repair:
             broken += 1
@@ -46,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if broken else 0
 
 
-def published(filename: str) -> Sequence[Location]:
+def published(filename: str) -> Sequence[FileSource]:
     """Where the zoo's entries or the ImageNet weights have a file of this name from."""
     name = owner(filename)
     return zoo.card(name).weights if name else imagenet.places(filename)
@@ -56,11 +55,11 @@ def repair(path: Path) -> str | Exception:
     """Replace a damaged file by a fresh one; says what was done, or what went wrong."""
     if path.name.endswith(SUFFIX):
         cache.remove(path.name)
-        return "removed: the next load writes it anew"
+        return "removed: the next load writes it again"
     places = published(path.name)
     try:
-        with cache.unused(path):
-            aside = set_aside(path)
+        with cache.locked_now(path):
+            aside = cache.quarantine(path)
         if not places:
             return LookupError(
                 f"{aside}: no entry of the zoo has a file of this name; one that was fetched from "
@@ -69,8 +68,8 @@ def repair(path: Path) -> str | Exception:
         fetch(path.name, places)
     except zoo.WeightsError as error:
         return error
-    cache.beside(path, ".bad").unlink(missing_ok=True)
-    return "fetched again"
+    cache.sidecar(path, ".bad").unlink(missing_ok=True)
+    return "downloaded again"
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from zoo.build import build, load_checkpoint
 from zoo.card import Card, UnknownEntryError, card, names
 from zoo.formats import CheckpointError
 from zoo.load import get
-from zoo.weights import WeightsError
+from zoo.sources import WeightsError
 
 __all__ = [
     "Card",

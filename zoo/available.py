@@ -6,16 +6,16 @@ import hashlib
 import os
 import re
 import sys
-from contextlib import suppress
 from difflib import SequenceMatcher
 from pathlib import Path
 from urllib.parse import unquote
 
 from rich.progress import Progress
 
+from zoo import cache
 from zoo.card import Card, backbone_of, names
-from zoo.weights import WeightsError, cache, fetch
-from zoo.weights.location import Location, mirrors, offline
+from zoo.download import fetch
+from zoo.sources import FileSource, WeightsError, mirrors, offline
 
 
 class NoWeightsError(WeightsError, LookupError):
@@ -45,7 +45,7 @@ def fetch_weights(entry: Card, progress: Progress | None = None) -> Path:
     if entry.filename is None:
         why = "no weights were ever published"
         raise NoWeightsError(f"{why} for {entry.name}: {_instead(entry)}", why)
-    path = cache.place(entry.filename)
+    path = cache.path_of(entry.filename)
     held = path.is_file()
     if not (held or mirrors() or any(not place.dead for place in entry.weights)):
         why = next((place.note for place in entry.weights if place.note), "dead link")
@@ -80,7 +80,7 @@ def fetch_address(url: str) -> Path:
     stem, suffix = os.path.splitext(re.sub(r"[^\w.-]+", "-", unquote(name), flags=re.ASCII))
     of_address = hashlib.sha256(url.encode()).hexdigest()[:12]
     # The digits that end this name are no hash of the file, though those of its own may be.
-    place = Location(url, sha256=Location(url).digest or "")
+    place = FileSource(url, sha256=FileSource(url).digest or "")
     stem = stem.lstrip(".")[:100] or "weights"
     return fetch(f"{stem}-{of_address}{suffix[:20]}", [place])
 
@@ -93,15 +93,6 @@ def nearest(name: str) -> str:
         return backbone_of(other) == backbone, SequenceMatcher(None, name, other).ratio()
 
     return max((other for other in names(weights=True) if other != name), key=likeness)
-
-
-def set_aside(path: Path) -> str:
-    """Take a file that turned out to be the wrong one out of the cache; says where it is now."""
-    bad = cache.beside(path, ".bad")
-    with suppress(OSError):  # another process was faster, or the cache cannot be written
-        os.replace(path, bad)
-        cache.beside(path, ".sha256").unlink(missing_ok=True)
-    return f"remove {path}" if path.exists() else f"kept aside as {bad}"
 
 
 def _instead(entry: Card) -> str:

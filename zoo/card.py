@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +14,7 @@ import yaml
 
 from zoo import published
 from zoo.compose import CONFIGS, composed
-from zoo.weights import Location
-from zoo.weights.location import ARCHIVE
+from zoo.sources import FileSource
 
 _FACTS = ("family", "repository", "source", "licence", "permissive")
 _SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")  # of weights, unlike a share's opaque link
@@ -31,8 +30,7 @@ class Card:
 
     `family`: the system that published it; `repository` and `source`: where, and its config there;
     `licence` of the weights and whether it is `permissive`; `weights`: where the published file can
-    be had, in order of trust: as its file states them, dead places included as a record, then the
-    copy that the Internet Archive may hold of the first direct link.
+    be had, in order of trust: as its file states them, dead sources included as a record.
     """
 
     name: str
@@ -41,7 +39,7 @@ class Card:
     source: str
     licence: str
     permissive: bool
-    weights: tuple[Location, ...]
+    weights: tuple[FileSource, ...]
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
@@ -50,8 +48,8 @@ class Card:
 
     @property
     def live(self) -> bool:
-        """Whether somebody is known to serve the weights; nobody has looked into the archive."""
-        return any(not (place.dead or place.archived) for place in self.weights)
+        """Whether somebody is known to serve the weights."""
+        return any(not source.dead for source in self.weights)
 
     @property
     def tables(self) -> list[tuple[published.Table, published.Row]]:
@@ -119,17 +117,7 @@ def card(name: str) -> Card:
 def _card(name: str) -> Card:
     facts = {key: stated(name, key) for key in _FACTS}
     weights = [_location(place) for place in stated(name, "weights") or ()]
-    return Card(name=name, weights=(*weights, *archived(weights)), **facts)
-
-
-def archived(places: Sequence[Location]) -> list[Location]:
-    """Where the Internet Archive may hold a copy: of the first link to a file, dead or not.
-
-    The Hub's files and pages that share a file are behind redirects, which it does not keep.
-    """
-    links = [place for place in places if place.url.startswith("http") and _published(place.url)]
-    note = "an archive's copy, if it has one: not probed"
-    return [replace(each, url=ARCHIVE + each.url, dead=False, note=note) for each in links[:1]]
+    return Card(name=name, weights=tuple(weights), **facts)
 
 
 def compose_entry(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -184,7 +172,7 @@ def _yaml(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
 
 
-def _filename(name: str, place: Location) -> str:
+def _filename(name: str, place: FileSource) -> str:
     return _published(place.url) or f"{name}.pth"
 
 
@@ -207,9 +195,9 @@ def _served(name: str) -> bool:
     return any(not _location(place).dead for place in stated(name, "weights") or ())
 
 
-def _location(place: str | dict[str, Any]) -> Location:
+def _location(place: str | dict[str, Any]) -> FileSource:
     """A place as the entry's file states it; `package:PATH` lies beside the installed packages."""
     facts = {"url": place} if isinstance(place, str) else dict(place)
     if facts["url"].startswith("package:"):
         facts["url"] = str(CONFIGS.parent / facts["url"].removeprefix("package:"))
-    return Location(**facts)
+    return FileSource(**facts)

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from zoo import converted, formats
-from zoo.available import fetch_address, set_aside
+from zoo import cache, converted, formats
+from zoo.available import fetch_address
 from zoo.card import Card
+from zoo.files import UnreadableError, read
 from zoo.formats import CheckpointError
-from zoo.weights import Location, WeightsError, read
-from zoo.weights.read import UnreadableError
+from zoo.sources import FileSource, WeightsError
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def open_checkpoint(source: str | Path | Mapping[str, Any]) -> Checkpoint:
     """
     if isinstance(source, Mapping):
         return _parse(source, {}, "the checkpoint")
-    if not (isinstance(source, str) and Location(source).remote):
+    if not (isinstance(source, str) and FileSource(source).remote):
         return read_checkpoint(source)
     path = fetch_address(source)
     try:
@@ -54,7 +54,7 @@ def open_checkpoint(source: str | Path | Mapping[str, Any]) -> Checkpoint:
         raise
     except WeightsError as error:
         raise WeightsError(
-            f"{Location(source).shown}: {error}\n{path.name}: {set_aside(path)}"
+            f"{FileSource(source).shown}: {error}\n{path.name}: {cache.quarantine(path)}"
         ) from error
 
 
@@ -65,7 +65,7 @@ def file_of(source: str) -> Path:
         FileNotFoundError: it is neither.
         WeightsError: it cannot be fetched.
     """
-    if Location(source).remote:
+    if FileSource(source).remote:
         return fetch_address(source)
     if not Path(source).is_file():
         raise FileNotFoundError(f"{source} is neither a file, nor an address, nor an entry's name")

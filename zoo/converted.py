@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fcos import Detector
+from zoo import cache
 from zoo.formats import CheckpointError
-from zoo.weights import Location, cache
+from zoo.sources import FileSource
 
 VERSION = "1"  # of the keys and of what they mean: a change makes older files stale
 SUFFIX = ".converted.safetensors"
@@ -37,7 +38,7 @@ def load(detector: Detector, source: Path) -> bool:
     path = _place(detector, source)
     try:
         facts = _facts(detector, source)
-        if not cache.whole(path, [Location(str(path), sha256="")]):
+        if not cache.is_valid(path, [FileSource(str(path), sha256="")]):
             return False
         with safe_open(path, "pt") as file:
             if file.metadata() != facts:
@@ -56,7 +57,7 @@ def keep(detector: Detector, source: Path) -> None:
     That spares time and nothing else, so a cache that cannot be written is no error.
     """
     path = _place(detector, source)
-    part = cache.beside(path, ".part")
+    part = cache.sidecar(path, ".part")
     with (
         suppress(OSError, SafetensorError, Timeout),
         cache.lock(path).acquire(timeout=0),

@@ -14,10 +14,12 @@ from torch import Tensor
 from backbones import MobileNetV2
 from fcos import Detector
 from zoo.compose import CONFIGS
+from zoo.download import fetch
+from zoo.files import read
 from zoo.formats import BODIES, COUNTER, CheckpointError, unwrap
 from zoo.formats.bodies import CAFFE2_RESNET, DLA_UNREAD, MOBILENET_V2_TORCHVISION
 from zoo.formats.rules import Rule, rename
-from zoo.weights import Location, fetch, read
+from zoo.sources import FileSource
 
 CLASSIFIER: tuple[Rule, ...] = ((r"(stem\.)?(fc|fc1000|pred|classifier|head|linear)[._].+", ""),)
 # What some files put before every key: those that detectron2 or maskrcnn-benchmark wrote.
@@ -107,7 +109,7 @@ def _lineages(backbone: type) -> list[Sequence[Rule]]:
     return [(*CAFFE2_RESNET, *rules) for rules in lineages]
 
 
-def places(filename: str) -> list[Location]:
+def places(filename: str) -> list[FileSource]:
     """Where the ImageNet weights in a file of this name can be had; empty for any other file."""
     files = (_file(_facts(path.stem)) for path in (CONFIGS / "imagenet").glob("*.yaml"))
     return next((places for name, places in files if name == filename), [])
@@ -180,8 +182,8 @@ def _facts(name: str) -> dict[str, Any]:
     return facts
 
 
-def _file(facts: Mapping[str, Any]) -> tuple[str, list[Location]]:
+def _file(facts: Mapping[str, Any]) -> tuple[str, list[FileSource]]:
     """What the file is called in the cache, and where it can be had."""
-    places = [Location(p) if isinstance(p, str) else Location(**p) for p in facts["weights"]]
+    places = [FileSource(p) if isinstance(p, str) else FileSource(**p) for p in facts["weights"]]
     filename = facts.get("filename") or places[0].url.split("?")[0].rsplit("/", 1)[-1]
     return filename, places

@@ -12,15 +12,15 @@ import torch
 from fcos import Detector
 from fcos.layout import inference_layout
 from fcos.preprocess import ResizeMethod
-from zoo import converted, formats
-from zoo.available import fetch_weights, set_aside
+from zoo import cache, converted, formats
+from zoo.available import fetch_weights
 from zoo.build import DTYPES, Precision, assemble
 from zoo.card import Card, card, owner
 from zoo.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
+from zoo.files import UnreadableError
 from zoo.formats import CheckpointError
 from zoo.identify import LINEAGE, looks_like
-from zoo.weights import WeightsError, cache
-from zoo.weights.read import UnreadableError
+from zoo.sources import WeightsError
 
 
 def get(
@@ -88,9 +88,9 @@ def _published(entry: Card) -> Detector:
                 "this version of the zoo cannot load it: take a newer one"
             ) from error
         raise type(error)(
-            f"{shorten(str(error), 600)}\n{path.name}: {set_aside(path)}. Another call fetches it "
-            f"again; if that is no better, put the right file at {path}, or set FCOS_ZOO_MIRRORS "
-            "to who serves it."
+            f"{shorten(str(error), 600)}\n{path.name}: {cache.quarantine(path)}. The next call "
+            f"downloads it again; if that does not help, put the right file at {path}, or set "
+            "FCOS_ZOO_MIRRORS to a host that serves it."
         ) from error
     converted.keep(detector, path)
     return detector
@@ -99,7 +99,7 @@ def _published(entry: Card) -> Detector:
 def _authentic(entry: Card, path: Path) -> bool:
     """Whether the file has a hash that the card states."""
     size, digest = path.stat().st_size, cache.sha256(path)
-    return any(place.digest and place.fits(size, digest) for place in entry.weights)
+    return any(place.digest and place.matches(size, digest) for place in entry.weights)
 
 
 def _given(entry: Card, source: str | Path) -> Detector:

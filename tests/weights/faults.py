@@ -1,6 +1,6 @@
-"""Every fault of a host that the tests provoke, and what must come of it.
+"""Every fault of a host that the tests provoke, and the outcome that they expect.
 
-``python tests/weights/faults.py`` meets them all and writes ``reports/downloader_faults.md``.
+``python tests/weights/faults.py`` provokes them all and writes ``reports/downloader_faults.md``.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import re
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 
 import faulty_server as host
 from faulty_server import FaultyServer
 
-from zoo.weights import Location, Retry, WeightsError, fetch
+from zoo import https
+from zoo.download import fetch
+from zoo.sources import FileSource, WeightsError
 
 REPORT = Path(__file__).parents[2] / "reports" / "downloader_faults.md"
 BODY = b"\x80\x02" + random.Random(0).randbytes(299_998)
@@ -27,10 +30,10 @@ SIZE = len(BODY)
 
 @dataclass(frozen=True)
 class Fault:
-    """What the host does, GET by GET, then what comes of it.
+    """What the host does, GET by GET, and the expected outcome.
 
-    ``requests`` are the first bytes that the GETs asked for; ``reason`` is the line in the error,
-    or None where the fault is overcome and the file arrives.
+    ``requests`` are the first bytes that the GETs ask for; ``reason`` is the line in the error, or
+    None where the file arrives in spite of the fault.
     """
 
     name: str
@@ -40,7 +43,6 @@ class Fault:
     promise: dict[str, object] = field(default_factory=lambda: {"size": SIZE, "sha256": SHA256})
     body: bytes = BODY
     etag: bool = True
-    answer: float = 60.0  # seconds that the client waits for it
 
 
 def _page(text: str) -> bytes:
@@ -49,7 +51,7 @@ def _page(text: str) -> bytes:
 
 _LFS = f"version https://git-lfs.github.com/spec/v1\noid sha256:{SHA256}\nsize {SIZE}\n".encode()
 _LOG_IN = _page("<form><input name='user'><input type='password'></form>")
-_WRONG = "sha256 <HASH> is not that of the file wanted; kept aside as w.pth.bad"
+_WRONG = "sha256 <HASH> is not that of the expected file; moved to w.pth.bad"
 _TWICE = (host.drop(100_000),) * 2
 
 FAULTS = [
@@ -59,7 +61,7 @@ FAULTS = [
         "drops it at the same byte for ever, ignoring ranges",
         (host.ignore_range(100_000),) * 9,
         (0, 100_000, 100_000),
-        "connection dropped at 100000 of 300000 bytes; given up after 3 tries",
+        "connection dropped at 100000 of 300000 bytes; given up after 3 attempts",
     ),
     Fault("ignores ranges", (host.drop(100_000), host.ignore_range()), (0, 100_000)),
     Fault("answers another range", (host.drop(100_000), host.wrong_range), (0, 100_000, 0)),
@@ -67,7 +69,7 @@ FAULTS = [
         "answers a range unasked",
         (host.wrong_range,),
         (0,),
-        "answers with bytes 0-9/300000 of the file, unasked",
+        "answers with bytes 0-9/300000 of the file though asked for all of it",
     ),
     Fault("refuses the range (416)", (host.drop(100_000), host.status(416)), (0, 100_000, 0)),
     Fault(
@@ -87,7 +89,7 @@ FAULTS = [
     Fault(
         "changes the file between tries, names no version",
         (host.change(OTHER, host.drop(100_000)), host.change(BODY)),
-        (0, 100_000, 0),
+        (0, 0),
         etag=False,
     ),
     Fault("states too great a length", (host.longer,) * 9, (0,), "offers 300100 bytes, not 300000"),
@@ -96,7 +98,7 @@ FAULTS = [
         (host.longer,) * 9,
         (0, 300_000, 0),
         promise={"sha256": SHA256},
-        reason="connection dropped at 300000 of 300100 bytes; given up after 3 tries",
+        reason="connection dropped at 300000 of 300100 bytes; given up after 3 attempts",
     ),
     Fault("states too small a length", (host.shorter,), (0,), "offers 150000 bytes, not 300000"),
     Fault(
@@ -110,7 +112,7 @@ FAULTS = [
         "states no length",
         (host.no_length,),
         (0,),
-        "states no length, so that nothing tells when the file is whole",
+        "states no length, so a dropped connection would go unnoticed",
     ),
     Fault("sends it in chunks", (host.chunked(),), (0,)),
     Fault(
@@ -152,7 +154,7 @@ FAULTS = [
         "503 for ever",
         (host.status(503),) * 9,
         (0, 0, 0),
-        "503 Service Unavailable; given up after 3 tries",
+        "503 Service Unavailable; given up after 3 attempts",
     ),
     Fault("429 with Retry-After, then 200", (host.status(429, Retry_After=7),), (0, 0)),
     Fault(
@@ -161,46 +163,25 @@ FAULTS = [
         (0,),
         "429 Too Many Requests, retry after 3600 s, which is too long",
     ),
-    Fault(
-        "trickles for ever",
-        (host.trickle,) * 9,
-        (0,) * 3,
-        "a trickle of under 100000 bytes/s at <N> of 300000 bytes; given up after 3 tries",
-        promise={"size": SIZE},
-        etag=False,
-    ),
-    Fault(
-        "trickles its headers for ever",
-        (host.trickle_headers,) * 9,
-        (0,) * 3,
-        "no answer within 0.5 s; given up after 3 tries",
-        answer=0.5,
-    ),
     Fault("falls silent mid-body", (host.silent,), (0, 0), promise={"size": SIZE}, etag=False),
     Fault("redirects in a loop", (host.redirect_loop,), (0,) * 31, "redirects in a loop"),
 ]
 
 
-def meet(fault: Fault, folder: Path) -> tuple[str | None, tuple[int, ...], list[float]]:
-    """Fetches from a host with the fault: the reason of a failure, first bytes asked for, waits."""
+def provoke(fault: Fault, folder: Path) -> tuple[str | None, tuple[int, ...], list[float]]:
+    """Download from a host with the fault: the error's reason, first bytes asked for, waits."""
     waits: list[float] = []
-    retry = Retry(
-        tries=3, read=0.2, answer=fault.answer, slowest=100_000, window=0.1, sleep=waits.append
-    )
-    with FaultyServer() as server:
+    settings = {"TRIES": 3, "READ_TIMEOUT": 0.2, "_sleep": waits.append}
+    with FaultyServer() as server, patch.multiple(https, **settings):
         resource = server.add("w.pth", BODY, *fault.faults, etag=fault.etag)
-        location = Location(server.url("w.pth"), **fault.promise)  # type: ignore[arg-type]
+        source = FileSource(server.url("w.pth"), **fault.promise)  # type: ignore[arg-type]
         try:
-            path = fetch("w.pth", [location], cache=folder, progress=False, retry=retry)
+            path = fetch("w.pth", [source], folder=folder, progress=False)
             reason = None if path.read_bytes() == fault.body else "a bad file!"
         except WeightsError as error:
-            lines = [
-                line for line in str(error).split("\n") if line.startswith(f"  {location.url}")
-            ]
-            reason = lines[-1].removeprefix(f"  {location.url}: ").replace(f"{folder}/", "")
+            line = next(line for line in str(error).split("\n") if source.url in line)
+            reason = line.removeprefix(f"  {source.url}: ").replace(f"{folder}/", "")
             reason = re.sub("[0-9a-f]{64}", "<HASH>", reason)
-            if "trickle" in reason:
-                reason = re.sub(r"at \d+ of", "at <N> of", reason)
     starts = tuple(int((each or "bytes=0-")[6:-1]) for each in resource.ranges)
     return reason, starts, waits
 
@@ -210,7 +191,7 @@ def report() -> str:
     rows = []
     for fault in FAULTS:
         with tempfile.TemporaryDirectory() as folder:
-            reason, starts, _ = meet(fault, Path(folder))
+            reason, starts, _ = provoke(fault, Path(folder))
             left = sorted(path.name for path in Path(folder).iterdir() if path.name[0] != ".")
         came = f"refused: {reason}" if reason else "the right file"
         asked = f"0, {len(starts)} times" if len(starts) > 5 else ", ".join(map(str, starts))
@@ -221,48 +202,49 @@ def report() -> str:
 
 HEADER = """# What a download survives
 
-Each row is one fault of a host, met by `zoo.weights.fetch` from a local server that commits it
-(`tests/weights/faulty_server.py`) with a file of 300,000 bytes, `w.pth`. This page is what
-`python tests/weights/faults.py` wrote; `tests/weights/test_faults.py` asserts every row, and that a
-run still writes this page. Three tries without progress end a location here (five by default);
-`<HASH>` and `<N>` stand for what differs between runs.
+Each row is one fault of a host, provoked by a local server (`tests/weights/faulty_server.py`) while
+`zoo.download.fetch` asks it for `w.pth`, a file of 300,000 bytes. `python tests/weights/faults.py`
+writes this page; `tests/weights/test_faults.py` asserts every row and that a run still writes this
+page. Three attempts without progress end a download here (five by default); `<HASH>` stands for
+what differs between runs.
 
-`.part` is kept for the next call to go on from, `.bad` is a file that did not fit, and `w.pth` is
-there only whole and verified.
+`.part` is kept so that the next call resumes the download, `.bad` is a file that was refused, and
+`w.pth` only exists complete and verified.
 
-| The host | What came of it | First byte each request asked for | Left in the cache |
+| The host | Outcome | First byte of each request | Left in the cache |
 | --- | --- | --- | --- |
 """
 
 FOOTER = """
-## Faults that are not a host's
+## Other faults
 
-Asserted by tests of the same folder, named in the last column.
+Asserted by the tests of the same folder that the last column names. Files of the Hugging Face Hub
+(`hf://`) are left to `huggingface_hub`, and verified as all others.
 
-| What happens | What came of it | Test |
+| Fault | Outcome | Test |
 | --- | --- | --- |
 """
 
 ELSEWHERE = [
     (
-        "`kill -9` at random moments of a transfer, 50 times",
+        "`kill -9` at random moments of a download, 50 times",
         "the right file or none under the final name, each time",
         "test_kill_9_leaves_the_right_file_or_none",
     ),
     (
-        "eight processes fetch one file at once",
-        "one GET; all eight get the right file",
+        "eight processes ask for one file at a time",
+        "one download; all eight get the right file",
         "test_eight_processes_download_once",
     ),
     (
-        "no room on the disk, known beforehand",
+        "the disk has too little space for the file",
         "refused before the first byte, with the bytes needed and free",
-        "test_no_room_is_said_before_starting",
+        "test_a_disk_without_room_is_reported_before_the_download",
     ),
     (
         "the disk fills up while writing",
         "refused, with the bytes needed and free",
-        "test_a_disk_that_fills_up_is_named",
+        "test_a_disk_that_fills_up_is_reported",
     ),
     (
         "any series of drops, ignored ranges, changes and errors",
@@ -270,38 +252,35 @@ ELSEWHERE = [
         "test_any_faults",
     ),
     (
-        "the first location fails after half of the file",
-        "the next one sends the other half where a hash is known, all of it otherwise",
-        "test_another_host_goes_on",
+        "the cached file is not the expected one",
+        "renamed to `.bad` and downloaded again",
+        "test_a_cached_file_that_is_another_is_replaced",
     ),
     (
-        "pieces of two hosts do not fit together",
-        "fetched anew, whole",
-        "test_pieces_that_do_not_fit_start_over",
-    ),
-    (
-        "the cached file is not the one wanted",
-        "set aside as `.bad` and fetched anew",
-        "test_a_cached_file_that_does_not_fit_is_set_aside",
+        "the Hub sends wrong bytes",
+        "refused",
+        "test_wrong_bytes_from_the_hub_are_refused",
     ),
     (
         "a file holds a program (pickle, torch zip, torch legacy, disguised)",
-        "refused, nothing of it ran",
-        "test_programs_are_refused_unrun",
+        "refused, nothing of it is executed",
+        "test_programs_are_refused_unexecuted",
     ),
     (
-        "the Hub's client cannot fetch by Xet",
-        "the right file over HTTPS",
-        "test_where_xet_fails_https_serves",
+        "a file is truncated",
+        "refused, with the file's name",
+        "test_truncated_files_are_refused",
     ),
     (
-        "a process is killed between a link into the Hub's cache and the final name",
-        "the Hub's cache stays as it was",
-        "test_a_link_left_by_a_killed_process_is_not_written_through",
+        "a tensor claims more values than the file holds",
+        "refused, with the file's name",
+        "test_tensors_larger_than_their_storage_are_refused",
     ),
-    ("a file is truncated", "refused by name", "test_truncated_files_are_refused"),
-    ("a header or a storage claims more than the file has", "refused by name", "test_false_sizes"),
-    ("a zip bomb", "refused by name, not unpacked", "test_zip_bombs_are_refused"),
+    (
+        "a crafted pickle asks for more memory than there is, or nests too deeply",
+        "refused in one line, once memory or recursion is exhausted",
+        "test_exhausted_memory_or_recursion_is_one_line",
+    ),
 ]
 
 

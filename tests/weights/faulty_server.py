@@ -1,7 +1,7 @@
-"""A local HTTP server that does one wrong thing after the other, as it is told.
+"""A local HTTP server with faults on demand.
 
-A fault is a function of the request's handler and the resource asked for; it answers in place of
-the well-behaved :func:`good`. Each GET takes the next fault; after the last, all is good.
+A fault is a function of the request's handler and the requested resource; it answers in place of
+the correct :func:`good`. Each GET takes the next fault; after the last, all answers are correct.
 """
 
 from __future__ import annotations
@@ -185,24 +185,6 @@ def redirect(location: str, **headers: Any) -> Fault:
 def redirect_loop(handler: Handler, resource: Resource) -> None:
     resource.faults.append(redirect_loop)
     redirect(handler.path)(handler, resource)
-
-
-def trickle(handler: Handler, resource: Resource) -> None:
-    """A byte now and then, for as long as the client stays."""
-    handler.answer(200, {"Content-Length": len(resource.body)}, resource.body[:2000])
-    for at in range(2000, len(resource.body)):
-        handler.wfile.write(resource.body[at : at + 1])
-        time.sleep(0.01)
-
-
-def trickle_headers(handler: Handler, resource: Resource) -> None:
-    """A header now and then, for longer than any client should wait for the body."""
-    handler.send_response(200)
-    for number in range(90):  # of the 100 that Python's client takes
-        handler.send_header(f"X-Wait-{number}", "a little more")
-        handler.flush_headers()
-        time.sleep(0.05)
-    handler.hang_up()
 
 
 def silent(handler: Handler, resource: Resource) -> None:

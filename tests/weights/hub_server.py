@@ -1,7 +1,7 @@
-"""A Hugging Face Hub of its own: serves files as the Hub does, and takes uploads.
+"""A local Hugging Face Hub: serves files as the Hub does, and accepts uploads.
 
 A large file's address redirects to its bytes on another host, with SHA-256, size and commit in the
-headers; with ``xet``, a client that can is told to fetch them from a Xet store.
+headers.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ import base64
 import hashlib
 import json
 import re
-import time
 from collections.abc import Callable
 from typing import Any
 
 from faulty_server import FaultyServer, Handler
 
 COMMIT = "c0ffee" + "0" * 34
-_CHUNK = 1 << 16  # bytes of a Xet chunk, of which a file is put together
 
 
 class HubHandler(Handler):
@@ -28,8 +26,6 @@ class HubHandler(Handler):
         match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", self.path)
         if match:
             self._resolve(f"{match[1]}/{match[2]}")
-        elif self.path.startswith(("/xet/", "/token")):
-            self._xet()
         else:
             super().do_GET()
 
@@ -63,31 +59,8 @@ class HubHandler(Handler):
         digest = self.server.files[name]
         size = len(self.server.resources[f"cdn/{digest}"].body)
         facts |= {"X-Linked-ETag": f'"{digest}"', "X-Linked-Size": str(size)}
-        if self.server.xet:
-            route = self.server.url("token")
-            facts |= {"X-Xet-Hash": digest, "X-Xet-Refresh-Route": route}
         elsewhere = self.server.url(f"cdn/{digest}").replace("127.0.0.1", "localhost")
         self.answer(302, facts | {"Location": elsewhere})
-
-    def _xet(self) -> None:
-        what, digest = self.path.split("/")[-2:]
-        if digest == "token":
-            facts = {"Access-Token": "t", "Token-Expiration": int(time.time()) + 3600}
-            facts |= {"Cas-Url": self.server.url("xet")}
-            return self.answer(200, {f"X-Xet-{name}": value for name, value in facts.items()})
-        if self.server.xet_fault or "/v2/" in self.path:  # clients go on to ask for /v1/
-            return self.answer(self.server.xet_fault or 404, {})
-        body = self.server.xet_bytes or self.server.resources[f"cdn/{digest}"].body
-        wrapped = b"".join(_chunk(body[at : at + _CHUNK]) for at in range(0, len(body), _CHUNK))
-        if what == "xorb":
-            span = f"bytes 0-{len(wrapped) - 1}/{len(wrapped)}"
-            return self.answer(206, {"Content-Range": span}, wrapped)
-        chunks = {"start": 0, "end": -(-len(body) // _CHUNK)}
-        place = {"url": self.server.url(f"xet/xorb/{digest}")}
-        place |= {"range": chunks, "url_range": {"start": 0, "end": len(wrapped) - 1}}
-        terms = [{"hash": digest, "unpacked_length": len(body), "range": chunks}]
-        content = {"offset_into_first_range": 0, "terms": terms, "fetch_info": {digest: [place]}}
-        self._say(content)
 
 
 class HubServer(FaultyServer):
@@ -97,34 +70,21 @@ class HubServer(FaultyServer):
         files: the SHA-256 of each file.
         asked: method, path and authorization of each request.
         token: without which nothing is served, None for a public Hub.
-        xet_fault: the status that the Xet store answers with.
-        xet_bytes: what it sends in place of the file.
     """
 
     handler = HubHandler
 
-    def __init__(self, xet: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.files: dict[str, str] = {}
         self.asked: list[tuple[str, str, str | None]] = []
         self.token: str | None = None
-        self.xet, self.xet_fault, self.xet_bytes = xet, 0, b""
 
     def store(self, name: str, body: bytes, *faults: Any) -> None:
         """A file, whose bytes are sent with these faults."""
         digest = hashlib.sha256(body).hexdigest()
         self.files[name] = digest
         self.add(f"cdn/{digest}", body, *faults)
-
-    def paths(self, start: str) -> list[str]:
-        """The paths asked for that start so."""
-        return [path for _, path, _ in self.asked if path.startswith(start)]
-
-
-def _chunk(body: bytes) -> bytes:
-    """A Xet chunk, not compressed: version, length, scheme and length of the content, content."""
-    length = len(body).to_bytes(3, "little")
-    return bytes(1) + length + bytes(1) + length + body
 
 
 def _preupload(server: HubServer, names: tuple[str, ...], body: bytes) -> object:

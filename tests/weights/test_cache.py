@@ -1,4 +1,4 @@
-"""The folder of whole files, each beside its hash."""
+"""The folder of complete files, each beside its hash."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from zoo.weights import Location, WeightsError, cache, fetch
+from zoo import cache
+from zoo.download import fetch
+from zoo.sources import FileSource, WeightsError
 
 
 @pytest.fixture
@@ -18,11 +20,11 @@ def folder(tmp_path: Path) -> Path:
     """A cache with two files."""
     for name, content in (("a.pth", b"\x80\x02a"), ("b.safetensors", b"\x80\x02bb")):
         (tmp_path / name).write_bytes(content)
-        fetch(name, [Location(str(tmp_path / name))], cache=tmp_path / "cache")
+        fetch(name, [FileSource(str(tmp_path / name))], folder=tmp_path / "cache")
     return tmp_path / "cache"
 
 
-def test_entries_are_the_whole_files(folder: Path) -> None:
+def test_entries_are_the_complete_files(folder: Path) -> None:
     (folder / "c.pth.part").write_bytes(b"half")
     (folder / "d.pth.bad").write_bytes(b"bad")
     first, second = cache.entries(folder)
@@ -36,12 +38,12 @@ def test_the_records_are_what_sha256sum_reads(folder: Path) -> None:
     assert record == hashlib.sha256(b"\x80\x02a").hexdigest() + "  a.pth\n"
 
 
-def test_remove_takes_all_that_is_beside_a_file(folder: Path) -> None:
+def test_remove_removes_the_sidecars_too(folder: Path) -> None:
     (folder / "a.pth.bad").write_bytes(b"bad")
     assert cache.remove("a.pth", folder) == 3 + len("  a.pth\n") + 64 + 3
     assert [path.name for path in folder.iterdir() if path.name.startswith("a")] == []
     assert cache.remove("a.pth", folder) == 0
-    with pytest.raises(WeightsError, match="is no name"):
+    with pytest.raises(WeightsError, match="cannot name"):
         cache.remove("../a.pth", folder)
 
 
@@ -54,17 +56,17 @@ def test_commit_replaces_and_records(folder: Path) -> None:
     assert cache.sha256(folder / "a.pth") == cache.recorded(folder / "a.pth")
 
 
-def test_what_is_being_fetched_is_not_removed(folder: Path) -> None:
+def test_a_file_that_is_being_downloaded_is_not_removed(folder: Path) -> None:
     with (
         cache.lock(folder / "a.pth"),
-        pytest.raises(WeightsError, match=r"a\.pth is being fetched"),
+        pytest.raises(WeightsError, match=r"a\.pth is being downloaded"),
     ):
         cache.remove("a.pth", folder)
     assert (folder / "a.pth").exists()
     assert cache.remove("a.pth", folder) > 3
 
 
-def test_a_folder_that_cannot_be_synced_is_no_error(
+def test_a_folder_that_cannot_be_synced_is_not_an_error(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sync = os.fsync
@@ -91,9 +93,9 @@ def test_a_file_without_a_record_is_hashed_once(
     monkeypatch.setattr(cache, "record", read_only)
     monkeypatch.setattr(cache, "sha256", lambda path: hashed.append(path) or sha256(path))
     (folder / "a.pth.sha256").unlink()
-    anything = [Location("a.pth")]
+    anything = [FileSource("a.pth")]
     for _ in range(3):
-        assert cache.whole(path, anything)
+        assert cache.is_valid(path, anything)
         assert cache.known_sha256(path) == hashlib.sha256(b"\x80\x02a").hexdigest()
     assert hashed == [path]
     path.write_bytes(b"\x80\x02another")

@@ -14,20 +14,21 @@ import faulty_server as host
 import pytest
 from faulty_server import FaultyServer
 
-from zoo.weights import Location, Retry, WeightsError, cache, fetch, probe, progress_bars
+from zoo import cache, https
+from zoo.download import fetch, probe, progress_bars
+from zoo.sources import FileSource, WeightsError
 
 BODY = b"\x80\x02" + random.Random(2).randbytes(200_000)
 OTHER = b"\x80\x02" + random.Random(3).randbytes(200_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
-HASTY = Retry(tries=1, sleep=lambda seconds: None)
 
 
-def test_a_file_is_fetched_once(server: FaultyServer) -> None:
+def test_a_file_is_downloaded_once(server: FaultyServer) -> None:
     resource = server.add("w.pth", BODY)
-    location = Location(server.url("w.pth"), size=len(BODY), sha256=SHA256)
-    path = fetch("w.pth", [location])
+    source = FileSource(server.url("w.pth"), size=len(BODY), sha256=SHA256)
+    path = fetch("w.pth", [source])
     assert path == cache.folder() / "w.pth"
-    assert fetch("w.pth", [location]) == path
+    assert fetch("w.pth", [source]) == path
     assert path.read_bytes() == BODY
     assert len(resource.asked) == 1
 
@@ -37,55 +38,58 @@ def test_the_cache_is_where_it_is_asked_for(
 ) -> None:
     server.add("w.pth", BODY)
     monkeypatch.setenv("FCOS_ZOO_HOME", str(tmp_path / "elsewhere"))
-    assert fetch("w.pth", [Location(server.url("w.pth"))]).parent == tmp_path / "elsewhere/weights"
-    path = fetch("w.pth", [Location(server.url("w.pth"))], cache=tmp_path / "here")
+    assert (
+        fetch("w.pth", [FileSource(server.url("w.pth"))]).parent == tmp_path / "elsewhere/weights"
+    )
+    path = fetch("w.pth", [FileSource(server.url("w.pth"))], folder=tmp_path / "here")
     assert path == tmp_path / "here" / "w.pth"
 
 
-def test_a_file_put_there_by_hand_is_taken_if_it_fits(tmp_path: Path) -> None:
+def test_a_file_put_there_by_hand_is_used_if_it_matches(tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(BODY)
-    dead = Location("http://host.invalid/w.pth", dead=True)
-    alive = Location("http://host.invalid/w.pth", sha256=SHA256[:10])
-    assert fetch("w.pth", [dead, alive], cache=tmp_path) == tmp_path / "w.pth"
+    dead = FileSource("http://host.invalid/w.pth", dead=True)
+    alive = FileSource("http://host.invalid/w.pth", sha256=SHA256[:10])
+    assert fetch("w.pth", [dead, alive], folder=tmp_path) == tmp_path / "w.pth"
     assert cache.entries(tmp_path)[0].sha256 == SHA256
 
 
-def test_a_cached_file_that_does_not_fit_is_set_aside(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_cached_file_that_is_another_is_replaced(server: FaultyServer, tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(OTHER)
     server.add("w.pth", BODY)
-    path = fetch("w.pth", [Location(server.url("w.pth"), sha256=SHA256)], cache=tmp_path)
+    path = fetch("w.pth", [FileSource(server.url("w.pth"), sha256=SHA256)], folder=tmp_path)
     assert path.read_bytes() == BODY
     assert (tmp_path / "w.pth.bad").read_bytes() == OTHER
 
 
 @pytest.mark.parametrize("date", [1e9, 2e9], ids=["older", "younger"])
-def test_a_cached_file_that_changed_since_it_arrived_is_fetched_anew(
+def test_a_cached_file_that_changed_since_it_arrived_is_replaced(
     server: FaultyServer, tmp_path: Path, date: float
 ) -> None:
     server.add("w.pth", BODY)
-    location = Location(server.url("w.pth"))  # no hash known but the one recorded
-    path = fetch("w.pth", [location], cache=tmp_path)
+    source = FileSource(server.url("w.pth"))  # the only known hash is the recorded one
+    path = fetch("w.pth", [source], folder=tmp_path)
     path.write_bytes(OTHER)
     os.utime(path, (date, date))
-    assert fetch("w.pth", [location], cache=tmp_path).read_bytes() == BODY
+    assert fetch("w.pth", [source], folder=tmp_path).read_bytes() == BODY
 
 
-def test_the_secrets_of_an_address_are_neither_told_nor_written(
-    server: FaultyServer, tmp_path: Path
+def test_the_secrets_of_an_address_are_neither_shown_nor_written(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(https, "TRIES", 1)
     server.add("w.pth?signature=s3cret", BODY, host.drop(100_000), host.status(503))
     address = server.url("w.pth?signature=s3cret").replace("//", "//user:s3cret@")
     for _ in range(2):
-        with pytest.raises(WeightsError, match="could not be fetched") as refusal:
-            fetch("w.pth", [Location(address)], cache=tmp_path, retry=HASTY)
+        with pytest.raises(WeightsError, match="could not be downloaded") as refusal:
+            fetch("w.pth", [FileSource(address)], folder=tmp_path)
         assert server.url("w.pth") in str(refusal.value)
         assert "s3cret" not in str(refusal.value)
         assert "s3cret" not in (tmp_path / "w.pth.part.json").read_text()
-    assert fetch("w.pth", [Location(address)], cache=tmp_path).read_bytes() == BODY
+    assert fetch("w.pth", [FileSource(address)], folder=tmp_path).read_bytes() == BODY
     assert server.resources["w.pth?signature=s3cret"].ranges == [None] + ["bytes=100000-"] * 2
 
 
-def test_an_unfinished_file_that_is_removed_is_begun_anew(
+def test_an_unfinished_file_that_is_removed_is_started_over(
     server: FaultyServer, tmp_path: Path
 ) -> None:
     def remove(handler: host.Handler, resource: host.Resource) -> None:
@@ -99,28 +103,12 @@ def test_an_unfinished_file_that_is_removed_is_begun_anew(
         handler.wfile.write(BODY[100_000:])
 
     resource = server.add("w.pth", BODY, remove)
-    retry = Retry(tries=2, sleep=lambda seconds: None)
-    path = fetch("w.pth", [Location(server.url("w.pth"))], cache=tmp_path, retry=retry)
+    path = fetch("w.pth", [FileSource(server.url("w.pth"))], folder=tmp_path)
     assert path.read_bytes() == BODY
     assert len(resource.asked) == 2
 
 
-@pytest.mark.parametrize("number", ["\u00b3", "9" * 5000])
-def test_a_number_that_is_none_is_as_if_not_said(
-    server: FaultyServer, tmp_path: Path, number: str
-) -> None:
-    server.add(
-        "w.pth",
-        BODY,
-        host.status(429, **{"Retry-After": number}),
-        lambda handler, resource: handler.answer(200, {"X-Linked-Size": number}, resource.body),
-    )
-    retry = Retry(tries=2, sleep=lambda seconds: None)
-    location = Location(server.url("w.pth"))
-    assert fetch("w.pth", [location], cache=tmp_path, retry=retry).read_bytes() == BODY
-
-
-def test_locations_are_tried_in_order_and_dead_ones_never(
+def test_sources_are_tried_in_order_and_dead_ones_never(
     server: FaultyServer, tmp_path: Path
 ) -> None:
     server.add("gone/w.pth", b"", host.status(404))
@@ -128,71 +116,32 @@ def test_locations_are_tried_in_order_and_dead_ones_never(
     server.add("good/w.pth", BODY)
     last = server.add("last/w.pth", BODY)
     urls = {name: server.url(f"{name}/w.pth") for name in ("dead", "gone", "good", "last")}
-    places = [Location(url, dead=name == "dead") for name, url in urls.items()]
-    assert fetch("w.pth", places, cache=tmp_path).read_bytes() == BODY
+    sources = [FileSource(url, dead=name == "dead") for name, url in urls.items()]
+    assert fetch("w.pth", sources, folder=tmp_path).read_bytes() == BODY
     assert not dead.asked
     assert not last.asked
 
 
-def test_the_error_has_a_line_for_each_attempt_and_the_remedy(
-    server: FaultyServer, tmp_path: Path
-) -> None:
-    server.add("a", BODY, host.status(403))
-    server.add("b", BODY, host.status(500), host.drop(100_000), host.drop(0))
-    places = [Location(server.url(name), sha256=SHA256) for name in "ab"]
-    with pytest.raises(WeightsError) as caught:
-        fetch("w.pth", places, cache=tmp_path, retry=Retry(tries=2, sleep=lambda seconds: None))
-    part = tmp_path / "w.pth.part"
-    assert str(caught.value).split("\n") == [
-        "w.pth could not be fetched:",
-        f"  {places[0].url}: 403 Forbidden",
-        f"  {places[1].url}: 500 Internal Server Error",
-        f"  {places[1].url}: connection dropped at 100000 of {len(BODY)} bytes",
-        f"  {places[1].url}: connection dropped at 100000 of {len(BODY)} bytes; "
-        "given up after 2 tries",
-        f"  100000 bytes are kept in {part}: another call goes on from there",
-        f"Put the file at {tmp_path / 'w.pth'}, or set FCOS_ZOO_MIRRORS to who serves it.",
-    ]
-
-
-def test_no_live_location_is_said_so(tmp_path: Path) -> None:
-    dead = Location("http://host.invalid/w.pth", dead=True, note="host switched off in 2023")
+def test_dead_sources_are_listed(tmp_path: Path) -> None:
+    dead = FileSource("http://host.invalid/w.pth", dead=True, note="host switched off in 2023")
     with pytest.raises(WeightsError, match=r"w.pth: dead, not tried \(host switched off in 2023\)"):
-        fetch("w.pth", [dead], cache=tmp_path)
+        fetch("w.pth", [dead], folder=tmp_path)
 
 
 def test_an_unreachable_host_is_named(tmp_path: Path) -> None:
     with FaultyServer() as server:
         url = server.url("w.pth")
     with pytest.raises(WeightsError, match=f"{url}: no connection"):
-        fetch("w.pth", [Location(url)], cache=tmp_path, retry=HASTY)
+        fetch("w.pth", [FileSource(url)], folder=tmp_path)
 
 
-@pytest.mark.parametrize("hashed", [True, False])
-def test_another_host_goes_on(server: FaultyServer, tmp_path: Path, hashed: bool) -> None:
-    server.add("a", BODY, host.drop(150_000))
-    second = server.add("b", BODY)
-    digest = SHA256 if hashed else None
-    places = [Location(server.url(name), sha256=digest) for name in "ab"]
-    assert fetch("w.pth", places, cache=tmp_path, retry=HASTY).read_bytes() == BODY
-    assert second.ranges == ["bytes=150000-" if hashed else None]
-
-
-def test_pieces_that_do_not_fit_start_over(server: FaultyServer, tmp_path: Path) -> None:
-    server.add("a", OTHER, host.drop(150_000))
-    second = server.add("b", BODY)
-    places = [Location(server.url(name), sha256=SHA256) for name in "ab"]
-    assert fetch("w.pth", places, cache=tmp_path, retry=HASTY).read_bytes() == BODY
-    assert second.ranges == ["bytes=150000-", None]
-
-
-def test_the_hash_of_any_location_counts_for_those_without(
+def test_the_hash_of_one_source_counts_for_those_without(
     server: FaultyServer, tmp_path: Path
 ) -> None:
     server.add("a", OTHER)
     server.add("b", BODY)
-    places = [Location(server.url("a")), Location(server.url("b"), sha256=SHA256[:8])]
-    assert fetch("w.pth", places, cache=tmp_path).read_bytes() == BODY
+    sources = [FileSource(server.url("a")), FileSource(server.url("b"), sha256=SHA256[:8])]
+    assert fetch("w.pth", sources, folder=tmp_path).read_bytes() == BODY
 
 
 def test_mirrors_come_first(
@@ -204,8 +153,8 @@ def test_mirrors_come_first(
     published = server.add("w.pth", BODY)
     bases = f"{tmp_path / 'folder'}, {server.url('mirror/')}"
     monkeypatch.setenv("FCOS_ZOO_MIRRORS", bases)
-    location = Location(server.url("w.pth"), sha256=SHA256)
-    assert fetch("w.pth", [location], cache=tmp_path).read_bytes() == BODY
+    source = FileSource(server.url("w.pth"), sha256=SHA256)
+    assert fetch("w.pth", [source], folder=tmp_path).read_bytes() == BODY
     assert len(mirror.asked) == 1
     assert not published.asked
 
@@ -214,77 +163,55 @@ def test_a_folder_serves_offline_and_the_network_does_not(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resource = server.add("w.pth", BODY)
-    location = Location(server.url("w.pth"), sha256=SHA256)
+    source = FileSource(server.url("w.pth"), sha256=SHA256)
     monkeypatch.setenv("FCOS_ZOO_OFFLINE", "1")
     with pytest.raises(WeightsError, match="Unset FCOS_ZOO_OFFLINE, put the file") as refused:
-        fetch("w.pth", [location], cache=tmp_path)
-    first = "w.pth is not in the cache, and FCOS_ZOO_OFFLINE forbids fetching it"
+        fetch("w.pth", [source], folder=tmp_path)
+    first = "w.pth is not in the cache, and FCOS_ZOO_OFFLINE forbids downloading it"
     assert str(refused.value).split("\n")[0] == first
     with pytest.raises(WeightsError, match="unset FCOS_ZOO_OFFLINE"):
-        probe(location)
+        probe(source)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "w.pth").write_bytes(BODY)
     monkeypatch.setenv("FCOS_ZOO_MIRRORS", str(tmp_path / "folder"))
-    assert fetch("w.pth", [location], cache=tmp_path).read_bytes() == BODY
+    assert fetch("w.pth", [source], folder=tmp_path).read_bytes() == BODY
     assert not resource.asked
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(None, "No such file"), (b"<html></html>", "an HTML page"), (OTHER, "not that of the file")],
+    [
+        (None, "No such file"),
+        (b"<html></html>", "an HTML page"),
+        (OTHER, "not that of the"),
+    ],
 )
 def test_a_path_is_checked_like_a_host(tmp_path: Path, content: bytes | None, reason: str) -> None:
     source = tmp_path / "source.pth"
     if content is not None:
         source.write_bytes(content)
     with pytest.raises(WeightsError, match=reason):
-        fetch("w.pth", [Location(str(source), sha256=SHA256)], cache=tmp_path / "cache")
+        fetch("w.pth", [FileSource(str(source), sha256=SHA256)], folder=tmp_path / "cache")
 
 
-def test_the_hub_states_a_hash_on_its_redirect(
-    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", server.url())
-    states = {"X_Linked_ETag": f'W/"{SHA256}"', "X_Linked_Size": len(BODY)}
-    resolve = "owner/name/resolve/main/w.pth"
-    to_cdn = host.redirect(server.url("cdn"), **states)
-    server.add(resolve, b"", to_cdn, to_cdn, to_cdn, to_cdn)
-    cdn = server.add("cdn", BODY)
-    location = Location("hf://owner/name/w.pth")
-    pinned = probe(location)
-    assert (pinned.size, pinned.sha256) == (len(BODY), SHA256)
-    assert fetch("w.pth", [location], cache=tmp_path / "a").read_bytes() == BODY
-
-    cdn.faults.append(host.wrong_bytes)
-    with pytest.raises(WeightsError, match="not that of the file wanted"):
-        fetch("w.pth", [location], cache=tmp_path / "b")
-
-    cdn.asked.clear()
-    other = Location(location.url, sha256="0" * 64)
-    with pytest.raises(WeightsError, match=f"offers sha256 {SHA256}, not 0000"):
-        fetch("w.pth", [other], cache=tmp_path / "c")
-
-
-def test_no_room_is_said_before_starting(
+def test_a_disk_without_room_is_reported_before_the_download(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.add("w.pth", BODY)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 4, 5))
-    with pytest.raises(WeightsError, match=r"no room for w.pth: 200,002 bytes needed, 5 free"):
-        fetch("w.pth", [Location(server.url("w.pth"))], cache=tmp_path)
+    with pytest.raises(WeightsError, match=r"w.pth needs 200,002 bytes, 5 are free"):
+        fetch("w.pth", [FileSource(server.url("w.pth"))], folder=tmp_path)
     assert not (tmp_path / "w.pth.part").exists()
 
 
-def test_a_disk_that_fills_up_is_named(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_is_reported(server: FaultyServer, tmp_path: Path) -> None:
     resource = pytest.importorskip("resource", reason="no limits of file size on Windows")
     server.add("w.pth", BODY)
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, usual[1]))  # no file can be larger
     try:
-        with pytest.raises(
-            WeightsError, match=r"no room for w.pth: 200,002 bytes needed, [\d,]+ f"
-        ):
-            fetch("w.pth", [Location(server.url("w.pth"))], cache=tmp_path)
+        with pytest.raises(WeightsError, match=r"w.pth needs 200,002 bytes, [\d,]+ are"):
+            fetch("w.pth", [FileSource(server.url("w.pth"))], folder=tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
     assert not (tmp_path / "w.pth").exists()
@@ -293,17 +220,17 @@ def test_a_disk_that_fills_up_is_named(server: FaultyServer, tmp_path: Path) -> 
 def test_a_cache_that_cannot_be_made_is_named(server: FaultyServer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(WeightsError, match="set FCOS_ZOO_HOME"):
-        fetch("w.pth", [Location(server.url("w.pth"))], cache=tmp_path / "file" / "cache")
+        fetch("w.pth", [FileSource(server.url("w.pth"))], folder=tmp_path / "file" / "cache")
 
 
 def test_progress_is_quiet_unless_asked_for(
     server: FaultyServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.add("w.pth", BODY)
-    location = Location(server.url("w.pth"))
-    fetch("w.pth", [location], cache=tmp_path / "a")
+    source = FileSource(server.url("w.pth"))
+    fetch("w.pth", [source], folder=tmp_path / "a")
     assert capsys.readouterr() == ("", "")
-    fetch("w.pth", [location], cache=tmp_path / "b", progress=True)
+    fetch("w.pth", [source], folder=tmp_path / "b", progress=True)
     out, err = capsys.readouterr()
     assert out == ""
     assert "w.pth" in err
@@ -314,13 +241,50 @@ def test_several_files_share_their_bars(server: FaultyServer, tmp_path: Path) ->
     with progress_bars(False) as bars, ThreadPoolExecutor(2) as pool:
         for name in ("a.pth", "b.pth"):
             server.add(name, BODY)
-            location = Location(server.url(name))
-            pool.submit(fetch, name, [location], cache=tmp_path, progress=bars)
+            source = FileSource(server.url(name))
+            pool.submit(fetch, name, [source], folder=tmp_path, progress=bars)
     assert sorted(task.description for task in bars.tasks) == ["a.pth", "b.pth"]
     assert [(task.completed, task.total) for task in bars.tasks] == [(len(BODY), len(BODY))] * 2
 
 
 @pytest.mark.parametrize("name", ["", "../w.pth", "a/b.pth", ".w.pth", "w.pth.part", "w.pth.lock"])
-def test_names_that_are_no_plain_file_names_are_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="is no name for a weights file"):
-        fetch(name, [], cache=tmp_path)
+def test_only_plain_file_names_are_accepted(name: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="cannot name a weights file"):
+        fetch(name, [], folder=tmp_path)
+
+
+def test_the_error_has_a_line_for_each_source_and_the_remedy(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(https, "TRIES", 2)
+    server.add("a", BODY, host.status(403))
+    server.add("b", BODY, host.status(500), host.drop(100_000), host.drop(0))
+    sources = [FileSource(server.url(name), sha256=SHA256) for name in "ab"]
+    with pytest.raises(WeightsError) as caught:
+        fetch("w.pth", sources, folder=tmp_path)
+    assert str(caught.value).split("\n") == [
+        "w.pth could not be downloaded:",
+        f"  {sources[0].url}: 403 Forbidden",
+        f"  {sources[1].url}: connection dropped at 100000 of {len(BODY)} bytes; "
+        "given up after 2 attempts",
+        "  100000 bytes are kept: the next call resumes the download",
+        f"Put the file at {tmp_path / 'w.pth'}, or set FCOS_ZOO_MIRRORS to a host that serves it.",
+    ]
+
+
+@pytest.mark.parametrize("number", ["\u00b3", "9" * 5000])
+def test_a_malformed_retry_after_is_ignored(
+    server: FaultyServer, tmp_path: Path, number: str
+) -> None:
+    server.add("w.pth", BODY, host.status(429, **{"Retry-After": number}))
+    path = fetch("w.pth", [FileSource(server.url("w.pth"))], folder=tmp_path)
+    assert path.read_bytes() == BODY
+
+
+def test_probe_states_the_size_that_a_host_states(server: FaultyServer) -> None:
+    server.add("w.pth", BODY)
+    source = FileSource(server.url("w.pth"), sha256=SHA256)
+    assert probe(source) == FileSource(source.url, size=len(BODY), sha256=SHA256)
+    server.add("w.pth", b"<html></html>")
+    with pytest.raises(WeightsError, match="sends an HTML page"):
+        probe(source)

@@ -1,4 +1,4 @@
-"""Whatever a host does between two bytes, what arrives in the end is the file."""
+"""Whatever a host does between two bytes, the file arrives in the end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import faulty_server as host
 import pytest
@@ -13,9 +14,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from zoo.weights import Location, Retry, WeightsError, fetch
+from zoo import https
+from zoo.download import fetch
+from zoo.sources import FileSource, WeightsError
 
-PATIENT = Retry(tries=50, sleep=lambda seconds: None)
 settings = hypothesis_settings(max_examples=60, deadline=None)
 
 bodies = st.binary(max_size=5000).map(lambda content: b"\x80\x02" + content)
@@ -31,7 +33,7 @@ changes = st.builds(lambda body, cut: host.change(body, host.drop(cut)), bodies,
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[host.FaultyServer]:
-    with host.FaultyServer() as server:
+    with host.FaultyServer() as server, patch.multiple(https, TRIES=50):
         yield server
 
 
@@ -40,8 +42,8 @@ def shared() -> Iterator[host.FaultyServer]:
 def test_any_cuts(shared: host.FaultyServer, body: bytes, cuts: list[int]) -> None:
     resource = shared.add("w.pth", body, *map(host.drop, cuts))
     with tempfile.TemporaryDirectory() as folder:
-        location = Location(shared.url("w.pth"))
-        path = fetch("w.pth", [location], cache=Path(folder), progress=False, retry=PATIENT)
+        source = FileSource(shared.url("w.pth"))
+        path = fetch("w.pth", [source], folder=Path(folder), progress=False)
         assert path.read_bytes() == body
     starts = [int((each or "bytes=0-")[6:-1]) for each in resource.ranges]
     assert starts == sorted(starts)  # never twice the same bytes
@@ -61,11 +63,11 @@ def test_any_faults(
     back = host.change(body) if hashed else host.good  # the bytes that the hash is of
     resource = shared.add("w.pth", body, *faults, back, etag=etag)
     with tempfile.TemporaryDirectory() as folder:
-        location = Location(shared.url("w.pth"), sha256=digest)
+        source = FileSource(shared.url("w.pth"), sha256=digest)
         path = Path(folder) / "w.pth"
         for _ in range(10):
             try:
-                fetch("w.pth", [location], cache=path.parent, progress=False, retry=PATIENT)
+                fetch("w.pth", [source], folder=path.parent, progress=False)
                 break
             except WeightsError:  # a changed file has another hash; a range may come unasked
                 assert not path.exists()
@@ -74,17 +76,16 @@ def test_any_faults(
 
 @settings
 @given(body=bodies, cuts=st.lists(cuts, min_size=1, max_size=5))
-def test_calls_go_on_from_each_other(
+def test_a_call_resumes_where_another_ended(
     shared: host.FaultyServer, body: bytes, cuts: list[int]
 ) -> None:
     resource = shared.add("w.pth", body, *map(host.drop, cuts))
-    location = Location(shared.url("w.pth"))
-    hasty = Retry(tries=1)
-    with tempfile.TemporaryDirectory() as folder:
+    source = FileSource(shared.url("w.pth"))
+    with tempfile.TemporaryDirectory() as folder, patch.multiple(https, TRIES=1):
         path = Path(folder) / "w.pth"
         while not path.exists():
             try:
-                fetch("w.pth", [location], cache=path.parent, progress=False, retry=hasty)
+                fetch("w.pth", [source], folder=path.parent, progress=False)
             except WeightsError:
                 assert not path.exists()
         assert path.read_bytes() == body

@@ -11,10 +11,10 @@ from mirrors import own_settings
 from safetensors import safe_open
 
 import zoo
+from zoo import cache as files
 from zoo import converted
 from zoo.build import assemble
 from zoo.load import _empty
-from zoo.weights import cache as files
 
 ENTRY = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
 FILE, COPY = f"{ENTRY}.pth", f"{ENTRY}.converted.safetensors"
@@ -113,7 +113,7 @@ def test_a_copy_is_not_taken_for_that_of_an_older_file_put_in_its_place(cache: P
     zoo.get(ENTRY)
     publish(cache, seed=1)
     os.utime(cache / FILE, (1e9, 1e9))  # as `mv` leaves it
-    with pytest.raises(zoo.WeightsError, match="not that of the file wanted"):
+    with pytest.raises(zoo.WeightsError, match="is not the expected file"):
         zoo.get(ENTRY)
 
 

@@ -10,7 +10,7 @@ from mirrors import own_settings
 from torch import Tensor
 
 import zoo
-from zoo.weights.read import UnreadableError
+from zoo.files import UnreadableError
 
 ENTRY = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"  # of the original FCOS
 BUNDLED = "FCOS_shapes_tiny"  # its card states the hash of its file

@@ -1,4 +1,4 @@
-"""Where a weights file can be had, and in what order the places are tried."""
+"""Where a file can be downloaded from, and in which order its sources are tried."""
 
 from __future__ import annotations
 
@@ -15,25 +15,24 @@ from urllib.request import url2pathname
 
 import platformdirs
 
-from zoo.weights.errors import WeightsError
-
-ARCHIVE = "https://web.archive.org/web/0id_/"
-"""Before an address, the Internet Archive's oldest capture of it, as it was sent."""
-
-# Eight or more hex digits before the extension, as torchvision and OpenMMLab name their files;
-# eight digits that read as a date of this century are one.
+# Eight or more hex digits before the extension, as torchvision and OpenMMLab name their files.
+# Eight digits that read as a date of this century are a date.
 _HASH_IN_NAME = re.compile(r"-(?!20\d{6}\.)([0-9a-f]{8,64})\.[^/]+$")
 
 
+class WeightsError(RuntimeError):
+    """A weights file cannot be fetched or must not be read; the message names it and the remedy."""
+
+
 @dataclass(frozen=True)
-class Location:
-    """One place that serves, or once served, a weights file.
+class FileSource:
+    """One place that serves, or once served, a file.
 
     Args:
-        url: ``http(s)://…``, ``hf://owner/repo[@revision]/file`` or a path.
+        url: ``http(s)://...``, ``hf://owner/repo[@revision]/file`` or a path.
         size: bytes, where known.
-        sha256: the hash in hex, in full or its first digits; a hash in the file's name counts where
-            this is None, and ``""`` says that the name's digits are no hash.
+        sha256: the hash in hex, in full or its first digits. None: a hash in the file's name
+            counts; ``""``: digits in the file's name are not a hash.
         dead: kept as a record, never tried.
         note: why it is dead, or what to know about it.
     """
@@ -49,7 +48,7 @@ class Location:
         """Whether the network is needed.
 
         Raises:
-            WeightsError: it is an address of another kind, or none that can be.
+            WeightsError: the address is malformed or of a kind that cannot be fetched.
         """
         scheme = re.match(r"[a-z][a-z0-9+.-]+(?=://)", self.url, re.IGNORECASE)
         if not scheme:
@@ -57,7 +56,7 @@ class Location:
         try:
             urlsplit(self.url)
         except ValueError as error:
-            raise WeightsError(f"{self.shown} is no address: {error}") from error
+            raise WeightsError(f"{self.shown} is not a valid address: {error}") from error
         if scheme[0].lower() not in ("http", "https", "hf"):
             raise WeightsError(
                 f"{self.shown} is not an address that can be fetched: "
@@ -67,71 +66,52 @@ class Location:
 
     @property
     def shown(self) -> str:
-        """The address as messages and records have it; see :func:`without_secrets`."""
+        """The address for messages and records, without secrets."""
         return without_secrets(self.url)
 
     @property
-    def archived(self) -> bool:
-        """Whether it is a copy that the Internet Archive may hold, or may not."""
-        return self.url.startswith(ARCHIVE)
-
-    @property
     def hub(self) -> tuple[str, str, str] | None:
-        """Repository, revision and file of a location on the Hugging Face Hub, None elsewhere."""
+        """Repository, revision and file on the Hugging Face Hub; None for any other source."""
         if not self.url.lower().startswith("hf://"):
             return None
         match = re.fullmatch(r"(?i:hf)://([^/]+/[^/@]+)(?:@([^/]+))?/(.+)", self.url)
         if not match:
-            raise WeightsError(f"{self.shown} is no Hub address: write hf://owner/repo/file")
+            raise WeightsError(f"{self.shown} is not a Hub address: write hf://owner/repo/file")
         return match[1], match[2] or "main", match[3]
 
     @property
-    def http(self) -> str:
-        """The URL to ask for; that of the Hub's file for ``hf://``."""
-        if not self.hub:
-            return self.url
-        repo, revision, file = self.hub
-        return f"{endpoint()}/{repo}/resolve/{revision}/{quote(file)}"
-
-    @property
     def digest(self) -> str | None:
-        """The SHA-256, or its first digits, that the file must have; None where nothing is said."""
+        """The SHA-256, or its first digits, that the file must have; None where unknown."""
         if self.sha256 is not None:
             return self.sha256.lower()
         path = unquote(urlsplit(self.url).path) if self.remote else self.url
         match = _HASH_IN_NAME.search(path)
         return match and match[1]
 
-    def fits(self, size: int, sha256: str) -> bool:
-        """Whether a file of this size and hash is what this location promises."""
+    def matches(self, size: int, sha256: str) -> bool:
+        """Whether a file of this size and hash is the one that the source describes."""
         return self.size in (None, size) and sha256.startswith(self.digest or "")
 
 
-def without_secrets(text: str) -> str:
-    """A text whose addresses name no user, no password and no query, which may be a signature."""
-    text = re.sub(r"(\w://)[^/?#\s]*@", r"\1", text)
-    return re.sub(r"(\w://[^\s?#]*)[?#][^\s'\"]*", r"\1", text)
+def expected(filename: str, sources: Sequence[FileSource]) -> list[FileSource]:
+    """What is known about the file: it is the right one if it matches at least one of these."""
+    live = [source for source in sources if not source.dead]
+    hashed = [source for source in live if source.digest]
+    sized = [source for source in live if source.size]
+    unhashed = "" if any(source.sha256 == "" for source in live) else None
+    return hashed or sized or [FileSource(filename, sha256=unhashed)]
 
 
-def promises(filename: str, locations: Sequence[Location]) -> list[Location]:
-    """What is known of the file: it is the right one if it fits any of these (at least one)."""
-    live = [location for location in locations if not location.dead]
-    hashed = [location for location in live if location.digest]
-    sized = [location for location in live if location.size]
-    unhashed = "" if any(location.sha256 == "" for location in live) else None
-    return hashed or sized or [Location(filename, sha256=unhashed)]
-
-
-def sources(filename: str, locations: Sequence[Location]) -> list[Location]:
-    """The user's mirrors, then the live locations in the order given."""
-    found = [Location(_join(base, filename), sha256="") for base in mirrors()]
-    return found + [location for location in locations if not location.dead]
+def with_mirrors(filename: str, sources: Sequence[FileSource]) -> list[FileSource]:
+    """The user's mirrors, then the live sources in the given order."""
+    found = [FileSource(_join(base, filename), sha256="") for base in mirrors()]
+    return found + [source for source in sources if not source.dead]
 
 
 def mirrors() -> list[str]:
     """Base URLs and folders from ``FCOS_ZOO_MIRRORS``, then from each configuration file."""
     listed = os.environ.get("FCOS_ZOO_MIRRORS", "").strip()
-    one = os.path.isdir(Path(_path_of(listed)).expanduser())  # its name may have spaces
+    one = os.path.isdir(Path(_path_of(listed)).expanduser())  # its name may contain spaces
     bases = [listed] if one else re.split(r"[,\s]+", listed)
     for folder in (Path.cwd(), platformdirs.user_config_path("fcos-zoo")):
         for name in ("zoo.toml", "fcos-zoo.toml"):
@@ -141,13 +121,19 @@ def mirrors() -> list[str]:
 
 
 def endpoint() -> str:
-    """Where the Hugging Face Hub is: ``HF_ENDPOINT``, or else its own address."""
+    """The Hugging Face Hub's address: ``HF_ENDPOINT`` or the public one."""
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
 def offline() -> bool:
     """Whether ``FCOS_ZOO_OFFLINE`` forbids the network."""
     return os.environ.get("FCOS_ZOO_OFFLINE", "").lower() not in ("", "0", "false", "no")
+
+
+def without_secrets(text: str) -> str:
+    """The text with user names, passwords and queries (signatures) removed from its addresses."""
+    text = re.sub(r"(\w://)[^/?#\s]*@", r"\1", text)
+    return re.sub(r"(\w://[^\s?#]*)[?#][^\s'\"]*", r"\1", text)
 
 
 def _mirrors_in(config: Path) -> list[str]:
@@ -158,7 +144,7 @@ def _mirrors_in(config: Path) -> list[str]:
         raise WeightsError(f"{config} is not valid TOML ({error}): correct or remove it") from error
     if unknown := settings.keys() - {"mirrors"}:
         raise WeightsError(
-            f"{config}: {', '.join(sorted(unknown))}: no such setting, there is `mirrors` alone"
+            f"{config}: unknown setting {', '.join(sorted(unknown))}; the only one is `mirrors`"
         )
     bases = settings.get("mirrors", [])
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
@@ -173,6 +159,8 @@ def _path_of(base: str) -> str:
 
 
 def _join(base: str, filename: str) -> str:
-    if Location(base).remote:
-        return f"{base.rstrip('/')}/{quote(filename)}"
+    if FileSource(base).remote:
+        return (
+            f"{base.rstrip('/')}/{filename if base.lower().startswith('hf:') else quote(filename)}"
+        )
     return str(Path(base).expanduser() / filename)

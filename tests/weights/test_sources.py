@@ -1,4 +1,4 @@
-"""What a location says of its file, and which places are asked."""
+"""What a source states about its file, and which sources are tried."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.weights import Location, WeightsError
-from zoo.weights.location import mirrors, promises, sources
+from zoo.sources import FileSource, WeightsError, expected, mirrors, with_mirrors
 
 
 @pytest.mark.parametrize(
@@ -24,22 +23,12 @@ from zoo.weights.location import mirrors, promises, sources
     ],
 )
 def test_a_hash_in_the_name_counts(url: str, digest: str | None) -> None:
-    assert Location(url).digest == digest
+    assert FileSource(url).digest == digest
 
 
 def test_a_stated_hash_comes_before_the_one_in_the_name() -> None:
-    assert Location("https://host/w-deadbeef.pth", sha256="ABCDEF").digest == "abcdef"
-    assert Location("https://host/w-deadbeef.pth", sha256="").digest == ""
-
-
-def test_the_hubs_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    file = Location("hf://tianzhi/AdelaiDet-FCOS/FCOS_R_50_1x.pth").http
-    assert file == "https://huggingface.co/tianzhi/AdelaiDet-FCOS/resolve/main/FCOS_R_50_1x.pth"
-    monkeypatch.setenv("HF_ENDPOINT", "https://hub.example/")
-    file = Location("hf://owner/name@v1.0/sub/a b.pth").http
-    assert file == "https://hub.example/owner/name/resolve/v1.0/sub/a%20b.pth"
-    with pytest.raises(WeightsError, match="write hf://owner/repo/file"):
-        _ = Location("hf://owner").http
+    assert FileSource("https://host/w-deadbeef.pth", sha256="ABCDEF").digest == "abcdef"
+    assert FileSource("https://host/w-deadbeef.pth", sha256="").digest == ""
 
 
 def test_mirrors_of_the_environment_then_of_the_files(
@@ -56,13 +45,15 @@ def test_mirrors_of_the_environment_then_of_the_files(
         "https://c.example",
         "hf://o/n",
     ]
-    urls = [source.url for source in sources("x y.pth", [Location("https://d.example/z.pth")])]
+    urls = [
+        source.url for source in with_mirrors("x y.pth", [FileSource("https://d.example/z.pth")])
+    ]
     assert urls == [
         "https://a.example/w/x%20y.pth",
         "/mnt/w/x y.pth",
         "https://b.example/x%20y.pth",
         "https://c.example/x%20y.pth",
-        "hf://o/n/x%20y.pth",
+        "hf://o/n/x y.pth",
         "https://d.example/z.pth",
     ]
 
@@ -83,15 +74,15 @@ def test_a_mirror_may_be_a_folder_with_spaces_or_a_file_address(
     "url",
     ["ftp://host/w.pth", "S3://bucket/w.pth", "file:///w.pth", "http://[::1/w.pth"],
 )
-def test_what_is_no_address_to_fetch_from_is_named(url: str) -> None:
-    with pytest.raises(WeightsError, match=r"is not an address that can be fetched|is no address"):
-        _ = Location(url).remote
+def test_an_address_that_cannot_be_fetched_is_refused(url: str) -> None:
+    with pytest.raises(WeightsError, match=r"is not an address that can|is not a valid address"):
+        _ = FileSource(url).remote
 
 
 def test_the_scheme_may_be_in_capitals() -> None:
-    assert Location("HTTPS://host/w.pth").remote
-    assert Location("HF://o/n/w.pth").hub == ("o/n", "main", "w.pth")
-    assert not Location("C:\\w.pth").remote
+    assert FileSource("HTTPS://host/w.pth").remote
+    assert FileSource("HF://o/n/w.pth").hub == ("o/n", "main", "w.pth")
+    assert not FileSource("C:\\w.pth").remote
 
 
 @pytest.mark.parametrize(
@@ -104,7 +95,7 @@ def test_the_scheme_may_be_in_capitals() -> None:
     ],
 )
 def test_an_address_is_shown_without_its_secrets(url: str, shown: str) -> None:
-    assert Location(url).shown == shown
+    assert FileSource(url).shown == shown
 
 
 @pytest.mark.parametrize(
@@ -117,10 +108,19 @@ def test_a_broken_configuration_is_named(text: str) -> None:
         mirrors()
 
 
-def test_what_is_promised() -> None:
-    dead = Location("https://a.example/w.pth", sha256="aa", dead=True)
-    sized = Location("https://b.example/w.pth", size=3)
-    hashed = Location("https://c.example/w.pth", sha256="cc")
-    assert promises("w.pth", [dead, sized, hashed]) == [hashed]
-    assert promises("w.pth", [dead, sized]) == [sized]
-    assert promises("w-deadbeef.pth", [dead])[0].digest == "deadbeef"
+def test_what_is_known_about_a_file() -> None:
+    dead = FileSource("https://a.example/w.pth", sha256="aa", dead=True)
+    sized = FileSource("https://b.example/w.pth", size=3)
+    hashed = FileSource("https://c.example/w.pth", sha256="cc")
+    assert expected("w.pth", [dead, sized, hashed]) == [hashed]
+    assert expected("w.pth", [dead, sized]) == [sized]
+    assert expected("w-deadbeef.pth", [dead])[0].digest == "deadbeef"
+
+
+def test_addresses_on_the_hub() -> None:
+    source = FileSource("hf://owner/name@v1.0/sub/w.pth")
+    assert source.hub == ("owner/name", "v1.0", "sub/w.pth")
+    assert FileSource("hf://owner/name/w.pth").hub == ("owner/name", "main", "w.pth")
+    assert FileSource("https://host/w.pth").hub is None
+    with pytest.raises(WeightsError, match="write hf://owner/repo/file"):
+        _ = FileSource("hf://owner").hub

@@ -1,0 +1,231 @@
+"""The folder of downloaded weights, each file beside its SHA-256.
+
+``NAME.sha256`` is what ``sha256sum`` writes, so that ``sha256sum -c`` checks the folder too. It
+carries the modification time of ``NAME``: a file that is put in the place of another does not
+inherit its hash. ``NAME.part`` with ``NAME.part.json`` is a download that can be resumed,
+``NAME.hub`` the working folder of huggingface_hub, ``NAME.bad`` a file that was refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+from filelock import FileLock, Timeout
+
+from zoo.sources import FileSource, WeightsError
+
+_SIDECARS = (".sha256", ".part", ".part.json", ".hub", ".bad")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of the cache; ``sha256`` as recorded when it arrived, or None."""
+
+    path: Path
+    size: int
+    sha256: str | None
+
+
+def folder() -> Path:
+    """``weights`` in ``FCOS_ZOO_HOME``, by default in the platform's cache folder."""
+    home = os.environ.get("FCOS_ZOO_HOME") or platformdirs.user_cache_dir("fcos-zoo")
+    return Path(home).expanduser() / "weights"
+
+
+def path_of(filename: str, cache: Path | None = None) -> Path:
+    """The path of a file in the cache, whether it exists or not.
+
+    Raises:
+        WeightsError: the name is a path, hidden, or reserved for the cache's own files.
+    """
+    reserved = filename.endswith((*_SIDECARS, ".lock")) or filename.startswith(".")
+    if not filename or reserved or re.search(r'[/\\:*?"<>|\x00-\x1f]', filename):
+        raise WeightsError(f"{filename!r} cannot name a weights file: give a plain file name")
+    return (cache or folder()) / filename
+
+
+def sidecar(path: Path, suffix: str) -> Path:
+    """``NAME.pth`` and ``".part"`` to ``NAME.pth.part``."""
+    return path.with_name(path.name + suffix)
+
+
+def entries(cache: Path | None = None) -> list[Entry]:
+    """The complete files of the cache, by name."""
+    at = cache or folder()
+    paths = sorted(path for path in at.iterdir() if path.is_file()) if at.is_dir() else []
+    return [
+        Entry(path, path.stat().st_size, recorded(path))
+        for path in paths
+        if not path.name.startswith(".") and not path.name.endswith((*_SIDECARS, ".lock"))
+    ]
+
+
+def remove(name: str, cache: Path | None = None) -> int:
+    """Remove a file and its sidecars; returns the number of bytes freed.
+
+    Raises:
+        WeightsError: it is being downloaded.
+    """
+    path = path_of(name, cache)
+    if not path.parent.is_dir():
+        return 0
+    paths = [path, *(sidecar(path, suffix) for suffix in _SIDECARS)]
+    with locked_now(path):
+        freed = sum(size_on_disk(each) for each in paths)
+        for each in paths:
+            if each.is_dir():
+                shutil.rmtree(each, ignore_errors=True)
+            else:
+                each.unlink(missing_ok=True)
+    return freed
+
+
+def quarantine(path: Path) -> str:
+    """Rename a wrong file to ``NAME.bad``; returns a clause that says where it is now."""
+    bad = sidecar(path, ".bad")
+    with suppress(OSError):  # another process was faster, or the cache cannot be written
+        os.replace(path, bad)
+        sidecar(path, ".sha256").unlink(missing_ok=True)
+    return f"remove {path}" if path.exists() else f"moved to {bad}"
+
+
+def lock(path: Path) -> FileLock:
+    """The lock that whoever writes this file of the cache holds."""
+    return FileLock(path.with_name(f".{path.name}.lock"))
+
+
+@contextmanager
+def locked_now(path: Path) -> Iterator[None]:
+    """Hold a file's lock without waiting for it.
+
+    Raises:
+        WeightsError: another process is downloading the file.
+    """
+    try:
+        held = lock(path).acquire(timeout=0)
+    except Timeout:
+        raise WeightsError(f"{path.name} is being downloaded: wait for that, or stop it") from None
+    with held:
+        yield
+
+
+def size_on_disk(path: Path) -> int:
+    """The size of a file, or of all files in a folder; 0 where there is neither."""
+    files = [each for each in (path, *path.rglob("*")) if each.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def recorded(path: Path) -> str | None:
+    """The hash that was recorded when the file arrived, or None."""
+    try:
+        digest = sidecar(path, ".sha256").read_text("utf-8").split(" ")[0]
+    except (OSError, UnicodeDecodeError):
+        return None
+    return digest if re.fullmatch("[0-9a-f]{64}", digest) else None
+
+
+def known_sha256(path: Path) -> str:
+    """The file's SHA-256: the recorded one if the file is unchanged, otherwise computed."""
+    status = path.stat()
+    digest = recorded(path)
+    if digest and sidecar(path, ".sha256").stat().st_mtime_ns == status.st_mtime_ns:
+        return digest
+    # Where the hash cannot be recorded, a process computes it only once.
+    return _hashed(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@contextmanager
+def disk_space(part: Path, needed: int) -> Iterator[None]:
+    """Turn a disk that is full, or would be, into one clear line."""
+    try:
+        if shutil.disk_usage(part.parent).free < needed:
+            raise OSError(errno.ENOSPC, "foreseen")
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        free = shutil.disk_usage(part.parent).free
+        raise WeightsError(
+            f"the disk is full: {part.stem} needs {needed:,} bytes, {free:,} are free in "
+            f"{part.parent}; free some space or set FCOS_ZOO_HOME to a folder on another disk"
+        ) from error
+
+
+def is_valid(path: Path, expected: Sequence[FileSource]) -> bool:
+    """Whether the file exists and is the expected one; the hash of a valid file is recorded."""
+    if not path.is_file():
+        return False
+    digest = known_sha256(path)
+    valid = matches(path, digest, expected)
+    if valid:
+        with suppress(OSError):  # the cache may be read-only
+            record(path, digest)
+    return valid
+
+
+def matches(path: Path, digest: str, expected: Sequence[FileSource]) -> bool:
+    """Whether a file with this SHA-256 is the expected one.
+
+    Where no source states a hash, the one recorded at arrival counts.
+    """
+    size = path.stat().st_size
+    matching = [source for source in expected if source.matches(size, digest)]
+    hashed = any(source.digest for source in matching)
+    return hashed or (bool(matching) and recorded(path) in (None, digest))
+
+
+def commit(part: Path, path: Path, digest: str | None = None) -> Path:
+    """Give a finished file its final name, so that a crash leaves the whole file or none."""
+    digest = digest or sha256(part)
+    _sync(part)
+    os.replace(part, path)
+    with suppress(OSError):  # not every file system syncs folders
+        _sync(path.parent)
+    record(path, digest)
+    return path
+
+
+def record(path: Path, digest: str) -> None:
+    """Write the hash beside the file, unless it is there already."""
+    beside, mtime = sidecar(path, ".sha256"), path.stat().st_mtime_ns
+    if recorded(path) == digest and beside.stat().st_mtime_ns == mtime:
+        return
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(f"{digest}  {path.name}\n", "utf-8")
+    with suppress(OSError):  # where this is refused, the file is hashed again instead
+        os.utime(new, ns=(mtime, mtime))
+    os.replace(new, beside)
+
+
+@functools.lru_cache(maxsize=64)
+def _hashed(path: Path, *status: int) -> str:
+    return sha256(path)
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
+        return
+    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,286 @@
+"""Files by name: from the cache, or else from the first source that serves them whole.
+
+Files on the Hugging Face Hub are left to huggingface_hub, which brings the user's token, Xet,
+retries and offline mode. Files behind ``https://`` are downloaded by `zoo.https`, which resumes
+them after an interruption and recognises the log-in pages that hosts send instead of weights.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from filelock import Timeout
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from zoo import cache, https
+from zoo.files import HEAD
+from zoo.https import SourceError
+from zoo.sources import FileSource, WeightsError, endpoint, expected, offline, with_mirrors
+
+
+def fetch(
+    filename: str,
+    sources: Sequence[FileSource],
+    *,
+    folder: Path | None = None,
+    progress: bool | Progress | None = None,
+) -> Path:
+    """The path of a complete, verified file, downloaded if it is not in the cache yet.
+
+    The user's mirrors (``FCOS_ZOO_MIRRORS``, ``zoo.toml``) are tried first, then the live sources
+    in order. Any number of processes may ask for one file at a time: one downloads it, the others
+    wait. An interrupted download is resumed by the next call.
+
+    Args:
+        filename: the name in the cache and on mirrors.
+        sources: where the file is published, the most trusted first.
+        folder: where to keep it; by default `zoo.cache.folder`.
+        progress: whether to show a progress bar (None: if stderr is a terminal), or the bars to
+            which to add one.
+
+    Raises:
+        WeightsError: no source served it; the message has a line for each.
+    """
+    path = cache.path_of(filename, folder)
+    wanted = expected(filename, sources)
+    if cache.is_valid(path, wanted):
+        return path
+    with ExitStack() as stack:
+        if not isinstance(progress, Progress):
+            progress = stack.enter_context(progress_bars(progress))
+        update = partial(progress.update, progress.add_task(filename, total=None))
+        stack.enter_context(_locked(path, update))
+        if cache.is_valid(path, wanted):  # another process was faster
+            return path
+        failures = []
+        if path.is_file():
+            failures.append(f"{path}: is not the expected file; {cache.quarantine(path)}")
+        for source in _with_cached_copies(with_mirrors(filename, sources)):
+            if source.remote and offline():
+                continue
+            try:
+                return _fetch_from(source, path, wanted, update)
+            except SourceError as error:
+                failures.append(f"{source.shown}: {error}")
+    raise WeightsError(_failure(path, sources, failures))
+
+
+def probe(source: FileSource) -> FileSource:
+    """Ask a host for a file's size and, on the Hub, its SHA-256, without downloading it.
+
+    Returns:
+        The source with what the host states filled in.
+
+    Raises:
+        WeightsError: the host does not serve the file, or the network must not be used.
+    """
+    if offline():
+        raise WeightsError(f"{source.shown} was not asked: unset FCOS_ZOO_OFFLINE to do so")
+    try:
+        if source.hub is None:
+            return replace(source, size=https.content_length(source) or source.size)
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+        repo, revision, file = source.hub
+        url = hf_hub_url(repo, file, revision=revision, endpoint=endpoint())
+        with _hub_errors():
+            facts = get_hf_file_metadata(url)
+        hashed = re.fullmatch("[0-9a-f]{64}", facts.etag or "")
+        return replace(
+            source,
+            size=facts.size or source.size,
+            sha256=facts.etag if hashed else source.sha256,
+        )
+    except SourceError as error:
+        raise WeightsError(f"{source.shown}: {error}; try another source") from error
+
+
+def progress_bars(shown: bool | None = None) -> Progress:
+    """Progress bars with size, speed and time left, for one file or for several side by side."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not (sys.stderr.isatty() if shown is None else shown),
+    )
+
+
+def _fetch_from(
+    source: FileSource, path: Path, wanted: Sequence[FileSource], update: Callable[..., None]
+) -> Path:
+    """Download from one source, verify, and put the file in its place."""
+    part = cache.sidecar(path, ".part")
+    # What a source says of its own file goes before what is known from the others.
+    wanted = [source] if source.digest else wanted
+    if source.hub:
+        _download_from_hub(source, part, update)
+    elif source.remote:
+        https.download(source, part, wanted, update)
+    else:
+        _copy(source, part, update)
+    digest = cache.sha256(part)
+    if not any(each.matches(part.stat().st_size, digest) for each in wanted):
+        bad = cache.sidecar(path, ".bad")
+        os.replace(part, bad)
+        https.discard(part)
+        raise SourceError(f"sha256 {digest} is not that of the expected file; moved to {bad}")
+    cache.commit(part, path, digest)
+    https.discard(part)
+    return path
+
+
+def _copy(source: FileSource, part: Path, update: Callable[..., None]) -> None:
+    """Copy a file of this machine; one of huggingface_hub's cache is linked where possible."""
+    path = Path(source.url).expanduser()
+    try:
+        with path.open("rb") as file:
+            https.check_head(file.read(HEAD))
+        size = path.stat().st_size
+    except OSError as error:
+        raise SourceError(error.strerror or str(error)) from error
+    https.discard(part)
+    with cache.disk_space(part, size):
+        try:
+            if not _is_hub_blob(path):
+                raise OSError
+            os.link(path, part)  # its content never changes: it is named by its hash
+        except OSError:
+            shutil.copyfile(path, part)
+    update(completed=size, total=size)
+
+
+def _with_cached_copies(sources: Sequence[FileSource]) -> Iterator[FileSource]:
+    """The sources, each on the Hub preceded by its copy in huggingface_hub's own cache, if any."""
+    for source in sources:
+        if source.hub:
+            from huggingface_hub import try_to_load_from_cache
+
+            repo, revision, file = source.hub
+            found = try_to_load_from_cache(repo, file, revision=revision)
+            if isinstance(found, str):
+                copy = Path(found).resolve()
+                digest = copy.name if _is_hub_blob(copy) else ""
+                yield FileSource(str(copy), sha256=source.digest or digest)
+        yield source
+
+
+def _is_hub_blob(path: Path) -> bool:
+    """Whether this is a large file in huggingface_hub's cache, named by its SHA-256."""
+    return re.fullmatch("blobs/[0-9a-f]{64}", "/".join(path.parts[-2:])) is not None
+
+
+def _download_from_hub(source: FileSource, part: Path, update: Callable[..., None]) -> None:
+    """Download by huggingface_hub into the cache's own folder, so that it is on the disk once."""
+    from huggingface_hub import hf_hub_download
+
+    assert source.hub is not None
+    repo, revision, file = source.hub
+    folder = part.with_suffix(".hub")
+    with _hub_errors(), cache.disk_space(part, 0):
+        path = hf_hub_download(
+            repo,
+            file,
+            revision=revision,
+            local_dir=folder,
+            endpoint=endpoint(),
+            tqdm_class=_bar(update),
+        )
+        os.replace(path, part)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _hub_errors() -> Iterator[None]:
+    """Turn what huggingface_hub raises into one line."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(error, WeightsError):
+            raise
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = " ".join(lines[:2]) or type(error).__name__
+        if status and str(status) not in reason:
+            reason = f"{status}: {reason}"
+        raise SourceError(reason) from error
+
+
+def _bar(update: Callable[..., None]) -> type:
+    """A tqdm class that reports to a bar of ours and shows nothing itself."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{**options, "disable": True})
+            self.received = options.get("initial") or 0
+            update(total=options.get("total"))
+
+        def update(self, n: float | None = 1) -> None:
+            self.received += n or 0
+            update(completed=self.received)
+
+    return Bar
+
+
+@contextmanager
+def _locked(path: Path, update: Callable[..., None]) -> Iterator[None]:
+    """Hold the file's lock; says so while another process has it."""
+    lock = cache.lock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0.5)
+        except Timeout:
+            update(description=f"{path.name}: another process is downloading it")
+            lock.acquire()
+    except OSError as error:
+        raise WeightsError(
+            f"{path.parent} cannot be written ({error.strerror}): set FCOS_ZOO_HOME to a folder "
+            "that can"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _failure(path: Path, sources: Sequence[FileSource], failures: Sequence[str]) -> str:
+    """All that was tried, a line each, and the remedy."""
+    colon = ":" if failures else ""
+    lines = [
+        f"{path.name} is not in the cache, and FCOS_ZOO_OFFLINE forbids downloading it{colon}"
+        if offline()
+        else f"{path.name} could not be downloaded:",
+        *failures,
+    ]
+    if all(source.dead for source in sources):
+        lines += [
+            f"{source.shown}: dead, not tried{source.note and f' ({source.note})'}"
+            for source in sources
+        ] or ["no source of it is known"]
+    kept = cache.size_on_disk(cache.sidecar(path, ".part"))
+    if kept and not offline():
+        lines.append(f"{kept} bytes are kept: the next call resumes the download")
+    unset = "unset FCOS_ZOO_OFFLINE, " if offline() else ""
+    remedy = f"{unset}put the file at {path}, or set FCOS_ZOO_MIRRORS to a host that serves it"
+    return "\n  ".join(lines) + f"\n{remedy[0].upper()}{remedy[1:]}."

@@ -1,0 +1,285 @@
+"""A resumable HTTP download.
+
+The bytes go to ``NAME.part``; ``NAME.part.json`` says which version of which URL they belong to, so
+that the next attempt, in this process or another, can ask for the rest (RFC 9110, ``If-Range``).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+import urllib3
+
+from zoo import cache
+from zoo.files import HEAD, describe_non_weights
+from zoo.sources import FileSource, without_secrets
+
+TRIES = 5  # attempts in a row without progress, after which a source is given up
+CONNECT_TIMEOUT = 10.0  # seconds
+READ_TIMEOUT = 30.0  # seconds without a byte
+LONGEST_WAIT = 60.0  # seconds between two attempts; a host that asks for more is given up
+_PROGRESS = 1 << 16  # bytes that an attempt must add to count as progress
+_BLOCK = 1 << 18
+
+Update = Callable[..., None]
+
+
+class SourceError(Exception):
+    """The source cannot serve the file; asking again would not help."""
+
+
+class _TransientError(Exception):
+    """This attempt failed, the next may not; the host may ask to wait (seconds)."""
+
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+@dataclass(frozen=True)
+class _Version:
+    """Which version of a URL's file a ``.part`` file holds the first bytes of."""
+
+    url: str
+    validator: str  # a strong ETag or a modification date
+    size: int | None
+
+    @staticmethod
+    def of(part: Path) -> _Version | None:
+        try:
+            return _Version(**json.loads(_record_of(part).read_text("utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+
+def download(source: FileSource, part: Path, wanted: Sequence[FileSource], update: Update) -> None:
+    """Download a file to ``part``, resuming it where an earlier attempt ended.
+
+    Args:
+        source: its address.
+        part: where to write it; holds the whole file afterwards, not yet verified.
+        wanted: what is known about the file, to refuse a wrong size before its bytes.
+        update: called with the bytes ``completed`` and in ``total`` (or None).
+
+    Raises:
+        SourceError: the source is given up; the part may hold bytes from which to resume.
+        WeightsError: the disk is full.
+    """
+    failures, furthest = 0, cache.size_on_disk(part)
+    while True:
+        try:
+            return _attempt(source, part, wanted, update)
+        except _TransientError as error:
+            size = cache.size_on_disk(part)
+            failures = 1 if size >= furthest + _PROGRESS else failures + 1
+            furthest = max(furthest, size)
+            if failures >= TRIES:
+                raise SourceError(f"{error}; given up after {failures} attempts") from error
+            wait = error.wait
+            if wait is None:
+                wait = min(LONGEST_WAIT, 2.0 ** (failures - 1)) * random.uniform(0.5, 1)
+            if wait > LONGEST_WAIT:
+                raise SourceError(f"{error}, which is too long") from error
+            _sleep(wait)
+
+
+def content_length(source: FileSource) -> int | None:
+    """The size that a host states of its file, None if it states none."""
+    try:
+        with _get(source, {}) as response:
+            check_head(next(_body(response), b""))
+            return _number(response.headers.get("Content-Length", ""))
+    except _TransientError as error:
+        raise SourceError(str(error)) from error
+
+
+def discard(part: Path) -> None:
+    """Remove an unfinished download and its record."""
+    part.unlink(missing_ok=True)
+    _record_of(part).unlink(missing_ok=True)
+
+
+def check_head(head: bytes) -> None:
+    """SourceError if these first bytes are of something that hosts send instead of weights."""
+    if what := describe_non_weights(head):
+        raise SourceError(f"sends {what}")
+
+
+def _attempt(source: FileSource, part: Path, wanted: Sequence[FileSource], update: Update) -> None:
+    held, offset = _Version.of(part), cache.size_on_disk(part)
+    if held is None or held.url != source.shown:
+        held, offset = None, 0
+    if held and offset == held.size:  # interrupted between the last byte and the final name
+        return
+    headers = {"Range": f"bytes={offset}-", "If-Range": held.validator} if held and offset else {}
+    try:
+        response = _get(source, headers)
+    except _TransientError as error:
+        if str(error).startswith("416"):
+            discard(part)
+        raise
+    with response:
+        if response.status_code == 206:
+            if not held:
+                stated = response.headers.get("Content-Range", "a part")
+                raise SourceError(f"answers with {stated} of the file though asked for all of it")
+            _check_range(response, held, offset, part)
+            return _save(_body(response), part, offset, held.size, wanted, update)
+        _save_from_start(response, source, part, wanted, update)
+
+
+def _save_from_start(
+    response: requests.Response,
+    source: FileSource,
+    part: Path,
+    wanted: Sequence[FileSource],
+    update: Update,
+) -> None:
+    body = _body(response)
+    head = b""
+    while len(head) < HEAD and (block := next(body, b"")):
+        head += block
+    check_head(head)
+    total = _number(response.headers.get("Content-Length", ""))
+    sizes = {each.size for each in wanted if each.size}
+    if sizes and total is not None and total not in sizes:
+        raise SourceError(f"offers {total} bytes, not {' or '.join(map(str, sorted(sizes)))}")
+    if total is None and "chunked" not in response.headers.get("Transfer-Encoding", ""):
+        raise SourceError("states no length, so a dropped connection would go unnoticed")
+    discard(part)
+    if validator := _validator(response):
+        with cache.disk_space(part, total or 0):
+            version = _Version(source.shown, validator, total)
+            _record_of(part).write_text(json.dumps(asdict(version)), "utf-8")
+
+    def from_start() -> Iterator[bytes]:
+        yield head
+        yield from body
+
+    _save(from_start(), part, 0, total, wanted, update)
+
+
+def _save(
+    blocks: Iterator[bytes],
+    part: Path,
+    offset: int,
+    total: int | None,
+    wanted: Sequence[FileSource],
+    update: Update,
+) -> None:
+    size, limit = offset, total or max(each.size or 0 for each in wanted)
+    with cache.disk_space(part, limit - offset), part.open("ab") as file:
+        update(completed=offset, total=total)
+        try:
+            for block in blocks:
+                size += len(block)
+                if limit and size > limit:
+                    raise SourceError(f"sends more than {limit} bytes")
+                file.write(block)
+                update(completed=size, total=total)
+            if total and size < total:
+                raise _TransientError("connection dropped")
+            if not part.is_file():
+                raise _TransientError("the unfinished file was removed")
+        except _TransientError as error:
+            raise _TransientError(f"{error} at {size} of {total or 'unknown'} bytes") from error
+
+
+def _check_range(response: requests.Response, held: _Version, offset: int, part: Path) -> None:
+    """Start over unless the answer continues the version that the part holds."""
+    stated = response.headers.get("Content-Range", "")
+    match = re.fullmatch(rf"bytes {offset}-[0-9]+/([0-9]{{1,18}}|\*)", stated)
+    same_size = match and match[1] in ("*", str(held.size))
+    if not same_size or (_validator(response) or held.validator) != held.validator:
+        discard(part)
+        raise _TransientError(f"does not continue at byte {offset} ({stated}): starting over")
+
+
+@contextmanager
+def _get_errors() -> Iterator[None]:
+    """Sort the errors of requests and urllib3 into transient and permanent ones."""
+    try:
+        yield
+    except requests.TooManyRedirects as error:
+        raise SourceError("redirects in a loop") from error
+    except requests.exceptions.SSLError as error:
+        raise SourceError(f"cannot be trusted: {_cause(error)}") from error
+    except requests.ConnectTimeout as error:
+        raise _TransientError(f"no connection within {CONNECT_TIMEOUT:g} s") from error
+    except (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError) as error:
+        raise _TransientError(f"no data for {READ_TIMEOUT:g} s") from error
+    except requests.ConnectionError as error:
+        raise _TransientError(f"no connection: {_cause(error)}") from error
+    except requests.RequestException as error:
+        raise SourceError(without_secrets(str(error))) from error
+    except urllib3.exceptions.HTTPError as error:
+        raise _TransientError("connection dropped") from error
+
+
+def _get(source: FileSource, headers: dict[str, str]) -> requests.Response:
+    """A successful answer (200 or 206), its body still to be read."""
+    headers = {"Accept-Encoding": "identity", "User-Agent": "fcos-zoo", **headers}
+    with _get_errors():
+        response = requests.get(
+            source.url, headers=headers, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT)
+        )
+    try:
+        status = f"{response.status_code} {response.reason}"
+        if response.status_code in (408, 416, 425, 429) or response.status_code >= 500:
+            wait = _number(response.headers.get("Retry-After", ""))
+            raise _TransientError(
+                status if wait is None else f"{status}, retry after {wait} s", wait
+            )
+        if response.status_code not in (200, 206):
+            raise SourceError(status)
+        if (encoding := response.headers.get("Content-Encoding", "identity")) != "identity":
+            raise SourceError(f"sends the file {encoding}-encoded though asked not to")
+    except Exception:
+        response.close()
+        raise
+    return response
+
+
+def _body(response: requests.Response) -> Iterator[bytes]:
+    raw: Any = response.raw
+    while True:
+        with _get_errors():
+            # Not iter_content, which loses the bytes of a block that does not arrive whole.
+            block = raw.read1(_BLOCK, decode_content=False)
+        if not block:
+            return
+        yield block
+
+
+def _validator(response: requests.Response) -> str | None:
+    """What ``If-Range`` takes; a weak ETag does not promise the same bytes."""
+    etag = response.headers.get("ETag", "")
+    strong = etag and not etag.startswith("W/")
+    return etag if strong else response.headers.get("Last-Modified")
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost of nested exceptions, without addresses."""
+    inner = next((arg for arg in error.args if isinstance(arg, BaseException)), None)
+    inner = getattr(error, "reason", None) or inner
+    return _cause(inner) if isinstance(inner, BaseException) else str(error)
+
+
+def _number(text: str) -> int | None:
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
+
+
+def _record_of(part: Path) -> Path:
+    return cache.sidecar(part, ".json")
+
+
+_sleep = time.sleep
