@@ -11,22 +11,22 @@ from torchvision.ops import deform_conv2d
 
 from backbones.conv import AffineConv2d
 
-BAND = 4 << 20  # bytes of samples at a time, which a processor's cache can hold
+BAND_BYTES = 4 << 20  # of samples at a time, which fit into the cache of a processor
 
 
 class DeformConv2d(AffineConv2d):
-    """A convolution that moves each tap by a learned offset and weighs it by a learned mask.
+    """A convolution whose taps are moved by learned offsets and weighted by a learned mask.
 
     `offset` is a plain convolution with 3 outputs a tap, 27 for a 3x3 kernel: 18 offsets, (dy, dx)
-    tap by tap in row-major order, then 9 mask logits; one deformable group. Sampling outside of the
-    map reads zeros.
+    tap by tap in row-major order, then 9 mask logits; one deformable group. Samples outside of the
+    map are zero.
     """
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, **kwargs: Any
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, **kwargs)
-        self.looks_up = True  # False in a graph, where it is to be one operator
+        self.use_gather = True  # False where a graph is to hold torchvision's operator
         self.taps = kernel_size * kernel_size
         self.offset = nn.Conv2d(
             in_channels,
@@ -40,18 +40,18 @@ class DeformConv2d(AffineConv2d):
         nn.init.zeros_(self.offset.bias)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        offset, mask = self.moves(input)
-        # torchvision's kernel for CPUs has one thread and takes many times as long as a lookup.
-        quick = self.looks_up and input.is_cpu and not torch.is_grad_enabled()
-        way = self.by_lookup if quick else self.by_kernel
-        return way(input, offset, mask, weight, bias)
+        offset, mask = self.offset_and_mask(input)
+        # On CPUs torchvision's operator has one thread and takes many times as long.
+        gather = self.use_gather and input.is_cpu and not torch.is_grad_enabled()
+        forward = self.forward_gather if gather else self.forward_operator
+        return forward(input, offset, mask, weight, bias)
 
-    def moves(self, input: Tensor) -> tuple[Tensor, Tensor]:
+    def offset_and_mask(self, input: Tensor) -> tuple[Tensor, Tensor]:
         """Offsets in pixels (N, 2 * taps, h, w) and masks of 0..1 (N, taps, h, w), in float32."""
         offset, mask = self.offset(input).float().split([2 * self.taps, self.taps], dim=1)
         return offset, mask.sigmoid()
 
-    def by_kernel(
+    def forward_operator(
         self, input: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None
     ) -> Tensor:
         """The convolution by torchvision's operator, in float32."""
@@ -65,53 +65,53 @@ class DeformConv2d(AffineConv2d):
             mask=mask,
         ).to(input.dtype)
 
-    def by_lookup(
+    def forward_gather(
         self, input: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None
     ) -> Tensor:
-        """The same from torch's own parts, sampled in float32.
+        """The convolution by operators of torch, with samples in float32.
 
-        A sample is the weighted sum of four pixels, which is what `F.embedding_bag` looks up. The
-        samples of an output's taps are laid out as a tile of their own, so that a plain convolution
-        whose stride is its kernel's size does the rest; a band of outputs at a time.
+        A sample is a weighted sum of four pixels, which `F.embedding_bag` computes. The samples of
+        an output's taps are laid out as a tile, so that a plain convolution whose stride is the
+        size of its kernel does the rest, for a band of output rows at a time.
         """
         (images, _, height, width), channels = offset.shape, input.shape[1]
         k, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
-        # A border of zeros, one pixel wide and two where positions are rounded down, is what lies
-        # outside of the map.
+        # Outside of the map is a border of zeros: one pixel wide, and two at the right and bottom,
+        # as positions are rounded down.
         pixels = F.pad(input.float(), (1, 2, 1, 2)).permute(0, 2, 3, 1)
         size = (pixels.shape[1], pixels.shape[2])
-        corners, shares = corners_of(offset, mask, size, k, stride, padding)
-        lookup = pixels.reshape(-1, channels)
-        if torch.compiler.is_compiling():  # a graph for all sizes has no bands
-            parts = [(corners, shares)]
+        corners, weights = bilinear_corners(offset, mask, size, k, stride, padding)
+        table = pixels.reshape(-1, channels)
+        if torch.compiler.is_compiling():  # one graph for all sizes cannot count bands
+            parts = [(corners, weights)]
         else:
-            band = max(1, BAND // (k * width * k * channels * lookup.element_size()))
-            parts = list(zip(corners.split(band), shares.split(band), strict=True))
+            rows = max(1, BAND_BYTES // (k * width * k * channels * table.element_size()))
+            parts = list(zip(corners.split(rows), weights.split(rows), strict=True))
         bands = []
-        for places, weights in parts:
-            found = F.embedding_bag(
-                places.flatten(0, -2),
-                lookup,
+        for indices, shares in parts:
+            samples = F.embedding_bag(
+                indices.flatten(0, -2),
+                table,
                 mode="sum",
-                per_sample_weights=weights.flatten(0, -2),
+                per_sample_weights=shares.flatten(0, -2),
             )
-            tiles = found.view(1, -1, width * k, channels).permute(0, 3, 1, 2).to(input.dtype)
+            tiles = samples.view(1, -1, width * k, channels).permute(0, 3, 1, 2).to(input.dtype)
             bands.append(F.conv2d(tiles, weight, bias, k, groups=self.groups).permute(0, 2, 3, 1))
         return torch.cat(bands, dim=1).view(images, height, width, -1).permute(0, 3, 1, 2)
 
 
-def corners_of(
+def bilinear_corners(
     offset: Tensor, mask: Tensor, size: tuple[int, int], kernel_size: int, stride: int, padding: int
 ) -> tuple[Tensor, Tensor]:
-    """Which four pixels each sample is made of, and how much of each.
+    """The four pixels around each sample, and their weights.
 
     Args:
-        offset, mask: as `DeformConv2d.moves` gives them.
-        size: (height, width) of the map with its border of one pixel, and of two at its end.
+        offset, mask: as returned by `DeformConv2d.offset_and_mask`.
+        size: (height, width) of the map with its border of one pixel, and two at the end.
 
     Returns:
-        Places in the flattened maps (N * h, kernel_size, w, kernel_size, 4) int64, and the same of
-        bilinear weights times masks.
+        Indices into the flattened maps, (N * h, kernel_size, w, kernel_size, 4) int64, and in the
+        same shape their bilinear weights times the mask.
     """
     images, _, height, width = offset.shape
     k, device = kernel_size, offset.device
@@ -119,7 +119,7 @@ def corners_of(
     taps = torch.arange(k, device=device) - padding
     y = torch.arange(height, device=device)[:, None] * stride + taps
     x = torch.arange(width, device=device)[:, None] * stride + taps
-    # A diverged network's positions are none at all: they must stay within the map all the same.
+    # Positions of a diverged network are NaN or infinite: indices must stay within the map anyway.
     y = (y[:, :, None, None] + dy).nan_to_num(-1).clamp(-1, size[0] - 3) + 1
     x = (x + dx).nan_to_num(-1).clamp(-1, size[1] - 3) + 1
     top, left = y.floor(), x.floor()

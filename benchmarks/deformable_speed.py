@@ -106,7 +106,7 @@ def inputs(name: str, photo: Tensor) -> list[tuple[DeformConv2d, Tensor]]:
 
 def kernel(layer: DeformConv2d, x: Tensor) -> Tensor:
     """The layer by torchvision's kernel, as it computes with gradients and on GPUs."""
-    return layer.by_kernel(x, *layer.moves(x), layer.weight, layer.bias)
+    return layer.forward_operator(x, *layer.offset_and_mask(x), layer.weight, layer.bias)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class FixedDetector(nn.Module):
         self.size = size
         for module in self.detector.modules():
             if isinstance(module, DeformConv2d):
-                module.looks_up = False
+                module.use_gather = False
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -73,7 +73,7 @@ def test_it_is_the_same_in_bands_as_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     conv, x = layer(), torch.randn(2, 8, 9, 7)
     with torch.no_grad():
         at_once = conv(x)
-        monkeypatch.setattr(deformable, "BAND", 1)
+        monkeypatch.setattr(deformable, "BAND_BYTES", 1)
         torch.testing.assert_close(conv(x), at_once)
 
 
