@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import pictures
-from benchmarks.cell import Dataset
+from benchmarks.cases import Dataset
+from benchmarks.dataset import image_ids, read_image
 from fcos import Detector, View
 from fcos.data.coco import load_annotations
 from fcos.data.named import check_is_minival
@@ -51,14 +51,11 @@ def detect_with(
     categories = category_ids(classes, dataset)
     results: list[Result] = []
     for chosen in _batched(ids, batch):
-        group = pictures.read_all(dataset, chosen)
         with torch.inference_mode():
-            found = find([picture.image for picture in group])
-        for picture, one in zip(group, found, strict=True):
+            found = find([read_image(dataset, image_id) for image_id in chosen])
+        for image_id, one in zip(chosen, found, strict=True):
             boxes, scores, labels = (one[key] for key in ("boxes", "scores", "labels"))
-            rows = to_coco_results(
-                picture.image_id, boxes, scores, labels, categories, plus_one=plus_one
-            )
+            rows = to_coco_results(image_id, boxes, scores, labels, categories, plus_one=plus_one)
             results += [row for row in rows if row["category_id"] != UNKNOWN]
     return results
 
@@ -106,7 +103,7 @@ def figures(
     split = dataset.name
     if any(name in f"{dataset.name} {Path(dataset.annotations).name}" for name in MINIVAL):
         check_is_minival(dataset.annotations)
-        whole = len(pictures.image_ids(dataset)) == len(ids)
+        whole = len(image_ids(dataset)) == len(ids)
         split = "val2017" if whole else f"{len(ids)} images of val2017"
     annotations = load_annotations(dataset.annotations, labelled=False)
     measured = evaluate(list(results), annotations, ids, evaluator)

@@ -1,35 +1,35 @@
-"""Where a measurement was made: machine, software, and the state of both."""
+"""Where a measurement was made: the machine, the software, and the state of both.
+
+Facts about a GPU come from the NVIDIA Management Library (NVML), called in this process: no program
+is started beside a timed run. What is not available is left out.
+"""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import operator
 import os
 import platform
 import subprocess
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("backbones", "fcos", "zoo", "configs", "benchmarks")
-GPU_FIELDS = (
-    *("name", "driver_version", "memory.total", "power.limit"),
-    *("temperature.gpu", "clocks.sm", "clocks.max.sm", "clocks_throttle_reasons.active"),
-    *("pstate", "power.draw"),
-)
-# Bits of the throttle reasons that make a time invalid: hardware, thermal, power brake. The power
-# cap (0x4) is none: a GPU at full load is ordinarily at it.
+# Bits of the clock event reasons that make a time invalid: hardware slowdown, software and hardware
+# thermal slowdown, power brake. The power cap (0x4) is normal at full load.
 SLOWED = 0x8 | 0x20 | 0x40 | 0x80
-WATCHED = 5.0  # seconds between two looks at a GPU at work: each starts a program beside it
+SAMPLE_SECONDS = 0.5  # between two samples of a GPU at work; one takes well under a millisecond
 
 
 def describe(device: str) -> dict[str, Any]:
-    """The machine and the software, as they are for the whole of a run."""
+    """The machine and the software, which stay the same throughout a run."""
     import torch
     import torchvision
 
@@ -37,7 +37,7 @@ def describe(device: str) -> dict[str, Any]:
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "memory_gb": round(_memory_bytes() / 2**30, 1),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "os": platform.platform(),
         "python": platform.python_version(),
@@ -50,9 +50,9 @@ def describe(device: str) -> dict[str, Any]:
     }
     if device.startswith("cuda") and torch.cuda.is_available():
         gpu = gpu_state(device)
-        facts["gpu"] = gpu.get("name") or torch.cuda.get_device_name(device)
-        facts["driver"] = gpu.get("driver_version")
-        facts["power_limit"] = gpu.get("power.limit")
+        facts["gpu"] = torch.cuda.get_device_name(device)
+        facts["driver"] = gpu.get("driver")
+        facts["power_limit"] = gpu.get("power_limit")
         facts["cuda"] = torch.version.cuda
         facts["cudnn"] = torch.backends.cudnn.version()
         facts["cudnn_benchmark"] = torch.backends.cudnn.benchmark
@@ -60,64 +60,68 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def machine(environment: dict[str, Any]) -> str:
-    """The name under which results are kept: the GPU's, if one is measured, the CPU's with its
-    cores."""
+    """The name under which results are kept: the GPU if one is measured, the CPU and its cores."""
     host = f"{environment['cpu']}, {environment['cores']} cores"
     return f"{environment['gpu']}, {host}" if "gpu" in environment else host
 
 
 def state(device: str) -> dict[str, Any]:
-    """What may have slowed a measurement: other load, clocks, temperature, throttling."""
-    facts: dict[str, Any] = {}
-    if hasattr(os, "getloadavg"):
-        facts["load"] = round(os.getloadavg()[0], 2)
-    facts["cpu_mhz"] = _cpu_mhz()
-    facts["cpu_celsius"] = _cpu_celsius()
-    facts["cpu_throttles"] = _cpu_throttles()
+    """What may slow a measurement down: load, clocks, temperature, throttling, other processes."""
+    facts: dict[str, Any] = {
+        "load": round(psutil.getloadavg()[0], 2),
+        "cpu_mhz": _cpu_mhz(),
+        "cpu_celsius": _cpu_celsius(),
+        "cpu_throttles": _cpu_throttles(),
+    }
     if device.startswith("cuda"):
         gpu = gpu_state(device)
-        facts["gpu_celsius"] = gpu.get("temperature.gpu")
-        facts["gpu_mhz"] = gpu.get("clocks.sm")
-        facts["gpu_max_mhz"] = gpu.get("clocks.max.sm")
-        facts["gpu_power_state"] = gpu.get("pstate")
-        facts["gpu_power"] = gpu.get("power.draw")
-        facts["gpu_throttled"] = throttled(gpu)
-        facts["gpu_other_processes"] = _gpu_processes(device)
+        facts |= {
+            "gpu_celsius": gpu.get("celsius"),
+            "gpu_mhz": gpu.get("mhz"),
+            "gpu_max_mhz": gpu.get("max_mhz"),
+            "gpu_power_state": gpu.get("power_state"),
+            "gpu_power": gpu.get("power"),
+            "gpu_throttled": gpu.get("throttled"),
+            "gpu_other_processes": _other_processes(device),
+        }
     return {key: value for key, value in facts.items() if value is not None}
 
 
 @contextmanager
-def watch(device: str) -> Iterator[dict[str, Any]]:
-    """What a GPU does while it works, which it does not tell when it idles again: its lowest clock
-    and every reason to be slowed down, there when the block has ended; empty of a CPU."""
-    seen: dict[str, Any] = {}
-    if not device.startswith("cuda"):
-        yield seen
+def sample_gpu(device: str) -> Iterator[dict[str, Any]]:
+    """Sample the clock and the throttle reasons of a GPU while the block runs.
+
+    The dictionary is filled when the block ends; it stays empty for a CPU. A GPU that is idle again
+    no longer reports what slowed it down.
+    """
+    result: dict[str, Any] = {}
+    handle = _handle(device)
+    if handle is None:
+        yield result
         return
-    samples: list[dict[str, str]] = []
-    ended = threading.Event()
+    samples: list[dict[str, Any]] = []
+    stop = threading.Event()
 
-    def look() -> None:
-        while not ended.is_set():
-            samples.append(gpu_state(device))
-            ended.wait(WATCHED)
+    def sample() -> None:
+        while not stop.is_set():
+            samples.append(_clocks(handle))
+            stop.wait(SAMPLE_SECONDS)
 
-    thread = threading.Thread(target=look, daemon=True)
+    thread = threading.Thread(target=sample, daemon=True)
     thread.start()
     try:
-        yield seen
+        yield result
     finally:
-        ended.set()
+        stop.set()
         thread.join()
-    seen.update(summary(samples))
+    result.update(summarize_samples(samples))
 
 
-def summary(samples: Iterable[Mapping[str, str]]) -> dict[str, Any]:
-    """The lowest clock, all throttle reasons and the verdict of several `gpu_state`s."""
+def summarize_samples(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The lowest clock, all throttle reasons, and whether any of them invalidates a time."""
     samples = list(samples)
-    clocks = [int(s["clocks.sm"].split()[0]) for s in samples if "clocks.sm" in s]
-    reasons = "clocks_throttle_reasons.active"
-    masks = [int(s[reasons], 16) for s in samples if reasons in s]
+    clocks = [sample["mhz"] for sample in samples if "mhz" in sample]
+    masks = [sample["reasons"] for sample in samples if "reasons" in sample]
     facts: dict[str, Any] = {"gpu_lowest_mhz": min(clocks)} if clocks else {}
     if masks:
         mask = reduce(operator.or_, masks)
@@ -125,35 +129,116 @@ def summary(samples: Iterable[Mapping[str, str]]) -> dict[str, Any]:
     return facts
 
 
-def gpu_state(device: str = "cuda") -> dict[str, str]:
-    """A GPU's facts by nvidia-smi; empty where that does not answer."""
-    fields = ",".join(GPU_FIELDS)
-    # Drivers after 535 speak of events and may know the older name no more; they refuse all then.
-    for query in (fields, fields.replace("throttle", "event")):
-        answer = _run(
-            ["nvidia-smi", _own_gpu(device), f"--query-gpu={query}", "--format=csv,noheader"]
-        )
-        if answer:
-            return parse_gpu(answer)
-    return {}
+def gpu_state(device: str) -> dict[str, Any]:
+    """Facts about a GPU: MHz, watts, degrees Celsius; without those that NVML does not know."""
+    handle = _handle(device)
+    if handle is None:
+        return {}
+    pynvml, facts = _nvml(), _clocks(handle)
+    if "reasons" in facts:
+        facts["throttled"] = bool(facts["reasons"] & SLOWED)
+    queries: dict[str, Callable[[], Any]] = {
+        "driver": pynvml.nvmlSystemGetDriverVersion,
+        "celsius": lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
+        "max_mhz": lambda: pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM),
+        "power_state": lambda: f"P{pynvml.nvmlDeviceGetPerformanceState(handle)}",
+        "power": lambda: pynvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+        "power_limit": lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
+    }
+    return facts | _answers(queries)
 
 
-def parse_gpu(line: str) -> dict[str, str]:
-    """One line of nvidia-smi's CSV by field; unknown values are left out."""
-    values = next(csv.reader([line.splitlines()[0]], skipinitialspace=True))
-    pairs = zip(GPU_FIELDS, values, strict=False)
-    return {key: value for key, value in pairs if not value.startswith("[")}
+def _clocks(handle: Any) -> dict[str, Any]:
+    pynvml = _nvml()
+    return _answers(
+        {
+            "mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
+            "reasons": lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
+        }
+    )
 
 
-def throttled(gpu: dict[str, str]) -> bool | None:
-    """Whether the GPU said that it runs slower than it could; None where it does not say."""
-    mask = gpu.get("clocks_throttle_reasons.active")
-    return None if mask is None else bool(int(mask, 16) & SLOWED)
+def _answers(queries: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+    """The results of NVML queries, without those that this GPU does not support."""
+    facts = {}
+    for name, query in queries.items():
+        try:
+            facts[name] = query()
+        except _nvml().NVMLError:
+            continue
+    return facts
+
+
+def _handle(device: str) -> Any:
+    """NVML's handle of the GPU that torch calls `device`; None without a GPU or NVML.
+
+    Found by UUID, since NVML counts all GPUs of the machine and torch those it may use. A MIG slice
+    is found as itself, and answers only what NVML knows of a slice.
+    """
+    pynvml = _nvml() if device.startswith("cuda") else None
+    if pynvml is None:
+        return None
+    import torch
+
+    uuid = torch.cuda.get_device_properties(device).uuid
+    for prefix in ("GPU", "MIG"):
+        try:
+            return pynvml.nvmlDeviceGetHandleByUUID(f"{prefix}-{uuid}")
+        except pynvml.NVMLError:
+            continue
+    return None
+
+
+@cache
+def _nvml() -> Any:
+    """The initialised NVML module; None without an NVIDIA driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    return pynvml
+
+
+def _other_processes(device: str) -> int | None:
+    """How many other processes compute on the GPU; None if unknown.
+
+    NVML may number processes by the host's PIDs, which differ from a container's. So this process
+    is not searched by its number: it is one of them if it has a CUDA context.
+    """
+    handle = _handle(device)
+    if handle is None:
+        return None
+    import torch
+
+    pynvml = _nvml()
+    answers = _answers({"running": lambda: pynvml.nvmlDeviceGetComputeRunningProcesses(handle)})
+    if "running" not in answers:
+        return None
+    index = torch.device(device).index or 0
+    return max(0, len(answers["running"]) - int(_has_context(index)))
+
+
+def _has_context(index: int) -> bool:
+    """Whether this process has a context on a GPU, which makes it one of the GPU's processes."""
+    import torch
+
+    has_context: Callable[[int], bool] = getattr(torch._C, "_cuda_hasPrimaryContext")  # noqa: B009
+    return has_context(index)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [one for one in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if one]
+    pynvml = _nvml()
+    return [str(number) for number in range(pynvml.nvmlDeviceGetCount())] if pynvml else []
 
 
 @cache
 def fingerprint() -> str:
-    """Twelve characters of the code and configs that measure: other code, another measurement."""
+    """Twelve characters of the SHA-256 of code and configs; other code is another measurement."""
     digest = hashlib.sha256()
     for folder in SOURCES:
         for path in sorted((ROOT / folder).rglob("*")):
@@ -163,70 +248,38 @@ def fingerprint() -> str:
     return digest.hexdigest()[:12]
 
 
+@cache
 def cpu_model() -> str:
-    """The processor's name."""
-    for line in (_read("/proc/cpuinfo") or "").splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    """The name of the processor."""
+    import cpuinfo
+
+    return str(cpuinfo.get_cpu_info().get("brand_raw") or platform.machine())
 
 
-def _memory_bytes() -> int:
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 0
-
-
-def _cpu_mhz() -> float | None:
-    lines = (_read("/proc/cpuinfo") or "").splitlines()
-    clocks = [float(line.split(":")[1]) for line in lines if line.startswith("cpu MHz")]
-    return round(sum(clocks) / len(clocks)) if clocks else None
+def _cpu_mhz() -> int | None:
+    clocks = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
+    return round(clocks.current) if clocks else None
 
 
 def _cpu_celsius() -> float | None:
-    zones = [_read(path) for path in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
-    return max((int(zone) / 1000 for zone in zones if zone and zone.isdigit()), default=None)
+    sensors = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
+    values = [reading.current for readings in sensors.values() for reading in readings]
+    return max(values, default=None)
 
 
 def _cpu_throttles(folder: Path = Path("/sys/devices/system/cpu")) -> int | None:
-    """How often any core was slowed down for its heat since the machine started."""
+    """How often any core was slowed down by heat since the machine started."""
     counts = [_read(path) for path in folder.glob("cpu*/thermal_throttle/core_throttle_count")]
     return sum(map(int, filter(None, counts))) if counts else None
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may see, by nvidia-smi's numbers or names."""
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return [one for one in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if one]
-    listed = _run(["nvidia-smi", "--list-gpus"]) or ""
-    return [str(number) for number in range(len(listed.splitlines()))]
-
-
-def _own_gpu(device: str) -> str:
-    """nvidia-smi counts all GPUs of the machine, torch those that it may see."""
-    number = int(device.partition(":")[2] or 0)
-    visible = visible_gpus()
-    return f"--id={visible[number] if number < len(visible) else number}"
-
-
-def _gpu_processes(device: str) -> int | None:
-    answer = _run(
-        ["nvidia-smi", _own_gpu(device), "--query-compute-apps=pid", "--format=csv,noheader"]
-    )
-    if answer is None:
-        return None
-    return sum(1 for line in answer.splitlines() if line.strip() not in ("", str(os.getpid())))
 
 
 def _git(*arguments: str) -> str | None:
     if not (ROOT / ".git").exists():
         return None
-    return _run(["git", "-C", str(ROOT), *arguments])
-
-
-def _run(command: list[str]) -> str | None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=20
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -28,7 +28,7 @@ COUNTED = ("convolutions", "norms", "upsampling")  # as fvcore does: ReLUs cost 
 
 
 class Network(nn.Module):
-    """The network from its normalised input to the head's raw tensors, without decoding."""
+    """The network from its normalised input to the raw outputs of the head, without decoding."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Network(nn.Module):
 
 
 def parameters(detector: nn.Module) -> dict[str, Any]:
-    """Numbers of parameters: all, and those that training changes."""
+    """The number of parameters, and of those that are trained."""
     return {
         "parameters": sum(p.numel() for p in detector.parameters()),
         "trained": sum(p.numel() for p in detector.parameters() if p.requires_grad),
@@ -52,9 +52,9 @@ def parameters(detector: nn.Module) -> dict[str, Any]:
 
 
 def input_size(detector: Detector, size: tuple[int, int] | None = None) -> tuple[int, int]:
-    """The input that is counted at: the entry's test size on a picture of 3 to 2, padded.
+    """(height, width) to count at: the entry's test size for a 3:2 image, padded.
 
-    For the 800/1333 models that is 800x1216, the input of HRNet-FCOS's GFLOPs column.
+    For models tested at 800/1333 this is 800x1216, the input of HRNet-FCOS's GFLOPs column.
     """
     rule = detector.resize
     short, longest = size or (
@@ -68,11 +68,11 @@ def input_size(detector: Detector, size: tuple[int, int] | None = None) -> tuple
 
 
 def count(detector: Detector, size: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Multiply-adds of one image, by part of the network and by kind of operation.
+    """Multiply-adds for one image, by part of the network and by kind of operation.
 
-    A multiply-add counts as one, as in every published table. Nearly all are convolutions',
-    deformable ones included (their sampling not); a norm's output counts two, an upsampled value
-    one, and a ReLU's output, given in `kinds` alone, one.
+    A multiply-add counts as one, as in every published table. Nearly all are in convolutions,
+    deformable ones included (without their sampling). Each output of a norm counts two, each
+    upsampled value one. ReLUs, one per output, are given in `kinds` but not in the total.
 
     Args:
         detector: in eval mode, on the CPU.
@@ -82,9 +82,9 @@ def count(detector: Detector, size: tuple[int, int] | None = None) -> dict[str, 
     network = Network(detector).eval()
     wanted = [p for p in network.parameters() if p.requires_grad]
     for parameter in wanted:
-        parameter.requires_grad_(False)  # or the trace would keep every activation
+        parameter.requires_grad_(False)  # else the trace keeps every activation
     try:
-        # With gradients enabled nothing is folded or commuted: the network as it was published.
+        # With gradients enabled no norm is folded: the network is counted as it was published.
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
@@ -113,7 +113,7 @@ def _giga(counted: dict[str, Any], scopes: tuple[str, ...], kinds: tuple[str, ..
 
 
 def _handles() -> dict[str, Callable[[list[Any], list[Any]], Any]]:
-    """fvcore's counting rules that are ours: it knows none for these, or counts otherwise."""
+    """Counting rules for operations that fvcore does not know or counts differently."""
     rules: dict[str, Callable[[list[Any], list[Any]], Any]] = {
         "aten::_convolution": _conv,
         "torchvision::deform_conv2d": _deform_conv,
@@ -126,12 +126,12 @@ def _handles() -> dict[str, Callable[[list[Any], list[Any]], Any]]:
 
 
 def _conv(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    """fvcore's own rule, and the activations, which are the convolutions' outputs."""
+    """fvcore's rule, and the number of activations, which are the outputs of convolutions."""
     return conv_flop_jit(inputs, outputs) + Counter(activations=_numel(outputs[0]))
 
 
 def _deform_conv(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    """As a plain convolution of the same weight; the offsets' convolution is counted apart."""
+    """As a plain convolution with the same weight; the offsets have a convolution of their own."""
     weight, out = inputs[1].type().sizes(), outputs[0].type().sizes()
     flops = math.prod(weight) * out[0] * out[2] * out[3]
     return Counter(deform_conv2d=flops, activations=_numel(outputs[0]))

@@ -1,4 +1,4 @@
-"""From a cell to its values: the one function that runs in a measuring process."""
+"""From a case to its values: the function that runs in a measuring process."""
 
 from __future__ import annotations
 
@@ -9,140 +9,123 @@ from typing import Any
 import torch
 
 import zoo
-from benchmarks import (
-    accuracy,
-    environment,
-    flops,
-    latency,
-    memory,
-    peers,
-    pictures,
-    prediction,
-    subject,
-)
-from benchmarks.cell import TIMED, Cell, MissingError
+from benchmarks import accuracy, baselines, environment, flops, memory, prediction
+from benchmarks.cases import TIMED, Case, MissingError
+from benchmarks.dataset import image_ids
+from benchmarks.timing import time_stages
+from benchmarks.workload import build_detector, configure_process, load_workload
 
 
-def measure(cell: Cell) -> dict[str, Any]:
-    """The values of one cell, as JSON will hold them, or of a timed one for `latency.join`.
+def measure(case: Case) -> dict[str, Any]:
+    """The values of a case as they are stored; for a timed one, input of `combine_processes`.
 
     Raises:
-        MissingError: weights, a device or a package that it needs is not here.
+        MissingError: weights, a device or a package that it needs is not available.
     """
-    on_gpu = cell.device.startswith("cuda")
-    if on_gpu and not torch.cuda.is_available():
-        raise MissingError("no GPU here")
-    if on_gpu and (torch.device(cell.device).index or 0) >= torch.cuda.device_count():
-        raise MissingError(f"no GPU {cell.device} here")
-    if cell.precision == "tf32" and not on_gpu:
-        raise MissingError("TF32 is arithmetic of GPUs")
-    if cell.layout == "contiguous" and not on_gpu:
-        raise MissingError("on a CPU folded convolutions are channels-last whatever is asked for")
-    subject.set_up(cell)
-    metrics = {
-        "params": _params,
-        "flops": _flops,
-        "training_memory": _training_memory,
-        "latency": _latency,
-        "throughput": _throughput,
-        "memory": _memory,
-        "ap": _ap,
-    }
-    if cell.metric not in metrics:
-        raise ValueError(f"no metric {cell.metric!r}; there are {', '.join(metrics)}")
-    before = environment.state(cell.device)
-    values = metrics[cell.metric](cell)
-    if cell.metric in TIMED:
-        values["state"] |= {"before": before, "after": environment.state(cell.device)}
+    _check_device(case)
+    configure_process(case)
+    before = environment.state(case.device)
+    values = MEASURES[case.metric](case)
+    if case.metric in TIMED:
+        values["state"] |= {"before": before, "after": environment.state(case.device)}
     return values
 
 
-def _params(cell: Cell) -> dict[str, Any]:
-    return flops.parameters(_module(cell))
+def _check_device(case: Case) -> None:
+    on_gpu = case.device.startswith("cuda")
+    if on_gpu and not torch.cuda.is_available():
+        raise MissingError("no GPU on this machine")
+    if on_gpu and (torch.device(case.device).index or 0) >= torch.cuda.device_count():
+        raise MissingError(f"no GPU {case.device} on this machine")
+    if case.precision == "tf32" and not on_gpu:
+        raise MissingError("TF32 exists only on GPUs")
+    if case.layout == "contiguous" and not on_gpu:
+        raise MissingError("on a CPU folded convolutions are always channels-last")
 
 
-def _flops(cell: Cell) -> dict[str, Any]:
-    return flops.count(zoo.build(cell.entry).eval())
+def _parameters(case: Case) -> dict[str, Any]:
+    if not baselines.is_baseline(case.entry):
+        return flops.parameters(zoo.build(case.entry))
+    baseline = baselines.load(case.entry, case.device, case.precision)
+    if not isinstance(baseline, torch.nn.Module):
+        raise MissingError("the adapter's detector is not a torch.nn.Module")
+    return flops.parameters(baseline)
 
 
-def _training_memory(cell: Cell) -> dict[str, Any]:
-    """Predicted always, measured too on a GPU, where the difference is given."""
-    size = _largest_training_size(cell.entry)
-    images, precision = memory.IMAGES_A_GPU, cell.precision
+def _flops(case: Case) -> dict[str, Any]:
+    return flops.count(zoo.build(case.entry).eval())
+
+
+def _training_memory(case: Case) -> dict[str, Any]:
+    """Predicted, and on a GPU also measured, with the ratio of the two."""
+    size = memory.largest_training_size(case.entry)
+    images, precision = memory.IMAGES_PER_GPU, case.precision
     values: dict[str, Any] = {"input": f"{size[0]}x{size[1]}", "images": images}
-    values |= prediction.training_step(cell.entry, size, images, precision)
-    if cell.device.startswith("cuda"):
-        values |= memory.training_step(zoo.build(cell.entry), size, cell.device, images, precision)
+    values |= prediction.predict_training_step(case.entry, size, images, precision)
+    if case.device.startswith("cuda"):
+        detector = zoo.build(case.entry)
+        values |= memory.training_step(detector, size, case.device, images, precision)
         values["predicted_over_measured"] = values["predicted_gb"] / values["measured_gb"]
     return values
 
 
-def _largest_training_size(entry: str) -> tuple[int, int]:
-    """(height, width): of multi-scale training the largest, of which the peak is."""
-    config = zoo.card(entry).config
-    rule = config["augmentation"]
-    shortest = rule.get("shortest") or rule.get("shortest_range")
-    if shortest:
-        return max(shortest), rule["longest"]
-    side = rule.get("square", config["resize"]["size"])
-    return side, side
+def _latency(case: Case) -> dict[str, Any]:
+    return _time(case, count=True)
 
 
-def _latency(cell: Cell) -> dict[str, Any]:
-    ready = subject.ready(cell)
+def _throughput(case: Case) -> dict[str, Any]:
+    return _time(case, count=False)
+
+
+def _time(case: Case, count: bool) -> dict[str, Any]:
+    workload = load_workload(case)
     with torch.inference_mode():
-        timing = latency.measure(ready.stages, ready.groups, cell.device, cell.pace)
-        load = ready.look()  # afterwards: the first run, which compiles, is a timed one
-    return {**_timed(timing, ready), **load}
-
-
-def _throughput(cell: Cell) -> dict[str, Any]:
-    ready = subject.ready(cell)
-    with torch.inference_mode():
-        timing = latency.measure(ready.stages, ready.groups, cell.device, cell.pace)
-    return _timed(timing, ready)
-
-
-def _timed(timing: latency.Timing, ready: subject.Ready) -> dict[str, Any]:
+        timings = time_stages(workload.stages, workload.batches, case.device, case.timing)
+        # Counted afterwards, since the very first run, which compiles, is to be timed.
+        counts = workload.count_candidates() if count else {}
     return {
-        "timing": timing,
-        "images": ready.images,
-        "weights": ready.weights,
-        "state": {"during": timing.gpu},
+        "timings": timings,
+        "images": workload.images,
+        "weights": workload.weights,
+        "state": {"during": timings.gpu},
+        **counts,
     }
 
 
-def _memory(cell: Cell) -> dict[str, Any]:
-    ready = subject.ready(cell)
+def _memory(case: Case) -> dict[str, Any]:
+    workload = load_workload(case)
     with torch.inference_mode():
-        values = memory.detecting(ready.stages, ready.groups, cell.device)
-    return {**values, "images": ready.images, "weights": ready.weights}
+        values = memory.inference(workload.stages, workload.batches, case.device)
+    return {**values, "images": workload.images, "weights": workload.weights}
 
 
-def _ap(cell: Cell) -> dict[str, Any]:
-    if cell.weights.source == "random":
-        raise MissingError(cell.weights.note or "no weights given")
-    assert cell.dataset is not None
-    ids = pictures.image_ids(cell.dataset, cell.limit)
-    if peers.is_peer(cell.entry):
-        peer: Any = peers.load(cell.entry, cell.device, cell.precision, cell.size)
-        if getattr(peer, "weights", "") == "random":
+def _ap(case: Case) -> dict[str, Any]:
+    if case.weights.source == "random":
+        raise MissingError(case.weights.note or "no weights given")
+    assert case.dataset is not None
+    ids = image_ids(case.dataset, case.limit)
+    if baselines.is_baseline(case.entry):
+        baseline: Any = baselines.load(case.entry, case.device, case.precision, case.size)
+        if getattr(baseline, "weights", "") == "random":
             raise MissingError("its weights are not on this machine")
-        if not hasattr(peer, "classes"):
-            raise MissingError("the adapter names no classes")
-        results = accuracy.detect_with(peer, peer.classes, cell.dataset, ids, cell.batch)
+        if not hasattr(baseline, "classes"):
+            raise MissingError("the adapter's detector has no classes")
+        detections = accuracy.detect_with(baseline, baseline.classes, case.dataset, ids, case.batch)
     else:
-        results = accuracy.detect(subject.detector_of(cell, []), cell.dataset, ids, cell.batch)
-    if cell.keep:
-        Path(cell.keep).mkdir(parents=True, exist_ok=True)
-        (Path(cell.keep) / f"{cell.key}.json").write_text(json.dumps(results))
-    return accuracy.figures(results, cell.dataset, ids, cell.evaluator)
+        detections = accuracy.detect(build_detector(case, []), case.dataset, ids, case.batch)
+    if case.detections_dir:
+        folder = Path(case.detections_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{case.key}.json").write_text(json.dumps(detections))
+    return accuracy.figures(detections, case.dataset, ids, case.evaluator)
 
 
-def _module(cell: Cell) -> torch.nn.Module:
-    if not peers.is_peer(cell.entry):
-        return zoo.build(cell.entry)
-    peer = peers.load(cell.entry, cell.device, cell.precision)
-    if not isinstance(peer, torch.nn.Module):
-        raise MissingError("the adapter is no torch.nn.Module")
-    return peer
+MEASURES = {
+    "params": _parameters,
+    "flops": _flops,
+    "training_memory": _training_memory,
+    "latency": _latency,
+    "throughput": _throughput,
+    "memory": _memory,
+    "ap": _ap,
+}

@@ -1,4 +1,4 @@
-"""Peak memory of detecting and of training, measured."""
+"""Peak memory of inference and of training, measured."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+import zoo
 from fcos import Detector
 from zoo.build import DTYPES
 
-IMAGES_A_GPU = 2  # the published recipes: 16 images on 8 GPUs
+IMAGES_PER_GPU = 2  # of the published recipes: 16 images on 8 GPUs
 
 
-def detecting(
+def inference(
     stages: Mapping[str, Callable[[Any], Any]], inputs: Sequence[Any], device: str
 ) -> dict[str, Any]:
-    """Peak memory in MB over every input: the allocator's on a GPU, the process's on a CPU."""
+    """Peak memory over all inputs, in MB of 2^20 bytes: the allocator's on a GPU, the resident
+    memory of the process on a CPU."""
     gc.collect()
     if device.startswith("cuda"):
         torch.cuda.synchronize()
-        torch.cuda.empty_cache()  # what loading left would count as reserved
+        torch.cuda.empty_cache()  # memory that loading has left would count as reserved
         torch.cuda.reset_peak_memory_stats()
-    own = forget_peak_rss()
+    was_reset = reset_peak_rss()
     loaded = rss_mb("VmRSS")
     for item in inputs:
         for stage in stages.values():
@@ -38,7 +40,7 @@ def detecting(
             "peak_mb": torch.cuda.max_memory_allocated() / 2**20,
             "reserved_mb": torch.cuda.max_memory_reserved() / 2**20,
         }
-    kind = "peak RSS of the process" if own else "peak RSS of the process, loading included"
+    kind = "peak RSS of the process" if was_reset else "peak RSS of the process, loading included"
     return {"kind": kind, "peak_mb": rss_mb("VmHWM"), "loaded_mb": loaded}
 
 
@@ -46,28 +48,28 @@ def training_step(
     detector: Detector,
     size: tuple[int, int],
     device: str,
-    images: int = IMAGES_A_GPU,
+    num_images: int = IMAGES_PER_GPU,
     precision: str = "fp32",
 ) -> dict[str, Any]:
-    """GPU memory of optimisation steps at `size` (height, width), in GB of 2^30 bytes.
+    """Peak GPU memory of optimisation steps at `size` (height, width), in GB of 2^30 bytes.
 
-    Two steps, so that the momentum of the second is there at its peak.
+    Two steps are run, since the optimiser's momentum exists only from the second one on.
     """
     if not device.startswith("cuda"):
         raise RuntimeError("training memory is measured on a GPU; without one it is predicted")
     detector.to(device).train()
     optimizer = sgd(detector)
-    batch, targets = training_batch(detector, size, images)
-    batch = [image.to(device) for image in batch]
+    images, targets = training_batch(detector, size, num_images)
+    images = [image.to(device) for image in images]
     targets = [{key: value.to(device) for key, value in t.items()} for t in targets]
     torch.cuda.reset_peak_memory_stats()
     for _ in range(2):
         with torch.autocast("cuda", DTYPES.get(precision), enabled=precision in ("bf16", "fp16")):
-            losses = detector(batch, targets)
+            losses = detector(images, targets)
         assert isinstance(losses, dict)
         torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
-        optimizer.zero_grad()  # as the trainer does: none lie beside the next activations
+        optimizer.zero_grad()  # as the trainer does, so that gradients are freed between steps
     torch.cuda.synchronize()
     return {
         "measured_gb": torch.cuda.max_memory_allocated() / 2**30,
@@ -75,16 +77,27 @@ def training_step(
     }
 
 
+def largest_training_size(entry: str) -> tuple[int, int]:
+    """(height, width) of the largest training images of an entry, which have the peak memory."""
+    config = zoo.card(entry).config
+    rule = config["augmentation"]
+    shortest = rule.get("shortest") or rule.get("shortest_range")
+    if shortest:
+        return max(shortest), rule["longest"]
+    side = rule.get("square", config["resize"]["size"])
+    return side, side
+
+
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
-    """SGD with momentum, as every published recipe has it."""
+    """SGD with momentum, as in every published recipe."""
     trained = [p for p in model.parameters() if p.requires_grad]
     return torch.optim.SGD(trained, lr=1e-4, momentum=0.9, weight_decay=1e-4)
 
 
 def training_batch(
-    detector: Detector, size: tuple[int, int], images: int
+    detector: Detector, size: tuple[int, int], num_images: int
 ) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """Grey images of `size` (height, width), each with COCO's usual seven or so objects."""
+    """Grey images of `size` (height, width), each with seven objects, COCO's average."""
     height, width = size
     sides = torch.tensor([24.0, 48.0, 96.0, 160.0, 256.0, 384.0, 512.0])
     corner = torch.arange(len(sides))[:, None] * torch.tensor([[width / 16, height / 16]])
@@ -92,11 +105,11 @@ def training_batch(
     boxes = torch.cat([corner, torch.minimum(corner + sides[:, None], limit)], dim=1)
     labels = torch.arange(len(sides)) % len(detector.classes)
     image = torch.full((3, height, width), 127, dtype=torch.uint8)
-    return [image] * images, [{"boxes": boxes, "labels": labels}] * images
+    return [image] * num_images, [{"boxes": boxes, "labels": labels}] * num_images
 
 
-def forget_peak_rss() -> bool:
-    """Start anew with the peak of this process's memory; False where the system can't."""
+def reset_peak_rss() -> bool:
+    """Reset the peak resident memory of this process; False where the system cannot."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -105,17 +118,17 @@ def forget_peak_rss() -> bool:
 
 
 def rss_mb(field: Literal["VmHWM", "VmRSS"]) -> float:
-    """Resident memory of this process: its peak, or what it is now; elsewhere than on Linux always
-    the peak.
+    """Resident memory of this process: the peak (VmHWM) or the current value (VmRSS).
 
-    Linux's own figures: `getrusage` there also counts the parent's memory before the program began.
+    Read from Linux's /proc, as `getrusage` there includes the parent's memory before exec. On other
+    systems it is always the peak.
     """
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():
             if line.startswith(field):
                 return int(line.split()[1]) / 1024
-    import resource  # which Windows has not
+    import resource  # not available on Windows
 
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -1,13 +1,15 @@
-"""Training memory without a GPU: one step on tensors that have shapes but no values.
+"""Training memory predicted without a GPU: optimisation steps on tensors without data.
 
-Every storage that an operation makes is followed until it is freed, forward and backward, so that
-the peak is that of an allocator without fragmentation and of kernels without work space.
+Torch's fake tensors have a shape and a type but no values. Every storage that an operation creates
+is tracked until it is freed, in the forward and the backward pass. The result is the peak of an
+allocator without fragmentation, and of kernels that need no workspace.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,39 +19,40 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 import zoo
-from benchmarks.memory import IMAGES_A_GPU, sgd, training_batch
+from benchmarks.cuda_autocast import CudaAutocast
+from benchmarks.memory import IMAGES_PER_GPU, sgd, training_batch
 from fcos import Detector
 from zoo.build import DTYPES
 
-BLOCK = 512  # CUDA's allocator hands out multiples of it
+BLOCK = 512  # bytes; CUDA's allocator returns multiples of it
 aten = torch.ops.aten
 
 
 class MemoryTracker(TorchDispatchMode):
-    """Counts the bytes of all storages that live while it is active.
+    """Counts the bytes of all storages that are created while it is active, until they are freed.
 
-    `now` and `peak` are in bytes; `add` counts tensors that were there before.
+    `now` and `peak` are in bytes; `add` counts a tensor that existed before.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0
         self.peak = 0
-        self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def add(self, tensor: Tensor) -> None:
         """Count a tensor's storage, once, until it is freed."""
         storage = tensor.untyped_storage()
         key = id(storage)
-        if key in self._known and self._known[key]() is storage:
+        if key in self._alive and self._alive[key]() is storage:
             return
         size = -(-storage.nbytes() // BLOCK) * BLOCK
 
         def freed(_: Any, key: int = key, size: int = size) -> None:
             self.now -= size
-            self._known.pop(key, None)
+            self._alive.pop(key, None)
 
-        self._known[key] = weakref.ref(storage, freed)
+        self._alive[key] = weakref.ref(storage, freed)
         self.now += size
         self.peak = max(self.peak, self.now)
 
@@ -63,10 +66,11 @@ class MemoryTracker(TorchDispatchMode):
         return result
 
 
-class EverythingPositive(TorchDispatchMode):
-    """Gives what depends on values the only length that is known without: that of its argument.
+class LargestOutputs(TorchDispatchMode):
+    """Gives operations whose output length depends on values the largest length it can have.
 
-    Locations that learn a box are few; to take all of them for such adds some megabytes.
+    A loss selects the positive locations, of which there are few; to count all locations as
+    positive adds a few megabytes.
     """
 
     def __torch_dispatch__(
@@ -89,44 +93,45 @@ def _all_indices(mask: Tensor) -> Tensor:
     return torch.empty(mask.numel(), mask.dim(), dtype=torch.int64, device=mask.device)
 
 
-def training_step(
+def predict_training_step(
     entry: str,
     size: tuple[int, int],
-    images: int = IMAGES_A_GPU,
+    num_images: int = IMAGES_PER_GPU,
     precision: str = "fp32",
 ) -> dict[str, Any]:
-    """Predicted peak memory of a process that trains an entry, in GB of 2^30 bytes.
+    """Predicted peak memory of a process that trains an entry on a GPU, in GB of 2^30 bytes.
 
     Args:
         entry: a name of the zoo.
         size: (height, width) of the images.
-        images: a process.
-        precision: "fp32", or one that the network is autocast to.
+        num_images: per process.
+        precision: "fp32" or "tf32", or "bf16" or "fp16" by autocast.
     """
     tracker = MemoryTracker()
-    with FakeTensorMode(), EverythingPositive():
+    with FakeTensorMode(), LargestOutputs():
         detector = zoo.build(entry).train()
-        pictures, targets = training_batch(detector, size, images)
+        images, targets = training_batch(detector, size, num_images)
         optimizer = sgd(detector)
-        for tensor in [*detector.parameters(), *detector.buffers(), *pictures]:
+        for tensor in [*detector.parameters(), *detector.buffers(), *images]:
             tracker.add(tensor)
         model = tracker.now
         with tracker:
-            for _ in range(2):  # from the second on there is momentum
-                _step(detector, pictures, targets, optimizer, precision)
+            for _ in range(2):  # the optimiser's momentum exists from the second step on
+                _step(detector, images, targets, optimizer, precision)
     return {"predicted_gb": tracker.peak / 2**30, "model_gb": model / 2**30}
 
 
 def _step(
     detector: Detector,
-    pictures: Sequence[Tensor],
+    images: Sequence[Tensor],
     targets: Sequence[dict[str, Tensor]],
     optimizer: torch.optim.Optimizer,
     precision: str,
 ) -> None:
-    """`Detector.forward` without its look at the targets' values, and the optimiser's step."""
-    with torch.autocast("cpu", DTYPES.get(precision), enabled=precision in ("bf16", "fp16")):
-        batch = detector.normalizer(pictures)
+    """An optimisation step; `Detector.forward` without the checks that read values of targets."""
+    half = precision in ("bf16", "fp16")
+    with CudaAutocast(DTYPES[precision]) if half else nullcontext():
+        batch = detector.normalizer(images)
         boxes = detector.place(targets, batch.offsets)
         levels = detector.network(batch)
         assigned = detector.assign(detector.points(levels, batch), boxes)

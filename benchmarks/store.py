@@ -1,8 +1,9 @@
-"""Results on disk: one JSON line a measurement, appended whole and never changed."""
+"""Results on disk: one line of JSON per measurement, appended as a whole and never changed."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
@@ -11,28 +12,49 @@ from typing import Any
 
 from filelock import FileLock
 
-from benchmarks.cell import Cell, Outcome
+from benchmarks.cases import Case, Result
 from benchmarks.environment import machine
 
 SCHEMA = 1
-NEEDED = ("machine", "cell", "status", "reason", "values", "command", "environment")
+# What a row must have, and of which type.
+FIELDS: dict[str, type] = {
+    "key": str,
+    "machine": str,
+    "cell": dict,
+    "status": str,
+    "reason": str,
+    "values": dict,
+    "command": str,
+    "environment": dict,
+}
+CELL = {"entry": str, "metric": str, "device": str, "precision": str, "batch": int}
+# Values that are numbers, or null where there is no such figure.
+NUMBERS = frozenset(
+    (
+        *("parameters", "trained", "gflops", "backbone_gflops", "predicted_gb", "measured_gb"),
+        *("median", "mean", "p90", "p99", "noise", "n", "processes", "images_per_second"),
+        *("peak_mb", "candidates", "detections", "AP", "AP50", "AP75", "APs", "APm", "APl"),
+    )
+)
+RENAMED = {"benchmarks.peers:torchvision_fcos": "benchmarks.baselines:torchvision_fcos"}
 Row = dict[str, Any]
-# Facts of the environment that make another measurement of the same cell.
+# Facts of the environment that make another measurement of the same case.
 SOFTWARE = ("code", "torch", "torchvision", "cuda", "cudnn", "driver")
+logger = logging.getLogger(__name__)
 
 
-def row_of(cell: Cell, outcome: Outcome, environment: dict[str, Any], command: str) -> Row:
-    """A measurement as it is kept, with all that is needed to understand it alone."""
+def row_of(case: Case, result: Result, environment: dict[str, Any], command: str) -> Row:
+    """A measurement as it is stored, with everything that is needed to understand it."""
     return {
         "schema": SCHEMA,
-        "key": cell.key,
+        "key": case.key,
         "machine": machine(environment),
-        "cell": cell.identity,
-        "status": outcome.status,
-        "reason": outcome.reason,
-        "values": outcome.values,
-        "weights_note": cell.weights.note,
-        "seconds": outcome.seconds,
+        "cell": case.identity,
+        "status": result.status,
+        "reason": result.reason,
+        "values": result.values,
+        "weights_note": case.weights.note,
+        "seconds": result.seconds,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
         "environment": environment,
@@ -42,8 +64,7 @@ def row_of(cell: Cell, outcome: Outcome, environment: dict[str, Any], command: s
 class Store:
     """A results file that any number of processes may append to at once.
 
-    A line that was cut off when its writer was killed is passed over, and its cell counts as not
-    measured.
+    A line that was cut off when its writer was killed is ignored; its case is not measured.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -51,87 +72,126 @@ class Store:
         self._lock = FileLock(f"{self.path}.lock")
 
     def append(self, row: Row) -> None:
-        """Add a row; it is on the disk when this returns."""
+        """Append a row; it is on disk when this returns."""
         line = json.dumps(row, separators=(",", ":"), allow_nan=False) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._lock, open(self.path, "ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # what a killed writer left gets a line of its own
+                if file.read(1) != b"\n":  # end the line of a writer that was killed
                     line = "\n" + line
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
 
     def rows(self) -> list[Row]:
-        """All whole rows, in the order in which they were written."""
+        """All complete rows, in the order in which they were written."""
         return read([self.path]) if self.path.exists() else []
 
     def merge(self, rows: Iterable[Row]) -> int:
-        """Append those rows that are not here yet; returns how many."""
-        here = {json.dumps(row, sort_keys=True) for row in self.rows()}
+        """Append the rows that are not in the file yet; returns how many."""
+        present = {json.dumps(row, sort_keys=True) for row in self.rows()}
         added = 0
         for row in rows:
             text = json.dumps(row, sort_keys=True)
-            if text not in here:
-                here.add(text)
+            if text not in present:
+                present.add(text)
                 self.append(row)
                 added += 1
         return added
 
     def done(self, environment: dict[str, Any]) -> dict[str, Row]:
-        """By cell, what this machine has measured with this very code and software."""
-        here = [environment.get(name) for name in SOFTWARE]
+        """The measured rows of this machine with the same code and software, by key."""
+        software = [environment.get(name) for name in SOFTWARE]
         rows = [
             row
             for row in self.rows()
             if row["status"] == "measured"
             and row["machine"] == machine(environment)
-            and [row["environment"].get(name) for name in SOFTWARE] == here
+            and [row["environment"].get(name) for name in SOFTWARE] == software
         ]
         return {row["key"]: row for row in newest(rows)}
 
 
 def read(paths: Iterable[str | Path]) -> list[Row]:
-    """The whole rows of results files.
+    """The complete rows of results files.
+
+    A row with a missing field or one of another type is skipped with a warning that names file and
+    line.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a file was written by a newer version, or by something else.
+        ValueError: a file was written by a newer version, or has no row of results at all.
     """
     rows: list[Row] = []
     for path in paths:
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: no such results file")
+        before, problems = len(rows), []
         for number, line in enumerate(Path(path).read_bytes().split(b"\n"), 1):
             try:
                 row = json.loads(line)
-            except ValueError:
-                continue
-            if not isinstance(row, dict) or "key" not in row:
-                continue
-            if row.get("schema", 0) > SCHEMA:
-                raise ValueError(f"{path}:{number}: written by a newer version of this package")
-            if lacking := [name for name in NEEDED if name not in row]:
-                raise ValueError(f"{path}:{number}: no row of results, as it has no {lacking[0]!r}")
-            rows.append(row)
+            except (ValueError, RecursionError):
+                continue  # empty, or cut off
+            problem = _problem(row)
+            if problem is None:
+                row["cell"]["entry"] = RENAMED.get(row["cell"]["entry"], row["cell"]["entry"])
+                rows.append(row)
+            elif problem == NEWER:
+                raise ValueError(f"{path}:{number}: {problem}")
+            else:
+                problems.append(f"{path}:{number}: not a row of results: {problem}")
+        if problems and len(rows) == before:
+            raise ValueError(problems[0])
+        for problem in problems:
+            logger.warning(problem)
     return rows
 
 
+NEWER = "written by a newer version of this package"
+
+
+def _problem(row: Any) -> str | None:
+    """What is wrong with a row; None if it can be used."""
+    if not isinstance(row, dict):
+        return "not an object"
+    schema = row.get("schema", 0)
+    if isinstance(schema, int) and schema > SCHEMA:
+        return NEWER
+    parts: list[tuple[dict[str, type], Any, str]] = [
+        (FIELDS, row, ""),
+        (CELL, row.get("cell"), "cell."),
+    ]
+    for fields, part, prefix in parts:
+        for name, kind in fields.items():
+            if name not in part:
+                return f"{prefix}{name} is missing"
+            if not isinstance(part[name], kind):
+                return f"{prefix}{name} is not a {kind.__name__}"
+    for name in NUMBERS & row["values"].keys():
+        value = row["values"][name]
+        if not isinstance(value, int | float | None) or isinstance(value, bool):
+            return f"values.{name} is not a number"
+    return None
+
+
 def newest(rows: Sequence[Row]) -> list[Row]:
-    """Of each cell on each machine the row measured last, whatever the order of rows; one stands
-    against later ones of the same code that did not measure, or in fewer processes."""
-    found: dict[tuple[str, str], Row] = {}
-    for row in sorted(rows, key=lambda row: row.get("time", "")):
-        place = row["key"], row["machine"]
-        before = found.get(place)
-        same = before and before["environment"].get("code") == row["environment"].get("code")
-        if before and same and _worth(before) > _worth(row):
+    """The latest row of each case and machine, whatever the order of the rows.
+
+    A later row of the same code replaces none that was measured in more processes, or measured
+    where the later one failed.
+    """
+    latest: dict[tuple[str, str], Row] = {}
+    for row in sorted(rows, key=lambda row: str(row.get("time", ""))):
+        key = row["key"], row["machine"]
+        before = latest.get(key)
+        same_code = before and before["environment"].get("code") == row["environment"].get("code")
+        if before and same_code and _processes(before) > _processes(row):
             continue
-        found[place] = row
-    return [found[place] for place in dict.fromkeys((row["key"], row["machine"]) for row in rows)]
+        latest[key] = row
+    return [latest[key] for key in dict.fromkeys((row["key"], row["machine"]) for row in rows)]
 
 
-def _worth(row: Row) -> int:
-    """In how many processes a row was measured; of what takes one alone 1, of a failure 0."""
+def _processes(row: Row) -> int:
+    """How many processes measured a row; 0 if it failed."""
     return row["values"].get("processes", 1) if row["status"] == "measured" else 0

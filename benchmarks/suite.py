@@ -1,4 +1,4 @@
-"""A suite: which cells to measure, from a config of `configs/suite` and what the user adds."""
+"""A suite: which cases to measure, from a config of `configs/suite` and the user's options."""
 
 from __future__ import annotations
 
@@ -14,38 +14,40 @@ from typing import Any
 import torch
 
 import zoo
-from benchmarks import peers, pictures, weights
-from benchmarks.cell import METRICS, PRECISIONS, STATIC, Cell, Dataset, Pace, Weights
+from benchmarks import baselines, weights
+from benchmarks.cases import METRICS, PRECISIONS, STATIC, Case, Dataset, TimingBudget, Weights
+from benchmarks.dataset import default_dataset, embedded
 from zoo.card import Card
 from zoo.compose import CONFIGS, composed
 
 
 @dataclass(frozen=True)
 class Suite:
-    """What to measure; every combination is a cell.
+    """What to measure: every combination of the settings is a case.
 
     Args:
-        entries: names of the zoo, shell wildcards among them.
-        peers: other detectors, "module:function", see `benchmarks.peers`.
-        metrics, precisions, layouts, compiled, device, threads, pace: see `benchmarks.cell`.
-        batches: of throughput, from small to large.
-        size: (shortest, longest) side at most; smaller test sizes stay.
-        dataset: the images; None for an entry's own: the embedded ones, or drawn shapes.
-        folder: where shapes are drawn to, and detections kept.
-        limit, ap_limit: how many images speed and AP are measured on; None for all.
-        evaluator: of AP, one of `fcos.evaluate.BACKENDS`.
-        processes: fresh ones that each time is measured in, one after the other.
-        weights_files, weights_folder: a user's weights, see `benchmarks.weights.resolve`.
-        cached_only: published weights are never downloaded.
-        random_weights: speed and memory are measured, and labelled so, where there are no weights.
-        timeout: seconds a process may take for a cell.
-        budget: seconds after which no process is started any more.
+        entries: names of the zoo, with shell wildcards.
+        baselines: other detectors, "module:function", see `benchmarks.baselines`.
+        metrics, precisions, layouts, compiled, device, threads, timing: see `benchmarks.cases`.
+        batches: batch sizes of throughput, in increasing order.
+        size: largest (shortest, longest) side of the images; smaller test sizes stay.
+        dataset: the images; None for the embedded ones, or the shapes an entry was trained on.
+        folder: where shapes are drawn to and detections kept.
+        limit, ap_limit: number of images to measure speed and AP on; None for all.
+        evaluator: computes AP, one of `fcos.evaluate.BACKENDS`.
+        processes: number of processes that time each case, one after the other.
+        weights_files, weights_folder: the user's weights, see `benchmarks.weights.resolve`.
+        cached_only: never download published weights.
+        random_weights: measure speed and memory with random weights where there are no others.
+        timeout: seconds that a process may take for a case.
+        budget: seconds for the suite. When they get short, times are taken from fewer runs and
+            processes; after them no process is started.
         seed: shuffles the order of processes, so that no entry always runs on a warm machine.
-        shard, shards: measure every `shards`-th process or sweep alone, from `shard` on.
+        shard, shards: measure only every `shards`-th process or batch sweep, from `shard` on.
     """
 
     entries: Sequence[str] = ()
-    peers: Sequence[str] = ()
+    baselines: Sequence[str] = ()
     metrics: Sequence[str] = ("params", "flops", "latency", "memory", "ap")
     precisions: Sequence[str] = ("fp32",)
     layouts: Sequence[str] = ("channels_last",)
@@ -59,7 +61,7 @@ class Suite:
     limit: int | None = None
     ap_limit: int | None = None
     evaluator: str = "pycocotools"
-    pace: Pace = field(default_factory=Pace)
+    timing: TimingBudget = field(default_factory=TimingBudget)
     processes: int = 4
     weights_files: Mapping[str, Path] = field(default_factory=dict)
     weights_folder: Path | None = None
@@ -75,89 +77,92 @@ class Suite:
         for words, known in ((self.metrics, METRICS), (self.precisions, PRECISIONS)):
             for word in words:
                 if word not in known:
-                    raise ValueError(f"no {word!r}; there are {', '.join(known)}")
+                    raise ValueError(f"unknown {word!r}; choose from {', '.join(known)}")
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
-            raise ValueError(f"no device {self.device!r}; there are cpu, cuda and cuda:N")
+            raise ValueError(f"unknown device {self.device!r}; choose cpu, cuda or cuda:N")
         if self.processes < 1:
-            raise ValueError(f"no time can be measured in {self.processes} processes")
+            raise ValueError(f"processes must be at least 1, not {self.processes}")
         if not 0 <= self.shard < self.shards:
-            raise ValueError(f"shard {self.shard} is not one of {self.shards}, counted from 0")
+            raise ValueError(f"shard {self.shard} is not between 0 and {self.shards - 1}")
 
     def names(self) -> list[str]:
-        """The entries that its patterns name, in the order of the patterns.
+        """The entries that the patterns match, in the order of the patterns.
 
         Raises:
-            LookupError: one names nothing.
+            LookupError: a pattern matches nothing.
         """
-        found: dict[str, None] = {}
+        names: dict[str, None] = {}
         for pattern in self.entries:
             matches = zoo.names(pattern)
             if not matches:
                 zoo.card(pattern)  # raises, with the nearest names
-            found.update(dict.fromkeys(matches))
-        return list(found)
+            names.update(dict.fromkeys(matches))
+        return list(names)
 
-    def cells(self) -> list[Cell]:
-        """Every cell, those of an entry together; weights are fetched and shapes drawn here."""
-        cells: list[Cell] = []
-        threads = (
-            self.threads or torch.get_num_threads()
-        )  # another machine's choice is another cell
+    def cases(self) -> list[Case]:
+        """Every case, those of an entry together. Fetches weights and draws shapes."""
+        cases: list[Case] = []
+        # Made explicit, since torch's default differs between machines.
+        threads = self.threads or torch.get_num_threads()
         for name in self.names():
             card = zoo.card(name)
-            used = set(self.metrics) - STATIC
-            common = Cell(
+            needs_images = set(self.metrics) - STATIC
+            dataset = self.dataset
+            if needs_images and dataset is None:
+                dataset = default_dataset(card, self.folder / "data")
+            common = Case(
                 name,
                 "params",
                 device=self.device,
                 threads=threads,
                 size=smaller(card, self.size),
-                dataset=self.dataset or pictures.own(card, self.folder / "data") if used else None,
-                weights=self._weights(name) if used else Weights(note="not needed"),
+                dataset=dataset if needs_images else None,
+                weights=self._weights(name) if needs_images else Weights(note="not needed"),
             )
             for metric in METRICS:
-                cells += self._of_metric(common, metric) if metric in self.metrics else ()
-        for name in self.peers:
-            full = peers.qualified(name)
-            peer = Cell(
-                full,
+                cases += self._of_metric(common, metric) if metric in self.metrics else ()
+        for name in self.baselines:
+            entry = baselines.full_name(name)
+            common = Case(
+                entry,
                 "params",
                 device=self.device,
                 threads=threads,
                 size=self.size,
-                dataset=self.dataset or pictures.embedded(),
-                weights=Weights("peer", digest=peers.digest(full)),
+                dataset=self.dataset or embedded(),
+                weights=Weights("baseline", digest=baselines.digest(entry)),
             )
-            for metric in peers.METRICS:
-                cells += self._of_metric(peer, metric) if metric in self.metrics else ()
-        return list(dict.fromkeys(cells))
+            for metric in baselines.METRICS:
+                cases += self._of_metric(common, metric) if metric in self.metrics else ()
+        return list(dict.fromkeys(cases))
 
-    def jobs(self, cells: Sequence[Cell]) -> list[list[Cell]]:
-        """Cells by process: one each, but for the metrics of an entry that nothing disturbs.
+    def jobs(self, cases: Sequence[Case]) -> list[list[Case]]:
+        """Cases grouped by process: one each, except that the static metrics of an entry share one.
 
-        The batches of a sweep stay together and grow, as none is tried after one that did not fit.
+        The batches of a throughput sweep follow each other in increasing order, since none is tried
+        after one that did not fit.
         """
-        grouped: dict[Any, list[Cell]] = {}
-        for cell in cells:
-            place = cell.entry if _shares(cell) else dataclasses.replace(cell, batch=1)
-            grouped.setdefault(place, []).append(cell)
-        groups = list(grouped.values())
+        groups: dict[Any, list[Case]] = {}
+        for case in cases:
+            key = case.entry if _shares_process(case) else dataclasses.replace(case, batch=1)
+            groups.setdefault(key, []).append(case)
+        shuffled = list(groups.values())
         if self.seed is not None:
-            random.Random(self.seed).shuffle(groups)
-        found: list[list[Cell]] = []
-        for group in groups[self.shard :: self.shards]:
-            ascending = sorted(group, key=lambda cell: cell.batch)
-            found += [group] if _shares(group[0]) else [[cell] for cell in ascending]
-        return found
+            random.Random(self.seed).shuffle(shuffled)
+        jobs: list[list[Case]] = []
+        for group in shuffled[self.shard :: self.shards]:
+            ascending = sorted(group, key=lambda case: case.batch)
+            jobs += [group] if _shares_process(group[0]) else [[case] for case in ascending]
+        return jobs
 
-    def _of_metric(self, common: Cell, metric: str) -> Iterator[Cell]:
-        """A metric's cells, each with only those settings that matter to it."""
-        peer = peers.is_peer(common.entry)
-        if metric in ("params", "flops"):  # quick to count: at the published size always
-            yield Cell(common.entry, metric, weights=common.weights if peer else Weights())
+    def _of_metric(self, common: Case, metric: str) -> Iterator[Case]:
+        """The cases of a metric, each with only those settings that affect it."""
+        baseline = baselines.is_baseline(common.entry)
+        if metric in ("params", "flops"):  # always counted at the published size
+            yield Case(common.entry, metric, weights=common.weights if baseline else Weights())
         elif metric == "training_memory":
             for precision in self.precisions:
-                yield Cell(common.entry, metric, device=self.device, precision=precision)
+                yield Case(common.entry, metric, device=self.device, precision=precision)
         elif metric == "ap":
             for precision in self.precisions:
                 yield dataclasses.replace(
@@ -165,14 +170,14 @@ class Suite:
                     metric=metric,
                     precision=precision,
                     limit=self.ap_limit,
-                    keep=str(self.folder / "detections"),
+                    detections_dir=str(self.folder / "detections"),
                     evaluator=self.evaluator,
                 )
         else:
             for precision, layout, compiled, batch in itertools.product(
                 self.precisions,
-                ("channels_last",) if peer else self.layouts,  # an adapter decides these itself
-                (False,) if peer else self.compiled,
+                ("channels_last",) if baseline else self.layouts,  # an adapter chooses its own
+                (False,) if baseline else self.compiled,
                 self.batches if metric == "throughput" else (1,),
             ):
                 yield dataclasses.replace(
@@ -183,26 +188,26 @@ class Suite:
                     compiled=compiled,
                     batch=batch,
                     limit=self.limit,
-                    pace=Pace() if metric == "memory" else self.pace,
+                    timing=TimingBudget() if metric == "memory" else self.timing,
                 )
 
     def _weights(self, name: str) -> Weights:
         return weights.resolve(name, self.weights_files, self.weights_folder, self.cached_only)
 
 
-def _shares(cell: Cell) -> bool:
-    """Whether it may share a process: nothing disturbs it, and no peak of a GPU is measured."""
-    on_gpu = cell.metric == "training_memory" and cell.device.startswith("cuda")
-    return cell.metric in STATIC and not on_gpu
+def _shares_process(case: Case) -> bool:
+    """Whether a case may share a process: it is static, and measures no peak memory of a GPU."""
+    on_gpu = case.metric == "training_memory" and case.device.startswith("cuda")
+    return case.metric in STATIC and not on_gpu
 
 
 def smaller(card: Card, size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """A test size that is no larger than the entry's own; None where that stays."""
+    """`size` if it is smaller than the entry's published test size, else None to keep that."""
     rule = card.config["resize"]
-    own = (rule["size"], rule.get("longest", rule["size"]))
-    if size is None or (own[0] <= size[0] and own[1] <= size[1]):
+    published = (rule["size"], rule.get("longest", rule["size"]))
+    if size is None or (published[0] <= size[0] and published[1] <= size[1]):
         return None
-    return min(own[0], size[0]), min(own[1], size[1])
+    return min(published[0], size[0]), min(published[1], size[1])
 
 
 def suites() -> list[str]:
@@ -211,33 +216,33 @@ def suites() -> list[str]:
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The settings of a suite of `configs/suite`, with Hydra `overrides`, as `Suite` takes them.
+    """The settings of a suite of `configs/suite`, with Hydra `overrides`, as arguments of `Suite`.
 
     Raises:
         LookupError: there is no such suite.
-        ValueError: a key or value that a suite does not have.
+        ValueError: an unknown key or value.
     """
     if name not in suites():
-        raise LookupError(f"no suite {name!r}; there are {', '.join(suites())}")
+        raise LookupError(f"no suite {name!r}; choose from {', '.join(suites())}")
     return settings(composed(f"suite/{name}", overrides))
 
 
 def settings(config: Any) -> dict[str, Any]:
-    """A suite's plain config as `Suite` takes it."""
+    """The plain config of a suite as arguments of `Suite`."""
     fields = {field.name for field in dataclasses.fields(Suite)}
     for key in config:
         if key not in fields:
-            raise ValueError(f"a suite has no {key!r}; it has {', '.join(sorted(fields))}")
-    found: dict[str, Any] = {
+            raise ValueError(f"a suite has no {key!r}; choose from {', '.join(sorted(fields))}")
+    values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
     }
-    if "pace" in found:
-        found["pace"] = Pace(**found["pace"])
-    if found.get("dataset") is not None:
-        found["dataset"] = Dataset.of(*found["dataset"])
+    if "timing" in values:
+        values["timing"] = TimingBudget(**values["timing"])
+    if values.get("dataset") is not None:
+        values["dataset"] = Dataset.of(*values["dataset"])
     for key in ("folder", "weights_folder"):
-        if found.get(key) is not None:
-            found[key] = Path(found[key])
-    if "weights_files" in found:
-        found["weights_files"] = {k: Path(v) for k, v in found["weights_files"].items()}
-    return found
+        if values.get(key) is not None:
+            values[key] = Path(values[key])
+    if "weights_files" in values:
+        values["weights_files"] = {k: Path(v) for k, v in values["weights_files"].items()}
+    return values

@@ -1,4 +1,4 @@
-"""Which weights an entry is measured with: published ones, a user's file, or none."""
+"""The weights that an entry is measured with: published ones, a user's file, or random ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import zoo
-from benchmarks.cell import Weights
+from benchmarks.cases import Weights
 from zoo.available import fetch_weights
 from zoo.cache import recorded, sha256
 
@@ -24,12 +24,11 @@ def resolve(
     Args:
         entry: its name.
         files: checkpoints by entry.
-        folder: holds files called as published, or `<entry>.pth`.
-        cached_only: take published weights only where they are on this machine already.
+        folder: contains files with their published names, or `<entry>.pth`.
+        cached_only: use published weights only if they are in the cache.
 
     Returns:
-        Weights of source "published" or "file"; of source "random", with the reason as `note`,
-        where there are none.
+        Weights of source "published" or "file", or of source "random" with the reason as `note`.
     """
     card = zoo.card(entry)
     if files and entry in files:
@@ -55,7 +54,7 @@ def _file(path: Path) -> Weights:
 
 
 def _why(message: str, cached_only: bool) -> str:
-    """The reason in one short line: the error lists every attempt, the first is of most trust."""
+    """The reason in one line: the error lists every attempt, beginning with the best source."""
     if cached_only:
         return "published weights not in the cache (`fcos-zoo download` fetches them)"
     lines = [line.strip() for line in message.splitlines()]

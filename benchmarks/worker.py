@@ -1,9 +1,8 @@
-"""Cells measured in a process of their own, so that none can touch or end another.
+"""Measures cases in a process of their own, so that none can disturb or end another.
 
-Each is a copy of a process that has imported the libraries and done nothing else, with no tensor
-made and no thread or GPU at work (multiprocessing's "forkserver"): as fresh as a new interpreter,
-without the three seconds of importing torch. These packages it imports itself, from where the
-parent did, whatever folders the working directory has.
+On Linux each process is forked from a server process that has only imported the libraries: it has
+created no tensor and started no thread or GPU context (multiprocessing's "forkserver"). It is as
+clean as a new interpreter, without the three seconds of importing torch.
 """
 
 from __future__ import annotations
@@ -16,45 +15,46 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cell import Cell, MissingError, Outcome
+from benchmarks.cases import Case, MissingError, Result
 from benchmarks.environment import fingerprint
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-START = "forkserver" if sys.platform == "linux" else "spawn"  # macOS' libraries mind being forked
+START = "forkserver" if sys.platform == "linux" else "spawn"  # forking is not safe on macOS
 LIBRARIES = ["torch", "torchvision"]
-CHANGED = Outcome("failed", reason="the code was changed since the suite began: start it again")
+CHANGED = Result("failed", reason="the code changed since the suite began: start it again")
 
 
 def run(
-    cells: Sequence[Cell],
+    cases: Sequence[Case],
     timeout: float = 600.0,
-    measure: Callable[[Cell], dict[str, Any]] | None = None,
-) -> Iterator[tuple[Cell, Outcome]]:
-    """Measure cells one after the other in one fresh process; yield each as it is done.
+    measure: Callable[[Case], dict[str, Any]] | None = None,
+) -> Iterator[tuple[Case, Result]]:
+    """Measure cases one after the other in one fresh process; yield each result at once.
 
-    When the process ends or hangs, the cell at fault says so and a new process takes the rest.
+    If the process ends or hangs, the result of its current case says so, and the remaining cases
+    are measured in a new process.
 
     Args:
-        cells: with the same number of threads.
-        timeout: seconds for each cell, the process's start included.
-        measure: the function to call in the process, `measure.measure` by default.
+        cases: with the same number of threads.
+        timeout: seconds for each case, the start of the process included.
+        measure: called in the process; `benchmarks.measure.measure` by default.
     """
-    waiting = list(cells)
-    while waiting:
-        with _process(waiting, measure) as (process, connection, log):
-            while waiting:
+    remaining = list(cases)
+    while remaining:
+        with _process(remaining, measure) as (process, connection, log):
+            while remaining:
                 start = time.monotonic()
                 received = _receive(process, connection, timeout)
-                outcome = received or _post_mortem(process, timeout, log)
+                result = received or _post_mortem(process, timeout, log)
                 seconds = round(time.monotonic() - start, 3)
-                yield waiting.pop(0), replace(outcome, seconds=seconds)
+                yield remaining.pop(0), replace(result, seconds=seconds)
                 if received is None:
                     process.kill()
                     break
@@ -62,108 +62,124 @@ def run(
 
 @contextmanager
 def _process(
-    cells: Sequence[Cell], measure: Callable[[Cell], dict[str, Any]] | None
+    cases: Sequence[Case], measure: Callable[[Case], dict[str, Any]] | None
 ) -> Iterator[tuple[Any, Connection, Path]]:
     context: Any = multiprocessing.get_context(START)
     if START == "forkserver":
         context.set_forkserver_preload(LIBRARIES)
-    ours, theirs = context.Pipe(duplex=False)
+    receiver, sender = context.Pipe(duplex=False)
     handle, name = tempfile.mkstemp(prefix="fcos-zoo-", suffix=".log")
     os.close(handle)
-    arguments = list(cells), theirs, name, measure, fingerprint()
+    arguments = list(cases), sender, name, measure, fingerprint()
     process = context.Process(target=_serve, args=arguments, daemon=True)
     try:
         with _without_interrupts():
             process.start()
-        theirs.close()
-        yield process, ours, Path(name)
-        process.join(timeout=5)
+        sender.close()
+        yield process, receiver, Path(name)
     finally:
-        if process.is_alive():
-            process.kill()
-            process.join()
-        ours.close()
+        _end(process)
+        receiver.close()
         Path(name).unlink(missing_ok=True)
 
 
-def _receive(process: Any, connection: Connection, timeout: float) -> Outcome | None:
-    """The next outcome, or None from a process that hangs or has ended."""
+def _end(process: Any) -> None:
+    """End a process, after some seconds to exit by itself, and all that it has started."""
+    if process.pid is None:
+        return
+    process.join(timeout=5)
+    process.kill()
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(
+                process.pid, signal.SIGKILL
+            )  # the group outlives it as long as it has members
+    process.join()
+
+
+def _receive(process: Any, connection: Connection, timeout: float) -> Result | None:
+    """The next result, or None if the process hangs or has ended."""
     try:
         if connection.poll(timeout):
-            received: Outcome = connection.recv()
+            received: Result = connection.recv()
             return received
     except (EOFError, OSError):
         process.join(timeout=5)
     return None
 
 
-def _post_mortem(process: Any, timeout: float, log: Path) -> Outcome:
-    """Why there was no outcome."""
+def _post_mortem(process: Any, timeout: float, log: Path) -> Result:
+    """The result of a case whose process sent none."""
     if process.exitcode is None:
-        return Outcome("timed out", reason=f"no result within {timeout:.0f} s")
-    said = log.read_text(errors="replace").splitlines()
-    errors = [line.strip() for line in said if "Error" in line or "Fatal" in line]
+        return Result("timed out", reason=f"no result within {timeout:.0f} s")
+    lines = log.read_text(errors="replace").splitlines()
+    errors = [line.strip() for line in lines if "Error" in line or "Fatal" in line]
     last = f": {errors[-1][:200]}" if errors else ""
     if process.exitcode == -signal.SIGKILL:
-        return Outcome("out of memory", reason=f"the process was killed by the system{last}")
+        return Result("out of memory", reason=f"the process was killed by the system{last}")
     if process.exitcode < 0:
         name = signal.Signals(-process.exitcode).name
-        return Outcome("crashed", reason=f"the process ended by {name}{last}")
-    return Outcome("crashed", reason=f"the process ended with exit code {process.exitcode}{last}")
+        return Result("crashed", reason=f"the process ended by {name}{last}")
+    return Result("crashed", reason=f"the process ended with exit code {process.exitcode}{last}")
 
 
 def _serve(
-    cells: list[Cell],
+    cases: list[Case],
     connection: Connection,
     log: str,
-    measure: Callable[[Cell], dict[str, Any]] | None,
+    measure: Callable[[Case], dict[str, Any]] | None,
     code: str,
 ) -> None:
-    """The life of a process: every cell, its outcome sent as soon as it is known."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
+    """The main function of a process: measure every case and send each result at once."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # whatever a detector starts is ended with this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     sys.stdout.flush()
     with open(log, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    if cells[0].threads:  # for what a peer may import; of torch's threads `measure` takes care
-        os.environ.update(dict.fromkeys(THREADS, str(cells[0].threads)))
+    if cases[0].threads:  # for libraries that a baseline imports; `measure` sets torch's threads
+        os.environ.update(dict.fromkeys(THREADS, str(cases[0].threads)))
     if measure is None:
-        from benchmarks.measure import measure as ours
+        from benchmarks.measure import measure as measure_case
 
-        measure = ours
+        measure = measure_case
     changed = fingerprint() != code  # a row says which code measured it
-    for cell in cells:
-        connection.send(CHANGED if changed else _guarded(measure, cell))
+    for case in cases:
+        connection.send(CHANGED if changed else _guarded(measure, case))
     connection.close()
-    os._exit(0)  # an interpreter takes another second to take torch apart
+    os._exit(0)  # without the second that an interpreter takes to unload torch
 
 
 def _end_with_the_parent() -> None:
-    """Stop measuring when nobody is left to take the outcome: the parent was killed."""
+    """End this process and all that it started when the parent has been killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
+    if hasattr(os, "killpg"):
+        os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(1)
 
 
-def _guarded(measure: Callable[[Cell], dict[str, Any]], cell: Cell) -> Outcome:
+def _guarded(measure: Callable[[Case], dict[str, Any]], case: Case) -> Result:
     try:
-        return Outcome("measured", measure(cell))
+        return Result("measured", measure(case))
     except MemoryError:
-        return Outcome("out of memory", reason="not enough memory on the machine")
+        return Result("out of memory", reason="not enough memory on the machine")
     except Exception as error:
         lines = str(error).splitlines() or [""]
         reason = f"{type(error).__name__}: {lines[0][:300]}"
         if any(words in str(error).lower() for words in OUT_OF_MEMORY):
-            return Outcome("out of memory", reason=reason)
+            return Result("out of memory", reason=reason)
         missing = isinstance(error, MissingError)
-        return Outcome("missing" if missing else "failed", reason=lines[0] if missing else reason)
+        return Result("missing" if missing else "failed", reason=lines[0] if missing else reason)
 
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Processes that start in it never see Ctrl-C, not even while Python starts; ours waits."""
+    """Block Ctrl-C for processes that are started in this block, even while Python starts; this
+    process receives it afterwards."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

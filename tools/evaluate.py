@@ -14,8 +14,9 @@ from rich.progress import track
 from rich.table import Table
 
 import zoo
-from benchmarks import accuracy, pictures
-from benchmarks.cell import Dataset
+from benchmarks import accuracy
+from benchmarks.cases import Dataset
+from benchmarks.dataset import default_dataset, image_ids
 from fcos import MULTI_SCALE
 from fcos.evaluate import FIGURES, Result
 from fcos.preprocess import ResizeMethod
@@ -32,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.dataset:
         dataset = Dataset.of(*options.dataset)
     else:
-        dataset = pictures.own(zoo.card(options.name), DRAWN)
-    ids = pictures.image_ids(dataset, options.limit)
+        dataset = default_dataset(zoo.card(options.name), DRAWN)
+    ids = image_ids(dataset, options.limit)
     title = f"{options.name} multi-scale" if options.multi_scale else options.name
     folder = options.out or Path("outputs/evaluate") / title.replace(" ", "_")
     with distributed.process_group(options.device) as device:

@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 import zoo
-from benchmarks import pictures
+from benchmarks.dataset import embedded, read_images
 from fcos import Detector, LongestSide, ShortestSide, export
 from fcos.boxes import Size
 from fcos.detections import matches
@@ -135,11 +135,10 @@ def prove(detector: Detector, run: Run, size: Size, images: int) -> str:
     Raises:
         RuntimeError: fewer than `NEEDED` of the detections are the same.
     """
-    dataset = pictures.embedded()
-    photos = pictures.read_all(dataset, pictures.image_ids(dataset, PROVED_ON))
+    photos = read_images(embedded(), PROVED_ON)
     same = total = 0
     for photo in photos:
-        image = as_float(resize_image(photo.image, size))
+        image = as_float(resize_image(photo, size))
         batch = image.expand(images, -1, -1, -1).contiguous()
         for ours, theirs in zip(detector(list(batch)), export.detections(run(batch)), strict=True):
             same += matches(ours, theirs)

@@ -1,4 +1,4 @@
-"""Put results files together: `fcos-zoo bench merge OUT FILES...`."""
+"""Merge results files: `fcos-zoo bench merge OUT FILES...`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.store import Store, newest, read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Append to OUT the newest row of every cell of the files, where it does not hold it yet."""
+    """Append to OUT the newest row of every case of the files, unless OUT has it already."""
     parser = argparse.ArgumentParser(prog="fcos-zoo bench merge", description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("files", nargs="+", type=Path)

@@ -1,10 +1,10 @@
-"""Spread a suite over jobs, as Hydra's --multirun does, on a Slurm cluster with its launcher.
+"""Split a suite into jobs with Hydra's --multirun, on a Slurm cluster with its launcher.
 
     python -m tools.spread --config-name suite/published --multirun \
         +shards=8 '+shard=range(8)' hydra/launcher=submitit_slurm
 
-Each job measures its share of the processes into one results file, `+out=FILE`, that all append to.
-Without a launcher the jobs run one after the other.
+Each job measures one shard of the suite; all append to the same results file, `+out=FILE`. Without
+a launcher the jobs run one after the other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from benchmarks.run import run
+from benchmarks.runner import run
 from benchmarks.store import Store
 from benchmarks.suite import Suite, settings
 from tools.arguments import default_device
@@ -26,7 +26,7 @@ from zoo.compose import CONFIGS
 
 @hydra.main(version_base=None, config_path=str(CONFIGS), config_name="suite/published")
 def main(config: DictConfig) -> None:
-    """Measure one share; Hydra calls this once a job."""
+    """Measure one shard; Hydra calls this once per job."""
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     out = Path(str(plain.pop("out", "outputs/bench/results.jsonl")))

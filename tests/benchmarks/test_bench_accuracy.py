@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import accuracy, pictures
-from benchmarks.cell import Dataset
+from benchmarks import accuracy
+from benchmarks import dataset as datasets
+from benchmarks.cases import Dataset
+from benchmarks.dataset import embedded, image_ids, read_image
 from fcos.data import shapes
 
 
@@ -30,7 +32,7 @@ def cheat(dataset: Dataset, classes: tuple[str, ...]) -> Any:
         x, y, w, h = thing["bbox"]
         label = classes.index(names[thing["category_id"]])
         answers[thing["image_id"]].append((label, [x, y, x + w, y + h]))
-    waiting = iter(pictures.image_ids(dataset))
+    waiting = iter(image_ids(dataset))
 
     def detector(images: list[Tensor]) -> list[dict[str, Tensor]]:
         found = [answers[next(waiting)] for _ in images]
@@ -46,9 +48,9 @@ def cheat(dataset: Dataset, classes: tuple[str, ...]) -> Any:
     return detector
 
 
-def test_classes_are_matched_by_name_and_strangers_left_out(drawn: Dataset) -> None:
+def test_classes_are_matched_by_name_and_strangers_unmatched_machines(drawn: Dataset) -> None:
     classes = ("triangle", "unicorn", "circle", "square")
-    ids = pictures.image_ids(drawn)
+    ids = image_ids(drawn)
     results = accuracy.detect_with(cheat(drawn, classes), classes, drawn, ids, batch=4)
     figures = accuracy.figures(results, drawn, ids)
     assert figures["AP"] == pytest.approx(1.0)
@@ -63,7 +65,7 @@ def test_a_dataset_of_other_things_is_refused(drawn: Dataset) -> None:
 
 
 def test_the_same_detections_give_the_same_figures_to_the_byte(drawn: Dataset) -> None:
-    ids = pictures.image_ids(drawn)
+    ids = image_ids(drawn)
     results = accuracy.detect_with(cheat(drawn, shapes.CLASSES), shapes.CLASSES, drawn, ids)
     first, again = (json.dumps(accuracy.figures(results, drawn, ids)) for _ in range(2))
     assert first == again
@@ -77,7 +79,7 @@ def test_images_without_annotations_give_detections_to_submit(
     listed = tmp_path / "image_info_test-dev2017.json"
     listed.write_text(json.dumps(content))
     dataset = Dataset.of(listed, drawn.images)
-    ids = pictures.image_ids(dataset)
+    ids = image_ids(dataset)
     results = accuracy.detect_with(cheat(drawn, shapes.CLASSES), shapes.CLASSES, dataset, ids)
     figures = accuracy.figures(results, dataset, ids)
     assert figures["AP"] is None
@@ -89,14 +91,14 @@ def test_what_calls_itself_val2017_must_be_it(drawn: Dataset, tmp_path: Path) ->
     false.write_bytes(Path(drawn.annotations).read_bytes())
     dataset = Dataset.of(false, drawn.images)
     with pytest.raises(ValueError, match="5,000 images; this has 6"):
-        accuracy.figures([], dataset, pictures.image_ids(dataset))
+        accuracy.figures([], dataset, image_ids(dataset))
 
 
 def test_the_embedded_images_are_real_and_readable() -> None:
-    dataset = pictures.embedded()
-    ids = pictures.image_ids(dataset)
+    dataset = embedded()
+    ids = image_ids(dataset)
     assert len(ids) == 31
-    image = pictures.read(dataset, ids[0]).image
+    image = read_image(dataset, ids[0])
     assert image.dtype == torch.uint8
     assert image.shape[0] == 3
 
@@ -110,11 +112,11 @@ def test_the_annotations_are_read_once_and_not_for_every_image(
     drawn: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = []
-    load = pictures.load_annotations
+    load = datasets.load_annotations
     monkeypatch.setattr(
-        pictures, "load_annotations", lambda *a, **k: read.append(a) or load(*a, **k)
+        datasets, "load_annotations", lambda *a, **k: read.append(a) or load(*a, **k)
     )
-    pictures._rows.cache_clear()
-    for image_id in pictures.image_ids(drawn):
-        assert pictures.read(drawn, image_id).image_id == image_id
+    datasets._records.cache_clear()
+    for image_id in image_ids(drawn):
+        assert read_image(drawn, image_id).dtype == torch.uint8
     assert len(read) == 1

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import zoo
-from benchmarks import pictures, synthetic
+from benchmarks import random_weights
+from benchmarks.dataset import embedded, read_images
 from tools import cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,9 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name / "__init__.py").write_text("raise RuntimeError('not this one')")
     torch.manual_seed(0)
     detector = zoo.build(ENTRY).eval()
-    dataset = pictures.embedded()
-    photo = pictures.read(dataset, pictures.image_ids(dataset)[0]).image
-    synthetic.prepare(detector, [photo], candidates=50)
+    random_weights.randomize(detector, read_images(embedded(), 1), candidates=50)
     torch.save({"model": detector.state_dict()}, folder / "weights.pth")
     return folder
 
@@ -146,4 +145,4 @@ def test_what_the_time_was_too_short_for_is_told(
         str(tmp_path / "r.jsonl"),
     ]
     assert cli.main(["bench", "--suite", "quick", "--device", "cpu", *given]) == 0
-    assert "7 cells not started: the suite's time was over" in capsys.readouterr().out
+    assert "7 cases not started: the time for this suite was over" in capsys.readouterr().out

@@ -1,42 +1,168 @@
-"""What a row says of the machine."""
+"""The facts about the machine that a row records."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from benchmarks import environment
 
-SMI = "NVIDIA H100 80GB HBM3, 550.54.15, 81559 MiB, 700.00 W, 41, 1980, 1980, {}, P0, 310.21 W"
+UUID = "5a1b0c2d-0000-0000-0000-000000000001"
+
+
+class NVMLError(Exception):
+    """What pynvml raises."""
+
+
+def unsupported(*_: Any) -> Any:
+    raise NVMLError("Not Supported")
+
+
+def fake_nvml(name: str = f"GPU-{UUID}", **answers: Any) -> SimpleNamespace:
+    """A pynvml that knows one GPU, or one MIG slice, with some of its functions replaced."""
+
+    def by_uuid(asked: str) -> str:
+        return asked if asked == name else unsupported()
+
+    functions = {
+        "nvmlDeviceGetHandleByUUID": by_uuid,
+        "nvmlDeviceGetCount": lambda: 1,
+        "nvmlSystemGetDriverVersion": lambda: "580.65.06",
+        "nvmlDeviceGetTemperature": lambda handle, sensor: 41,
+        "nvmlDeviceGetClockInfo": lambda handle, clock: 1980,
+        "nvmlDeviceGetMaxClockInfo": lambda handle, clock: 1980,
+        "nvmlDeviceGetPerformanceState": lambda handle: 0,
+        "nvmlDeviceGetPowerUsage": lambda handle: 310_210,
+        "nvmlDeviceGetEnforcedPowerLimit": lambda handle: 700_000,
+        "nvmlDeviceGetCurrentClocksThrottleReasons": lambda handle: 0x4,
+        "nvmlDeviceGetComputeRunningProcesses": lambda handle: ["host's pid 4711"],
+    }
+    constants = {"NVML_TEMPERATURE_GPU": 0, "NVML_CLOCK_SM": 1, "NVMLError": NVMLError}
+    return SimpleNamespace(**(functions | constants | answers))
+
+
+@pytest.fixture
+def use_nvml(monkeypatch: pytest.MonkeyPatch) -> Callable[[SimpleNamespace], None]:
+    """Pretend that there is a GPU and that NVML answers as a given fake."""
+    properties = SimpleNamespace(uuid=UUID)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(environment, "_has_context", lambda index: True)
+    return lambda nvml: monkeypatch.setattr(environment, "_nvml", lambda: nvml)
 
 
 def test_the_environment_names_machine_and_software() -> None:
     facts = environment.describe("cpu")
-    for key in ("cpu", "cores", "torch", "torchvision", "python", "code"):
+    for key in ("cpu", "cores", "memory_gb", "torch", "torchvision", "python", "code"):
         assert facts[key]
-    assert environment.machine(facts) == f"{facts['cpu']}, {facts['cores']} cores"
     host = environment.machine(facts)
+    assert host == f"{facts['cpu']}, {facts['cores']} cores"
     assert environment.machine({**facts, "gpu": "NVIDIA H100"}) == f"NVIDIA H100, {host}"
 
 
-def test_a_gpu_that_is_not_there_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_there_are_no_facts_about_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(environment, "_nvml", lambda: None)
     assert "gpu" not in environment.describe("cuda")
+    assert not any(name.startswith("gpu") for name in environment.state("cuda"))
+    with environment.sample_gpu("cuda") as sampled:
+        pass
+    assert sampled == {}
 
 
-def test_nvidia_smi_is_read_and_what_it_does_not_know_left_out() -> None:
-    facts = environment.parse_gpu(SMI.format("[N/A]"))
-    assert facts["name"] == "NVIDIA H100 80GB HBM3"
-    assert facts["clocks.sm"] == "1980"
-    assert facts["pstate"] == "P0"
-    assert "clocks_throttle_reasons.active" not in facts
-    assert environment.throttled(facts) is None
+def test_the_state_of_a_gpu_comes_from_nvml(use_nvml: Callable[[Any], None]) -> None:
+    use_nvml(fake_nvml())
+    state = environment.state("cuda")
+    assert {name: value for name, value in state.items() if name.startswith("gpu")} == {
+        "gpu_celsius": 41,
+        "gpu_mhz": 1980,
+        "gpu_max_mhz": 1980,
+        "gpu_power_state": "P0",
+        "gpu_power": 310.21,
+        "gpu_throttled": False,
+        "gpu_other_processes": 0,
+    }
 
 
-def test_cores_slowed_by_heat_are_counted_where_the_system_does(tmp_path: Path) -> None:
+def test_a_mig_slice_is_asked_itself_and_what_it_does_not_know_is_left_out(
+    use_nvml: Callable[[Any], None],
+) -> None:
+    slice_ = fake_nvml(
+        name=f"MIG-{UUID}",
+        nvmlDeviceGetTemperature=unsupported,
+        nvmlDeviceGetCurrentClocksThrottleReasons=unsupported,
+        nvmlDeviceGetComputeRunningProcesses=unsupported,
+    )
+    use_nvml(slice_)
+    state = environment.state("cuda")
+    assert state["gpu_mhz"] == 1980
+    assert not {"gpu_celsius", "gpu_throttled", "gpu_other_processes"} & state.keys()
+
+
+@pytest.mark.parametrize(("has_context", "others"), [(True, 1), (False, 2)])
+def test_this_process_is_not_counted_whatever_its_number_in_a_container(
+    has_context: bool,
+    others: int,
+    use_nvml: Callable[[Any], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use_nvml(fake_nvml(nvmlDeviceGetComputeRunningProcesses=lambda handle: ["pid 1", "pid 2"]))
+    monkeypatch.setattr(environment, "_has_context", lambda index: has_context)
+    assert environment.state("cuda")["gpu_other_processes"] == others
+
+
+@pytest.mark.parametrize(("reasons", "throttled"), [(0x1, False), (0x4, False), (0x40, True)])
+def test_idling_and_the_power_cap_are_no_throttling_but_heat_is(
+    reasons: int, throttled: bool, use_nvml: Callable[[Any], None]
+) -> None:
+    use_nvml(fake_nvml(nvmlDeviceGetCurrentClocksThrottleReasons=lambda handle: reasons))
+    assert environment.state("cuda")["gpu_throttled"] is throttled
+
+
+def test_a_gpu_is_sampled_while_it_works(
+    use_nvml: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clocks, reasons = iter([1980, 1200]), iter([0x4, 0x20])
+    sampled_twice = threading.Event()
+
+    def next_clock(*_: Any) -> int:
+        clock = next(clocks, None)
+        if clock is None:
+            sampled_twice.set()
+            return 1500
+        return clock
+
+    use_nvml(
+        fake_nvml(
+            nvmlDeviceGetClockInfo=next_clock,
+            nvmlDeviceGetCurrentClocksThrottleReasons=lambda handle: next(reasons, 0),
+        )
+    )
+    monkeypatch.setattr(environment, "SAMPLE_SECONDS", 0.001)
+    with environment.sample_gpu("cuda:1") as sampled:
+        assert sampled_twice.wait(60)
+    assert sampled == {"gpu_lowest_mhz": 1200, "gpu_reasons": "0x24", "gpu_throttled": True}
+    with environment.sample_gpu("cpu") as sampled:
+        pass
+    assert sampled == {}
+
+
+def test_visible_gpus_are_those_of_the_environment_variable_or_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(environment, "_nvml", lambda: fake_nvml(nvmlDeviceGetCount=lambda: 2))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert environment.visible_gpus() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert environment.visible_gpus() == ["4", "6"]
+
+
+def test_cores_slowed_down_by_heat_are_counted_where_the_system_does(tmp_path: Path) -> None:
     assert environment._cpu_throttles(tmp_path) is None
     for core, count in enumerate("52"):
         folder = tmp_path / f"cpu{core}" / "thermal_throttle"
@@ -45,60 +171,9 @@ def test_cores_slowed_by_heat_are_counted_where_the_system_does(tmp_path: Path) 
     assert environment._cpu_throttles(tmp_path) == 7
 
 
-@pytest.mark.parametrize(
-    ("mask", "slowed"),
-    [("0x0000000000000001", False), ("0x0000000000000004", False), ("0x0000000000000040", True)],
-)
-def test_idling_and_the_power_cap_are_no_throttling_but_heat_is(mask: str, slowed: bool) -> None:
-    assert environment.throttled(environment.parse_gpu(SMI.format(mask))) is slowed
-
-
-def test_a_driver_that_renamed_a_field_is_asked_by_the_new_name(
+def test_the_fingerprint_is_that_of_the_code_that_measures(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def nvidia_smi(command: list[str]) -> str | None:
-        return None if "throttle" in " ".join(command) else SMI.format("0x40")
-
-    monkeypatch.setattr(environment, "_run", nvidia_smi)
-    assert environment.throttled(environment.gpu_state()) is True
-
-
-def test_a_gpu_is_watched_while_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = iter([SMI.format("0x4"), SMI.replace("1980, 1980", "1200 MHz, 1980").format("0x20")])
-    both, devices = threading.Event(), []
-
-    def nvidia_smi(device: str) -> dict[str, str]:
-        devices.append(device)
-        line = next(said, None)
-        if line is None:
-            both.set()
-        return environment.parse_gpu(line) if line else {}
-
-    monkeypatch.setattr(environment, "gpu_state", nvidia_smi)
-    monkeypatch.setattr(environment, "WATCHED", 0.001)
-    with environment.watch("cuda:1") as seen:
-        assert both.wait(60)
-    assert seen == {"gpu_lowest_mhz": 1200, "gpu_reasons": "0x24", "gpu_throttled": True}
-    assert set(devices) == {"cuda:1"}
-    with environment.watch("cpu") as seen:
-        assert seen == {}
-
-
-@pytest.mark.parametrize(
-    ("visible", "device", "own"),
-    [("", "cuda", "0"), ("", "cuda:1", "1"), ("4,6", "cuda", "4"), ("4,6", "cuda:1", "6")],
-)
-def test_the_gpu_that_is_asked_is_the_one_that_is_measured(
-    visible: str, device: str, own: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[list[str]] = []
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(environment, "_run", asked.append)
-    environment.state(device)
-    assert [command[1] for command in asked] == [f"--id={own}"] * 3
-
-
-def test_the_fingerprint_is_of_the_code_that_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     environment.fingerprint.cache_clear()
     before = environment.fingerprint()
     assert len(before) == 12

@@ -15,8 +15,9 @@ import torch
 from hypothesis import given, settings
 
 import zoo
-from benchmarks import accuracy, pictures
-from benchmarks.cell import Dataset
+from benchmarks import accuracy
+from benchmarks.cases import Dataset
+from benchmarks.dataset import embedded, image_ids
 from fcos.data import shapes
 from fcos.evaluate import evaluate
 
@@ -100,7 +101,7 @@ def test_nothing_found_and_nothing_there_are_equal_too() -> None:
 
 
 def test_the_figures_are_equal_on_coco_s_own_annotations() -> None:
-    dataset = pictures.embedded()
+    dataset = embedded()
     things = json.loads(Path(dataset.annotations).read_bytes())["annotations"]
     assert any(thing["iscrowd"] for thing in things)
     rng = np.random.default_rng(0)
@@ -121,7 +122,7 @@ def test_the_figures_of_a_trained_detector_are_equal(tmp_path: Path) -> None:
     dataset = Dataset.of(annotations, annotations.parent / "images")
     detector = zoo.get("FCOS_shapes_tiny")
     torch.set_num_threads(1)
-    results = accuracy.detect(detector, dataset, pictures.image_ids(dataset), batch=8)
+    results = accuracy.detect(detector, dataset, image_ids(dataset), batch=8)
     assert 0.3 < assert_same(results, dataset.annotations)["AP"] < 1
 
 

@@ -30,8 +30,8 @@ def test_a_deformable_convolution_counts_as_a_plain_one_and_its_offsets() -> Non
         return float(counted["kinds"]["head"]["convolutions"])
 
     # 27 offsets and masks by a 3x3 convolution of 256 channels, in both towers, on every level.
-    cells = 8 * 12 + 4 * 6 + 2 * 3 + 1 * 2 + 1 * 1
-    offsets = 2 * 27 * 256 * 9 * cells / 1e9
+    cases = 8 * 12 + 4 * 6 + 2 * 3 + 1 * 2 + 1 * 1
+    offsets = 2 * 27 * 256 * 9 * cases / 1e9
     plain, deformable = of_head("FCOS_imprv_R_50_FPN_1x"), of_head("FCOS_imprv_dcnv2_R_50_FPN_1x")
     assert deformable - plain == pytest.approx(offsets)
 

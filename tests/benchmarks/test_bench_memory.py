@@ -56,10 +56,10 @@ def test_what_the_backward_pass_needs_is_kept_until_then() -> None:
 
 def test_the_prediction_is_what_a_real_step_takes() -> None:
     size = (192, 256)
-    predicted = prediction.training_step(ENTRY, size)["predicted_gb"]
+    predicted = prediction.predict_training_step(ENTRY, size)["predicted_gb"]
     detector = zoo.build(ENTRY).train()
     optimizer = memory.sgd(detector)
-    images, targets = memory.training_batch(detector, size, memory.IMAGES_A_GPU)
+    images, targets = memory.training_batch(detector, size, memory.IMAGES_PER_GPU)
     tracker = MemoryTracker()
     for tensor in [*detector.parameters(), *detector.buffers(), *images]:
         tracker.add(tensor)
@@ -80,13 +80,13 @@ def test_the_prediction_is_what_a_real_step_takes() -> None:
     ],
 )
 def test_the_losses_of_every_system_can_be_predicted(entry: str) -> None:
-    predicted = prediction.training_step(entry, (64, 96))
+    predicted = prediction.predict_training_step(entry, (64, 96))
     assert predicted["predicted_gb"] > predicted["model_gb"]
 
 
 def test_two_predictions_are_the_same_and_grow_with_the_image() -> None:
     small, again, large = (
-        prediction.training_step(ENTRY, size) for size in ((96, 128), (96, 128), (192, 256))
+        prediction.predict_training_step(ENTRY, size) for size in ((96, 128), (96, 128), (192, 256))
     )
     assert small == again
     assert large["predicted_gb"] > 2 * small["predicted_gb"] - small["model_gb"] * 4
@@ -111,7 +111,7 @@ def test_what_was_needed_to_load_a_detector_is_no_part_of_what_detecting_needs()
     loading = torch.ones(80 << 20)  # 320 MB, touched
     del loading
     stages = {"network": lambda megabytes: torch.ones(megabytes << 18).sum()}
-    small, large = (memory.detecting(stages, [size], "cpu") for size in (1, 200))
+    small, large = (memory.inference(stages, [size], "cpu") for size in (1, 200))
     assert small["kind"] == "peak RSS of the process"
     assert small["loaded_mb"] <= small["peak_mb"] < before + 100
     assert 150 < large["peak_mb"] - large["loaded_mb"] < 300
@@ -125,7 +125,7 @@ def test_on_a_gpu_the_allocator_s_peak_counts_from_a_fresh_start(
         monkeypatch.setattr(torch.cuda, name, lambda name=name: seen.append(name))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**20)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 4 * 2**20)
-    values = memory.detecting({"all": seen.append}, ["a", "b"], "cuda")
+    values = memory.inference({"all": seen.append}, ["a", "b"], "cuda")
     before = ["synchronize", "empty_cache", "reset_peak_memory_stats"]
     assert seen == [*before, "a", "b", "synchronize"]
     assert (values["peak_mb"], values["reserved_mb"]) == (3, 4)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from benchmarks import environment, store
-from benchmarks.cell import Cell, Outcome, Pace
+from benchmarks.cases import Case, Result, TimingBudget
 from benchmarks.suite import Suite
 from tools import bench
 
@@ -28,7 +29,7 @@ def test_names_come_before_those_of_a_suite_and_all_is_the_default_of_quick_metr
 
 def test_the_command_line_has_the_last_word_on_a_suite() -> None:
     chosen = suite("--suite", "quick", "--rounds", "9", "--metrics", "ap", "--threads", "1")
-    assert chosen.pace == Pace(9, 0, 0.5, 4)
+    assert chosen.timing == TimingBudget(9, 0, 0.5, 4)
     assert chosen.processes == 4
     assert suite("--suite", "quick", "--processes", "1").processes == 1
     assert chosen.metrics == ("ap",)
@@ -50,11 +51,11 @@ def test_unknown_words_are_refused(wrong: list[str], capsys: pytest.CaptureFixtu
 def test_numbers_are_asked_for_by_example(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         suite("--batches", "x")
-    assert "'x' is not numbers from 1, such as 1,2,4" in capsys.readouterr().err
+    assert "'x' is not a list of positive integers like 1,2,4" in capsys.readouterr().err
 
 
 def test_a_change_of_no_suite_is_refused() -> None:
-    with pytest.raises(ValueError, match="name it by --suite"):
+    with pytest.raises(ValueError, match="choose one with --suite"):
         suite("FCOS_R_50_1x", "--set", "nonsense=1")
 
 
@@ -62,12 +63,12 @@ def test_a_change_of_no_suite_is_refused() -> None:
 def test_a_process_without_a_gpu_says_how_many_there_are(
     monkeypatch: pytest.MonkeyPatch, visible: str | None
 ) -> None:
-    monkeypatch.setattr(environment, "_run", lambda _: "GPU 0: one\nGPU 1: another")
+    monkeypatch.setattr(environment, "_nvml", lambda: SimpleNamespace(nvmlDeviceGetCount=lambda: 2))
     monkeypatch.setenv("LOCAL_RANK", "2")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    with pytest.raises(ValueError, match="take --nproc-per-node 2"):
+    with pytest.raises(ValueError, match="use --nproc-per-node 2"):
         bench.take_gpu()
 
 
@@ -75,7 +76,7 @@ def test_a_process_without_a_gpu_says_how_many_there_are(
 def test_torchrun_gives_each_process_a_share_and_a_gpu(
     monkeypatch: pytest.MonkeyPatch, visible: str | None, own: str
 ) -> None:
-    monkeypatch.setattr(environment, "_run", lambda _: "GPU 0: one\nGPU 1: another")
+    monkeypatch.setattr(environment, "_nvml", lambda: SimpleNamespace(nvmlDeviceGetCount=lambda: 2))
     for name, value in {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -86,12 +87,12 @@ def test_torchrun_gives_each_process_a_share_and_a_gpu(
     assert os.environ["CUDA_VISIBLE_DEVICES"] == own
 
 
-def test_a_failed_cell_does_not_end_the_other_processes_of_torchrun(
+def test_a_failed_case_does_not_end_the_other_processes_of_torchrun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failed(*_: Any) -> list[store.Row]:
         facts = environment.describe("cpu")
-        return [store.row_of(Cell("A", "params"), Outcome("failed", reason="why"), facts, "bench")]
+        return [store.row_of(Case("A", "params"), Result("failed", reason="why"), facts, "bench")]
 
     monkeypatch.setattr(bench, "run", failed)
     arguments = ["--metrics", "params", "--device", "cpu", "--out", str(tmp_path / "r.jsonl")]

@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 
 from benchmarks import store
-from benchmarks.cell import Cell, Dataset, Outcome, Weights
+from benchmarks.cases import Case, Dataset, Result, TimingBudget, Weights
+from benchmarks.dataset import embedded
 from benchmarks.store import Store
 
 FACTS: dict[str, Any] = {"cpu": "slow", "cores": 2, "code": "abc", "torch": "2"}
 
 
 def row(entry: str, status: str = "measured", **facts: Any) -> store.Row:
-    outcome = Outcome(status, {"parameters": 1}, "" if status == "measured" else "why")
-    return store.row_of(Cell(entry, "params"), outcome, FACTS | facts, "bench")
+    result = Result(status, {"parameters": 1}, "" if status == "measured" else "why")
+    return store.row_of(Case(entry, "params"), result, FACTS | facts, "bench")
 
 
 def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_two_writers_at_once_lose_no_line(tmp_path: Path) -> None:
     assert all(json.loads(line) for line in Path(path).read_text().splitlines())
 
 
-def test_done_are_the_measured_cells_of_this_machine_code_and_torch(tmp_path: Path) -> None:
+def test_done_are_the_measured_cases_of_this_machine_code_and_torch(tmp_path: Path) -> None:
     results = Store(tmp_path / "results.jsonl")
     for facts in ({}, {"cpu": "fast"}, {"code": "new"}, {"torch": "3"}, {"driver": "580"}):
         results.append(row("A", **facts))
@@ -67,7 +68,7 @@ def test_done_are_the_measured_cells_of_this_machine_code_and_torch(tmp_path: Pa
         assert list(results.done(FACTS | {name: "newer"})) == []
 
 
-def test_the_newest_row_of_a_cell_and_machine_counts(tmp_path: Path) -> None:
+def test_the_newest_row_of_a_case_and_machine_counts(tmp_path: Path) -> None:
     rows = [row("A", "failed"), row("B"), row("A"), row("A", cpu="fast")]
     assert store.newest(rows) == [rows[2], rows[1], rows[3]]
 
@@ -91,13 +92,13 @@ def test_a_later_row_without_figures_hides_a_measured_one_of_other_code_alone() 
     assert store.newest([*rows, row("A", "missing", code="new")])[0]["status"] == "missing"
 
 
-def test_where_files_lie_makes_no_other_cell_but_their_content_does() -> None:
-    def cell(path: str, digest: str) -> Cell:
+def test_where_files_lie_makes_no_other_case_but_their_content_does() -> None:
+    def case(path: str, digest: str) -> Case:
         dataset = Dataset(path, path, "set", digest)
-        return Cell("A", "ap", dataset=dataset, weights=Weights("file", path, digest))
+        return Case("A", "ap", dataset=dataset, weights=Weights("file", path, digest))
 
-    assert cell("/here", "1").key == cell("/there", "1").key
-    assert cell("/here", "1").key != cell("/here", "2").key
+    assert case("/here", "1").key == case("/there", "1").key
+    assert case("/here", "1").key != case("/here", "2").key
 
 
 def test_a_missing_file_and_one_of_a_newer_version_are_refused(tmp_path: Path) -> None:
@@ -109,5 +110,36 @@ def test_a_missing_file_and_one_of_a_newer_version_are_refused(tmp_path: Path) -
         store.read([newer])
     other = tmp_path / "other.jsonl"
     other.write_text('{"key": "k"}\n')
-    with pytest.raises(ValueError, match="jsonl:1: no row of results, as it has no 'machine'"):
+    with pytest.raises(ValueError, match="jsonl:1: not a row of results: machine is missing"):
         store.read([other])
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"machine": 7}, "machine is not a str"),
+        ({"cell": []}, "cell is not a dict"),
+        ({"cell": {"entry": "A"}}, "cell.metric is missing"),
+        ({"values": {"parameters": "many"}}, "values.parameters is not a number"),
+    ],
+)
+def test_a_row_with_values_of_another_type_is_named_and_the_rest_used(
+    change: dict[str, Any], problem: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    results = Store(tmp_path / "results.jsonl")
+    results.append(row("A"))
+    results.append({**row("B"), **change})
+    results.append(row("C"))
+    assert [r["cell"]["entry"] for r in results.rows()] == ["A", "C"]
+    assert f"results.jsonl:2: not a row of results: {problem}" in caplog.text
+
+
+def test_keys_are_those_of_rows_that_were_stored_before() -> None:
+    case = Case(
+        *("FCOS_R_50_1x", "latency"),
+        threads=2,
+        dataset=embedded(),
+        limit=2,
+        timing=TimingBudget(2, 0, 1, 20),
+    )
+    assert case.key == "fe1ece37e705"

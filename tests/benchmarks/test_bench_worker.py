@@ -1,4 +1,4 @@
-"""No cell can touch another: crashes, hangs and errors are recorded, the rest is measured."""
+"""No case can touch another: crashes, hangs and errors are recorded, the rest is measured."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ import sys
 import time
 from pathlib import Path
 
-import cells
+import measuring
 import pytest
 
 from benchmarks import measure, weights, worker
-from benchmarks.cell import Cell, Dataset, Outcome
+from benchmarks.cases import Case, Dataset, Result
 from benchmarks.worker import run
 from fcos.data import shapes
 
 ROOT = Path(measure.__file__).parent.parent
 
 
-def outcomes(*entries: str, timeout: float = 60) -> dict[str, Outcome]:
-    wanted = [Cell(entry, "params", threads=1) for entry in entries]
-    return {cell.entry: outcome for cell, outcome in run(wanted, timeout, cells.measure)}
+def results(*entries: str, timeout: float = 60) -> dict[str, Result]:
+    wanted = [Case(entry, "params", threads=1) for entry in entries]
+    return {case.entry: result for case, result in run(wanted, timeout, measuring.measure)}
 
 
-def test_a_cell_is_measured_in_a_process_with_its_threads() -> None:
-    [outcome] = outcomes("fine").values()
-    assert outcome.status == "measured"
-    assert outcome.values == {"entry": "fine", "threads": "1"}
-    assert outcome.seconds > 0
+def test_a_case_is_measured_in_a_process_with_its_threads() -> None:
+    [result] = results("fine").values()
+    assert result.status == "measured"
+    assert result.values == {"entry": "fine", "threads": "1"}
+    assert result.seconds > 0
 
 
 def test_a_process_of_other_code_than_the_suite_began_with_measures_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(worker, "fingerprint", lambda: "as it was")
-    found = outcomes("first", "second")
-    assert {outcome.status for outcome in found.values()} == {"failed"}
-    assert "the code was changed" in found["second"].reason
+    found = results("first", "second")
+    assert {result.status for result in found.values()} == {"failed"}
+    assert "the code changed" in found["second"].reason
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux alone")
 def test_what_a_process_is_a_copy_of_has_done_nothing_but_import() -> None:
-    assert outcomes("fresh")["fresh"].values == {"threads of the original": 1, "GPU in use": False}
+    assert results("fresh")["fresh"].values == {"threads of the original": 1, "GPU in use": False}
 
 
 @pytest.mark.parametrize(
@@ -54,10 +54,10 @@ def test_what_a_process_is_a_copy_of_has_done_nothing_but_import() -> None:
         ("killed", "out of memory", "killed by the system"),
     ],
 )
-def test_a_crash_is_recorded_and_the_next_cell_measured(
+def test_a_crash_is_recorded_and_the_next_case_measured(
     entry: str, status: str, reason: str
 ) -> None:
-    found = outcomes("first", entry, "last")
+    found = results("first", entry, "last")
     assert found[entry].status == status
     assert reason in found[entry].reason
     assert found["first"].status == found["last"].status == "measured"
@@ -69,17 +69,17 @@ def test_what_is_no_time_is_the_same_to_the_byte_in_another_process(
     monkeypatch.setenv("FCOS_ZOO_HOME", str(tmp_path))
     entry, annotations = "FCOS_shapes_tiny", shapes.write(tmp_path, 8, size=160)
     dataset = Dataset.of(annotations, annotations.parent / "images")
-    wanted = [Cell(entry, metric, threads=1) for metric in ("params", "flops", "training_memory")]
-    wanted.append(Cell(entry, "ap", threads=1, dataset=dataset, weights=weights.resolve(entry)))
-    for cell, outcome in run(wanted):
-        assert json.dumps(outcome.values) == json.dumps(measure.measure(cell))
-    assert outcome.values["AP"] > 0.3
+    wanted = [Case(entry, metric, threads=1) for metric in ("params", "flops", "training_memory")]
+    wanted.append(Case(entry, "ap", threads=1, dataset=dataset, weights=weights.resolve(entry)))
+    for case, result in run(wanted):
+        assert json.dumps(result.values) == json.dumps(measure.measure(case))
+    assert result.values["AP"] > 0.3
 
 
-def test_a_hanging_cell_is_ended_and_the_next_one_measured() -> None:
-    found = outcomes("hangs", "last", timeout=3)
+def test_a_hanging_case_is_ended_and_the_next_one_measured() -> None:
+    found = results("hangs", "last", timeout=10)
     assert found["hangs"].status == "timed out"
-    assert "3 s" in found["hangs"].reason
+    assert "10 s" in found["hangs"].reason
     assert found["last"].status == "measured"
 
 
@@ -88,12 +88,12 @@ def test_a_process_does_not_outlive_a_suite_that_was_killed(tmp_path: Path) -> N
     script = tmp_path / "suite.py"
     script.write_text(
         "import sys\n"
-        f"sys.path[:0] = [{str(Path(cells.__file__).parent)!r}, {str(ROOT)!r}]\n"
-        "import cells\n"
-        "from benchmarks.cell import Cell\n"
+        f"sys.path[:0] = [{str(Path(measuring.__file__).parent)!r}, {str(ROOT)!r}]\n"
+        "import measuring\n"
+        "from benchmarks.cases import Case\n"
         "from benchmarks.worker import run\n"
         "if __name__ == '__main__':\n"
-        f"    list(run([Cell({f'hangs {started}'!r}, 'params')], 60, cells.measure))\n"
+        f"    list(run([Case({f'hangs {started}'!r}, 'params')], 60, measuring.measure))\n"
     )
     suite = subprocess.Popen([sys.executable, str(script)])
     while not (started.is_file() and started.read_text()):
@@ -111,12 +111,12 @@ def test_a_process_does_not_outlive_a_suite_that_was_killed(tmp_path: Path) -> N
 
 
 def test_ctrl_c_ends_the_parent_s_run_and_not_the_measurement() -> None:
-    assert outcomes("interrupted")["interrupted"].status == "measured"
+    assert results("interrupted")["interrupted"].status == "measured"
 
 
 def test_errors_keep_the_process_and_say_what_they_are() -> None:
-    found = outcomes("no memory", "no GPU memory", "wrong", "missing", "last")
-    assert [outcome.status for outcome in found.values()] == [
+    found = results("no memory", "no GPU memory", "wrong", "missing", "last")
+    assert [result.status for result in found.values()] == [
         "out of memory",
         "out of memory",
         "failed",

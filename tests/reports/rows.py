@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks import store
-from benchmarks.cell import Cell, Dataset, Outcome, Weights
+from benchmarks.cases import Case, Dataset, Result, Weights
 
 FACTS: dict[str, Any] = {
     "cpu": "Some CPU",
@@ -32,9 +32,9 @@ def row(
     **settings: Any,
 ) -> store.Row:
     """A measured row, or with a `reason` a missing one; `facts` change its environment."""
-    outcome = Outcome("missing" if reason else "measured", values or {}, reason, 1.0)
-    case = Cell(entry, metric, **settings)
-    return store.row_of(case, outcome, FACTS | (facts or {}), "fcos-zoo bench")
+    result = Result("missing" if reason else "measured", values or {}, reason, 1.0)
+    case = Case(entry, metric, **settings)
+    return store.row_of(case, result, FACTS | (facts or {}), "fcos-zoo bench")
 
 
 def span(median: float, noise: float = 0.01) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from packaging.version import Version
 
 import zoo
 from backbones.deformable import DeformConv2d
-from benchmarks import pictures, subject, synthetic
+from benchmarks import random_weights, workload
+from benchmarks.dataset import embedded, read_images
 from fcos import Detector, export
 from fcos.detections import matches
 from fcos.preprocess import as_float, resize_image
@@ -24,8 +25,7 @@ SIZE = (96, 150)  # a multiple of nothing: it is padded
 
 @pytest.fixture
 def photo() -> torch.Tensor:
-    dataset = pictures.embedded()
-    image = pictures.read_all(dataset, pictures.image_ids(dataset, 1))[0].image
+    [image] = read_images(embedded(), 1)
     return resize_image(image, SIZE)
 
 
@@ -38,8 +38,8 @@ def drawn(entry: str, photo: torch.Tensor) -> Detector:
         if isinstance(module, DeformConv2d):
             torch.nn.init.zeros_(module.offset.weight)
             torch.nn.init.normal_(module.offset.bias)
-    detector.resize = subject.resized(detector.resize, SIZE)
-    synthetic.prepare(detector, [photo], candidates=300)
+    detector.resize = workload.with_size(detector.resize, SIZE)
+    random_weights.randomize(detector, [photo], candidates=300)
     return detector
 
 

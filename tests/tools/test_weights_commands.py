@@ -19,7 +19,7 @@ from mirrors import FaultyServer, HubServer, own_settings, saved
 
 import zoo
 from benchmarks import store
-from benchmarks.cell import Cell, Outcome, Weights
+from benchmarks.cases import Case, Result, Weights
 from tools import cli, pin
 from zoo import cache, imagenet
 from zoo.converted import SUFFIX
@@ -287,8 +287,8 @@ def results(path: Path, digest: str) -> Path:
     facts |= {"gpu": "none", "cpu": "a CPU", "cores": 2}
     file = store.Store(path)
     for ap, weights in ((0.37, digest[:12]), (0.99, "0" * 12)):
-        cell = Cell(SMALL, "ap", weights=Weights("file", None, weights))
-        outcome = Outcome("measured", {"AP": ap, "split": "val2017", "images": 5000})
+        cell = Case(SMALL, "ap", weights=Weights("file", None, weights))
+        outcome = Result("measured", {"AP": ap, "split": "val2017", "images": 5000})
         file.append(store.row_of(cell, outcome, facts, "fcos-zoo bench"))
     return path
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import latency
-from benchmarks.cell import Pace
+from benchmarks import timing
+from benchmarks.cases import TimingBudget
 
 
 class Clock:
@@ -28,16 +28,18 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     fake = Clock()
-    monkeypatch.setattr(latency.time, "perf_counter", lambda: fake.now)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: fake.now)
     return fake
 
 
 def test_stages_are_timed_apart_and_together(clock: Clock) -> None:
     stages = {"first": clock.work, "second": lambda x: clock.work(2 * x)}
-    timing = latency.measure(stages, [1.0, 3.0], "cpu", Pace(rounds=2, runs=0, seconds=0))
-    assert timing.total.tolist() == [[3.0, 9.0]] * 2
-    assert timing.stages["first"].tolist() == [[1.0, 3.0]] * 2
-    assert timing.stages["second"].tolist() == [[2.0, 6.0]] * 2
+    times = timing.time_stages(
+        stages, [1.0, 3.0], "cpu", TimingBudget(min_rounds=2, min_runs=0, min_seconds=0)
+    )
+    assert times.total.tolist() == [[3.0, 9.0]] * 2
+    assert times.stages["first"].tolist() == [[1.0, 3.0]] * 2
+    assert times.stages["second"].tolist() == [[2.0, 6.0]] * 2
 
 
 class Event:
@@ -60,61 +62,66 @@ def test_on_a_gpu_events_lie_between_the_stages_and_the_host_waits_at_both_ends(
 ) -> None:
     waits = []
     monkeypatch.setattr(Event, "clock", clock, raising=False)
-    monkeypatch.setattr(latency.torch.cuda, "Event", Event)
-    monkeypatch.setattr(latency.torch.cuda, "synchronize", lambda: waits.append(clock.work(0.5)))
+    monkeypatch.setattr(timing.torch.cuda, "Event", Event)
+    monkeypatch.setattr(timing.torch.cuda, "synchronize", lambda: waits.append(clock.work(0.5)))
     stages = {"first": clock.work, "second": lambda x: clock.work(2 * x)}
-    timing = latency.measure(stages, [1.0], "cuda", Pace(rounds=3, runs=0, seconds=0))
-    assert timing.stages["first"].tolist() == [[1.0]] * 3
-    assert timing.stages["second"].tolist() == [[2.0]] * 3
-    assert timing.total.tolist() == [[3.5]] * 3
-    assert len(waits) == 2 * (3 + timing.warmup)
+    times = timing.time_stages(
+        stages, [1.0], "cuda", TimingBudget(min_rounds=3, min_runs=0, min_seconds=0)
+    )
+    assert times.stages["first"].tolist() == [[1.0]] * 3
+    assert times.stages["second"].tolist() == [[2.0]] * 3
+    assert times.total.tolist() == [[3.5]] * 3
+    assert len(waits) == 2 * (3 + times.warmup)
 
 
 def test_warm_up_sees_every_input_and_goes_on_until_it_gets_no_faster(clock: Clock) -> None:
     runs = iter([9.0, 9.0, 5.0, 5.0, 1.0, 1.0, *[1.0] * 100])
-    timing = latency.measure(
-        {"all": lambda _: clock.work(next(runs))}, ["a", "b"], "cpu", Pace(3, 0, 0.0)
+    times = timing.time_stages(
+        {"all": lambda _: clock.work(next(runs))}, ["a", "b"], "cpu", TimingBudget(3, 0, 0.0)
     )
-    assert timing.warmup == 8
-    assert timing.stable
-    assert timing.total.tolist() == [[1.0, 1.0]] * 3
+    assert times.warmup == 8
+    assert times.stable
+    assert times.total.tolist() == [[1.0, 1.0]] * 3
 
 
 def test_warm_up_that_never_settles_ends_and_says_so(clock: Clock) -> None:
     shrinking = iter(10 * 0.9**n for n in range(1000))
-    timing = latency.measure(
-        {"all": lambda _: clock.work(next(shrinking))}, ["a"], "cpu", Pace(3, 0, 0.0, limit=50.0)
+    times = timing.time_stages(
+        {"all": lambda _: clock.work(next(shrinking))},
+        ["a"],
+        "cpu",
+        TimingBudget(3, 0, 0.0, max_seconds=50.0),
     )
-    assert not timing.stable
+    assert not times.stable
 
 
 @pytest.mark.parametrize(
     ("pace", "rounds"),
     [
-        (Pace(rounds=3, runs=0, seconds=0), 3),
-        (Pace(rounds=1, runs=9, seconds=0), 5),
-        (Pace(rounds=1, runs=0, seconds=7), 4),
-        (Pace(rounds=100, runs=0, seconds=0, limit=5), 3),
+        (TimingBudget(min_rounds=3, min_runs=0, min_seconds=0), 3),
+        (TimingBudget(min_rounds=1, min_runs=9, min_seconds=0), 5),
+        (TimingBudget(min_rounds=1, min_runs=0, min_seconds=7), 4),
+        (TimingBudget(min_rounds=100, min_runs=0, min_seconds=0, max_seconds=5), 3),
     ],
 )
 def test_rounds_are_whole_and_as_many_as_the_pace_wants(
-    clock: Clock, pace: Pace, rounds: int
+    clock: Clock, pace: TimingBudget, rounds: int
 ) -> None:
-    timing = latency.measure({"all": lambda _: clock.work(1.0)}, ["a", "b"], "cpu", pace)
-    assert timing.total.shape == (rounds, 2)
+    times = timing.time_stages({"all": lambda _: clock.work(1.0)}, ["a", "b"], "cpu", pace)
+    assert times.total.shape == (rounds, 2)
 
 
 def test_images_of_different_size_are_no_noise_but_the_same_one_twice_is() -> None:
     steady = np.array([[1.0, 5.0]] * 4)
-    assert latency.summarize([steady])["noise"] == 0
+    assert timing.summarize([steady])["noise"] == 0
     shaking = steady * np.array([[1.0], [1.2], [0.8], [1.0]])
-    assert latency.summarize([shaking])["noise"] == pytest.approx(0.1)
-    assert latency.summarize([steady[:2]])["noise"] is None
+    assert timing.summarize([shaking])["noise"] == pytest.approx(0.1)
+    assert timing.summarize([steady[:2]])["noise"] is None
 
 
 def test_a_process_that_is_slower_than_the_others_is_noise_however_steady_it_is() -> None:
     steady = np.array([[1.0, 5.0]] * 9)
-    summary = latency.summarize([steady, steady, steady, 1.3 * steady[:2]])
+    summary = timing.summarize([steady, steady, steady, 1.3 * steady[:2]])
     assert summary["median"] == 1e3 * 3.0
     assert summary["noise"] == pytest.approx(0.3)
 
@@ -125,8 +132,10 @@ def measured(machine: np.random.Generator, clock: Clock, processes: int) -> dict
     for _ in range(processes):
         speed = machine.lognormal(sigma=0.06)
         stages = {"all": lambda s, v=speed: clock.work(s * v * machine.lognormal(sigma=0.02))}
-        found.append(latency.measure(stages, [1.0, 3.0, 2.0], "cpu", Pace(3, 0, 0)).total)
-    return latency.summarize(found)
+        found.append(
+            timing.time_stages(stages, [1.0, 3.0, 2.0], "cpu", TimingBudget(3, 0, 0)).total
+        )
+    return timing.summarize(found)
 
 
 @pytest.mark.parametrize(("processes", "least", "most"), [(1, 0, 60), (4, 98, 100)])
@@ -142,23 +151,23 @@ def test_of_a_hundred_times_measured_again_those_of_several_processes_agree_with
     assert least <= agreed <= most
 
 
-def test_no_run_is_left_out_and_p99_needs_a_thousand() -> None:
+def test_no_run_is_unmatched_machines_and_p99_needs_a_thousand() -> None:
     seconds = np.full((10, 10), 0.001)
     seconds[0, 0] = 1.0
-    summary = latency.summarize([seconds])
+    summary = timing.summarize([seconds])
     assert summary["median"] == pytest.approx(1.0)
     assert summary["mean"] == pytest.approx(10.99)
     assert summary["n"] == 100
     assert summary["p99"] is None
-    assert latency.summarize([np.full((50, 10), 0.002)] * 2)["p99"] == pytest.approx(2.0)
+    assert timing.summarize([np.full((50, 10), 0.002)] * 2)["p99"] == pytest.approx(2.0)
 
 
 def process(total: float, **state: Any) -> dict[str, Any]:
     """What a process that ran twice on one image gives."""
     runs = np.array([[total], [total]])
-    timing = latency.Timing(runs, {"all": runs}, warmup=3, stable=True, first=total)
+    times = timing.Timings(runs, {"all": runs}, warmup=3, stable=True, first=total)
     return {
-        "timing": timing,
+        "timings": times,
         "state": {"before": {"load": 1}, "during": state, "after": {"load": total}},
         "weights": "random",
     }
@@ -166,7 +175,7 @@ def process(total: float, **state: Any) -> dict[str, Any]:
 
 def test_the_processes_of_a_time_are_joined_in_one_row() -> None:
     slowed = {"gpu_throttled": True, "gpu_lowest_mhz": 900}
-    joined = latency.join([process(2.0, gpu_lowest_mhz=800), process(3.0, **slowed)])
+    joined = timing.combine_processes([process(2.0, gpu_lowest_mhz=800), process(3.0, **slowed)])
     json.dumps(joined, allow_nan=False)
     assert joined["process_medians"] == [2000, 3000]
     assert joined["samples_ms"] == [[[2000], [2000]], [[3000], [3000]]]
@@ -179,7 +188,7 @@ def test_the_processes_of_a_time_are_joined_in_one_row() -> None:
 def test_a_first_pass_that_compiles_takes_nothing_from_the_warm_up(clock: Clock) -> None:
     times = iter([90.0] + [1.0] * 20)
     stages = {"network": lambda _: clock.work(next(times))}
-    timing = latency.measure(stages, [None], "cpu", Pace(1, 0, 0, limit=10))
-    assert timing.first == 90
-    assert timing.stable
-    assert timing.total.tolist() == [[1.0]]
+    times = timing.time_stages(stages, [None], "cpu", TimingBudget(1, 0, 0, max_seconds=10))
+    assert times.first == 90
+    assert times.stable
+    assert times.total.tolist() == [[1.0]]

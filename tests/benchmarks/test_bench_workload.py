@@ -10,24 +10,23 @@ import pytest
 import torch
 
 import zoo
-from benchmarks import latency, measure, pictures, subject, synthetic
-from benchmarks.cell import Cell, MissingError, Pace
+from benchmarks import measure, random_weights, timing, workload
+from benchmarks.cases import Case, MissingError, TimingBudget
+from benchmarks.dataset import embedded, read_images
 
 ENTRY = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
 
 
 @pytest.fixture(scope="module")
 def photos() -> list[torch.Tensor]:
-    dataset = pictures.embedded()
-    ids = pictures.image_ids(dataset, 2)
-    return [picture.image for picture in pictures.read_all(dataset, ids)]
+    return read_images(embedded(), 2)
 
 
 def test_the_stages_together_are_detect(photos: list[torch.Tensor]) -> None:
-    detector = subject.detector_of(Cell(ENTRY, "latency", size=(96, 160)), photos)
+    detector = workload.build_detector(Case(ENTRY, "latency", size=(96, 160)), photos)
     with torch.inference_mode():
         item = photos[:1]
-        for stage in subject.stages(detector).values():
+        for stage in workload.stages(detector).values():
             item = stage(item)
     [expected] = detector.detect(photos[0])
     assert len(expected) > 0
@@ -40,8 +39,8 @@ def test_random_weights_give_decoding_as_much_to_do_as_trained_ones(
     entry: str, photos: list[torch.Tensor]
 ) -> None:
     detector = zoo.build(entry).eval()
-    detector.resize = subject.resized(detector.resize, (128, 192))
-    synthetic.prepare(detector, photos, candidates=300)
+    detector.resize = workload.with_size(detector.resize, (128, 192))
+    random_weights.randomize(detector, photos, candidates=300)
     threshold = detector.decoder.score_threshold
     with torch.no_grad():
         levels = [lv for p in photos for lv in detector.network(detector.prepare([p])[0])]
@@ -58,8 +57,8 @@ def test_a_compiled_network_gives_what_the_plain_one_does(
     monkeypatch.setattr(
         torch, "compile", functools.partial(torch.compile, backend="eager", fullgraph=True)
     )
-    detector = subject.detector_of(Cell("FCOS_shapes_tiny", "latency", size=(96, 160)), photos)
-    plain, compiled = subject.stages(detector), subject.stages(detector, compiled=True)
+    detector = workload.build_detector(Case("FCOS_shapes_tiny", "latency", size=(96, 160)), photos)
+    plain, compiled = workload.stages(detector), workload.stages(detector, compiled=True)
     with torch.inference_mode():
         for photo in photos:  # of different shape
             prepared = plain["preprocess"]([photo])
@@ -71,15 +70,20 @@ def test_a_compiled_network_gives_what_the_plain_one_does(
 
 def test_sides_can_be_changed_and_the_rule_stays() -> None:
     rule = zoo.build("FCOS_R_50_5l_2x").resize
-    assert subject.resized(rule, None) is rule
-    assert subject.resized(rule, (256, 427)) == dataclasses.replace(rule, size=256, longest=427)
+    assert workload.with_size(rule, None) is rule
+    assert workload.with_size(rule, (256, 427)) == dataclasses.replace(rule, size=256, longest=427)
 
 
-def test_a_latency_cell_says_what_was_measured() -> None:
-    cell = Cell(
-        ENTRY, "latency", size=(64, 96), dataset=pictures.embedded(), limit=2, pace=Pace(3, 0, 0, 5)
+def test_a_latency_case_says_what_was_measured() -> None:
+    case = Case(
+        ENTRY,
+        "latency",
+        size=(64, 96),
+        dataset=embedded(),
+        limit=2,
+        timing=TimingBudget(3, 0, 0, 5),
     )
-    values = latency.join([measure.measure(cell), measure.measure(cell)])
+    values = timing.combine_processes([measure.measure(case), measure.measure(case)])
     assert values["n"] == 2 * values["rounds"] >= 12
     assert np.concatenate(values["samples_ms"]).size == values["n"]
     assert len(values["process_medians"]) == values["processes"] == 2
@@ -92,16 +96,16 @@ def test_a_latency_cell_says_what_was_measured() -> None:
 def test_a_gpu_that_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MissingError, match="no GPU"):
-        measure.measure(Cell(ENTRY, "latency", device="cuda"))
+        measure.measure(Case(ENTRY, "latency", device="cuda"))
 
 
-def test_the_gpu_of_a_cell_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gpu_of_a_case_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[int] = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     for device in ("cpu", "cuda", "cuda:1"):
-        subject.set_up(Cell(ENTRY, "latency", device=device))
+        workload.configure_process(Case(ENTRY, "latency", device=device))
     assert chosen == [0, 1]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(MissingError, match="no GPU cuda:1 here"):
-        measure.measure(Cell(ENTRY, "latency", device="cuda:1"))
+    with pytest.raises(MissingError, match="no GPU cuda:1 on this machine"):
+        measure.measure(Case(ENTRY, "latency", device="cuda:1"))

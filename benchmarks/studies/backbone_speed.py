@@ -1,4 +1,4 @@
-"""Our backbones beside timm's on this CPU: `python -m benchmarks.backbone_speed`.
+"""Our backbones beside timm's on this CPU: `python -m benchmarks.studies.backbone_speed`.
 
 Batch 1, fp32, one input, random weights, inference mode. The models take turns, so that whatever
 else the machine does falls on all of them alike; a ratio is the median over the rounds of ours by
@@ -60,7 +60,7 @@ PAIRS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure every pair and print the table."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.backbone_speed",
+        prog="python -m benchmarks.studies.backbone_speed",
         description="Our backbones beside timm's on this CPU.",
     )
     parser.add_argument("--height", type=int, default=512, help="of the input (512)")

@@ -1,7 +1,7 @@
 """How often two measurements of one time agree within their stated noise, by processes of each.
 
 fcos-zoo bench --suite quick --metrics latency --processes 12 --set budget=null --out repeat.jsonl
-python -m benchmarks.repeatability repeat.jsonl
+python -m benchmarks.studies.repeatability repeat.jsonl
 
 The processes of a row are dealt out to two measurements at random, again and again; each is summed
 up as `fcos-zoo bench` does it. Prints the share of pairs that agree, and the median noise of one.
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import store
-from benchmarks.latency import summarize
+from benchmarks.timing import summarize
 
 PAIRS = 1000
 

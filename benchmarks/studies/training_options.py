@@ -1,6 +1,6 @@
 """What does each option of training do to speed, memory and loss?
 
-    python -m benchmarks.training_options --out reports/training_options
+    python -m benchmarks.studies.training_options --out reports/training_options
 
 Every option is a run of `fcos-zoo train` in a process of its own: the same entry, embedded
 photographs of one size, the same starting weights and, step by step, the same batches, so that the
@@ -34,8 +34,9 @@ from rich.console import Console
 from rich.progress import track
 
 import zoo
-from benchmarks import environment, pictures
-from benchmarks.synthetic import settle_norms
+from benchmarks import environment
+from benchmarks.dataset import EMBEDDED, embedded, read_images
+from benchmarks.random_weights import calibrate_batchnorm
 from fcos.data.coco import load_annotations
 from fcos.train.checkpoint import release
 from fcos.train.log import read
@@ -44,10 +45,10 @@ HEADER = """\
 # What each option of training does
 
 Every row is a run of `fcos-zoo train` in a process of its own, from the same weights and on the
-same batches; `python -m benchmarks.training_options` says more and made this page. "Times as fast"
-is the median (and range) over rounds that take turns. Options that compute the same differ by
-rounding at first, which training then magnifies; those that differ by nothing are the same to the
-bit. fp16 is left out on CPUs that would have to emulate it.
+same batches; `python -m benchmarks.studies.training_options` says more and made this page.
+"Times as fast" is the median (and range) over rounds that take turns. Options that compute
+the same differ by rounding at first, which training then magnifies; those that differ
+by nothing are the same to the bit. fp16 is left out on CPUs that would have to emulate it.
 
 ![Loss by step, and its distance from that of plain fp32](training_options.png)
 """
@@ -109,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.entry,
                 (
                     f"data.train={annotations}",
-                    f"data.train_images={pictures.FOLDER / 'images'}",
+                    f"data.train_images={EMBEDDED / 'images'}",
                     f"run.weights={weights}",
                     f"run.folder={folder}/{turn}",
                     f"schedule.iterations={options.short if number else options.steps}",
@@ -135,11 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def starting_weights(entry: str, path: Path) -> Path:
     """Random weights that training can start from though constant norms do not adapt."""
     torch.manual_seed(0)
-    dataset = pictures.embedded()
-    (photo,) = pictures.read_all(dataset, pictures.image_ids(dataset)[:1])
+    [image] = read_images(embedded(), 1)
     detector = zoo.build(entry).eval()
-    batch = detector.prepare([photo.image])[0]
-    settle_norms(detector, lambda: detector.network(batch))
+    batch = detector.prepare([image])[0]
+    calibrate_batchnorm(detector, lambda: detector.network(batch))
     release(detector.state_dict(), detector.classes, entry, path)
     return path
 
@@ -148,7 +148,7 @@ def photographs_of_one_size(path: Path) -> Path:
     """The embedded photographs of the commonest size: a batch of others is padded by its largest,
     so that its parts, or its shares of two processes, would be other pixels than the whole.
     """
-    content = load_annotations(pictures.embedded().annotations)
+    content = load_annotations(embedded().annotations)
     size = Counter((image["width"], image["height"]) for image in content["images"])
     ((common, _),) = size.most_common(1)
     images = [i for i in content["images"] if (i["width"], i["height"]) == common]

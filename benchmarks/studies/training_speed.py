@@ -1,4 +1,4 @@
-"""Training FCOS_R_50_1x beside torchvision's FCOS: `python -m benchmarks.training_speed`.
+"""Training FCOS_R_50_1x beside torchvision's FCOS: `python -m benchmarks.studies.training_speed`.
 
 Both take the same two images and boxes through one optimisation step (forward, losses, backward,
 SGD with momentum), in turns, so that whatever else the machine does falls on all alike; a ratio is
@@ -28,9 +28,10 @@ from torchvision.models.detection import fcos_resnet50_fpn
 from torchvision.ops import FrozenBatchNorm2d
 
 import zoo
-from benchmarks import environment, pictures
+from benchmarks import environment
+from benchmarks.dataset import embedded, read_images
 from benchmarks.memory import sgd, training_batch
-from benchmarks.synthetic import settle_norms
+from benchmarks.random_weights import calibrate_batchnorm
 from fcos.preprocess import resize_image
 from zoo.build import DTYPES
 
@@ -110,8 +111,7 @@ def make(
 ) -> Contender:
     """A model and its step on grey images of `size` with COCO's usual seven or so objects."""
     torch.manual_seed(0)
-    dataset = pictures.embedded()
-    photo = pictures.read(dataset, pictures.image_ids(dataset)[0]).image
+    [photo] = read_images(embedded(), 1)
     ours = zoo.build(ENTRY).eval()
     batch, targets = training_batch(ours, size, images)
     batch = [resize_image(photo, size).to(device) for _ in batch]
@@ -128,10 +128,10 @@ def make(
         body = model.get_submodule("backbone.body")
         for part in ("conv1", "layer1"):  # of random weights torchvision trains all
             body.get_submodule(part).requires_grad_(False)
-        settle_norms(model, lambda: model([photo / 255]))
+        calibrate_batchnorm(model, lambda: model([photo / 255]))
         batch = [image / 255 for image in batch]
     else:
-        settle_norms(model, lambda: ours.network(ours.prepare([photo])[0]))
+        calibrate_batchnorm(model, lambda: ours.network(ours.prepare([photo])[0]))
     model.to(device).to(memory_format=torch.channels_last).train()
     optimizer = sgd(model)
     dtype = DTYPES.get(precision, torch.float32)

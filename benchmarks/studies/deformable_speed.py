@@ -1,4 +1,4 @@
-"""Deformable convolutions beside torchvision's kernel: `python -m benchmarks.deformable_speed`.
+"""Deformable convolutions beside torchvision's: `python -m benchmarks.studies.deformable_speed`.
 
 All deformable layers of an entry take in turns, by our sampling and by torchvision's kernel for
 CPUs, what the network gives them at 800x1088: batch 1, fp32, random weights whose offsets are a
@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 import zoo
 from backbones.deformable import DeformConv2d
-from benchmarks import environment, pictures
-from benchmarks.backbone_speed import alternate
-from benchmarks.synthetic import settle_norms
+from benchmarks import environment
+from benchmarks.dataset import embedded, read_images
+from benchmarks.random_weights import calibrate_batchnorm
+from benchmarks.studies.backbone_speed import alternate
 from fcos.preprocess import resize_image
 
 ENTRIES = ("FCOS_imprv_dcnv2_R_50_FPN_1x", "FCOS_MS_X_101_32x8d_dcnv2_2x")
@@ -38,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--threads", type=int, default=2, help="%(default)s")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    dataset = pictures.embedded()
-    photo = resize_image(pictures.read(dataset, pictures.image_ids(dataset)[0]).image, SIZE)
+    [photo] = read_images(embedded(), 1)
+    photo = resize_image(photo, SIZE)
     console = Console()
     table = Table(title="deformable layers of a network, milliseconds", title_justify="left")
     for heading in ("", "layers", "torchvision", "ours", "times as fast", "differs by"):
@@ -85,7 +86,7 @@ def inputs(name: str, photo: Tensor) -> list[tuple[DeformConv2d, Tensor]]:
     """An entry's deformable layers, each with what it sees of a picture."""
     torch.manual_seed(0)
     detector = zoo.build(name).eval().to(memory_format=torch.channels_last)
-    settle_norms(detector, lambda: detector.network(detector.normalizer([photo])))
+    calibrate_batchnorm(detector, lambda: detector.network(detector.normalizer([photo])))
     layers = [m for m in detector.modules() if isinstance(m, DeformConv2d)]
     seen: list[tuple[DeformConv2d, Tensor]] = []
     hooks = [

@@ -1,4 +1,4 @@
-"""What the method of resizing changes: `python -m benchmarks.resize_methods`.
+"""What the method of resizing changes: `python -m benchmarks.studies.resize_methods`.
 
 Writes `reports/resize_methods.md`: AP of the embedded weights on drawn images that have to be
 enlarged or reduced, and for the embedded photographs the pixels that are fed and the time.
@@ -22,7 +22,7 @@ from fcos.data.coco import load_annotations
 from fcos.evaluate import evaluate, to_coco_results
 from fcos.preprocess import ResizeMethod, as_float, load_image, resize_image
 
-PHOTOS = Path(__file__).resolve().parent / "data" / "coco_val_ccby" / "images"
+PHOTOS = Path(__file__).resolve().parent.parent / "data" / "coco_val_ccby" / "images"
 REPORT = Path("reports/resize_methods.md")
 METHODS: tuple[ResizeMethod, ...] = get_args(ResizeMethod)
 ENTRY, IMAGES, SIZES = "FCOS_shapes_tiny", 500, (96, 320)
@@ -33,7 +33,7 @@ def main() -> None:
     torch.set_num_threads(1)
     lines = [
         "# Methods of test-time resizing\n",
-        "Written by `python -m benchmarks.resize_methods`, on one thread of a CPU.\n",
+        "Written by `python -m benchmarks.studies.resize_methods`, on one thread of a CPU.\n",
         f"AP of `{ENTRY}`, whose inputs have a longer side of 160 pixels, on {IMAGES} images:\n",
         f"| drawn at | {' | '.join(METHODS)} |",
         f"| --- |{' --- |' * len(METHODS)}",

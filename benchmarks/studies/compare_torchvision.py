@@ -1,4 +1,4 @@
-"""Our FCOS_R_50_1x beside torchvision's FCOS: `python -m benchmarks.compare_torchvision`.
+"""Our FCOS_R_50_1x beside torchvision's FCOS: `python -m benchmarks.studies.compare_torchvision`.
 
 Both take a decoded 8-bit photograph to its boxes, batch 1, in one process and in turns, so that
 whatever else the machine does falls on all alike. torchvision's runs as it comes, in channels_last,
@@ -6,10 +6,11 @@ which suits CPUs better, and in that by autocast to bf16. The photograph is one 
 800x1066 and pad to 800x1088. A ratio is the median over the rounds of theirs, as it comes, by
 another's in the same round.
 
-Without weights files both are randomly initialised in the same way, as `benchmarks.synthetic` says:
-norms with the photograph's statistics, boxes of six strides, and class biases at which the same
-number of candidates passes each one's own score threshold, so that both have the same amount of
-decoding and NMS to do. torchvision's norms are then `BatchNorm2d`, the faster of its two kinds.
+Without weights files both are randomly initialised in the same way, as `benchmarks.random_weights`
+says: norms with the photograph's statistics, boxes of six strides, and class biases at which the
+same number of candidates passes each one's own score threshold, so that both have the same
+amount of decoding and NMS to do. torchvision's norms are then `BatchNorm2d`, the faster of its two
+kinds.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 import zoo
-from benchmarks import environment, peers, pictures, subject, synthetic
+from benchmarks import baselines, environment, random_weights, workload
+from benchmarks.dataset import embedded, read_images
 from fcos import Detector
 from zoo.build import DTYPES
 
@@ -48,12 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     console = Console(width=None if sys.stdout.isatty() else WIDE)
-    dataset = pictures.embedded()
-    photos = [p.image for p in pictures.read_all(dataset, pictures.image_ids(dataset))]
+    photos = read_images(embedded())
     ours, half = (our_detector(options.weights, photos, p) for p in ("fp32", "bf16"))
     photo = next(image for image in photos if _input_size(ours, image) == INPUT)
     file = options.torchvision_weights
-    theirs = peers.trained_torchvision(file) if file else peers.random_torchvision(photo)
+    theirs = baselines.load_torchvision(file) if file else baselines.randomized_torchvision(photo)
     nhwc = copy.deepcopy(theirs).to(memory_format=torch.channels_last)
     contenders: dict[str, Callable[[], Times]] = {
         "torchvision fp32": lambda: time_theirs(theirs, photo),
@@ -95,7 +96,7 @@ def our_detector(weights: Path | None, photos: Sequence[Tensor], precision: str)
         zoo.load_checkpoint(detector, weights)
     else:
         fitting = [image for image in photos if _input_size(detector, image) == INPUT]
-        synthetic.prepare(detector, fitting[:1])
+        random_weights.randomize(detector, fitting[:1])
     return detector.to(dtype=DTYPES[precision]).to(memory_format=torch.channels_last)
 
 
@@ -103,7 +104,7 @@ def time_ours(detector: Detector, photo: Tensor) -> Times:
     """Seconds of one run, by stage."""
     clock = [time.perf_counter()]
     item: Any = [photo]
-    for stage in subject.stages(detector).values():
+    for stage in workload.stages(detector).values():
         item = stage(item)
         clock.append(time.perf_counter())
     spans = [clock[-1] - clock[0], *(b - a for a, b in pairwise(clock))]

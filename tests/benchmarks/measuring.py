@@ -9,34 +9,34 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cell import Cell, MissingError
+from benchmarks.cases import Case, MissingError
 
 
-def measure(cell: Cell) -> dict[str, Any]:
+def measure(case: Case) -> dict[str, Any]:
     """Measure, or go wrong in the way that the entry's name says."""
-    if cell.entry == "exits":
+    if case.entry == "exits":
         os._exit(3)
-    if cell.entry == "segfaults":
+    if case.entry == "segfaults":
         print("Fatal Python error: Segmentation fault", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGSEGV)
-    if cell.entry == "killed":
+    if case.entry == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    if cell.entry == "interrupted":
+    if case.entry == "interrupted":
         signal.raise_signal(signal.SIGINT)  # what Ctrl-C sends to all processes of a terminal
-    if cell.entry == "fresh":
+    if case.entry == "fresh":
         torch = sys.modules["torch"]  # imported by the process that this one is a copy of
         threads = len(os.listdir(f"/proc/{os.getppid()}/task"))
         return {"threads of the original": threads, "GPU in use": torch.cuda.is_initialized()}
-    if cell.entry.startswith("hangs "):
-        Path(cell.entry.split()[1]).write_text(str(os.getpid()))
-    if cell.entry.startswith("hangs"):
+    if case.entry.startswith("hangs "):
+        Path(case.entry.split()[1]).write_text(str(os.getpid()))
+    if case.entry.startswith("hangs"):
         time.sleep(600)
-    if cell.entry == "no memory":
+    if case.entry == "no memory":
         raise MemoryError
-    if cell.entry == "no GPU memory":
+    if case.entry == "no GPU memory":
         raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
-    if cell.entry == "wrong":
+    if case.entry == "wrong":
         raise ValueError("nonsense\nand more of it")
-    if cell.entry == "missing":
+    if case.entry == "missing":
         raise MissingError("no weights")
-    return {"entry": cell.entry, "threads": os.environ.get("OMP_NUM_THREADS")}
+    return {"entry": case.entry, "threads": os.environ.get("OMP_NUM_THREADS")}

@@ -1,0 +1,167 @@
+"""A benchmark case, which is one measurement to make, and its result."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# In the order in which they are measured and shown.
+METRICS = ("params", "flops", "training_memory", "latency", "throughput", "memory", "ap")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+# Metrics that other work on the machine does not disturb: those of one entry share a process.
+STATIC = frozenset({"params", "flops", "training_memory"})
+TIMED = frozenset({"latency", "throughput"})
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights that a detector is measured with.
+
+    `source`: "published", "file" (given by the user), "baseline" (whatever the adapter loads) or
+    "random". `path` and `digest` (the first digits of the SHA-256) describe a file; `note` says
+    why the weights are random.
+    """
+
+    source: str = "random"
+    path: str | None = None
+    digest: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A COCO-format dataset.
+
+    `digest` is that of the annotation file, so that a case is the same wherever the files are.
+    """
+
+    annotations: str
+    images: str
+    name: str
+    digest: str
+
+    @classmethod
+    def of(cls, annotations: str | Path, images: str | Path) -> Dataset:
+        """The dataset of an annotation file and the folder of its images.
+
+        Raises:
+            FileNotFoundError: either does not exist.
+        """
+        path = Path(annotations)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such annotation file")
+        if not Path(images).is_dir():
+            raise FileNotFoundError(f"{images}: no such image folder")
+        name = path.parent.name if path.stem == "annotations" else path.stem
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        return cls(str(path.resolve()), str(Path(images).resolve()), name, digest)
+
+
+@dataclass(frozen=True)
+class TimingBudget:
+    """How long to time in each process.
+
+    Whole rounds over the images are timed until there are at least `min_rounds` of them,
+    `min_runs` runs and `min_seconds`; no round begins after `max_seconds`.
+    """
+
+    min_rounds: int = 1
+    min_runs: int = 15
+    min_seconds: float = 5.0
+    max_seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement to make. A setting that does not affect the metric is left at its default.
+
+    Args:
+        entry: a name of the zoo, or "module:function" of a baseline (see `benchmarks.baselines`).
+        metric: one of `METRICS`.
+        device: "cpu", "cuda", "cuda:1" and so on.
+        precision: one of `PRECISIONS`.
+        batch: images per batch.
+        size: (shortest, longest) side instead of the entry's published test size.
+        threads: CPU threads, or None for torch's default.
+        compiled: run the network through `torch.compile`.
+        layout: memory format of weights and inputs, "channels_last" or "contiguous".
+        dataset, limit: the dataset, and how many of its first images to use (None for all).
+        timing: how long to time, for the timed metrics.
+        weights: the weights to load.
+        detections_dir: folder in which detections are kept, as `<key>.json`.
+        evaluator: computes AP; one of `fcos.evaluate.BACKENDS`, whose results are equal.
+    """
+
+    entry: str
+    metric: str
+    device: str = "cpu"
+    precision: str = "fp32"
+    batch: int = 1
+    size: tuple[int, int] | None = None
+    threads: int | None = None
+    compiled: bool = False
+    layout: str = "channels_last"
+    dataset: Dataset | None = None
+    limit: int | None = None
+    timing: TimingBudget = field(default_factory=TimingBudget)
+    weights: Weights = field(default_factory=Weights)
+    detections_dir: str | None = None
+    evaluator: str = "pycocotools"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The settings that make this a different measurement, as results files store them.
+
+        Paths on this machine and the evaluator are not among them.
+        """
+        return {
+            "entry": self.entry,
+            "metric": self.metric,
+            "device": self.device,
+            "precision": self.precision,
+            "batch": self.batch,
+            "size": self.size and list(self.size),
+            "threads": self.threads,
+            "compiled": self.compiled,
+            "layout": self.layout,
+            "dataset": self.dataset and f"{self.dataset.name}@{self.dataset.digest}",
+            "limit": self.limit,
+            # The names that results files have had from the beginning.
+            "pace": dict(
+                zip(
+                    ("rounds", "runs", "seconds", "limit"),
+                    dataclasses.astuple(self.timing),
+                    strict=True,
+                )
+            ),
+            "weights": f"{self.weights.source}@{self.weights.digest}",
+        }
+
+    @property
+    def key(self) -> str:
+        """Twelve characters that identify the case in results files."""
+        text = json.dumps(self.identity, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class MissingError(RuntimeError):
+    """Something that a measurement needs is not available: weights, a device or a package."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a case: its `values`, or the `reason` why there are none.
+
+    `status`: "measured"; "missing" (weights or a device are not available), "failed" (an
+    exception), "out of memory", "crashed" (the interpreter ended) or "timed out".
+    `seconds`: how long it took, the start of the process included.
+    """
+
+    status: str
+    values: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    seconds: float = 0.0

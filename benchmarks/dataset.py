@@ -1,0 +1,66 @@
+"""The images to measure on: a COCO-format dataset, decoded before anything is timed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from benchmarks.cases import Dataset
+from fcos.data.coco import load_annotations
+from fcos.data.sets import parts
+from fcos.preprocess import load_image
+from fcos.read import read_image as read_file
+from zoo.card import Card
+
+EMBEDDED = Path(__file__).resolve().parent / "data" / "coco_val_ccby"
+
+
+def embedded() -> Dataset:
+    """The 31 images of COCO val2017 under CC BY that are part of this package."""
+    return Dataset.of(EMBEDDED / "annotations.json", EMBEDDED / "images")
+
+
+def default_dataset(card: Card, folder: Path) -> Dataset:
+    """The dataset that an entry is measured on if none is given.
+
+    That is the embedded images, or the drawn shapes for an entry trained on those. Shapes are
+    drawn into `folder` unless they are there already.
+    """
+    data = card.config["data"]
+    if data["test"] != "shapes":
+        return embedded()
+    part = parts("shapes", folder, drawn=data["shapes"]["test"])[0]
+    assert isinstance(part.annotations, Path)
+    return replace(Dataset.of(part.annotations, part.images), name="shapes")
+
+
+def image_ids(dataset: Dataset, limit: int | None = None) -> list[int]:
+    """Ids of the first `limit` images, in the order of the annotation file."""
+    return list(_records(dataset))[:limit]
+
+
+def read_image(dataset: Dataset, image_id: int) -> Tensor:
+    """An image as (3, H, W) uint8 RGB.
+
+    Raises:
+        ImageError: it cannot be read; the message names the file.
+    """
+    record = _records(dataset)[image_id]
+    path = Path(dataset.images) / record["file_name"]
+    return load_image(read_file(path, (record["height"], record["width"])))
+
+
+def read_images(dataset: Dataset, limit: int | None = None) -> list[Tensor]:
+    """The first `limit` images, each (3, H, W) uint8 RGB."""
+    return [read_image(dataset, image_id) for image_id in image_ids(dataset, limit)]
+
+
+@lru_cache(maxsize=1)
+def _records(dataset: Dataset) -> dict[int, dict[str, Any]]:
+    """The annotation file's image records by id; parsing COCO's file takes half a second."""
+    images = load_annotations(dataset.annotations, labelled=False)["images"]
+    return {image["id"]: image for image in images}

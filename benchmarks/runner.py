@@ -1,0 +1,164 @@
+"""Runs the cases of a suite, each in its own process, and stores every row at once.
+
+A timed case is measured in several processes, one in each pass over the suite, so that they are
+spread over the better and worse minutes of the machine. After every pass its row is stored, made
+of all processes so far: a suite that is cut short has every figure, from fewer processes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks import environment, worker
+from benchmarks.cases import STATIC, TIMED, Case, Result
+from benchmarks.store import Row, Store, row_of
+from benchmarks.suite import Suite
+from benchmarks.timing import combine_processes
+
+NOT_STARTED = "not started"  # begins the reason of a case for which there was no time left
+COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeElapsedColumn(),
+)
+
+
+def run(
+    suite: Suite,
+    store: Store,
+    fresh: bool = False,
+    command: str | None = None,
+    console: Console | None = None,
+) -> list[Row]:
+    """Measure the cases of a suite, each row on disk as soon as it is measured.
+
+    Args:
+        suite: what to measure.
+        store: where rows go; cases that it already has for this machine and code are skipped.
+        fresh: measure those again.
+        command: what the user typed, to be stored.
+        console: for a progress bar; nothing is shown unless it is a terminal.
+
+    Returns:
+        The row of each case of the suite (of its shard) in the suite's order, skipped ones
+        included. If a later process of a timed case failed, its row is that failure.
+    """
+    return _Run(suite, store, fresh, command or command_line(), console).rows()
+
+
+class _Run:
+    """The state of `run`: the rows so far, and when the time is over."""
+
+    def __init__(
+        self, suite: Suite, store: Store, fresh: bool, command: str, console: Console | None
+    ) -> None:
+        self.suite = suite
+        self.store = store
+        self.command = command
+        self.facts = environment.describe(suite.device)
+        self.cases = suite.cases()
+        self.jobs = suite.jobs(self.cases)
+        stored = {} if fresh else store.done(self.facts)
+        self.by_key = {key: row for key, row in stored.items() if is_complete(row, suite)}
+        self.processes: dict[str, list[Result]] = {}  # by case, the results of a timed one
+        self.end = time.monotonic() + (suite.budget or math.inf)
+        console = console or Console(stderr=True)
+        self.progress = Progress(*COLUMNS, console=console, disable=not console.is_terminal)
+        self.task = self.progress.add_task("")
+
+    def rows(self) -> list[Row]:
+        remaining = [[case for case in job if case.key not in self.by_key] for job in self.jobs]
+        remaining = [job for job in remaining if job]
+        repeated = [job for job in remaining if job[0].metric in TIMED]
+        passes = self.suite.processes - 1
+        total = sum(map(len, remaining)) + passes * len(repeated)
+        self.progress.update(self.task, total=total)
+        with self.progress:
+            for job in remaining:
+                self.measure(job)
+            for job in repeated * passes:
+                measured = self.by_key[job[0].key]["status"] == "measured"
+                if measured and time.monotonic() <= self.end:
+                    self.measure(job)
+        keys = {case.key for job in self.jobs for case in job}
+        return [self.by_key[case.key] for case in self.cases if case.key in keys]
+
+    def measure(self, job: Sequence[Case]) -> None:
+        """Measure the cases of a job in one process and store their rows."""
+        self.progress.update(self.task, description=progress_text(job[0]))
+        for case, result in self.results(job):
+            combined = self.combine(case, result)
+            row = row_of(case, combined, self.facts, self.command)
+            self.store.append(row)
+            self.by_key[case.key] = row
+            self.progress.advance(self.task)
+
+    def results(self, job: Sequence[Case]) -> Iterator[tuple[Case, Result]]:
+        """The results of a job; no process is started for cases that cannot be measured."""
+        runnable = []
+        for case in job:
+            reason = reason_to_skip(case, self.suite, self.by_key)
+            if reason is None and time.monotonic() > self.end:
+                reason = f"{NOT_STARTED}: the suite's {self.suite.budget:.0f} s were over"
+            if reason is None:
+                runnable.append(case)
+            else:
+                yield case, Result("missing", reason=reason)
+        if runnable:
+            yield from worker.run(runnable, self.suite.timeout)
+
+    def combine(self, case: Case, result: Result) -> Result:
+        """A timed result together with those of the processes before; others as they are."""
+        if case.metric not in TIMED or result.status != "measured":
+            return result
+        results = self.processes.setdefault(case.key, [])
+        results.append(result)
+        values = combine_processes([one.values for one in results])
+        if case.metric == "throughput":
+            values["images_per_second"] = 1e3 * case.batch / values["median"]
+        return Result("measured", values, seconds=sum(one.seconds for one in results))
+
+
+def command_line() -> str:
+    """The command line of this process, quoted for a shell, with its shard under torchrun."""
+    program = Path(sys.argv[0])
+    module = program.suffix == ".py"  # as `python -m` and `torchrun -m` start it
+    words = ["python", "-m", f"{program.parent.name}.{program.stem}"] if module else [program.name]
+    words += sys.argv[1:]
+    if "WORLD_SIZE" in os.environ:
+        words.append(f"--shard={os.environ['RANK']}/{os.environ['WORLD_SIZE']}")
+    return shlex.join(words)
+
+
+def is_complete(row: Row, suite: Suite) -> bool:
+    """Whether a measured row has as many processes as the suite asks for."""
+    return bool(row["values"].get("processes", suite.processes) >= suite.processes)
+
+
+def reason_to_skip(case: Case, suite: Suite, rows: dict[str, Row]) -> str | None:
+    """Why a case is not tried: no weights, or a smaller batch did not fit or took too long."""
+    random = case.metric not in STATIC and case.weights.source == "random"
+    if random and (case.metric == "ap" or not suite.random_weights):
+        return case.weights.note
+    for batch in suite.batches if case.metric == "throughput" else ():
+        smaller = rows.get(replace(case, batch=batch).key) if batch < case.batch else None
+        if smaller and smaller["status"] in ("out of memory", "timed out"):
+            return f"batch {batch} already was {smaller['status']}"
+    return None
+
+
+def progress_text(case: Case) -> str:
+    """A case in a few words, for the progress bar."""
+    metric = "parameters, GFLOPs" if case.metric in STATIC else f"{case.metric} {case.precision}"
+    return f"{case.entry}: {metric}"

@@ -1,0 +1,191 @@
+"""How long a detector takes, stage by stage, from a decoded image to its boxes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import environment
+from benchmarks.cases import TimingBudget
+
+FASTER = 0.02  # warm-up goes on while the median of a pass improves by more than this
+WINDOW = 10  # inputs per warm-up pass; only the first pass runs all of them
+NOISY = 0.10  # rows whose relative noise is larger are marked
+
+
+@dataclass
+class Timings:
+    """Seconds of every run in one process.
+
+    `total`: (rounds, inputs); `stages`: the same for each stage. `warmup`: the number of runs
+    before; `stable`: whether they ended because times no longer improved; `first`: seconds of the
+    very first run, in which a compiled network is compiled; `gpu`: from `environment.sample_gpu`.
+    """
+
+    total: np.ndarray
+    stages: dict[str, np.ndarray] = field(default_factory=dict)
+    warmup: int = 0
+    stable: bool = False
+    first: float = 0.0
+    gpu: dict[str, Any] = field(default_factory=dict)
+
+
+def time_stages(
+    stages: Mapping[str, Callable[[Any], Any]],
+    inputs: Sequence[Any],
+    device: str,
+    budget: TimingBudget,
+) -> Timings:
+    """Time a chain of stages on every input, in whole rounds.
+
+    On a CPU a monotonic clock is read between stages. On a GPU the clock is read after a
+    synchronisation before the first and after the last stage; between stages CUDA events are
+    recorded, which do not block.
+
+    Args:
+        stages: by name; each takes the output of the one before, the first an input.
+        inputs: what to run on; the first warm-up pass runs every one of them.
+        device: "cpu" or a GPU, which must be the current one.
+        budget: how long to time.
+    """
+    if not inputs:
+        raise ValueError("nothing to time: no inputs")
+    run = _run_on_gpu if device.startswith("cuda") else _run_on_cpu
+    first, warmup, stable = _warm_up(lambda item: run(stages, item)[0], inputs, budget)
+    rounds: list[list[list[float]]] = []
+    with environment.sample_gpu(device) as gpu:
+        start = time.perf_counter()
+        while True:
+            rounds.append([run(stages, item) for item in inputs])
+            elapsed = time.perf_counter() - start
+            enough = (
+                len(rounds) >= budget.min_rounds
+                and len(rounds) * len(inputs) >= budget.min_runs
+                and elapsed >= budget.min_seconds
+            )
+            if enough or elapsed >= budget.max_seconds:
+                break
+    seconds = np.array(rounds)  # rounds, inputs, (total, *stages)
+    by_stage = {name: seconds[:, :, i] for i, name in enumerate(stages, 1)}
+    return Timings(seconds[:, :, 0], by_stage, warmup, stable, first, gpu)
+
+
+def _warm_up(
+    run: Callable[[Any], float], inputs: Sequence[Any], budget: TimingBudget
+) -> tuple[float, int, bool]:
+    """Run passes until one is no longer faster than the best before, for at most `max_seconds`
+    after the first pass, in which a network is compiled.
+
+    Returns the seconds of the first run, the number of runs, and whether times became stable.
+    """
+    first = [run(item) for item in inputs]
+    start = time.perf_counter()
+    count, fastest = len(first), float(np.median(first[:WINDOW]))
+    while time.perf_counter() - start < budget.max_seconds:
+        window = [run(item) for item in inputs[:WINDOW]]
+        count += len(window)
+        median = float(np.median(window))
+        if median >= (1 - FASTER) * fastest:
+            return first[0], count, True
+        fastest = median
+    return first[0], count, False
+
+
+def _run_on_cpu(stages: Mapping[str, Callable[[Any], Any]], item: Any) -> list[float]:
+    clock = [time.perf_counter()]
+    for stage in stages.values():
+        item = stage(item)
+        clock.append(time.perf_counter())
+    return [clock[-1] - clock[0], *np.diff(clock)]
+
+
+def _run_on_gpu(stages: Mapping[str, Callable[[Any], Any]], item: Any) -> list[float]:
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(len(stages) + 1)]
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    events[0].record()
+    for stage, event in zip(stages.values(), events[1:], strict=True):
+        item = stage(item)
+        event.record()
+    torch.cuda.synchronize()
+    total = time.perf_counter() - start
+    spans = [before.elapsed_time(after) / 1e3 for before, after in pairwise(events)]
+    return [total, *spans]
+
+
+def combine_processes(processes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The values of a timed case from those of every process that measured it.
+
+    Args:
+        processes: each with its `timings`, and its `state` before, during and after; other values
+            are taken from the last one.
+    """
+    timings: list[Timings] = [values["timings"] for values in processes]
+    states = [values["state"] for values in processes]
+    totals = [timing.total for timing in timings]
+    combined = {
+        **processes[-1],
+        **summarize(totals),
+        "stages": {
+            name: summarize([timing.stages[name] for timing in timings])
+            for name in timings[0].stages
+        },
+        "processes": len(timings),
+        "process_medians": [summarize([total])["median"] for total in totals],
+        "rounds": sum(map(len, totals)),
+        "warmup": sum(timing.warmup for timing in timings),
+        "first_ms": 1e3 * timings[0].first,
+        "stable": all(timing.stable for timing in timings),
+        "state": {
+            "before": states[0]["before"],
+            "during": min((state["during"] for state in states), key=_gpu_speed),
+            "after": states[-1]["after"],
+        },
+        "samples_ms": [(1e3 * total).round(4).tolist() for total in totals],
+    }
+    del combined["timings"]
+    return combined
+
+
+def _gpu_speed(sampled: Mapping[str, Any]) -> tuple[bool, float]:
+    """Sorts the results of `environment.sample_gpu`: throttled ones first, then by clock."""
+    return not sampled.get("gpu_throttled"), sampled.get("gpu_lowest_mhz", math.inf)
+
+
+def summarize(processes: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Statistics in milliseconds over the (rounds, inputs) runs of every process.
+
+    No run is left out as an outlier.
+
+    `median` is the median over inputs of each input's own median, so that for two images of
+    different size it is not the slowest run of one and the fastest of the other.
+
+    `noise` is the larger of two figures, both computed on times relative to the median of their
+    own input so that images of different size do not count as noise: the interquartile range of
+    all runs, and the range of the processes' medians, since one process may be slower than the
+    next from its first run to its last. None for fewer than three rounds.
+
+    `p99` is None for fewer than 1,000 runs.
+    """
+    ms = 1e3 * np.concatenate(processes)
+    typical = np.median(ms, axis=0)
+    noise = None
+    if len(ms) >= 3:
+        runs = np.quantile(ms / typical, [0.25, 0.75])
+        medians = [np.median(1e3 * process / typical) for process in processes]
+        noise = float(max(np.ptp(runs), np.ptp(medians)))
+    return {
+        "median": float(np.median(typical)),
+        "p90": float(np.quantile(ms, 0.9)),
+        "p99": float(np.quantile(ms, 0.99)) if ms.size >= 1000 else None,
+        "mean": float(ms.mean()),
+        "n": int(ms.size),
+        "noise": noise,
+    }
