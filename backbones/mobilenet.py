@@ -23,7 +23,7 @@ STAGES = (
 
 
 class InvertedResidual(nn.Module):
-    """1x1 to more channels, 3x3 on each alone, 1x1 back to few without an activation."""
+    """1x1 convolution to more channels, depthwise 3x3, 1x1 to fewer without an activation."""
 
     def __init__(
         self,

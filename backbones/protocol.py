@@ -1,4 +1,4 @@
-"""What the detector asks of a backbone."""
+"""The interface between a backbone and the detector."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 @runtime_checkable
 class Backbone(Protocol):
-    """A module that turns a batch of images into feature maps of rising stride.
+    """A module that computes feature maps of growing stride from a batch of images.
 
-    `channels` and `strides` describe the maps that `forward` returns, finest first; nothing else
-    is asked, so anything that meets this can stand under a pyramid.
+    `channels` and `strides` describe the maps that `forward` returns, finest first. A pyramid needs
+    nothing else.
     """
 
     channels: tuple[int, ...]

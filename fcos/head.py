@@ -68,8 +68,8 @@ def map_size(level: Level) -> tuple[int, int]:
 class TowerLayer(nn.Module):
     """3x3 convolution, norm, ReLU. Batch norms keep one set of statistics a level.
 
-    A deformable one keeps torch's initialisation, as in the original FCOS and OpenMMLab. AdelaiDet
-    draws from a range wider by the root of six, a scale that the norm behind it takes out.
+    A deformable convolution keeps the initialisation of torch, as in the original FCOS and
+    OpenMMLab. AdelaiDet's has a range wider by the root of six, which the norm makes irrelevant.
     """
 
     def __init__(
@@ -130,10 +130,10 @@ class Head(nn.Module):
         tower_depth: layers of the separate class and box towers.
         shared_depth: layers of a common tower before them.
         norm: of the tower layers: "gn" (32 groups), a batch norm of `backbones.layers`, or "none".
-        tower_bias: of the towers' convolutions.
+        tower_bias: the convolutions of the towers have biases.
         deformable_last: the towers' last convolution is deformable.
-        zero_offsets: it begins as a plain convolution (OpenMMLab), otherwise with offsets of small
-            random weights.
+        zero_offsets: it begins as a plain convolution (OpenMMLab), otherwise with random offsets of
+            small standard deviation.
         quality_on: which tower predicts the quality ("box" or "class"), or None for no such branch.
         box: "relu" predicts distances in strides, rectified; "exp" their exponential in pixels.
         box_scales: a learned factor a level on the box prediction.
@@ -169,7 +169,7 @@ class Head(nn.Module):
             if isinstance(module, DeformConv2d) and not zero_offsets:
                 nn.init.normal_(module.offset.weight, std=0.01)
         self.cls_logits = self._predictor(channels, num_classes, -math.log(1 / prior - 1))
-        # Distances reach hundreds of pixels, and bf16 has eight bits: they are made in float32.
+        # Distances reach hundreds of pixels, more than the eight bits of bf16 resolve.
         self.box_pred = self._predictor(channels, 4, conv=Float32Conv2d)
         self.quality = self._predictor(channels, 1) if quality_on else None
         self.scales = Float32Parameters(torch.ones(1) for _ in self.strides) if box_scales else None

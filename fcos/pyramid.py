@@ -1,4 +1,4 @@
-"""Feature pyramids: from the backbone's maps to the levels that the head looks at."""
+"""Feature pyramids: from the feature maps of a backbone to the levels of the head."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class FPN(nn.Module):
         extra_levels: how many; each halves the resolution by a 3x3 convolution of stride 2.
         upsample: "nearest", or "bilinear" with aligned corners (the centre-ness-free system, whose
             maps have sizes 2n - 1).
-        rectify_extra: the first extra level passes a ReLU before the head sees it, not only before
+        rectify_extra: the first extra level passes a ReLU before the head, too, not only before
             the next level (an in-place ReLU in the centre-ness-free system's code).
         init: of the convolutions, "caffe2" (its XavierFill, biases zero) or as "torch" does.
     """
@@ -161,7 +161,7 @@ class HRFPN(nn.Module):
 
 
 def _halved(x: Tensor, times: int) -> Tensor:
-    """Averages over squares of 2 ** `times`, or over what there is of a map that is smaller."""
+    """Averages over squares with sides of 2 ** `times`, or over the whole of a smaller map."""
     if times == 0:
         return x
     window = [min(2**times, side) for side in x.shape[-2:]]
