@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from backbones import Backbone
-from backbones.layers import ConvNorm
 from fcos.boxes import Size, level_points
 from fcos.decode import Candidates, Decoder
 from fcos.detections import Detections, class_names
 from fcos.head import Head, Level, map_size
+from fcos.inference import check_compiler, fuse_norms
 from fcos.losses import Loss
 from fcos.preprocess import (
     ImageBatch,
@@ -99,9 +96,7 @@ class Detector(nn.Module):
         entry's, so load weights before this and save them before it.
         """
         self.eval()
-        for module in self.modules():
-            if isinstance(module, ConvNorm):
-                module.fuse()
+        fuse_norms(self)
         self.fused = True
         return self
 
@@ -117,12 +112,7 @@ class Detector(nn.Module):
         Raises:
             RuntimeError: the detector is on a CPU, and there is no C++ compiler.
         """
-        compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-        if self.normalizer.mean.device.type == "cpu" and shutil.which(compiler) is None:
-            raise RuntimeError(
-                f"compiling for a CPU needs a C++ compiler, and {compiler} is not on the PATH: "
-                "install it, or name another in the environment variable CXX"
-            )
+        check_compiler(self.normalizer.mean.device)
         for part in (self.backbone, self.pyramid, self.head):
             part.compile(dynamic=True, mode=mode)  # type: ignore[union-attr]
         return self

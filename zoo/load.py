@@ -10,7 +10,7 @@ from typing import Any, get_args
 import torch
 
 from fcos import Detector
-from fcos.layout import inference_layout
+from fcos.inference import inference_layout
 from fcos.preprocess import ResizeMethod
 from zoo import cache, converted, formats
 from zoo.available import fetch_weights

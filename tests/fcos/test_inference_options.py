@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import zoo
 from fcos import Detector
-from fcos.layout import inference_layout
+from fcos.inference import inference_layout
 
 Build = Callable[..., Detector]
 
