@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.cases import Dataset
 from benchmarks.dataset import image_ids, read_image
-from fcos import Detector, View
+from fcos import Augmentation, Detector
 from fcos.data.coco import load_annotations
 from fcos.data.named import check_is_minival
 from fcos.evaluate import Result, evaluate, to_coco_results
@@ -27,14 +27,14 @@ def detect(
     dataset: Dataset,
     ids: Iterable[int],
     batch: int = 1,
-    views: Sequence[View] = (),
+    tta: Sequence[Augmentation] = (),
 ) -> list[Result]:
     """Detections of the images in COCO's results format, every one that the decoder keeps.
 
     Raises:
         ValueError: the dataset has other classes than the detector.
     """
-    find = partial(detector.find, views=views)
+    find = partial(detector.find, tta=tta)
     plus_one = detector.decoder.plus_one
     return detect_with(find, detector.classes, dataset, ids, batch, plus_one=plus_one)
 

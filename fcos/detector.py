@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from backbones import Backbone
 from fcos.boxes import Size, level_points
-from fcos.decode import Candidates, Decoder
 from fcos.detections import Detections, class_names
 from fcos.head import Head, Level, map_size
 from fcos.inference import check_compiler, fuse_norms
 from fcos.losses import Loss
+from fcos.postprocess import Candidates, Decoder, concatenate
 from fcos.preprocess import (
     ImageBatch,
     ImageNormalizer,
@@ -30,7 +30,7 @@ from fcos.preprocess import (
 )
 from fcos.pyramid import Pyramid
 from fcos.targets import TargetAssigner, Targets, check_targets
-from fcos.views import View, join, mirror, rescale
+from fcos.tta import Augmentation, flip_boxes, rescale_boxes
 
 Scale = tuple[float, float]  # y, x
 Picture = str | Path | Image.Image | np.ndarray | Tensor
@@ -192,7 +192,7 @@ class Detector(nn.Module):
         images: Picture | Sequence[Picture],
         score_threshold: float = 0.0,
         batch_size: int = 1,
-        views: Sequence[View] = (),
+        tta: Sequence[Augmentation] = (),
     ) -> list[Detections]:
         """Find objects in pictures: the published test-time resize, the network, and back.
 
@@ -202,7 +202,7 @@ class Detector(nn.Module):
             score_threshold: only detections of at least this score.
             batch_size: images a forward pass; more than one pads images of different shape, which
                 changes results near their borders a little.
-            views: further looks at each picture, such as `fcos.MULTI_SCALE`.
+            tta: test-time augmentation, such as `fcos.TTA_MULTI_SCALE`.
 
         Returns:
             One `Detections` per picture, boxes in its own pixels.
@@ -226,7 +226,7 @@ class Detector(nn.Module):
             for index, picture in enumerate(pictures, start):
                 check_image(picture, index)
             with torch.inference_mode():
-                found = self.find(pictures, views)
+                found = self.find(pictures, tta)
             for picture, one in zip(pictures, found, strict=True):
                 detections.append(self._over(score_threshold, one, picture))
         return detections
@@ -238,43 +238,48 @@ class Detector(nn.Module):
         return Detections(boxes, scores, labels, class_names(labels, self.classes), picture)
 
     def find(
-        self, pictures: Sequence[Tensor], views: Sequence[View] = ()
+        self, images: Sequence[Tensor], tta: Sequence[Augmentation] = ()
     ) -> list[dict[str, Tensor]]:
-        """`forward` in eval mode with the entry's test-time resize before and back after it.
+        """`forward` in eval mode, with the model's test-time resize.
 
         Args:
-            pictures: N of (3, H, W).
-            views: further looks at each.
+            images: N tensors (3, H, W), RGB, uint8 0..255 or float 0..1.
+            tta: augmented copies of each image to detect in as well.
 
         Returns:
-            N of {"boxes": (n, 4), "scores": (n,), "labels": (n,)}, in the pictures' own pixels.
+            {"boxes": (n, 4), "scores": (n,), "labels": (n,)} of each image, best first, in its own
+            pixels.
         """
-        batch, originals, scales = self.prepare(pictures)
+        batch, originals, scales = self.prepare(images)
         candidates = [self.candidates(self.network(batch), batch)]
-        for view in views:
-            batch, _, back = self.prepare(pictures, view)
-            found = self.candidates(self.network(batch), batch)
-            if view.mirrored:
-                found = mirror(found, batch.sizes, self.decoder.plus_one)
-            to_first = [(y / fy, x / fx) for (y, x), (fy, fx) in zip(back, scales, strict=True)]
-            candidates.append(rescale(found, to_first))
-        return self.decoder.select(join(candidates), originals, scales)
+        for augmentation in tta:
+            copies, _, back = self.prepare(images, augmentation)
+            found = self.candidates(self.network(copies), copies)
+            if augmentation.flip:
+                found = flip_boxes(found, copies.sizes, self.decoder.plus_one)
+            factors = [(y / fy, x / fx) for (y, x), (fy, fx) in zip(back, scales, strict=True)]
+            candidates.append(rescale_boxes(found, factors))
+        return self.decoder.detections(concatenate(candidates), originals, scales)
 
     def prepare(
-        self, pictures: Sequence[Tensor], view: View | None = None
+        self, images: Sequence[Tensor], augmentation: Augmentation | None = None
     ) -> tuple[ImageBatch, list[Size], list[Scale]]:
-        """Resize (3, H, W) pictures as the entry's test does, or as for a view, and batch them.
+        """Resize (3, H, W) images to the test-time size, augment them, and batch them.
 
-        Returns the batch, the pictures' own sizes and the (y, x) factors back to them.
+        Returns:
+            The batch, the (height, width) of the images as given, and for each the (y, x) factors
+            from the resized image back to it.
         """
-        view = view or View()
-        resize = self.resize.scaled(view.scale, view.limit)
-        originals = [(picture.shape[-2], picture.shape[-1]) for picture in pictures]
+        augmentation = augmentation or Augmentation()
+        resize = self.resize.scaled(augmentation.scale, augmentation.limit)
+        originals = [(image.shape[-2], image.shape[-1]) for image in images]
         resized = [
-            resize_image(picture, resize(*size), self.resize_method, self.normalizer.mean.device)
-            for picture, size in zip(pictures, originals, strict=True)
+            resize_image(image, resize(*size), self.resize_method, self.normalizer.mean.device)
+            for image, size in zip(images, originals, strict=True)
         ]
-        batch = self.normalizer([image.flip(-1) for image in resized] if view.mirrored else resized)
+        if augmentation.flip:
+            resized = [image.flip(-1) for image in resized]
+        batch = self.normalizer(resized)
         pairs = zip(originals, batch.sizes, strict=True)
         return batch, originals, [resize.back(original, fed) for original, fed in pairs]
 
@@ -287,16 +292,21 @@ class Detector(nn.Module):
         self,
         levels: Sequence[Level],
         batch: ImageBatch,
-        output_sizes: Sequence[Size] | None = None,
+        sizes: Sequence[Size] | None = None,
         scales: Sequence[Scale] | None = None,
     ) -> list[dict[str, Tensor]]:
-        """Boxes of each image, in its fed pixels or those of `output_sizes`; see `Decoder`."""
-        points = self.points(levels, batch)
-        valid = self.valid(points, batch)
-        return self.decoder(levels, points, batch, output_sizes, scales, valid)
+        """The detections of each image; see `Decoder.detections`.
+
+        Args:
+            levels: the head's outputs for the batch.
+            batch: where each image lies in the network's input.
+            sizes: (height, width) of the images that the boxes are for; default: as fed.
+            scales: (y, x) factors from the images as fed to those images; default 1.
+        """
+        return self.decoder.detections(self.candidates(levels, batch), sizes or batch.sizes, scales)
 
     def candidates(self, levels: Sequence[Level], batch: ImageBatch) -> Candidates:
-        """What may be a detection, before NMS; see `Decoder`."""
+        """The scored boxes that go into NMS, in pixels of the images as fed."""
         points = self.points(levels, batch)
         return self.decoder.candidates(levels, points, batch, self.valid(points, batch))
 

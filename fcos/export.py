@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from backbones.deformable import DeformConv2d
 from fcos.boxes import Size
-from fcos.decode import PADDING
 from fcos.detector import Detector
+from fcos.postprocess import Candidates
 from fcos.preprocess import ImageBatch
 
 OUTPUTS = ["boxes", "scores", "labels"]
@@ -25,12 +25,12 @@ OPSET = 20  # of ONNX; deformable convolutions are there from 19 on
 
 
 class FixedDetector(nn.Module):
-    """`detector(images)` for images of one size, with a fixed number of places for detections.
+    """`detector(images)` for images of one size, with tensors of fixed shape as its result.
 
-    A copy of the detector, the norms of its backbone fused into their convolutions.
+    This is a copy of the detector with the backbone's norms fused into its convolutions.
 
     Args:
-        detector: what is copied; in float32, on the CPU.
+        detector: in float32, on the CPU; it is copied.
         size: (height, width) of the images.
     """
 
@@ -45,12 +45,19 @@ class FixedDetector(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (N, 3, H, W), RGB, float32 0..1, to boxes (N, D, 4) xyxy in their pixels, scores
-        (N, D), falling, and labels (N, D) int64; places left over have score -1."""
+        """Detect in images (N, 3, H, W), RGB, float32 0..1.
+
+        Returns:
+            Boxes (N, D, 4) xyxy in pixels of the images, scores (N, D) sorted from best to worst,
+            and labels (N, D) int64. D is the decoder's `max_detections`, or fewer where there are
+            fewer candidates. Places without a detection have score -1.
+        """
         detector, sizes = self.detector, [self.size] * len(images)
         batch = ImageBatch(self._padded(images), sizes, detector.normalizer.layout(sizes)[1])
         candidates = detector.candidates(detector.network(batch), batch)
-        boxes, scores, labels = detector.decoder.best(candidates, sizes)
+        boxes, scores, labels = detector.decoder.select(candidates, sizes).best(
+            detector.decoder.max_detections
+        )
         return boxes, scores, labels
 
     def _padded(self, images: Tensor) -> Tensor:
@@ -108,7 +115,7 @@ def quiet() -> Iterator[None]:
 
 
 def _translations() -> dict[Any, Any]:
-    """torchvision's operators in ONNX's own."""
+    """Operators that torch.onnx does not translate, in ONNX's own."""
     import onnxscript
 
     op: Any = onnxscript.opset20
@@ -124,6 +131,10 @@ def _translations() -> dict[Any, Any]:
             op.Constant(value_floats=[iou_threshold]),
         )
         return op.Gather(found, op.Constant(value_int=2), axis=1)
+
+    def sort(x: Any, stable: bool, dim: int = -1, descending: bool = False) -> Any:
+        size = op.Constant(value_ints=[x.shape[dim]])
+        return op.TopK(x, size, axis=dim, largest=int(descending))  # stable, by ONNX's definition
 
     def deform_conv2d(
         x: Any,
@@ -154,14 +165,14 @@ def _translations() -> dict[Any, Any]:
             offset_group=offset_groups,
         )
 
-    operators: Any = torch.ops.torchvision
-    return {operators.nms.default: nms, operators.deform_conv2d.default: deform_conv2d}
+    operators: Any = torch.ops
+    return {
+        operators.torchvision.nms.default: nms,
+        operators.torchvision.deform_conv2d.default: deform_conv2d,
+        operators.aten.sort.stable: sort,
+    }
 
 
 def detections(outputs: tuple[Tensor, Tensor, Tensor]) -> list[dict[str, Tensor]]:
-    """A graph's outputs in the form in which a `Detector` answers."""
-    return [
-        {"boxes": boxes[scores > PADDING], "scores": scores[scores > PADDING]}
-        | {"labels": labels[scores > PADDING]}
-        for boxes, scores, labels in zip(*outputs, strict=True)
-    ]
+    """A graph's outputs in the form that `Detector` returns."""
+    return Candidates(*outputs).unpad()

@@ -17,7 +17,7 @@ import zoo
 from benchmarks import accuracy
 from benchmarks.cases import Dataset
 from benchmarks.dataset import default_dataset, image_ids
-from fcos import MULTI_SCALE
+from fcos import TTA_MULTI_SCALE
 from fcos.evaluate import FIGURES, Result
 from fcos.preprocess import ResizeMethod
 from fcos.train import distributed
@@ -46,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         quiet = not console.is_terminal or distributed.rank() > 0
         mine = ids[distributed.rank() :: distributed.world()]
         shown = track(mine, options.name, console=console, disable=quiet)
-        views = MULTI_SCALE if options.multi_scale else ()
-        found = accuracy.detect(detector, dataset, shown, options.batch, views)
+        tta = TTA_MULTI_SCALE if options.multi_scale else ()
+        found = accuracy.detect(detector, dataset, shown, options.batch, tta)
         shares = distributed.gather(found)
         if distributed.rank() == 0:
             results = [result for share in shares for result in share]
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--limit", type=positive, help="the first images alone")
     add("--batch", type=positive, default=1, help="images at a time (%(default)s)")
     add("--multi-scale", action="store_true",
-        help="17 more views of every image, small, large and mirrored")  # fmt: skip
+        help="test-time augmentation by 17 scaled and flipped copies")  # fmt: skip
     add("--device", help="cpu or cuda; default: cuda where there is one")
     add("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
     add("--resize", choices=get_args(ResizeMethod),

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 import zoo
-from fcos import MULTI_SCALE, Detections, Detector
+from fcos import TTA_MULTI_SCALE, Detections, Detector
 from fcos.evaluate import Result, to_coco_results
 from tools.arguments import default_device, exact_float32
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="of the boxes drawn and written (%(default)s)")  # fmt: skip
     parser.add_argument("--weights", help="a path or address instead of the published file")
     parser.add_argument("--multi-scale", action="store_true",
-                        help="17 more views of every image, small, large and mirrored")  # fmt: skip
+                        help="test-time augmentation by 17 scaled and flipped copies")  # fmt: skip
     parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
     options = parser.parse_args(arguments)
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     detector = zoo.get(options.name, options.weights, device, options.precision).fuse()
     options.out.mkdir(parents=True, exist_ok=True)
     console = Console(markup=False, highlight=False, soft_wrap=True)
-    threshold, views = options.score_threshold, MULTI_SCALE if options.multi_scale else ()
+    threshold, tta = options.score_threshold, TTA_MULTI_SCALE if options.multi_scale else ()
     results: list[Result] = []
     failures = []
     ids = category_ids(detector)
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for path, target in track(pairs, options.name, console=console, disable=quiet):
             try:
-                found = detector.detect(path, score_threshold=threshold, views=views)[0]
+                found = detector.detect(path, score_threshold=threshold, tta=tta)[0]
             except (ValueError, OSError) as error:
                 failures.append(str(error))
                 continue

@@ -1,4 +1,4 @@
-"""Multi-scale testing against the published rule, spelled out view by view and box by box."""
+"""Test-time augmentation against the published rule, spelled out copy by copy and box by box."""
 
 from __future__ import annotations
 
@@ -10,20 +10,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from fcos import MULTI_SCALE, Detector, ImageNormalizer, LongestSide, ShortestSide, View
+from fcos import (
+    TTA_MULTI_SCALE,
+    Augmentation,
+    Detector,
+    ImageNormalizer,
+    LongestSide,
+    ShortestSide,
+)
 from fcos.preprocess import resize_image
 
 Build = Callable[..., Detector]
 Box = tuple[float, int, list[float]]  # score, label, xyxy
-VIEWS = (View(mirrored=True), View(0.5, 1.5), View(1.5, 1.5, mirrored=True))
+TTA = (Augmentation(flip=True), Augmentation(0.5, 1.5), Augmentation(1.5, 1.5, flip=True))
 
 
-def candidates(detector: Detector, look: Tensor) -> list[Box]:
-    """Everything over the threshold in a picture as fed, neither suppressed nor clipped."""
+def candidates(detector: Detector, image: Tensor) -> list[Box]:
+    """Everything over the threshold in an image as fed, neither suppressed nor clipped."""
     every = copy.deepcopy(detector)
     every.decoder.nms_threshold, every.decoder.max_detections = 2.0, None
     every.decoder.clip = "never"  # type: ignore[assignment]
-    found = every([look])[0]
+    found = every([image])[0]
     lists = (found[key].tolist() for key in ("scores", "labels", "boxes"))
     return list(zip(*lists, strict=True))
 
@@ -47,20 +54,18 @@ def overlap(a: list[float], b: list[float], plus_one: int, threshold: float) -> 
     return shared > threshold * (area_a + area_b - shared)
 
 
-def one_by_one(
-    detector: Detector, picture: Tensor, looks: list[tuple[int, int, bool]]
-) -> list[Box]:
-    """Detections of looks of (height, width, mirrored), in the picture's pixels."""
+def one_by_one(detector: Detector, image: Tensor, copies: list[tuple[int, int, bool]]) -> list[Box]:
+    """Detections in copies of (height, width, flip), in the image's pixels."""
     plus_one = int(detector.decoder.plus_one)
-    first_height, first_width, _ = looks[0]
+    first_height, first_width, _ = copies[0]
     seen = []
-    for height, width, mirrored in looks:
-        look = resize_image(picture, (height, width))
-        for score, label, box in candidates(detector, look.flip(-1) if mirrored else look):
+    for height, width, flip in copies:
+        resized = resize_image(image, (height, width))
+        for score, label, box in candidates(detector, resized.flip(-1) if flip else resized):
             if detector.decoder.clip == "before":
                 box = clipped(box, width - plus_one, height - plus_one)
             x1, y1, x2, y2 = box
-            if mirrored:
+            if flip:
                 x1, x2 = width - plus_one - x2, width - plus_one - x1
             fx, fy = first_width / width, first_height / height
             seen.append((score, label, [x1 * fx, y1 * fy, x2 * fx, y2 * fy]))
@@ -71,7 +76,7 @@ def one_by_one(
         rivals = (other for _, rival, other in kept if everyone or rival == label)
         if not any(overlap(box, other, plus_one, threshold) for other in rivals):
             kept.append((score, label, box))
-    height, width = picture.shape[-2:]
+    height, width = image.shape[-2:]
     fx, fy = width / first_width, height / first_height
     found = []
     for score, label, (x1, y1, x2, y2) in kept[: detector.decoder.max_detections]:
@@ -84,7 +89,7 @@ def one_by_one(
     return found
 
 
-# What the published systems differ in: borders and boxes' sides; the centre-ness-free one's square.
+# The published systems differ in their borders and sides of boxes, and in the padded square.
 RULES: dict[str, dict[str, Any]] = {
     "maskrcnn-benchmark": {"decoder": {"plus_one": True, "clip": "before", "max_detections": 60}},
     "detectron2": {"decoder": {"plus_one": False, "clip": "after", "max_detections": 60}},
@@ -100,14 +105,14 @@ RULES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_the_candidates_of_all_views_go_through_one_nms(
+def test_the_candidates_of_all_copies_share_one_nms(
     tiny_detector: Build, picture: Tensor, rule: str
 ) -> None:
     detector = tiny_detector(**{"resize": ShortestSide(64, 96), **RULES[rule]}).eval()
-    looks = [(64, 96, False), (64, 96, True), (32, 48, False), (96, 144, True)]
+    copies = [(64, 96, False), (64, 96, True), (32, 48, False), (96, 144, True)]
 
-    found = detector.detect(picture, views=VIEWS)[0]
-    expected = one_by_one(detector, picture, looks)
+    found = detector.detect(picture, tta=TTA)[0]
+    expected = one_by_one(detector, picture, copies)
 
     assert len(expected) > 10
     assert found.labels.tolist() == [label for _, label, _ in expected]
@@ -117,41 +122,38 @@ def test_the_candidates_of_all_views_go_through_one_nms(
     torch.testing.assert_close(found.boxes, boxes, atol=1e-3, rtol=1e-4)
 
 
-def test_a_picture_and_its_mirror_image_give_the_same(
-    tiny_detector: Build, picture: Tensor
-) -> None:
+def test_flipping_the_image_flips_the_boxes(tiny_detector: Build, picture: Tensor) -> None:
     detector = tiny_detector().eval()
-    mirrored = View(mirrored=True)
-    here, there = detector.detect([picture, picture.flip(-1)], views=[mirrored])
-    torch.testing.assert_close(here.scores, there.scores)
-    x1, y1, x2, y2 = there.boxes.unbind(1)
+    plain, flipped = detector.detect([picture, picture.flip(-1)], tta=[Augmentation(flip=True)])
+    torch.testing.assert_close(plain.scores, flipped.scores)
+    x1, y1, x2, y2 = flipped.boxes.unbind(1)
     torch.testing.assert_close(
-        here.boxes, torch.stack((90 - x2, y1, 90 - x1, y2), dim=1), atol=1e-3, rtol=0
+        plain.boxes, torch.stack((90 - x2, y1, 90 - x1, y2), dim=1), atol=1e-3, rtol=0
     )
 
 
-def test_pictures_of_a_batch_do_not_mix(tiny_detector: Build, picture: Tensor) -> None:
+def test_images_of_a_batch_do_not_mix(tiny_detector: Build, picture: Tensor) -> None:
     detector = tiny_detector(normalizer=None).eval()
     pair = [picture, picture.flip(-2)]
-    together = detector.detect(pair, batch_size=2, views=VIEWS)
-    for alone, one in zip(pair, together, strict=True):
-        single = detector.detect(alone, views=VIEWS)[0]
-        torch.testing.assert_close(one.boxes, single.boxes, atol=1e-3, rtol=1e-4)
-        assert one.names == single.names
+    together = detector.detect(pair, batch_size=2, tta=TTA)
+    for image, batched in zip(pair, together, strict=True):
+        single = detector.detect(image, tta=TTA)[0]
+        torch.testing.assert_close(batched.boxes, single.boxes, atol=1e-3, rtol=1e-4)
+        assert batched.names == single.names
 
 
 def test_the_published_sizes() -> None:
     rule = ShortestSide(800, 1333)
-    scaled = [rule.scaled(view.scale, view.limit) for view in MULTI_SCALE]
+    scaled = [rule.scaled(each.scale, each.limit) for each in TTA_MULTI_SCALE]
     published = [(800, 1333)] + [
         (size, 2000)
         for size in (400, 500, 600, 700, 900, 1000, 1100, 1200)
-        for _ in ("plain", "mirrored")
+        for _ in ("plain", "flipped")
     ]
     assert [(one.size, one.longest) for one in scaled] == published
-    assert [view.mirrored for view in MULTI_SCALE] == [True] + [False, True] * 8
+    assert [each.flip for each in TTA_MULTI_SCALE] == [True] + [False, True] * 8
 
 
-def test_a_rule_of_the_longest_side_has_one_size() -> None:
+def test_the_longest_side_is_scaled_within_its_limit() -> None:
     assert LongestSide(1025).scaled(1.5, 1.5) == LongestSide(1538)
     assert LongestSide(100).scaled(1.5, 1.2) == LongestSide(120)

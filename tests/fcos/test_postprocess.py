@@ -1,4 +1,4 @@
-"""Decoding against the published rules, spelled out candidate by candidate."""
+"""Post-processing against the published rules, spelled out candidate by candidate."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torchvision.ops import nms
 
-from fcos import Decoder, Level
+from fcos import Decoder, Level, postprocess
 from fcos.boxes import level_points
+from fcos.postprocess import Candidates
 from fcos.preprocess import ImageBatch
 
 STRIDES, SIZES, CLASSES = (8, 16), ((4, 5), (2, 3)), 3
@@ -128,7 +130,9 @@ def decode(
 ) -> list[dict[str, Tensor]]:
     n = len(levels[0].logits)
     batch = ImageBatch(torch.empty(0), [FED] * n, [OFFSET] * n)
-    return Decoder(**rule)(levels, POINTS, batch, [OUTPUT] * n, [SCALE] * n, valid)
+    decoder = Decoder(**rule)
+    candidates = decoder.candidates(levels, POINTS, batch, valid)
+    return decoder.detections(candidates, [OUTPUT] * n, [SCALE] * n)
 
 
 def as_rows(result: dict[str, Tensor]) -> Found:
@@ -173,15 +177,60 @@ def test_the_decoder_is_the_published_rules(seed: int, rule: dict[str, Any], qua
 
 
 @given(seeds, rules)
-def test_an_image_in_a_batch_is_decoded_as_if_alone(seed: int, rule: dict[str, Any]) -> None:
+def test_the_candidates_of_a_batch_are_those_of_its_images(seed: int, rule: dict[str, Any]) -> None:
     batch = random_levels(seed, images=3)
     together = decode(batch, **rule)
     for i, result in enumerate(together):
-        alone = decode(
-            [Level(s, c[i : i + 1], b[i : i + 1], q[i : i + 1]) for s, c, b, q in batch], **rule
-        )[0]
+        image = [Level(s, c[i : i + 1], b[i : i + 1], q[i : i + 1]) for s, c, b, q in batch]
+        (single,) = decode(image, **rule)
         for key in ("boxes", "scores", "labels"):
-            torch.testing.assert_close(result[key], alone[key])
+            torch.testing.assert_close(result[key], single[key])
+
+
+@given(seeds, rules)
+def test_nms_of_a_batch_gives_exactly_the_results_of_its_images(
+    seed: int, rule: dict[str, Any]
+) -> None:
+    decoder = Decoder(**rule)
+    batch = ImageBatch(torch.empty(0), [FED] * 16, [OFFSET] * 16)
+    candidates = decoder.candidates(random_levels(seed, images=16), POINTS, batch)
+    together = decoder.detections(candidates, [OUTPUT] * 16, [SCALE] * 16)
+    for i, result in enumerate(together):
+        image = Candidates(*(values[i : i + 1] for values in candidates))
+        (single,) = decoder.detections(image, [OUTPUT], [SCALE])
+        for key in ("boxes", "scores", "labels"):
+            assert torch.equal(result[key], single[key])
+
+
+@given(seeds, rules)
+def test_tensors_of_fixed_shape_hold_the_same_detections(seed: int, rule: dict[str, Any]) -> None:
+    levels = random_levels(seed, images=2)
+    decoder = Decoder(**rule)
+    batch = ImageBatch(torch.empty(0), [FED] * 2, [OFFSET] * 2)
+    candidates = decoder.candidates(levels, POINTS, batch)
+    fixed = decoder.select(candidates, [OUTPUT] * 2, [SCALE] * 2)
+    assert fixed.scores.shape == candidates.scores.shape
+    for padded, result in zip(fixed.unpad(), decode(levels, **rule), strict=True):
+        for key in ("boxes", "scores", "labels"):
+            assert torch.equal(padded[key], result[key])
+
+
+@pytest.mark.parametrize("top_k", [7, None])
+def test_nms_never_gets_the_boxes_of_two_images(
+    top_k: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = random_levels(0, images=256)
+    most = sum(min(top_k or CLASSES * len(points), CLASSES * len(points)) for points in POINTS)
+    boxes_per_call = []
+
+    def counting_nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+        boxes_per_call.append(len(boxes))
+        return nms(boxes, scores, iou_threshold)
+
+    monkeypatch.setattr(postprocess, "nms", counting_nms)
+    assert len(decode(levels, top_k=top_k)) == 256
+    assert len(boxes_per_call) == 256
+    assert 0 < max(boxes_per_call) <= most
 
 
 @given(seeds, rules)
@@ -209,30 +258,31 @@ def decode_boxes(boxes: list[list[float]], logits: list[float], **rule: Any) -> 
         ltrb[0, :, i] = torch.tensor([x - box[0], y - box[1], box[2] - x, box[3] - y])
     level = Level(8, scores, ltrb.view(1, 4, *SIZES[0]), None)
     batch = ImageBatch(torch.empty(0), [(100, 100)], [(0, 0)])
-    return Decoder(**rule)([level], POINTS[:1], batch)[0]
+    decoder = Decoder(**rule)
+    return decoder.detections(decoder.candidates([level], POINTS[:1], batch), batch.sizes)[0]
 
 
 FAR_APART = [[0.0, 0.0, 9.0, 9.0], [20.0, 20.0, 29.0, 29.0]]
 
 
 @pytest.mark.parametrize(("logits", "count"), [([1.0, 1.0], 2), ([1.0, 0.9], 1)])
-def test_ties_at_the_last_place_all_stay(logits: list[float], count: int) -> None:
+def test_detections_with_the_last_score_are_all_kept(logits: list[float], count: int) -> None:
     assert len(decode_boxes(FAR_APART, logits, max_detections=1)["scores"]) == count
 
 
 @pytest.mark.parametrize(("plus_one", "count"), [(False, 2), (True, 1)])
-def test_the_old_convention_sees_more_overlap_in_small_boxes(plus_one: bool, count: int) -> None:
+def test_small_boxes_overlap_more_in_the_plus_one_convention(plus_one: bool, count: int) -> None:
     boxes = [[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 2.0]]  # IoU 8 / 16, or 15 / 25
     found = decode_boxes(boxes, [1.0, 0.9], nms_threshold=0.55, plus_one=plus_one)
     assert len(found["scores"]) == count
 
 
-def test_a_threshold_is_strictly_exceeded() -> None:
+def test_a_score_equal_to_the_threshold_is_dropped() -> None:
     found = decode_boxes(FAR_APART, [0.0, 1.0], score_threshold=0.5)
     assert found["boxes"].tolist() == [FAR_APART[1]]
 
 
-def test_an_endless_box_spoils_no_other() -> None:
+def test_an_infinite_box_does_not_affect_the_others() -> None:
     boxes = [[20.0, 20.0, float("inf"), 29.0], [0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 8.0]]
     found = decode_boxes(boxes, [1.0, 0.9, 0.8])
     assert found["boxes"].tolist() == [[20, 20, 100, 29], [0, 0, 9, 9]]
