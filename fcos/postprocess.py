@@ -207,7 +207,7 @@ class Decoder:
                 values of a tensor then, so that the graph can be exported.
         """
         boxes, scores, labels = candidates.best()
-        kept = self._nms(Candidates(boxes, scores, labels), counts) & (scores > PADDING)
+        kept = self.nms_mask(Candidates(boxes, scores, labels), counts) & (scores > PADDING)
         if self.max_detections is not None:
             first = kept & (kept.cumsum(dim=1) <= self.max_detections)
             kept &= scores >= scores.where(first, math.inf).amin(dim=1, keepdim=True)
@@ -218,18 +218,18 @@ class Decoder:
             kept &= (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
         return Candidates(boxes, scores.where(kept, PADDING), labels)
 
-    def _nms(self, candidates: Candidates, counts: Sequence[int] | None) -> Tensor:
+    def nms_mask(self, candidates: Candidates, counts: Sequence[int] | None) -> Tensor:
         """Which candidates (N, K) survive NMS; of image i only the first `counts[i]` take part."""
         kept = torch.zeros_like(candidates.labels)
         counts = counts or [kept.shape[1]] * len(kept)
         rows = []
         for row, boxes, scores, labels, n in zip(kept, *candidates, counts, strict=True):
-            separated = self._separate_classes(boxes[:n], labels[:n])
+            separated = self.separate_classes(boxes[:n], labels[:n])
             keep = nms(separated, scores[:n].double(), self.nms_threshold)
             rows.append(row.index_fill(0, keep, 1))
         return torch.stack(rows) > 0
 
-    def _separate_classes(self, boxes: Tensor, labels: Tensor) -> Tensor:
+    def separate_classes(self, boxes: Tensor, labels: Tensor) -> Tensor:
         """Shift the boxes (n, 4) of each class so far that different classes never overlap.
 
         In float64, in which the shift does not change any IoU noticeably.

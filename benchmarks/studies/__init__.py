@@ -1,0 +1,1 @@
+"""Measurements behind one design decision each; `reports/` keeps their output."""
