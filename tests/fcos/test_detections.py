@@ -1,0 +1,172 @@
+"""What users do with the detections of an image."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageChops
+
+from fcos import Detections
+from fcos.detections import COLOURS, class_colour
+
+
+@pytest.fixture
+def found() -> Detections:
+    """A cat in the upper left corner, a dog in the lower right one, and another cat."""
+    return Detections(
+        boxes=torch.tensor([[0.0, 0.0, 30.0, 20.0], [170.0, 90.0, 200.0, 100.0], [50, 40, 90, 80]]),
+        scores=torch.tensor([0.9, 0.6, 0.3]),
+        labels=torch.tensor([0, 1, 0]),
+        names=["cat", "dog", "cat"],
+        image=torch.full((3, 100, 200), 128, dtype=torch.uint8),
+    )
+
+
+def test_a_mask_chooses_detections(found: Detections) -> None:
+    sure = found[found.scores > 0.5]
+    assert len(sure) == 2
+    assert sure.names == ["cat", "dog"]
+    assert torch.equal(sure.boxes, found.boxes[:2])
+    assert sure.image is found.image
+
+
+@pytest.mark.parametrize(
+    ("index", "names"),
+    [
+        (1, ["dog"]),
+        (-1, ["cat"]),
+        (slice(1, None), ["dog", "cat"]),
+        ([2, 1], ["cat", "dog"]),
+        ([False, True, False], ["dog"]),
+        (np.array([False, True, True]), ["dog", "cat"]),
+        (torch.tensor([1]), ["dog"]),
+        (torch.zeros(3, dtype=torch.bool), []),
+    ],
+)
+def test_indices_and_slices_choose_detections(
+    found: Detections, index: object, names: list[str]
+) -> None:
+    chosen = found[index]  # type: ignore[index]
+    assert chosen.names == names
+    assert chosen.boxes.shape == (len(names), 4)
+
+
+@pytest.mark.parametrize("index", [3, [True, False], torch.tensor([5])])
+def test_an_index_that_does_not_fit_is_an_error(found: Detections, index: object) -> None:
+    with pytest.raises(IndexError):
+        found[index]  # type: ignore[index]
+
+
+def test_a_loop_gives_one_detection_at_a_time(found: Detections) -> None:
+    assert [(one.names[0], len(one)) for one in found] == [("cat", 1), ("dog", 1), ("cat", 1)]
+
+
+def test_one_line_says_what_was_found(found: Detections) -> None:
+    text = "Detections(3 in 200x100 pixels: cat 0.90, dog 0.60, cat 0.30)"
+    assert repr(found) == text
+    assert repr(found[:0]) == "Detections(0 in 200x100 pixels)"
+    assert repr(found[[0, 0, 0, 0]]).endswith("cat 0.90, ...)")
+
+
+def test_a_dict_is_ready_for_json(found: Detections) -> None:
+    assert json.loads(json.dumps(found[1].to_dict())) == {
+        "boxes": [[170.0, 90.0, 200.0, 100.0]],
+        "scores": [pytest.approx(0.6)],
+        "labels": [1],
+        "names": ["dog"],
+    }
+
+
+def test_a_data_frame_has_a_row_per_detection(found: Detections) -> None:
+    frame = found.to_pandas()
+    assert list(frame) == ["x1", "y1", "x2", "y2", "score", "label", "name"]
+    assert frame.loc[frame.name == "cat", "x2"].tolist() == [30.0, 90.0]
+    assert list(found[:0].to_pandas()) == list(frame)
+
+
+def test_coco_results_have_corner_and_size(found: Detections) -> None:
+    assert found[1].to_coco(image_id=7) == [
+        {
+            "image_id": 7,
+            "category_id": 2,
+            "category": "dog",
+            "bbox": [170.0, 90.0, 30.0, 10.0],
+            "score": pytest.approx(0.6),
+        }
+    ]
+    ids = [row["category_id"] for row in found.to_coco(category_ids=[17, 18])]
+    assert ids == [17, 18, 17]
+
+
+def test_supervision_gets_boxes_scores_and_names(found: Detections) -> None:
+    pytest.importorskip("supervision")
+    theirs = found.to_supervision()
+    assert np.array_equal(theirs.xyxy, found.boxes.numpy())
+    assert theirs.class_id.tolist() == [0, 1, 0]
+    assert theirs.data["class_name"].tolist() == ["cat", "dog", "cat"]
+    assert len(found[:0].to_supervision()) == 0
+
+
+def test_a_missing_supervision_is_named(found: Detections, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ImportError, match=r"pip install 'fcos-zoo\[supervision\]'"):
+        found.to_supervision()
+
+
+def test_notebooks_show_the_drawn_image(found: Detections) -> None:
+    shown = Image.open(io.BytesIO(found._repr_png_()))
+    assert shown.format == "PNG"
+    assert ImageChops.difference(shown, found.draw()).getbbox() is None
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (190, 0), (0, 90), (190, 90)])
+def test_labels_stay_inside_the_image(corner: tuple[int, int]) -> None:
+    """A label that lost its right or lower part would have less of its colour."""
+
+    def coloured_pixels(x: int, y: int) -> int:
+        found = Detections(
+            boxes=torch.tensor([[x, y, x + 9.0, y + 9.0]]),
+            scores=torch.tensor([0.5]),
+            labels=torch.tensor([0]),
+            names=["giraffe"],
+            image=torch.zeros(3, 100, 200, dtype=torch.uint8),
+        )
+        drawn = np.array(found.draw())
+        return int((drawn == class_colour(0)).all(axis=-1).sum())
+
+    hidden_by_label = 100  # the box may lie below its label
+    assert coloured_pixels(*corner) >= coloured_pixels(80, 60) - hidden_by_label
+    assert coloured_pixels(80, 60) > 3 * hidden_by_label
+
+
+def test_labels_fit_an_image_smaller_than_they_are() -> None:
+    tiny = Detections(
+        torch.tensor([[0.0, 0.0, 3.0, 3.0]]),
+        torch.tensor([0.5]),
+        torch.tensor([0]),
+        ["giraffe"],
+        torch.zeros(3, 4, 4, dtype=torch.uint8),
+    )
+    assert tiny.draw().size == (4, 4)
+
+
+def test_lines_grow_with_the_image(found: Detections) -> None:
+    large = Detections(
+        found.boxes * 20,
+        found.scores,
+        found.labels,
+        found.names,
+        torch.full((3, 2000, 4000), 128, dtype=torch.uint8),
+    )
+    drawn = np.array(large[2].draw())
+    left_side = (drawn[1500, 1000:1100] == class_colour(0)).all(axis=-1)
+    assert left_side.sum() == 10
+
+
+def test_neighbouring_classes_have_different_colours() -> None:
+    assert len(set(COLOURS)) == len({class_colour(label) for label in range(7)}) == 7
