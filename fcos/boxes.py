@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,8 +16,8 @@ def level_points(size: Size, spacing: Size, offset: float, device: torch.device)
     Args:
         size: of the level in cells.
         spacing: (y, x) pixels between the points of neighbouring cells.
-        offset: a point's place within its cell: 0.5 of the spacing, rounded down to whole pixels,
-            for the published FCOS, 0 for the centre-ness-free system and torchvision.
+        offset: position of a point within its cell: 0.5 of the spacing, rounded down to whole
+            pixels, for the published FCOS, 0 for the centre-ness-free system and torchvision.
     """
     height, width = size
     ys = torch.arange(height, device=device, dtype=torch.float32) * spacing[0]
@@ -24,6 +26,12 @@ def level_points(size: Size, spacing: Size, offset: float, device: torch.device)
     return torch.stack(
         (xs.repeat(height), ys.repeat_interleave(width, output_size=height * width)), dim=1
     )
+
+
+def inside(points: Tensor, boxes: Sequence[tuple[float, float, float, float]]) -> Tensor:
+    """(n, L) whether points (L, 2) lie in each of n xyxy boxes, borders included."""
+    x, y = points.unbind(1)
+    return torch.stack([(x >= x1) & (x <= x2) & (y >= y1) & (y <= y2) for x1, y1, x2, y2 in boxes])
 
 
 def ltrb_to_boxes(points: Tensor, ltrb: Tensor) -> Tensor:
@@ -37,7 +45,7 @@ def boxes_to_ltrb(points: Tensor, boxes: Tensor) -> Tensor:
 
 
 def box_area(boxes: Tensor, plus_one: bool = False) -> Tensor:
-    """Areas (...) of xyxy boxes (..., 4); `plus_one` counts both border pixels, as of old."""
+    """Areas (...) of xyxy boxes (..., 4); `plus_one` counts the pixels of both borders."""
     extent = boxes[..., 2:] - boxes[..., :2] + int(plus_one)
     return extent[..., 0] * extent[..., 1]
 

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from backbones import Backbone
-from fcos.boxes import Size, level_points
+from fcos.boxes import Size, inside, level_points
 from fcos.detections import Detections, class_names
 from fcos.head import Head, Level, map_size
-from fcos.inference import check_compiler, fuse_norms
+from fcos.inference import InferenceOptions
 from fcos.losses import Loss
 from fcos.postprocess import Candidates, Decoder, concatenate
 from fcos.preprocess import (
     ImageBatch,
     ImageNormalizer,
+    ImageSource,
     LongestSide,
     ResizeMethod,
     ShortestSide,
     check_image,
+    image_list,
     load_image,
     resize_image,
 )
@@ -33,11 +32,10 @@ from fcos.targets import TargetAssigner, Targets, check_targets
 from fcos.tta import Augmentation, flip_boxes, rescale_boxes
 
 Scale = tuple[float, float]  # y, x
-Picture = str | Path | Image.Image | np.ndarray | Tensor
 
 
-class Detector(nn.Module):
-    """FCOS (arXiv:1904.01355), composed of plain parts, with torchvision's calling convention.
+class Detector(InferenceOptions):
+    """FCOS (arXiv:1904.01355), composed of exchangeable parts, called as torchvision's detectors.
 
     Args:
         backbone, pyramid, head: the network.
@@ -46,10 +44,11 @@ class Detector(nn.Module):
         assigner, loss: training targets and losses.
         decoder: from head outputs to boxes.
         classes: names by index.
-        point_offset: of a cell's image point, see `boxes.level_points`.
-        point_spacing: between image points: the level's "stride", or the input's size over the
-            "map"'s, rounded down, which differs where padding made the map larger (torchvision).
-        ignore_padding: locations outside of the image neither learn nor detect.
+        point_offset: position of a location within its cell, see `boxes.level_points`.
+        point_spacing: distance between locations: the "stride" of the level, or the size of the
+            input over that of the "map", rounded down, which is smaller where padding enlarged the
+            map (torchvision).
+        ignore_padding: locations in the padding are neither trained nor used for detection.
         resize_method: see `preprocess.resize_image`.
     """
 
@@ -87,44 +86,6 @@ class Detector(nn.Module):
         self.ignore_padding = ignore_padding
         self.resize_method = resize_method
         self.card: Any = None
-        self.fused = False
-
-    def fuse(self) -> Detector:
-        """Fold the batch norms of the backbone into its convolutions, for faster inference.
-
-        It is for good: the detector stays in eval mode, and its state has other keys than the
-        entry's, so load weights before this and save them before it.
-        """
-        self.eval()
-        fuse_norms(self)
-        self.fused = True
-        return self
-
-    def compile_network(self, mode: str | None = None) -> Detector:
-        """Compile backbone, pyramid and head in place, for images of every size.
-
-        Inputs are padded as before, so that results are those of the eager network up to rounding.
-
-        Args:
-            mode: of `torch.compile`. "reduce-overhead" captures CUDA graphs, one for each size that
-                it meets: a padded batch has sides in multiples of 32, about 40 sizes on COCO.
-
-        Raises:
-            RuntimeError: the detector is on a CPU, and there is no C++ compiler.
-        """
-        check_compiler(self.normalizer.mean.device)
-        for part in (self.backbone, self.pyramid, self.head):
-            part.compile(dynamic=True, mode=mode)  # type: ignore[union-attr]
-        return self
-
-    def train(self, mode: bool = True) -> Detector:
-        """Training mode; RuntimeError if the norms are fused."""
-        if mode and self.fused:
-            raise RuntimeError(
-                "a fused detector cannot be trained, its norms are folded into the convolutions: "
-                "build it again and leave out `fuse()`"
-            )
-        return super().train(mode)
 
     def forward(
         self,
@@ -137,8 +98,9 @@ class Detector(nn.Module):
         Args:
             images: N tensors (3, H, W), RGB, uint8 0..255 or float 0..1; never resized.
             targets: in training, N of {"boxes": (n, 4) xyxy pixels, "labels": (n,) int64 from 0};
-                "picture", (4,) xyxy, is the part of an image that is none of its own padding.
-            normalizers: of the losses, instead of these images' own (see `Loss.normalizers`).
+                "picture", (4,) xyxy, is the part of an image that is not padding, where the image
+                itself was padded before.
+            normalizers: of the losses, instead of those of these images; see `Loss.normalizers`.
 
         Returns:
             Training: {"loss_cls", "loss_box", "loss_quality" (with a quality branch)}, scalars.
@@ -156,14 +118,15 @@ class Detector(nn.Module):
             raise ValueError("training needs targets: one {'boxes', 'labels'} per image")
         check_targets(targets, len(images), len(self.classes))
         batch = self.normalizer(images)
-        boxes = self.place(targets, batch.offsets)  # now: a copy waits for what a GPU has to do
+        # Before the network: a copy to the device waits for the kernels that are queued there.
+        boxes = self.place(targets, batch.offsets)
         levels = self.network(batch)
         points = self.points(levels, batch)
         assigned = self.assign(points, boxes)
         return self.loss(levels, assigned, self.valid(points, batch, targets), normalizers)
 
     def levels(self, images: Sequence[Tensor]) -> list[Level]:
-        """The head's raw outputs for images as `forward` takes them, one per pyramid level."""
+        """The head's raw outputs, one per pyramid level, for images as in `forward`."""
         return self.network(self.normalizer(images))
 
     def place(
@@ -184,20 +147,20 @@ class Detector(nn.Module):
     def assign(
         self, points: Sequence[Tensor], placed: Sequence[tuple[Tensor, Tensor]]
     ) -> list[Targets]:
-        """What each image's locations, the (L_i, 2) points of each level, are to learn."""
+        """The training targets of each image at the (L_i, 2) points of each level."""
         return [self.assigner(points, self.head.strides, *image) for image in placed]
 
     def detect(
         self,
-        images: Picture | Sequence[Picture],
+        images: ImageSource | Sequence[ImageSource],
         score_threshold: float = 0.0,
         batch_size: int = 1,
         tta: Sequence[Augmentation] = (),
     ) -> list[Detections]:
-        """Find objects in pictures: the published test-time resize, the network, and back.
+        """Detect objects in images of any kind and size, with the model's test-time resize.
 
         Args:
-            images: a picture or several: paths, PIL images, uint8 (H, W, 3) arrays, (3, H, W)
+            images: one image or several: paths, PIL images, uint8 (H, W, 3) arrays, (3, H, W)
                 tensors, or an (N, 3, H, W) tensor.
             score_threshold: only detections of at least this score.
             batch_size: images a forward pass; more than one pads images of different shape, which
@@ -205,14 +168,12 @@ class Detector(nn.Module):
             tta: test-time augmentation, such as `fcos.TTA_MULTI_SCALE`.
 
         Returns:
-            One `Detections` per picture, boxes in its own pixels.
+            One `Detections` per image, boxes in its own pixels.
+
+        Raises:
+            RuntimeError: the detector is in training mode.
         """
-        if isinstance(images, (str, Path, Image.Image, np.ndarray)):
-            images = [images]
-        elif isinstance(images, Tensor):
-            images = [images] if images.ndim == 3 else list(images)
-        if len(images) == 0:
-            raise ValueError("no images: pass at least one picture to `detect`")
+        images = image_list(images)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         if self.training:
@@ -222,20 +183,20 @@ class Detector(nn.Module):
             )
         detections = []
         for start in range(0, len(images), batch_size):
-            pictures = [load_image(image) for image in images[start : start + batch_size]]
-            for index, picture in enumerate(pictures, start):
-                check_image(picture, index)
+            loaded = [load_image(image) for image in images[start : start + batch_size]]
+            for index, image in enumerate(loaded, start):
+                check_image(image, index)
             with torch.inference_mode():
-                found = self.find(pictures, tta)
-            for picture, one in zip(pictures, found, strict=True):
-                detections.append(self._over(score_threshold, one, picture))
+                results = self.find(loaded, tta)
+            for image, result in zip(loaded, results, strict=True):
+                n = int((result["scores"] >= score_threshold).sum())
+                # Copies, as tensors of inference mode cannot be changed in place.
+                boxes, scores, labels = (
+                    result[key][:n].clone() for key in ("boxes", "scores", "labels")
+                )
+                names = class_names(labels, self.classes)
+                detections.append(Detections(boxes, scores, labels, names, image))
         return detections
-
-    def _over(self, threshold: float, found: dict[str, Tensor], picture: Tensor) -> Detections:
-        """Detections of at least this score, in tensors that can be changed."""
-        n = int((found["scores"] >= threshold).sum())
-        boxes, scores, labels = (found[key][:n].clone() for key in ("boxes", "scores", "labels"))
-        return Detections(boxes, scores, labels, class_names(labels, self.classes), picture)
 
     def find(
         self, images: Sequence[Tensor], tta: Sequence[Augmentation] = ()
@@ -328,15 +289,14 @@ class Detector(nn.Module):
         batch: ImageBatch,
         targets: Sequence[dict[str, Tensor]] | None = None,
     ) -> Tensor | None:
-        """(N, L) whether a location lies in the picture, borders included; None where all count."""
+        """(N, L) whether a location lies in the image, not in its padding; None where all count."""
         if not self.ignore_padding:
             return None
-        x, y = torch.cat(list(points)).unbind(1)
-        inside = []
+        images = []
         for target, (height, width), (top, left) in zip(
             targets or [{}] * len(batch.sizes), batch.sizes, batch.offsets, strict=True
         ):
-            picture = target.get("picture")
-            x1, y1, x2, y2 = (0, 0, width, height) if picture is None else picture.tolist()
-            inside.append((y >= top + y1) & (y <= top + y2) & (x >= left + x1) & (x <= left + x2))
-        return torch.stack(inside)
+            part = target.get("picture")
+            x1, y1, x2, y2 = (0, 0, width, height) if part is None else part.tolist()
+            images.append((left + x1, top + y1, left + x2, top + y2))
+        return inside(torch.cat(list(points)), images)

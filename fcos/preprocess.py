@@ -17,10 +17,22 @@ from backbones.layers import KeepFloat32
 from fcos.boxes import Size
 from fcos.read import read_image, upright_rgb
 
+ImageSource = str | Path | Image.Image | np.ndarray | Tensor
 ResizeMethod = Literal["pil", "opencv", "tensor", "antialias"]
 
 
-def load_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> Tensor:
+def image_list(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource]:
+    """One image, an (N, 3, H, W) tensor or a sequence of images as a sequence; never empty."""
+    if isinstance(images, (str, Path, Image.Image, np.ndarray)):
+        return [images]
+    if isinstance(images, Tensor):
+        images = [images] if images.ndim == 3 else list(images)
+    if len(images) == 0:
+        raise ValueError("no images: pass at least one image to `detect`")
+    return images
+
+
+def load_image(source: ImageSource) -> Tensor:
     """Read an image in any usual form as an RGB uint8 or float tensor of shape (3, H, W).
 
     Paths and PIL images are rotated by their EXIF orientation and converted to RGB; arrays are

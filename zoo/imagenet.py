@@ -65,7 +65,7 @@ def load_backbone(detector: Detector, source: str | Path | Mapping[str, Any] = "
     state = translate(detector, _blobs(content))
     if facts.get("input"):
         _adapt_stem(detector, state, facts["input"])
-    detector.backbone.load_state_dict(state, strict=False)  # type: ignore[attr-defined]
+    detector.backbone.load_state_dict(state, strict=False)
 
 
 def translate(detector: Detector, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
