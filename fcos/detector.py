@@ -46,8 +46,7 @@ class Detector(InferenceOptions):
         classes: names by index.
         point_offset: position of a location within its cell, see `boxes.level_points`.
         point_spacing: distance between locations: the "stride" of the level, or the size of the
-            input over that of the "map", rounded down, which is smaller where padding enlarged the
-            map (torchvision).
+            input over that of the "map", rounded down (torchvision).
         ignore_padding: locations in the padding are neither trained nor used for detection.
         resize_method: see `preprocess.resize_image`.
     """
@@ -177,10 +176,7 @@ class Detector(InferenceOptions):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         if self.training:
-            raise RuntimeError(
-                "the detector is in training mode, where norms follow the images: call "
-                "`detector.eval()` before `detect`"
-            )
+            raise RuntimeError("the detector is in training mode: call `detector.eval()` first")
         detections = []
         for start in range(0, len(images), batch_size):
             loaded = [load_image(image) for image in images[start : start + batch_size]]
