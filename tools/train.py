@@ -184,7 +184,6 @@ def batches(
         transforms(config),
         config["data"]["workers"],
         pin_memory=device.type == "cuda",
-        views=device.type == "cpu",  # a step is done with its images before it asks for more
     )
 
 

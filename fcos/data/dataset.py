@@ -1,4 +1,4 @@
-"""A detection dataset in memory: where the images are and what is on them, in flat arrays."""
+"""A detection dataset in memory: image files, boxes and labels in flat arrays."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from fcos.read import ImageError, read_image
 
 Target = dict[str, Any]
 Sample = tuple[Tensor, Target]
-Picture = tuple[Image.Image, Target]  # not yet tensors: boxes and labels are arrays
+PILSample = tuple[Image.Image, Target]  # before tensors are made: boxes and labels are arrays
 
 
 @dataclass(eq=False)
 class DetectionDataset(Dataset[Sample]):
     """Images with boxes and classes; `dataset[i]` reads image i.
 
-    Everything is kept in a few flat arrays, so that loader processes share one copy of it.
+    The annotations are a few flat arrays, which forked loader processes share.
 
     Args:
         classes: class names by label.
@@ -34,12 +34,11 @@ class DetectionDataset(Dataset[Sample]):
         sizes: (n, 2) heights and widths in the annotations.
         boxes: (m, 4) xyxy in pixels, those of image 0 first.
         labels: (m,) class indices.
-        ends: (n,) for each image, how many boxes it and all before it have.
-        counts: what happened while the annotations were read, by outcome.
-        skip_unreadable: what to do about a missing, unreadable or truncated image or one of
-            another size than annotated: False refuses it, with an `ImageError` that names the
-            file; True takes the next readable image, and `skipped` in the target counts the
-            files passed over.
+        ends: (n,) for each image, the number of boxes up to and including its own.
+        counts: number of irregularities in the annotations, by kind.
+        skip_unreadable: False raises an `ImageError` that names the file when an image is missing,
+            unreadable, truncated or of another size than annotated; True takes the next readable
+            image instead, and `skipped` in the target counts the files that were skipped.
     """
 
     classes: tuple[str, ...]
@@ -58,7 +57,7 @@ class DetectionDataset(Dataset[Sample]):
 
     @property
     def portrait(self) -> np.ndarray:
-        """(n,) bool: is the image at least as high as wide, for batches of similar shapes."""
+        """(n,) bool: whether the image is at least as high as wide."""
         return self.sizes[:, 0] >= self.sizes[:, 1]
 
     def __getitem__(self, index: int) -> Sample:
@@ -71,10 +70,10 @@ class DetectionDataset(Dataset[Sample]):
         image, target = self.open(index)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1), as_tensors(target)
 
-    def open(self, index: int) -> Picture:
-        """As `dataset[index]`, with a PIL image and arrays instead of tensors."""
+    def open(self, index: int) -> PILSample:
+        """Like `dataset[index]`, with a PIL image and arrays instead of tensors."""
         if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of a dataset of {len(self)}")
+            raise IndexError(f"image {index} of a dataset of {len(self)} images")
         for skipped in range(len(self)):
             candidate = (index + skipped) % len(self)
             height, width = self.sizes[candidate].tolist()
@@ -85,10 +84,12 @@ class DetectionDataset(Dataset[Sample]):
                     raise
             else:
                 return image, {**self.target(candidate), "skipped": skipped}
-        raise ImageError(f"none of the {len(self)} images can be read, {self.files[0]} the first")
+        raise ImageError(
+            f"none of the {len(self)} images can be read; the first is {self.files[0]}"
+        )
 
     def target(self, index: int) -> Target:
-        """The annotations of an image, without reading it; boxes and labels are arrays."""
+        """The annotations of an image, without reading the image; boxes and labels are arrays."""
         end = self.ends[index]
         start = self.ends[index - 1] if index else 0
         return {
@@ -100,7 +101,7 @@ class DetectionDataset(Dataset[Sample]):
 
 
 def as_tensors(target: Target) -> Target:
-    """The target with tensors for its arrays."""
+    """A target with its arrays converted to tensors."""
     return {
         key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
         for key, value in target.items()
@@ -108,7 +109,7 @@ def as_tensors(target: Target) -> Target:
 
 
 def concatenate(datasets: Sequence[DetectionDataset]) -> DetectionDataset:
-    """One dataset from several with the same classes, such as VOC 2007 and 2012."""
+    """Join datasets of the same classes, such as VOC 2007 and 2012."""
     first, *others = datasets
     for other in others:
         if (other.classes, other.category_ids) != (first.classes, first.category_ids):

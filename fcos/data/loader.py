@@ -1,132 +1,175 @@
-"""From a dataset and its batches to lists of images and targets, read by worker processes."""
+"""Batches of a dataset, read and augmented by the worker processes of a `DataLoader`."""
 
 from __future__ import annotations
 
+import math
+import os
 import random
 import signal
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.synchronize import Event
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from fcos.data.dataset import DetectionDataset, Picture, Target, as_tensors
-from fcos.data.handover import Handover, Packet, keep_freed_memory
-from fcos.data.sampler import Draw
+from fcos.data.dataset import DetectionDataset, PILSample, Target, as_tensors
+from fcos.data.sampler import SampleIndex
 from fcos.data.transforms import Transform
 from fcos.read import ImageError
 
 Batch = tuple[list[Tensor], list[Target]]
 
+# What torch and the system report when workers cannot hand over a batch.
+EXHAUSTED = ("shared memory", "No space left", "Bus error", "Too many open files", "ancdata")
+
 
 class Loader:
     """Iterate over `(images, targets)`: lists of (3, H, W) uint8 tensors and of target dicts.
 
-    The result does not depend on the number of workers: each image is augmented with the key that
-    the sampler drew for it. The global random state is left alone.
+    The batches do not depend on the number of workers: each image is augmented with the seed that
+    the sampler gave it. The global random state is left alone.
 
     Args:
-        dataset: what to read.
+        dataset: the images and their annotations.
         batches: a `TrainingSampler` or `ordered_batches`.
-        transforms: augmentation, none for evaluation.
-        workers: reading processes, forked from this one; 0 reads in this one, as Windows must.
+        transforms: augmentation; None for evaluation.
+        workers: reading processes; 0 reads in this process.
         prefetch: batches that each worker keeps ready.
-        pin_memory: lay images into page-locked memory, for faster copies to a GPU.
-        views: spare a copy; an image is then good only until the batch after the next is asked for.
+        pin_memory: copy batches into page-locked memory, in a thread, for faster copies to a GPU.
+        start_method: "fork", "spawn" or "forkserver"; None: the platform's default.
+
+    Raises:
+        ImageError: while iterating: an image cannot be used; the message names it.
+        RuntimeError: while iterating: the workers ran out of shared memory or file descriptors.
     """
 
     def __init__(
         self,
         dataset: DetectionDataset,
-        batches: Iterable[list[Draw]],
+        batches: Iterable[list[SampleIndex]],
         transforms: Transform | None = None,
         workers: int = 2,
         prefetch: int = 4,
         pin_memory: bool = False,
-        views: bool = False,
+        start_method: str | None = None,
     ) -> None:
-        self.source = Augmented(dataset, transforms)
-        self.batches = batches
-        self.workers = workers
-        self.prefetch = prefetch
-        self.pin_memory = pin_memory
-        self.views = views
-
-    def __iter__(self) -> Iterator[Batch]:
-        if self.workers == 0:
-            for draws in self.batches:
-                yield collate([self.source[draw] for draw in draws], self.pin_memory)
-            return
-        keep_freed_memory()
-        handover = Handover(self.workers, self.prefetch)
-        loader = DataLoader(
-            Packed(self.source, handover),
-            batch_sampler=self.batches,
-            num_workers=self.workers,
-            collate_fn=_as_it_is,
-            prefetch_factor=self.prefetch,
-            worker_init_fn=_start_worker,
-            multiprocessing_context="fork",  # the mapping is inherited, not sent
-            # Its own generator: DataLoader otherwise takes a number from the global one at each
-            # start, and a resumed run would no longer be the same as one never stopped.
+        closing = get_context(start_method).Event()
+        weakref.finalize(self, closing.set)  # also at the end of the program
+        self.loader: DataLoader[PILSample] = DataLoader(
+            AugmentedDataset(dataset, transforms),
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=pin_memory,
+            prefetch_factor=prefetch if workers else None,
+            persistent_workers=workers > 0,
+            worker_init_fn=partial(_ignore_signals, closing),
+            multiprocessing_context=start_method if workers else None,
+            # A generator of its own: DataLoader otherwise draws from the global one at each start,
+            # and a resumed run would differ from one that was never stopped.
             generator=torch.Generator(),
         )
-        for packed in loader:
-            if isinstance(packed, ImageError):
-                raise packed
-            yield handover.unpack(packed, self.pin_memory, self.views)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Start the workers, at this call and not at the first batch."""
+        return self._unpacked(iter(self.loader))
+
+    def _unpacked(self, batches: Iterator[PackedBatch | ImageError]) -> Iterator[Batch]:
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (RuntimeError, OSError) as error:
+                if not any(reason in str(error) for reason in EXHAUSTED):
+                    raise
+                raise RuntimeError(
+                    "the loader's workers ran out of shared memory or file descriptors: enlarge "
+                    "/dev/shm (docker run --ipc=host or --shm-size=8g), raise `ulimit -n`, or "
+                    "lower data.workers, down to 0 to read images in the main process"
+                ) from error
+            if isinstance(batch, ImageError):
+                raise ImageError(str(batch), batch.kind)  # the batch's own would keep this frame
+            yield batch.unpack()
 
 
-class Augmented(Dataset[Picture]):
-    """A dataset whose items are asked for by `Draw` and augmented with its key."""
+class AugmentedDataset(Dataset[PILSample]):
+    """A dataset indexed by `SampleIndex`, each image augmented with that index's seed."""
 
     def __init__(self, dataset: DetectionDataset, transforms: Transform | None) -> None:
         self.dataset = dataset
         self.transforms = transforms
 
-    def __getitem__(self, draw: Draw) -> Picture:
-        image, target = self.dataset.open(draw.index)
+    def __getitem__(self, sample: SampleIndex) -> PILSample:
+        image, target = self.dataset.open(sample.index)
         if self.transforms is None:
             return image, target
-        return self.transforms(image, target, random.Random(draw.key))
+        return self.transforms(image, target, random.Random(sample.seed))
 
-
-class Packed(Dataset[Packet]):
-    """Batches of a dataset, each image handed over before the next one is read.
-
-    It is then still in the processor's cache, where a batch of 16 would not be.
-    """
-
-    def __init__(self, source: Augmented, handover: Handover) -> None:
-        self.source = source
-        self.handover = handover
-
-    def __getitems__(self, draws: list[Draw]) -> list[Packet] | ImageError:
+    def __getitems__(self, batch: list[SampleIndex]) -> list[PILSample] | ImageError:
+        """A batch, or the error: raised in a worker, its message would hold a whole traceback."""
         try:
-            return self.handover.pack(self.source[draw] for draw in draws)
-        except ImageError as error:  # raised here, its message would become a whole traceback
+            return [self[sample] for sample in batch]
+        except ImageError as error:
             return error
 
 
-def _as_it_is(batch: list[Packet] | ImageError) -> list[Packet] | ImageError:
-    return batch
+@dataclass(frozen=True)
+class PackedBatch:
+    """A batch as workers send it: all pixels in one tensor.
+
+    Each tensor that a worker sends takes a file descriptor. With three an image, large batches
+    would exceed the usual limit of 1,024.
+
+    Args:
+        pixels: (bytes,) uint8, one image after another.
+        shapes: (height, width, 3) of each image.
+        targets: of each image, with arrays for boxes and labels.
+    """
+
+    pixels: Tensor
+    shapes: list[tuple[int, ...]]
+    targets: list[Target]
+
+    def pin_memory(self) -> PackedBatch:
+        """Called by DataLoader's pinning thread."""
+        return replace(self, pixels=self.pixels.pin_memory())
+
+    def unpack(self) -> Batch:
+        """Images as (3, H, W) views of the pixels, and targets with tensors."""
+        parts = self.pixels.split([math.prod(shape) for shape in self.shapes])
+        images = [
+            part.view(shape).permute(2, 0, 1)
+            for part, shape in zip(parts, self.shapes, strict=True)
+        ]
+        return images, [as_tensors(target) for target in self.targets]
 
 
-def collate(pictures: Sequence[Picture], pin_memory: bool = False) -> Batch:
-    """Images and targets as two lists: images of a batch differ in size."""
-    images = [torch.from_numpy(np.array(image)).permute(2, 0, 1) for image, _ in pictures]
-    if pin_memory:
-        images = [image.pin_memory() for image in images]
-    return images, [as_tensors(target) for _, target in pictures]
+def collate(samples: Sequence[PILSample] | ImageError) -> PackedBatch | ImageError:
+    """Copy the images of a batch into one tensor, in shared memory when called by a worker."""
+    if isinstance(samples, ImageError):
+        return samples
+    images = [np.asarray(image) for image, _ in samples]
+    pixels = torch.empty(sum(image.size for image in images), dtype=torch.uint8)
+    if get_worker_info() is not None:
+        # DataLoader would do it later in a thread, whose errors never reach the main process.
+        pixels.share_memory_()
+    np.concatenate([image.reshape(-1) for image in images], out=pixels.numpy())
+    return PackedBatch(pixels, [image.shape for image in images], [t for _, t in samples])
 
 
-def _start_worker(worker: int) -> None:
-    """Leave signals to the whole process group to the trainer, which needs its workers to the end.
+def _ignore_signals(closing: Event, worker: int) -> None:
+    """Leave Ctrl-C and a cluster's signals to the main process, which still needs its workers.
 
-    A second SIGTERM ends a worker: multiprocessing sends one when the main process exits.
+    Once the loader is closed, a worker ends at SIGTERM, as multiprocessing expects.
     """
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if closing.is_set() else None)

@@ -1,4 +1,4 @@
-"""Which images make the next batch: seeded, without end, the same for any number of processes."""
+"""The order of images: seeded, endless, the same for any number of processes."""
 
 from __future__ import annotations
 
@@ -13,29 +13,32 @@ from torch.utils.data import Sampler
 
 
 @dataclass(frozen=True)
-class Draw:
-    """One image to load and the key that its augmentation is seeded with."""
+class SampleIndex:
+    """The index of an image to load, and the seed of its augmentation."""
 
     index: int
-    key: str
+    seed: str
 
 
-class TrainingSampler(Sampler[list[Draw]]):
-    """Batches of a shuffled dataset, over and over.
+class TrainingSampler(Sampler[list[SampleIndex]]):
+    """Endless batches of a shuffled dataset.
 
-    The order of images is one stream that the seed alone decides. Each step takes the next
-    `batch` images of it and each process its share of those, so that one process and eight see the
-    same total batches. Groups of images are all upright or all lying, so that little is padded
-    (aspect-ratio grouping, as in maskrcnn-benchmark and detectron2).
+    The order of images depends only on the seed. Each step takes the next `batch` images and each
+    process its share of them, so that one process and eight see the same total batches. The images
+    of a group are all portrait or all landscape, so that little is padded (aspect-ratio grouping,
+    as in maskrcnn-benchmark and detectron2).
 
     Args:
-        portrait: for each image of the dataset, is it at least as high as wide?
-        batch: images of a step in all processes together.
-        seed: decides shuffling and augmentation.
-        group: images in a row that share an orientation; 1 does not group. The published systems
-            have 2, a GPU's share.
+        portrait: for each image of the dataset, whether it is at least as high as wide.
+        batch: total images of a step, over all processes.
+        seed: of shuffling and augmentation.
+        group: consecutive images that share an orientation; 1 does not group. The published
+            systems use 2, the images of one GPU.
         rank, world: this process and the number of processes.
-        start: steps already taken: iteration begins at the exact image after them.
+        start: steps that a resumed run has taken; iteration begins with the image after them.
+
+    Raises:
+        ValueError: the dataset is empty, or the processes cannot share a batch equally.
     """
 
     def __init__(
@@ -58,13 +61,13 @@ class TrainingSampler(Sampler[list[Draw]]):
         self.batch, self.seed, self.group = batch, seed, group
         self.rank, self.world, self.start = rank, world, start
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampleIndex]]:
         share = self.batch // self.world
         stream = enumerate(self._grouped())
         for _ in islice(stream, self.start * self.batch):
             pass
         while True:
-            step = [Draw(i, f"{self.seed}/{n}") for n, i in islice(stream, self.batch)]
+            step = [SampleIndex(i, f"{self.seed}/{n}") for n, i in islice(stream, self.batch)]
             yield step[self.rank * share : (self.rank + 1) * share]
 
     def _shuffled(self) -> Iterator[int]:
@@ -82,8 +85,10 @@ class TrainingSampler(Sampler[list[Draw]]):
                 same.clear()
 
 
-def ordered_batches(length: int, batch: int = 1, rank: int = 0, world: int = 1) -> list[list[Draw]]:
-    """Every image once, in order: the batches of this process, for evaluation."""
+def ordered_batches(
+    length: int, batch: int = 1, rank: int = 0, world: int = 1
+) -> list[list[SampleIndex]]:
+    """Every image once and in order, for evaluation: the batches of this process."""
     indices = range(rank, length, world)
     starts = range(0, len(indices), batch)
-    return [[Draw(i, str(i)) for i in indices[start : start + batch]] for start in starts]
+    return [[SampleIndex(i, str(i)) for i in indices[start : start + batch]] for start in starts]

@@ -1,8 +1,8 @@
 """Training augmentation: callables `(image, target, rng) -> (image, target)`.
 
-Images are PIL, RGB; boxes are xyxy pixels in an array: tensors are made at the very end, in the
-training process. All chance comes from the `random.Random` that is passed in, so that a run that
-is resumed sees what it would have seen.
+Images are RGB PIL images and boxes are arrays of xyxy pixels; tensors are made when a batch is
+collated. All random numbers come from the `random.Random` argument, so that a resumed run sees the
+same images as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fcos.data.dataset import Picture, Target
+from fcos.data.dataset import PILSample, Target
 from fcos.preprocess import ShortestSide, resize_image
 
-Transform = Callable[[Image.Image, Target, random.Random], Picture]
+Transform = Callable[[Image.Image, Target, random.Random], PILSample]
 
 
 @dataclass(frozen=True)
 class Compose:
-    """One transform after another."""
+    """Apply transforms one after another."""
 
     transforms: Sequence[Transform]
 
-    def __call__(self, image: Image.Image, target: Target, rng: random.Random) -> Picture:
+    def __call__(self, image: Image.Image, target: Target, rng: random.Random) -> PILSample:
         for transform in self.transforms:
             image, target = transform(image, target, rng)
         return image, target
@@ -36,13 +36,16 @@ class Compose:
 
 @dataclass(frozen=True)
 class ResizeShortestSide:
-    """Shorter side to one of `sizes`, longer at most `longest`; see `fcos.preprocess.ShortestSide`.
+    """Resize the shorter side to one of `sizes`, the longer side to at most `longest` pixels.
+
+    The size is rounded as by `fcos.preprocess.ShortestSide`.
 
     Args:
-        sizes: the sizes to choose from; or, for `sample="range"`, the least and the greatest.
+        sizes: the sizes to choose from; for `sample="range"`, the smallest and the largest.
         sample: "choice" takes one of `sizes`, "range" any integer between two.
         rounding: "nearest" (detectron2), "truncate" (maskrcnn-benchmark) or "floor" (torchvision).
-        antialias: as Pillow; otherwise by four neighbours alone, as OpenMMLab and torchvision.
+        antialias: as Pillow does; False interpolates between four pixels, as OpenCV (OpenMMLab)
+            and torchvision do.
     """
 
     sizes: Sequence[int] = (800,)
@@ -55,7 +58,7 @@ class ResizeShortestSide:
         if not self.sizes or (self.sample == "range" and len(self.sizes) != 2):
             raise ValueError(f"sizes {list(self.sizes)} do not suit sample={self.sample!r}")
 
-    def __call__(self, image: Image.Image, target: Target, rng: random.Random) -> Picture:
+    def __call__(self, image: Image.Image, target: Target, rng: random.Random) -> PILSample:
         if self.sample == "range":
             size = rng.randint(self.sizes[0], self.sizes[1])
         else:
@@ -68,10 +71,10 @@ class ResizeShortestSide:
 
 @dataclass(frozen=True)
 class HorizontalFlip:
-    """Mirror the image, left to right.
+    """Mirror the image left to right.
 
     Args:
-        probability: of being mirrored.
+        probability: of mirroring.
         plus_one: boxes end on their last pixel, so x becomes width - x - 1 (maskrcnn-benchmark)
             instead of width - x (detectron2).
     """
@@ -79,7 +82,7 @@ class HorizontalFlip:
     probability: float = 0.5
     plus_one: bool = False
 
-    def __call__(self, image: Image.Image, target: Target, rng: random.Random) -> Picture:
+    def __call__(self, image: Image.Image, target: Target, rng: random.Random) -> PILSample:
         if rng.random() >= self.probability:
             return image, target
         x1, y1, x2, y2 = target["boxes"].T
@@ -90,18 +93,18 @@ class HorizontalFlip:
 
 @dataclass(frozen=True)
 class SquareView:
-    """The centre-ness-free system's view: the picture somewhere on a black square.
+    """Place the image on a black square, as the centre-ness-free system (utils_box/dataset.py).
 
-    Its longer side becomes `size`, in the middle of the square; or, with `probability`, `size`
-    times a random scale, at a random place (utils_box/dataset.py). The target says as "picture"
-    where it is, so that nothing is learned from the black: this is the last transform.
+    Its longer side is resized to `size` and the image centred; or, with `probability`, resized to
+    `size` times a random scale and placed at random. "picture" in the target is the image's xyxy
+    rectangle in the square, outside of which nothing is learned. Use it as the last transform.
 
     Args:
         size: side of the square in pixels.
-        scale: least and greatest random scale.
-        probability: of random scale and place.
-        margin: boxes are first kept this many pixels away from the picture's edges.
-        min_area: boxes of fewer square pixels of the view are dropped.
+        scale: smallest and largest random scale.
+        probability: of random scale and position.
+        margin: boxes are first clipped to this many pixels inside the image's edges.
+        min_area: boxes smaller than this in the square, in square pixels, are dropped.
     """
 
     size: int = 1025
@@ -110,7 +113,7 @@ class SquareView:
     margin: int = 1
     min_area: float = 32
 
-    def __call__(self, image: Image.Image, target: Target, rng: random.Random) -> Picture:
+    def __call__(self, image: Image.Image, target: Target, rng: random.Random) -> PILSample:
         moved = rng.random() < self.probability
         factor = self.size / max(image.size) * (rng.uniform(*self.scale) if moved else 1.0)
         width, height = (int(side * factor + 0.5) for side in image.size)
@@ -139,7 +142,7 @@ def _resize(image: Image.Image, width: int, height: int, antialias: bool = True)
 
 
 def with_boxes(target: Target, boxes: np.ndarray, min_area: float = 0.0) -> Target:
-    """The target with other boxes, less those without area or of less than `min_area`."""
+    """The target with other boxes, without those that have no area or less than `min_area`."""
     boxes = boxes.astype(np.float32)
     sides = boxes[:, 2:] - boxes[:, :2]
     keep = (sides > 0).all(axis=1) & (sides.prod(axis=1) >= min_area)

@@ -58,8 +58,9 @@ def detect_dataset(
     batches = ordered_batches(len(dataset), batch, rank, world)
     console = Console(stderr=True)
     results: list[Result] = []
+    loaded = iter(Loader(dataset, batches, workers=workers))  # before the bar has a thread
     for images, targets in track(
-        Loader(dataset, batches, workers=workers),
+        loaded,
         "Evaluating",
         total=len(batches),
         console=console,

@@ -1,8 +1,10 @@
-"""What a run shows: a progress bar on a terminal, lines elsewhere."""
+"""Training progress: a progress bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -11,7 +13,13 @@ from fcos.train.loggers import Record
 
 
 class Screen:
-    """A progress bar on a terminal, a line a record elsewhere; silent unless `shown`."""
+    """A progress bar on a terminal, a line per record elsewhere; nothing unless `shown`.
+
+    Args:
+        total: iterations of the schedule.
+        done: iterations that a resumed run has taken.
+        shown: whether this process prints anything.
+    """
 
     def __init__(self, total: int, done: int, shown: bool = True) -> None:
         self.console = Console(stderr=True, quiet=not shown, soft_wrap=True, highlight=False)
@@ -24,6 +32,7 @@ class Screen:
             TimeRemainingColumn(),
             TextColumn("{task.description}"),
             console=self.console,
+            transient=True,
             disable=not (shown and self.console.is_terminal),
         )
         self.task = self.progress.add_task("", total=total, completed=done)
@@ -35,15 +44,28 @@ class Screen:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Hide the bar and stop its thread while something else uses the terminal or forks.
+
+        A process forked while the thread draws would inherit its locks and could wait for them
+        forever.
+        """
+        self.progress.stop()
+        try:
+            yield
+        finally:
+            self.progress.start()
+
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self.console.print(text, markup=False)
 
     def advance(self, iteration: int) -> None:
         self.progress.update(self.task, completed=iteration)
 
     def show(self, record: Record) -> None:
-        """Losses and rates of a record."""
+        """Show the losses and the learning rate of a record."""
         losses = [f"{k} {v:.4f}" for k, v in record.items() if k.startswith("loss")]
         text = (
             f"{'  '.join(losses) or 'no finite loss'}"

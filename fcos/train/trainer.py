@@ -149,10 +149,10 @@ class Trainer:
         log = Log(self.folder, self.iteration, self.loggers, self.config) if leader else None
         self.detector.train()
         meter = Meter()
+        stream = iter(self.batches(self.iteration))  # forks workers: before the screen has a thread
         with StopSignals(leader) as signals, Screen(end, self.iteration, leader) as screen:
             if self.iteration and distributed.broadcast(log and not log.evaluated(self.iteration)):
                 self._evaluate(log, screen)  # the run was stopped before it could
-            stream = iter(self.batches(self.iteration))
             while self.iteration < end:
                 with meter.waiting():
                     images, targets = next(stream)
@@ -286,7 +286,8 @@ class Trainer:
             return
         for buffer in self.released.buffers():  # each rank's norms have seen other images
             distributed.copy_from_leader(buffer)
-        figures = self._stamp(self.evaluate(self.released))
+        with screen.paused():
+            figures = self._stamp(self.evaluate(self.released))
         screen.say(_summary(figures))
         if log is None:
             return

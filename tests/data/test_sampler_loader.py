@@ -1,9 +1,12 @@
 """Batches: seeded, endless, resumable at the exact image, the same for any number of processes."""
 
+import gc
 import os
+import resource
 import signal
+import subprocess
+import sys
 from collections import Counter
-from contextlib import suppress
 from itertools import chain, islice
 from multiprocessing import active_children
 
@@ -11,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from fcos.data.coco import CocoDataset
 from fcos.data.loader import Loader
@@ -27,7 +31,7 @@ def steps(count, **arguments):
 
 
 def indices(batches):
-    return [draw.index for batch in batches for draw in batch]
+    return [sample.index for batch in batches for sample in batch]
 
 
 def test_every_image_comes_once_an_epoch():
@@ -46,9 +50,9 @@ def test_resuming_continues_with_the_exact_image(start, group, seed):
 
 @pytest.mark.parametrize("world", [2, 4, 8])
 def test_processes_share_the_batches_of_one(world):
-    alone = steps(10)
+    single = steps(10)
     shares = [steps(10, rank=rank, world=world) for rank in range(world)]
-    assert [list(chain(*parts)) for parts in zip(*shares, strict=True)] == alone
+    assert [list(chain(*parts)) for parts in zip(*shares, strict=True)] == single
 
 
 def test_groups_share_an_orientation():
@@ -63,15 +67,15 @@ def test_grouping_leaves_nothing_out():
     assert max(counted.values()) - min(counted.values()) <= 2
 
 
-def test_each_draw_has_its_own_key_and_seeds_differ():
-    keys = [draw.key for batch in steps(20) + steps(20, seed=2) for draw in batch]
-    assert len(set(keys)) == len(keys)
+def test_every_sample_is_augmented_with_a_seed_of_its_own():
+    seeds = [sample.seed for batch in steps(20) + steps(20, seed=2) for sample in batch]
+    assert len(set(seeds)) == len(seeds)
     assert indices(steps(5)) != indices(steps(5, seed=2))
 
 
 def test_a_dataset_smaller_than_a_batch():
     (batch,) = islice(TrainingSampler([True, False], batch=8, seed=0, group=1), 1)
-    assert Counter(draw.index for draw in batch) == {0: 4, 1: 4}
+    assert Counter(sample.index for sample in batch) == {0: 4, 1: 4}
 
 
 def test_what_cannot_be_sampled_is_refused():
@@ -96,26 +100,57 @@ def dataset(tmp_path_factory):
 AUGMENT = Compose([ResizeShortestSide((40, 60), sample="range"), HorizontalFlip()])
 
 
-def load(dataset, count, workers, start=0):
+@pytest.fixture(autouse=True)
+def _no_workers_of_other_tests():
+    gc.collect()
+
+
+def load(dataset, count, workers, start=0, **options):
     sampler = TrainingSampler(dataset.portrait, batch=4, seed=3, start=start)
-    return list(islice(Loader(dataset, sampler, AUGMENT, workers), count))
+    return list(islice(Loader(dataset, sampler, AUGMENT, workers, **options), count))
 
 
 def assert_equal(batch, other):
     for image, target, image_again, target_again in zip(*batch, *other, strict=True):
         assert torch.equal(image, image_again)
         assert torch.equal(target["boxes"], target_again["boxes"])
+        assert torch.equal(target["labels"], target_again["labels"])
         assert target["image_id"] == target_again["image_id"]
 
 
 def test_batches_are_the_same_for_any_number_of_workers_and_after_resuming(dataset):
     state = torch.get_rng_state()
-    alone = load(dataset, 5, workers=0)
-    for batch, other in zip(alone, load(dataset, 5, workers=2), strict=True):
+    expected = load(dataset, 5, workers=0)
+    for batch, other in zip(expected, load(dataset, 5, workers=2), strict=True):
         assert_equal(batch, other)
-    for batch, other in zip(alone[3:], load(dataset, 2, workers=1, start=3), strict=True):
+    for batch, other in zip(expected[3:], load(dataset, 2, workers=1, start=3), strict=True):
         assert_equal(batch, other)
     assert torch.equal(torch.get_rng_state(), state)  # the model's own random numbers go on
+
+
+def test_workers_may_be_spawned(dataset):
+    """Windows and macOS spawn processes: the dataset and its transforms are sent to them."""
+    spawned = load(dataset, 3, workers=1, start_method="spawn")
+    for batch, other in zip(load(dataset, 3, workers=0), spawned, strict=True):
+        assert_equal(batch, other)
+
+
+def test_workers_start_when_iteration_is_asked_for(dataset):
+    """A caller can start them before it starts threads, whose locks forked workers would keep."""
+    loader = Loader(dataset, ordered_batches(len(dataset)), workers=2)
+    assert not active_children()
+    batches = iter(loader)
+    assert len(active_children()) == 2
+    assert len(list(batches)) == len(dataset)
+
+
+def test_workers_are_kept_from_one_pass_to_the_next(dataset):
+    loader = Loader(dataset, ordered_batches(len(dataset), 4), workers=1)
+    first = list(loader)
+    (worker,) = active_children()
+    for batch, other in zip(first, loader, strict=True):
+        assert_equal(batch, other)
+    assert active_children() == [worker]
 
 
 def test_a_batch_is_a_list_of_images_and_one_of_targets(dataset):
@@ -132,18 +167,50 @@ def test_without_transforms_images_come_as_they_are(dataset):
     assert len(images) == len(dataset)
 
 
-def test_what_a_worker_cannot_read_is_told_as_it_is(tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_reported_in_one_line(tmp_path, workers):
     dataset = CocoDataset(write(tmp_path, count=4, size=64), tmp_path / "images")
     broken = next((tmp_path / "images").iterdir())
     broken.write_bytes(b"nothing")
-    for workers in (0, 1):
-        with pytest.raises(ImageError, match="not a readable image") as told:
-            list(Loader(dataset, ordered_batches(len(dataset), 2), workers=workers))
-        assert str(told.value).startswith(str(broken))
-        assert "Traceback" not in str(told.value)
+    try:
+        list(Loader(dataset, ordered_batches(len(dataset), 2), workers=workers))
+    except ImageError as error:
+        message, kind = str(error), error.kind
+    assert message.startswith(f"{broken}: not a readable image")
+    assert "\n" not in message
+    assert kind == "image unreadable"
 
 
-def test_workers_leave_the_clusters_first_warning_to_the_trainer(dataset):
+@pytest.mark.skipif(sys.platform != "linux", reason="file descriptors are counted in /proc")
+def test_a_batch_takes_one_file_descriptor_however_many_images_it_has(dataset):
+    def descriptors():
+        return len(os.listdir("/proc/self/fd"))
+
+    batches = iter(Loader(dataset, ordered_batches(len(dataset), 4), workers=1, prefetch=1))
+    kept = [next(batches)]
+    before = descriptors()
+    kept += [next(batches) for _ in range(3)]
+    assert descriptors() - before <= 3
+
+
+class Exhausted(CocoDataset):
+    """Its images need more file descriptors than a process has."""
+
+    def open(self, index):
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (1, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        )
+        return Image.new("RGB", (64, 64)), self.target(index)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them")
+def test_workers_without_shared_memory_name_the_remedy(tmp_path):
+    dataset = Exhausted(write(tmp_path, count=4, size=64), tmp_path / "images")
+    with pytest.raises(RuntimeError, match=r"enlarge /dev/shm .* or lower data\.workers"):
+        list(Loader(dataset, ordered_batches(len(dataset), 2), workers=1))
+
+
+def test_workers_leave_signals_to_the_main_process(dataset):
     batches = iter(Loader(dataset, TrainingSampler(dataset.portrait, 2, 0), AUGMENT, 1, prefetch=1))
     next(batches)
     (worker,) = active_children()
@@ -152,7 +219,22 @@ def test_workers_leave_the_clusters_first_warning_to_the_trainer(dataset):
     for _ in range(5):
         next(batches)
     assert worker.is_alive()
-    with suppress(RuntimeError):  # torch's own, if it notices before `join` does
-        worker.terminate()
-        worker.join(10)
-    assert not worker.is_alive()
+
+
+def test_a_program_ends_with_its_workers_even_after_an_error(tmp_path):
+    """The traceback of an uncaught error keeps the iterator, so that nobody closes it before."""
+    write(tmp_path, count=4, size=64)
+    program = """
+import sys
+from fcos.data.coco import CocoDataset
+from fcos.data.loader import Loader
+from fcos.data.sampler import TrainingSampler
+dataset = CocoDataset(f"{sys.argv[1]}/annotations.json", f"{sys.argv[1]}/images")
+batches = iter(Loader(dataset, TrainingSampler(dataset.portrait, 2, 0), workers=1))
+next(batches)
+raise SystemExit("an error")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, timeout=120
+    )
+    assert (ended.returncode, ended.stderr) == (1, "an error\n")
