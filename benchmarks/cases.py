@@ -93,7 +93,7 @@ class Case:
         timing: how long to time, for the timed metrics.
         weights: the weights to load.
         detections_dir: folder in which detections are kept, as `<key>.json`.
-        evaluator: computes AP; one of `fcos.evaluate.BACKENDS`, whose results are equal.
+        evaluator: computes AP; one of `fcos.coco_eval.BACKENDS`, whose results are equal.
     """
 
     entry: str

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks.cases import Dataset
-from fcos.data.coco import load_annotations
-from fcos.data.sets import parts
+from fcos.data.annotations import load_annotations
+from fcos.data.registry import resolve_dataset
 from fcos.preprocess import load_image
 from fcos.read import read_image as read_file
 from zoo.card import Card
@@ -33,9 +33,9 @@ def default_dataset(card: Card, folder: Path) -> Dataset:
     data = card.config["data"]
     if data["test"] != "shapes":
         return embedded()
-    part = parts("shapes", folder, drawn=data["shapes"]["test"])[0]
-    assert isinstance(part.annotations, Path)
-    return replace(Dataset.of(part.annotations, part.images), name="shapes")
+    (source,) = resolve_dataset("shapes", folder, drawn=data["shapes"]["test"])
+    assert isinstance(source.annotations, Path)
+    return replace(Dataset.of(source.annotations, source.image_dir), name="shapes")
 
 
 def image_ids(dataset: Dataset, limit: int | None = None) -> list[int]:

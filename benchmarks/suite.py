@@ -34,7 +34,7 @@ class Suite:
         dataset: the images; None for the embedded ones, or the shapes an entry was trained on.
         folder: where shapes are drawn to and detections kept.
         limit, ap_limit: number of images to measure speed and AP on; None for all.
-        evaluator: computes AP, one of `fcos.evaluate.BACKENDS`.
+        evaluator: computes AP, one of `fcos.coco_eval.BACKENDS`.
         processes: number of processes that time each case, one after the other.
         weights_files, weights_folder: the user's weights, see `benchmarks.weights.resolve`.
         cached_only: never download published weights.

@@ -1,204 +1,130 @@
-"""COCO's figures of a detector: AP and AR over all classes, and AP of each."""
+"""Detecting on a dataset and computing COCO's metrics, in one process or in several together."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+import torch
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
-from fcos.data.coco import is_box, load_annotations
+from fcos.coco_eval import Result, evaluate_detections, to_coco_results
+from fcos.data.annotations import Annotations
+from fcos.data.dataset import DetectionDataset
+from fcos.data.loader import Loader
+from fcos.data.sampler import ordered_batches
+from fcos.detector import Detector
+from fcos.train import distributed
 
-Result = dict[str, Any]
-BACKENDS = ("pycocotools", "faster-coco-eval")
-
-# In the order of COCOeval.stats.
-FIGURES = (
-    *("AP", "AP50", "AP75", "APs", "APm", "APl"),
-    *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
-)
-
-
-def to_coco_results(
-    image_id: int | str,
-    boxes: Tensor,
-    scores: Tensor,
-    labels: Tensor,
-    category_ids: Sequence[int],
-    plus_one: bool = False,
-) -> list[Result]:
-    """The detections of one image in COCO's results format, not rounded.
-
-    Args:
-        image_id: the image's id in the annotation file, or the name of a file that is in none.
-        boxes, scores, labels: (n, 4) xyxy pixels of the original image, (n,), (n,) from 0.
-        category_ids: the annotation file's category id of each label.
-        plus_one: boxes end on their last pixel, so that widths and heights are x2 - x1 + 1: the
-            older convention of maskrcnn-benchmark, whose published figures are made with it.
-    """
-    extra = 1.0 if plus_one else 0.0
-    return [
-        {
-            "image_id": image_id,
-            "category_id": category_ids[label],
-            "bbox": [x1, y1, x2 - x1 + extra, y2 - y1 + extra],
-            "score": score,
-        }
-        for (x1, y1, x2, y2), score, label in zip(
-            boxes.double().tolist(), scores.double().tolist(), labels.tolist(), strict=True
-        )
-    ]
+Predict = Callable[[list[Tensor]], Sequence[Mapping[str, Tensor]]]
 
 
-def evaluate(
-    detections: str | Path | Sequence[Result],
-    annotations: str | Path | Mapping[str, Any],
-    image_ids: Iterable[int] | None = None,
-    backend: str = "pycocotools",
+def evaluate_detector(
+    detector: Detector,
+    dataset: DetectionDataset,
+    annotations: Annotations,
+    batch: int = 1,
+    workers: int = 2,
 ) -> dict[str, Any]:
-    """Measure detections with pycocotools, or with something equal and faster.
+    """Detect on every image of a dataset and compute COCO's metrics.
 
     Args:
-        detections: results in COCO's format (see `to_coco_results`), or a JSON file of them; may
-            be empty. At most 100 an image count, the best.
-        annotations: a COCO annotation file, or its content.
-        image_ids: measure on these images alone, as if the set held no others.
-        backend: "pycocotools", or "faster-coco-eval" where it is installed, whose figures are
-            the same to 1e-12 (`tests/benchmarks/test_bench_evaluators.py`).
+        detector: its classes are matched with the dataset's by name.
+        dataset: all images of the annotations.
+        annotations: COCO annotations to measure with.
+        batch: images of a forward pass; see `Detector.detect`.
+        workers: processes that read images.
 
     Returns:
-        AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl between 0 and 1, None where
-        there is no object of that kind; `per_class`, the AP of each class by name, None for those
-        without objects; and `images`, the number of images measured.
+        The metrics of `fcos.coco_eval.evaluate_detections`, on every rank.
 
     Raises:
-        ValueError: detections of images or categories that the annotations do not have, or that
-            are malformed, not finite, or of negative size.
-        ImportError: the backend is not installed.
+        ValueError: the dataset has none of the detector's classes.
     """
-    evaluator = _evaluator(backend)
-    truth = _truth(load_annotations(annotations))
-    chosen = sorted(truth.imgs) if image_ids is None else sorted(set(image_ids))
-    if not chosen:
-        raise ValueError("no image to evaluate on")
-    if unknown := sorted(set(chosen) - set(truth.imgs)):
-        raise ValueError(f"no annotations of image {unknown[0]}, nor of {len(unknown) - 1} others")
-    results = _results(detections, truth)
-    evaluation = evaluator(truth, results, "bbox")
-    evaluation.params.imgIds = chosen
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    figures: dict[str, Any] = dict(zip(FIGURES, map(_figure, evaluation.stats), strict=True))
-    # precision: (IoU threshold, recall, class, area range, detections an image), -1 where undefined
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    figures["per_class"] = {
-        _unique(truth, category): _figure(precision[:, :, position].mean())
-        for position, category in enumerate(evaluation.params.catIds)
-    }
-    figures["images"] = len(chosen)
-    return figures
+
+    def predict(images: list[Tensor]) -> list[dict[str, Tensor]]:
+        detections = detector.detect(images, batch_size=len(images))
+        return [{"boxes": d.boxes, "scores": d.scores, "labels": d.labels} for d in detections]
+
+    category_ids = match_categories(detector.classes, dataset)
+    plus_one = detector.decoder.plus_one
+    training = detector.training
+    detector.eval()
+    results = detect_dataset(predict, dataset, category_ids, batch, workers, plus_one=plus_one)
+    detector.train(training)
+    figures = evaluate_detections(results, annotations) if distributed.rank() == 0 else None
+    return dict(distributed.broadcast(figures))
 
 
-def _evaluator(backend: str) -> Any:
-    """The backend's COCOeval class."""
-    if backend not in BACKENDS:
-        raise ValueError(f"no backend {backend!r}; there are {', '.join(BACKENDS)}")
-    if backend == "pycocotools":
-        return COCOeval
-    try:
-        from faster_coco_eval import COCOeval_faster
-    except ImportError:
-        raise ImportError(
-            "faster-coco-eval is not installed: pip install 'fcos-zoo[fast-eval]'"
-        ) from None
-    return COCOeval_faster
+def match_categories(classes: Sequence[str], dataset: DetectionDataset) -> list[int | None]:
+    """The dataset's category id of each of a detector's classes, by name; None where it has none.
 
-
-def _unique(truth: COCO, category: int) -> str:
-    """The category's name, with its id where another has the same name."""
-    name = str(truth.cats[category]["name"])
-    same = sum(other["name"] == name for other in truth.cats.values())
-    return name if same == 1 else f"{name} (category {category})"
-
-
-def _figure(value: float) -> float | None:
-    return None if value < 0 or math.isnan(value) else float(value)
-
-
-def _index(content: Mapping[str, Any]) -> COCO:
-    coco = COCO()
-    coco.dataset = dict(content)
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
-
-
-def _truth(content: Mapping[str, Any]) -> COCO:
-    """Ground truth as COCOeval needs it.
-
-    Annotations are numbered anew from 1: COCOeval takes an object of id 0 for one not found, and
-    one of two with the same id for the other. Missing `area` and `iscrowd` are filled in. What is
-    left out of training as unknown or malformed is left out here too.
+    Raises:
+        ValueError: the dataset has none of the classes.
     """
-    categories = [{**c, "name": str(c.get("name", c["id"]))} for c in content["categories"]]
-    images, known = {i["id"] for i in content["images"]}, {c["id"] for c in categories}
-    things = [
-        {**_defaults(thing), **{k: v for k, v in thing.items() if v is not None}, "id": number}
-        for number, thing in enumerate(content["annotations"], 1)
-        if thing.get("image_id") in images
-        and thing.get("category_id") in known
-        and is_box(thing.get("bbox"))
-    ]
-    return _index({"images": content["images"], "categories": categories, "annotations": things})
+    ids = dict(zip(dataset.classes, dataset.category_ids, strict=True))
+    matched = [ids.get(name) for name in classes]
+    if not any(category is not None for category in matched):
+        raise ValueError(
+            f"the dataset has none of the detector's classes ({_some(classes)}); it has "
+            f"{_some(dataset.classes)}"
+        )
+    return matched
 
 
-def _defaults(thing: Mapping[str, Any]) -> dict[str, Any]:
-    return {"iscrowd": 0, "area": thing["bbox"][2] * thing["bbox"][3]}
+def detect_dataset(
+    predict: Predict,
+    dataset: DetectionDataset,
+    category_ids: Sequence[int | None],
+    batch: int = 1,
+    workers: int = 0,
+    *,
+    plus_one: bool = False,
+    title: str = "Evaluating",
+) -> list[Result]:
+    """Run a detector on every image, each process of a group on its share.
 
+    Args:
+        predict: from (3, H, W) uint8 images to their {"boxes": (n, 4) xyxy pixels, "scores": (n,),
+            "labels": (n,)}.
+        dataset: the images.
+        category_ids: of each label, see `match_categories`; detections of None are dropped.
+        batch: images of a call of `predict`.
+        workers: processes that read images; 0 reads them in this one.
+        plus_one: see `to_coco_results`.
+        title: of the progress bar.
 
-def _check_result(detection: Any) -> None:
-    try:
-        fine = {"image_id", "category_id"} <= detection.keys()
-        fine = fine and isinstance(detection["score"], Real)
-        fine = fine and [isinstance(side, Real) for side in detection["bbox"]] == [True] * 4
-    except (AttributeError, KeyError, TypeError):
-        fine = False
-    if not fine:
-        wanted = "image_id, category_id, bbox (x, y, width, height) and score"
-        raise ValueError(f"a detection must have {wanted}: {str(detection)[:200]}")
-
-
-def _results(detections: str | Path | Sequence[Result], truth: COCO) -> COCO:
-    loaded: Sequence[Result] = (
-        json.loads(Path(detections).read_bytes())
-        if isinstance(detections, (str, Path))
-        else detections
-    )
-    rows = []
-    for number, detection in enumerate(loaded, 1):
-        _check_result(detection)
-        image_id, category_id = detection["image_id"], detection["category_id"]
-        if image_id not in truth.imgs:
-            raise ValueError(f"a detection on image {image_id}, which the annotations do not have")
-        if category_id not in truth.cats:
-            raise ValueError(
-                f"a detection of category {category_id} on image {image_id}; the annotations have "
-                f"{len(truth.cats)} categories, from {min(truth.cats)} to {max(truth.cats)}"
+    Returns:
+        The detections in COCO's results format, in the order of the images: of all processes on
+        rank 0, none on the others.
+    """
+    batches = ordered_batches(len(dataset), batch, distributed.rank(), distributed.world())
+    loader = iter(Loader(dataset, batches, workers=workers))  # forks before the bar has a thread
+    console = Console(stderr=True)
+    shown = console.is_terminal and distributed.rank() == 0
+    results: list[Result] = []
+    for images, targets in track(
+        loader, title, len(batches), console=console, transient=True, disable=not shown
+    ):
+        with torch.inference_mode():
+            detections = predict(images)
+        for target, found in zip(targets, detections, strict=True):
+            rows = to_coco_results(
+                target["image_id"],
+                found["boxes"],
+                found["scores"],
+                found["labels"],
+                category_ids,
+                plus_one,
             )
-        width, height = detection["bbox"][2:]
-        if not all(map(math.isfinite, (*detection["bbox"], detection["score"]))):
-            raise ValueError(f"a detection on image {image_id} is not finite: {detection}")
-        if width < 0 or height < 0:
-            raise ValueError(f"a detection on image {image_id} has a negative side: {detection}")
-        rows.append({**detection, "id": number, "area": width * height, "iscrowd": 0})
-    return _index({**truth.dataset, "annotations": rows})
+            results += [row for row in rows if row["category_id"] is not None]
+    shares = distributed.gather(results)
+    position = {image_id: index for index, image_id in enumerate(dataset.image_ids.tolist())}
+    gathered = [result for share in shares for result in share]
+    return sorted(gathered, key=lambda result: position[result["image_id"]])
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

@@ -1,17 +1,28 @@
-"""Reading one image file as 8-bit RGB, or saying what is wrong with it."""
+"""Reading an image file as 8-bit RGB, or an error that says what is wrong with it."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 ORIENTATION = 0x0112  # the EXIF tag
+TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+BIT_DEPTHS = (8, 12, 16)  # of integer images, whose files do not say which it is
 
 
 class ImageError(ValueError):
-    """An image file that must not be used as it is.
+    """An image file cannot be used.
 
     The message names the file and the reason; `kind` is "image missing", "image unreadable" or
     "image of another size".
@@ -26,12 +37,13 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Image.I
     """Read an image file as 8-bit RGB.
 
     Greyscale is repeated to three channels, CMYK and palettes are converted, transparency is
-    dropped, 16-bit greyscale keeps its high byte, and of several frames the first is taken.
+    dropped, and of several frames the first is taken. Images of 16- or 32-bit integers keep the
+    eight highest of their `bit_depth`.
 
     Args:
         path: the file.
-        size: its (height, width) in the annotations. A picture with an EXIF orientation is turned
-            upright, unless the annotations were made on the unturned pixels, as their size tells.
+        size: (height, width) in the annotations. An image with an EXIF orientation is rotated,
+            unless the size tells that the annotations were made on the stored pixels.
 
     Raises:
         ImageError: the file is missing, unreadable, truncated or of another size.
@@ -54,27 +66,57 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Image.I
 
 
 def upright_rgb(image: Image.Image, size: tuple[int, int] | None = None) -> Image.Image:
-    """An image as `read_image` gives it.
+    """Convert an open image as `read_image` does.
 
     Raises:
-        ValueError: its pixels have no known range.
+        ValueError: the range of its pixel values is not known.
     """
     return _rgb(_upright(image, size))
 
 
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, from 2 to 8, or 1 where there is no valid one."""
+    try:
+        value = image.getexif().get(ORIENTATION)
+    except Exception:  # of a malformed tag, of whatever type: the pixels are still good
+        return 1
+    return value if value in TRANSPOSE else 1
+
+
+def bit_depth(values: np.ndarray) -> int:
+    """The bits that an image of integers uses, judged by its largest value: 8, 12 or 16.
+
+    Raises:
+        ValueError: values are negative or need more than 16 bits.
+    """
+    least, most = int(values.min()), int(values.max())
+    for bits in BIT_DEPTHS:
+        if least >= 0 and most < 1 << bits:
+            return bits
+    raise ValueError(f"pixel values from {least} to {most} have no known range")
+
+
 def _upright(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
-    if image.getexif().get(ORIENTATION, 1) == 1:
+    turn = orientation(image)
+    if turn == 1:
         return image
-    upright = ImageOps.exif_transpose(image)
+    upright = image.transpose(TRANSPOSE[turn])
     annotated_as_stored = size == (image.height, image.width) != (upright.height, upright.width)
     return image if annotated_as_stored else upright
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Convert to RGB; `convert` alone would clip 16-bit values at 255."""
-    if image.mode.startswith("I") or image.mode == "F":
+    """Convert to RGB; Pillow's `convert` would clip values above 255."""
+    if image.mode == "F":
+        raise ValueError("floating-point pixel values have no known range")
+    if image.mode.startswith("I"):
         values = np.asarray(image)
-        if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"pixel values of mode {image.mode} have no known range")
-        image = Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
+        bits = bit_depth(values)
+        if bits < 16:
+            warnings.warn(
+                f"an image of mode {image.mode} is taken as {bits}-bit, judged by its largest "
+                "value; save 8-bit images to be certain",
+                stacklevel=2,
+            )
+        image = Image.fromarray((values.astype(np.uint16) >> (bits - 8)).astype(np.uint8))
     return image if image.mode == "RGB" else image.convert("RGB")

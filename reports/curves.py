@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fcos.evaluate import FIGURES
+from fcos.coco_eval import FIGURES
 from fcos.train.log import read
 from reports.plots import style_of
 

@@ -22,7 +22,7 @@ from benchmarks.cases import METRICS, PRECISIONS, STATIC, Dataset, TimingBudget
 from benchmarks.runner import NOT_STARTED, is_complete, run
 from benchmarks.store import Row, Store, newest
 from benchmarks.suite import Suite, load, suites
-from fcos.evaluate import BACKENDS
+from fcos.coco_eval import BACKENDS
 from reports import tables
 from tools import compare, merge
 from tools.arguments import default_device, positive

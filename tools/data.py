@@ -1,4 +1,4 @@
-"""Datasets: fetch the published ones, draw shapes, check your own before training."""
+"""Datasets: download published ones, draw shapes, check your own before training."""
 
 from __future__ import annotations
 
@@ -21,57 +21,66 @@ from rich.table import Table
 from rich.text import Text
 
 from fcos.data import shapes
-from fcos.data.check import LEFT_OUT, OUTCOMES, REFUSED, Finding, Report, check
-from fcos.data.coco import load_annotations
-from fcos.data.official import Archive, Published, bring, missing, remove, room, verify
-from fcos.data.sets import Part, found_under
-from fcos.data.unpack import check_room
+from fcos.data.annotations import load_annotations
+from fcos.data.check import ASSUMED, LEFT_OUT, OUTCOMES, REFUSED, Finding, Report, check
+from fcos.data.download import (
+    Archive,
+    DatasetSpec,
+    check_disk_space,
+    install_archive,
+    missing_archives,
+    remove_archive,
+    required_bytes,
+    verify_dataset,
+)
+from fcos.data.image_files import find_image_dir
+from fcos.data.registry import DatasetSource, find_datasets
 from zoo.compose import CONFIGS
 from zoo.download import fetch
 from zoo.sources import FileSource
 
-STYLES = {REFUSED: "red", LEFT_OUT: "yellow"}
+STYLES = {REFUSED: "red", LEFT_OUT: "yellow", ASSUMED: "yellow"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the first word says."""
+    """Run the subcommand."""
     options = _parser().parse_args(arguments)
     return int(options.run(options))
 
 
-def get(name: str, options: argparse.Namespace) -> int:
-    """Fetch a published dataset, as far as it is not there, and check it."""
-    dataset = Published.of(name, yaml.safe_load(_files()[name].read_text()))
+def download(name: str, options: argparse.Namespace) -> int:
+    """Download what is missing of a published dataset, and check all of it."""
+    dataset = DatasetSpec.parse(name, yaml.safe_load(_files()[name].read_text()))
     root: Path = options.root
     root.mkdir(parents=True, exist_ok=True)
     console = Console(soft_wrap=True, highlight=False)
     with FileLock(root / ".data.lock"):
-        todo = missing(dataset, root)
-        if todo:
-            console.print(_announcement(dataset, todo, root))
-            check_room(root, room(todo, options.keep))
-        for archive in todo:
-            with _progress(f"unpacking {archive.name}") as update:
-                bring(archive, root, _fetch, update)
+        missing = missing_archives(dataset, root)
+        if missing:
+            console.print(_announcement(dataset, missing, root))
+            check_disk_space(root, required_bytes(missing, options.keep))
+        for archive in missing:
+            with _progress(f"unpacking {archive.name}") as progress:
+                install_archive(archive, root, _fetch, progress)
             console.print(f"{archive.name}: unpacked")
             if not options.keep:
-                remove(archive, root)
+                remove_archive(archive, root)
         table = Table("split", "images", "objects", "classes")
         try:
-            for split, numbers in verify(dataset, root).items():
+            for split, numbers in verify_dataset(dataset, root).items():
                 table.add_row(split, *(f"{number:,}" for number in numbers))
         except ValueError as error:
             raise ValueError(f"{error}; remove what is damaged and start again") from None
-        if not options.keep:  # also those that an earlier call had no time to remove
+        if not options.keep:  # also those that an interrupted call left
             for archive in dataset.archives:
-                remove(archive, root)
+                remove_archive(archive, root)
     console.print(table)
-    console.print(f"{name} is whole: train with data.root={root}")
+    console.print(f"{name} is complete: train with data.root={root}")
     return 0
 
 
 def draw(options: argparse.Namespace) -> int:
-    """Draw a dataset of shapes to the disk."""
+    """Write a dataset of drawn shapes."""
     if options.count < 1:
         raise ValueError(f"--count must be at least 1, not {options.count}")
     classes = tuple(options.classes.split(","))
@@ -86,40 +95,41 @@ def draw(options: argparse.Namespace) -> int:
 
 
 def check_all(options: argparse.Namespace) -> int:
-    """Tell what training would make of a dataset."""
+    """Show what training would do about every irregularity of a dataset."""
     console = Console()
     reports: dict[str, Report] = {}
-    for name, part in _parts(options.dataset, options.images):
-        reports[name] = check(part.annotations, part.images)
-        _show(console, name, part.images, reports[name])
+    for name, source in _sources(options.dataset, options.images):
+        reports[name] = check(source.annotations, source.image_dir)
+        _show(console, name, source.image_dir, reports[name])
     if options.json:
         content = {name: _plain(report) for name, report in reports.items()}
         options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return 0 if all(report.ok for report in reports.values()) else 1
 
 
-def _parts(dataset: Path, images: Path | None) -> Iterable[tuple[str, Part]]:
-    if dataset.is_dir() and images is None:
-        return found_under(dataset)
-    return [(dataset.stem, Part(dataset, images or dataset.parent))]
+def _sources(dataset: Path, image_dir: Path | None) -> Iterable[tuple[str, DatasetSource]]:
+    if dataset.is_dir() and image_dir is None:
+        return find_datasets(dataset)
+    source = DatasetSource(dataset, image_dir or find_image_dir(dataset))
+    return [(dataset.stem, source)]
 
 
-def _show(console: Console, name: str, images: Path, report: Report) -> None:
+def _show(console: Console, name: str, image_dir: Path, report: Report) -> None:
     numbers = f"{report.images:,} images, {report.objects:,} objects, {len(report.classes)} classes"
-    console.print(f"{name}, {images}: {numbers}", markup=False, highlight=False, soft_wrap=True)
-    table = Table("found", "how many", "training", "the first")
+    console.print(f"{name}, {image_dir}: {numbers}", markup=False, highlight=False, soft_wrap=True)
+    table = Table("finding", "number", "training", "first ones")
     order = list(OUTCOMES)
     findings = sorted(report.findings, key=lambda finding: order.index(finding.kind))
-    for kind, found in groupby(findings, key=lambda finding: finding.kind):
-        names = [_short(finding) for finding in found]
+    for kind, group in groupby(findings, key=lambda finding: finding.kind):
+        names = [_short(finding) for finding in group]
         first = list(dict.fromkeys(names))
-        told = Text(", ".join(first[:3]) + (", …" if len(first) > 3 else ""))
+        examples = Text(", ".join(first[:3]) + (", …" if len(first) > 3 else ""))
         outcome = OUTCOMES[kind]
-        table.add_row(kind, f"{len(names):,}", outcome, told, style=STYLES.get(outcome))
+        table.add_row(kind, f"{len(names):,}", outcome, examples, style=STYLES.get(outcome))
     if findings:
         console.print(table)
-    remedy = "mend it, or pass over unreadable and missing images with data.skip_unreadable=true"
-    console.print("training takes it" if report.ok else f"[red]training refuses it:[/] {remedy}")
+    remedy = "fix it, or skip missing and unreadable images with data.skip_unreadable=true"
+    console.print("training accepts it" if report.ok else f"[red]training refuses it:[/] {remedy}")
 
 
 def _short(finding: Finding) -> str:
@@ -138,12 +148,12 @@ def _plain(report: Report) -> Mapping[str, Any]:
     }
 
 
-def _announcement(dataset: Published, todo: Sequence[Archive], root: Path) -> str:
-    size = sum(archive.size or 0 for archive in todo)
-    unknown = sum(archive.size is None for archive in todo)
-    more = f" and {unknown} of a size that its host has not published" if unknown else ""
-    names = ", ".join(archive.name for archive in todo)
-    return f"{dataset.name}: {decimal(size)} to fetch into {root}{more} ({names})"
+def _announcement(dataset: DatasetSpec, missing: Sequence[Archive], root: Path) -> str:
+    size = sum(archive.size or 0 for archive in missing)
+    unknown = sum(archive.size is None for archive in missing)
+    more = f" and {unknown} of unpublished size" if unknown else ""
+    names = ", ".join(archive.name for archive in missing)
+    return f"{dataset.name}: {decimal(size)} to download into {root}{more} ({names})"
 
 
 def _fetch(archive: Archive, folder: Path) -> Path:
@@ -172,29 +182,34 @@ def _files() -> dict[str, Path]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fcos-zoo data", description=__doc__)
-    words = parser.add_subparsers(required=True, metavar="WORD", title="words")
+    words = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     for name in _files():
-        word = words.add_parser(name, help=f"fetch {name}, unpack and check it")
+        word = words.add_parser(name, help=f"download {name}, unpack and check it")
         add = word.add_argument
         add("--root", type=Path, default=Path("data"), help="folder of the datasets (%(default)s)")
         add("--keep", action="store_true", help="keep the archives")
-        word.set_defaults(run=partial(get, name))
+        word.set_defaults(run=partial(download, name))
 
     word = words.add_parser("shapes", help="draw a dataset of shapes")
     add = word.add_argument
-    add("--count", type=int, required=True, help="images")
-    add("--seed", type=int, default=0, help="other seeds give other images (%(default)s)")
-    add("--out", type=Path, required=True, help="a folder")
+    add("--count", type=int, required=True, help="number of images")
+    add("--seed", type=int, default=0, help="of the random images (%(default)s)")
+    add("--out", type=Path, required=True, help="folder to write")
     add("--size", type=int, default=160, help="longer side of the images (%(default)s)")
-    add("--most", type=int, default=10, help="shapes of an image at most (%(default)s)")
+    add("--most", type=int, default=10, help="maximum number of shapes per image (%(default)s)")
     names = ",".join(shapes.CLASSES)
-    add("--classes", default=names, help=f"of {', '.join(shapes.OUTLINES)} (%(default)s)")
+    add("--classes", default=names, help=f"out of {', '.join(shapes.OUTLINES)} (%(default)s)")
     word.set_defaults(run=draw)
 
-    word = words.add_parser("check", help="what training would make of a dataset")
+    word = words.add_parser("check", help="show what training would refuse, leave out or correct")
     add = word.add_argument
     add("dataset", type=Path, help="a folder in COCO's or VOC's layout, or an annotation file")
-    add("images", type=Path, nargs="?", help="the annotation file's image folder, if not its own")
+    add(
+        "images",
+        type=Path,
+        nargs="?",
+        help="the annotation file's image folder, if it cannot be found",
+    )
     add("--json", type=Path, help="write every finding to this file")
     word.set_defaults(run=check_all)
     return parser

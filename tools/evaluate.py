@@ -1,4 +1,4 @@
-"""COCO AP of an entry on a COCO-format dataset: the twelve figures and every class."""
+"""COCO AP of a model on a COCO-format dataset: the twelve metrics and the AP of each class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 import zoo
@@ -18,7 +17,8 @@ from benchmarks import accuracy
 from benchmarks.cases import Dataset
 from benchmarks.dataset import default_dataset, image_ids
 from fcos import TTA_MULTI_SCALE
-from fcos.evaluate import FIGURES, Result
+from fcos.coco_eval import FIGURES, Result
+from fcos.data.image_files import find_image_dir
 from fcos.preprocess import ResizeMethod
 from fcos.train import distributed
 from tools.arguments import exact_float32, positive
@@ -27,13 +27,10 @@ DRAWN = Path("outputs/data")  # where shapes are drawn to
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Detect on every image, write the detections, print the figures; under torchrun together."""
+    """Detect on every image, write the detections, print the metrics; under torchrun together."""
     options = _parser().parse_args(arguments)
     exact_float32()
-    if options.dataset:
-        dataset = Dataset.of(*options.dataset)
-    else:
-        dataset = default_dataset(zoo.card(options.name), DRAWN)
+    dataset = _dataset(options)
     ids = image_ids(dataset, options.limit)
     title = f"{options.name} multi-scale" if options.multi_scale else options.name
     folder = options.out or Path("outputs/evaluate") / title.replace(" ", "_")
@@ -41,26 +38,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         detector = zoo.get(
             options.name, options.weights, device, options.precision, resize=options.resize
         ).fuse()
-        accuracy.category_ids(detector.classes, dataset)  # refuse before the work, not after
-        console = Console(stderr=True)
-        quiet = not console.is_terminal or distributed.rank() > 0
-        mine = ids[distributed.rank() :: distributed.world()]
-        shown = track(mine, options.name, console=console, disable=quiet)
         tta = TTA_MULTI_SCALE if options.multi_scale else ()
-        found = accuracy.detect(detector, dataset, shown, options.batch, tta)
-        shares = distributed.gather(found)
+        results = accuracy.detect(detector, dataset, ids, options.batch, tta, options.workers)
         if distributed.rank() == 0:
-            results = [result for share in shares for result in share]
-            place = {image_id: i for i, image_id in enumerate(ids)}
-            results.sort(key=lambda result: place[result["image_id"]])  # the order of one process
             write(results, dataset, ids, folder, title)
     return 0
+
+
+def _dataset(options: argparse.Namespace) -> Dataset:
+    if not options.dataset:
+        return default_dataset(zoo.card(options.name), DRAWN)
+    annotations, *image_dir = options.dataset
+    if len(image_dir) > 1:
+        raise ValueError("--dataset takes an annotation file and at most one folder of images")
+    return Dataset.of(annotations, image_dir[0] if image_dir else find_image_dir(annotations))
 
 
 def write(
     results: Sequence[Result], dataset: Dataset, ids: Sequence[int], folder: Path, title: str
 ) -> None:
-    """Keep the detections, then measure and show them."""
+    """Write the detections, then compute and print the metrics."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "detections.json").write_text(json.dumps(results))
     figures = accuracy.figures(results, dataset, ids)
@@ -71,7 +68,7 @@ def write(
 
 
 def print_figures(figures: dict[str, Any], title: str, console: Console) -> None:
-    """The twelve figures in per cent, and the classes from best to worst."""
+    """Print the twelve metrics in per cent, and the classes from best to worst."""
     table = Table(title=f"{title} on {figures['split']}, {figures['images']} images")
     for figure in FIGURES:
         table.add_column(figure, justify="right")
@@ -90,12 +87,14 @@ def _percent(value: float | None) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fcos-zoo evaluate", description=__doc__)
     add = parser.add_argument
-    add("name", help="an entry, see `fcos-zoo list`")
-    add("--dataset", type=Path, nargs=2, metavar=("ANNOTATIONS", "IMAGES"),
-        help="COCO-format; default: the 31 embedded images of val2017, or shapes")  # fmt: skip
-    add("--weights", help="a path or address instead of the published file")
-    add("--limit", type=positive, help="the first images alone")
-    add("--batch", type=positive, default=1, help="images at a time (%(default)s)")
+    add("name", help="a model, see `fcos-zoo list`")
+    add("--dataset", type=Path, nargs="+", metavar=("ANNOTATIONS", "IMAGES"),
+        help="annotations in COCO's format and, if it cannot be found, the folder of the images; "
+        "default: the 31 embedded images of val2017, or shapes")  # fmt: skip
+    add("--weights", help="a path or URL in place of the published file")
+    add("--limit", type=positive, help="use only the first images")
+    add("--batch", type=positive, default=1, help="images per forward pass (%(default)s)")
+    add("--workers", type=int, default=2, help="processes that read images (%(default)s)")
     add("--multi-scale", action="store_true",
         help="test-time augmentation by 17 scaled and flipped copies")  # fmt: skip
     add("--device", help="cpu or cuda; default: cuda where there is one")

@@ -14,7 +14,7 @@ from rich.progress import track
 
 import zoo
 from fcos import TTA_MULTI_SCALE, Detections, Detector
-from fcos.evaluate import Result, to_coco_results
+from fcos.coco_eval import Result, to_coco_results
 from tools.arguments import default_device, exact_float32
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -108,7 +108,7 @@ def coco_results(
     file_name: str, found: Detections, category_ids: Sequence[int], plus_one: bool
 ) -> list[Result]:
     """COCO's results format with the classes' names; the image's id is its file's number, or its
-    name where it has none. See `fcos.evaluate.to_coco_results`."""
+    name where it has none. See `fcos.coco_eval.to_coco_results`."""
     stem = Path(file_name).stem
     image_id = int(stem) if stem.isdecimal() else file_name
     tensors = found.boxes, found.scores, found.labels

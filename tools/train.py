@@ -25,8 +25,8 @@ from fcos import Detector
 from fcos.data.dataset import DetectionDataset
 from fcos.data.loader import Batch, Loader
 from fcos.data.sampler import TrainingSampler
+from fcos.evaluate import evaluate_detector
 from fcos.train import distributed
-from fcos.train.evaluation import evaluate_detector
 from fcos.train.memory import fitting_parts
 from fcos.train.recompute import recompute_activations
 from fcos.train.solver import make_optimizer

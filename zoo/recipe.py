@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from fcos.boxes import Size
-from fcos.data import sets
 from fcos.data.dataset import DetectionDataset
-from fcos.data.named import check_is_minival
+from fcos.data.registry import (
+    MINIVAL,
+    check_is_minival,
+    resolve_dataset,
+    test_set,
+    training_set,
+)
 from fcos.data.transforms import (
     Compose,
     HorizontalFlip,
@@ -28,16 +33,16 @@ def datasets(data: Config) -> tuple[DetectionDataset, Test | None]:
     The recipe's own test set is not measured when the training set is another.
     """
     drawn = data.get("shapes", {})
-    found = sets.parts(data["train"], data["root"], data["train_images"], drawn.get("train"))
+    found = resolve_dataset(data["train"], data["root"], data["train_images"], drawn.get("train"))
     keys = ("plus_one", "whole_pixels", "keep_empty", "skip_unreadable")
-    dataset = sets.training_set(found, **{key: data[key] for key in keys})
+    dataset = training_set(found, **{key: data[key] for key in keys})
     own, named = Path(data["train"]).is_file(), data["test"] and not Path(data["test"]).is_file()
     if data["test"] is None or (own and named):
         return dataset, None
-    measured = sets.parts(data["test"], data["root"], data["test_images"], drawn.get("test"))
-    if data["test"] in ("coco_2017_val", "coco_2014_minival"):
-        check_is_minival(measured[0].annotations, [part.annotations for part in found])
-    return dataset, sets.test_set(measured)
+    measured = resolve_dataset(data["test"], data["root"], data["test_images"], drawn.get("test"))
+    if data["test"] in MINIVAL:
+        check_is_minival(measured[0].annotations, [source.annotations for source in found])
+    return dataset, test_set(measured)
 
 
 def transforms(config: Config) -> Compose:

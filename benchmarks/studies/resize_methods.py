@@ -17,9 +17,9 @@ from torch import Tensor
 
 import zoo
 from fcos import Detector, ShortestSide
+from fcos.coco_eval import evaluate_detections, to_coco_results
 from fcos.data import shapes
-from fcos.data.coco import load_annotations
-from fcos.evaluate import evaluate, to_coco_results
+from fcos.data.annotations import load_annotations
 from fcos.preprocess import ResizeMethod, as_float, load_image, resize_image
 
 PHOTOS = Path(__file__).resolve().parent.parent / "data" / "coco_val_ccby" / "images"
@@ -66,7 +66,7 @@ def average_precision(detector: Detector, annotations: Path, method: ResizeMetho
             detections.labels,
             detector.card.config["category_ids"],
         )
-    return 100 * float(evaluate(results, annotations)["AP"])
+    return 100 * float(evaluate_detections(results, annotations)["AP"])
 
 
 def differences(method: ResizeMethod) -> str:

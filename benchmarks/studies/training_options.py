@@ -37,7 +37,7 @@ import zoo
 from benchmarks import environment
 from benchmarks.dataset import EMBEDDED, embedded, read_images
 from benchmarks.random_weights import calibrate_batchnorm
-from fcos.data.coco import load_annotations
+from fcos.data.annotations import load_annotations
 from fcos.train.checkpoint import release
 from fcos.train.log import read
 

@@ -1,8 +1,9 @@
-"""What is wrong with a dataset, found before a week of training does."""
+"""Check a dataset before training: what is refused, left out, converted or assumed."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +16,15 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from fcos.data.coco import CocoDataset, load_annotations
-from fcos.read import ORIENTATION, ImageError, read_image
+from fcos.data.annotations import Annotations, load_annotations
+from fcos.data.coco import CocoDataset
+from fcos.read import ImageError, bit_depth, orientation, read_image
 
-# What training and evaluation make of it: they stop, pass over it, mend it, or do not mind.
-REFUSED, LEFT_OUT, PUT_RIGHT, TO_KNOW = "refused", "left out", "put right", "to know"
+# What training and evaluation do about a finding: they stop; skip the image or object; correct it;
+# read it by an assumption that may be wrong; or nothing.
+REFUSED, LEFT_OUT, CORRECTED, ASSUMED, INFO = (
+    *("refused", "left out", "corrected", "assumed", "for information"),
+)
 OUTCOMES = {
     "image missing": REFUSED,
     "image unreadable": REFUSED,
@@ -30,24 +35,28 @@ OUTCOMES = {
     "unknown image": LEFT_OUT,
     "unknown category": LEFT_OUT,
     "malformed box": LEFT_OUT,
+    "malformed iscrowd": LEFT_OUT,
     "box without area": LEFT_OUT,
-    "box clipped": PUT_RIGHT,
-    "greyscale image": PUT_RIGHT,
-    "CMYK image": PUT_RIGHT,
-    "16-bit image": PUT_RIGHT,
-    "image of another mode": PUT_RIGHT,
-    "rotated by EXIF": PUT_RIGHT,
-    "class without objects": TO_KNOW,
-    "class name used twice": TO_KNOW,
-    "file listed twice": TO_KNOW,
-    "annotation id used twice": TO_KNOW,
-    "object listed twice": TO_KNOW,
+    "malformed area": CORRECTED,
+    "box clipped": CORRECTED,
+    "greyscale image": CORRECTED,
+    "CMYK image": CORRECTED,
+    "16-bit image": CORRECTED,
+    "12-bit values": ASSUMED,
+    "8-bit values in a wider type": ASSUMED,
+    "image of another mode": CORRECTED,
+    "rotated by EXIF": CORRECTED,
+    "class without objects": INFO,
+    "class name used twice": INFO,
+    "file listed twice": INFO,
+    "annotation id used twice": INFO,
+    "object listed twice": INFO,
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be, or not as usual; `kind` is one of `OUTCOMES`."""
+    """An irregularity of a dataset; `kind` is one of `OUTCOMES`."""
 
     kind: str
     where: str
@@ -55,7 +64,7 @@ class Finding:
 
     @property
     def outcome(self) -> str:
-        """What training makes of it."""
+        """What training does about it."""
         return OUTCOMES[self.kind]
 
     @property
@@ -66,7 +75,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """A dataset as training would see it, and all that was found."""
+    """The size of a dataset as training sees it, and all findings."""
 
     images: int
     objects: int
@@ -75,65 +84,64 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Nothing that training would refuse."""
+        """Whether training accepts the dataset."""
         return not any(finding.refused for finding in self.findings)
 
     @property
     def counts(self) -> Counter[str]:
-        """How many findings of each kind."""
+        """The number of findings of each kind."""
         return Counter(finding.kind for finding in self.findings)
 
 
-def check(annotations: str | Path | Mapping[str, Any], images: str | Path) -> Report:
-    """Check an annotation file and read every one of its images.
+def check(annotations: Annotations, image_dir: str | Path) -> Report:
+    """Check an annotation file and read all of its images.
 
     Args:
         annotations: a COCO annotation file, or its content (`fcos.data.voc.voc_annotations`).
-        images: the folder that its file names start from.
-
-    Returns:
-        The report; `OUTCOMES` are the kinds of its findings.
+        image_dir: the folder that its file names start from.
 
     Raises:
-        ValueError: it is no COCO annotation file, or it has no image at all.
+        ValueError: it is not a COCO annotation file, or none of its images exists.
     """
     content = load_annotations(annotations)
     findings: list[Finding] = []
     dataset = CocoDataset(
         content,
-        images,
+        image_dir,
         keep_empty=True,
         skip_unreadable=True,
         note=lambda kind, where: findings.append(Finding(kind, where)),
     )
     objects = np.bincount(dataset.labels, minlength=len(dataset.classes))
     if not objects.any():
-        findings.append(Finding("nothing to train on", str(images), "no image has an object"))
+        findings.append(Finding("nothing to train on", str(image_dir), "no image has an object"))
     findings += [
         Finding("class without objects", name)
         for name, number in zip(dataset.classes, objects, strict=True)
         if number == 0
     ]
     findings += _repetitions(content, dataset.classes)
-    for found in _read_all(dataset):
-        findings += found
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what they say becomes a finding
+        for found in _read_all(dataset):
+            findings += found
     return Report(len(dataset), int(objects.sum()), dataset.classes, tuple(findings))
 
 
 def _repetitions(content: Mapping[str, Any], classes: Iterable[str]) -> list[Finding]:
-    """What is there more than once; none of it is an error by itself."""
+    """Names, files, ids and objects that occur more than once, none of which is an error."""
     file_of = {image["id"]: image["file_name"] for image in content["images"]}
-    things = content["annotations"]
-    numbered = [thing for thing in things if thing.get("id") is not None]
+    rows = content["annotations"]
+    numbered = [row for row in rows if row.get("id") is not None]
     alike = Counter(
-        tuple(str(thing.get(key)) for key in ("image_id", "category_id", "bbox", "iscrowd"))
-        for thing in things
+        tuple(str(row.get(key)) for key in ("image_id", "category_id", "bbox", "iscrowd"))
+        for row in rows
     )
     files = {str(image): name for image, name in file_of.items()}
     return [
         *(Finding("class name used twice", name) for name in _twice(classes)),
         *(Finding("file listed twice", name) for name in _twice(file_of.values())),
-        *(Finding("annotation id used twice", i) for i in _twice(str(t["id"]) for t in numbered)),
+        *(Finding("annotation id used twice", i) for i in _twice(str(r["id"]) for r in numbered)),
         *(
             Finding("object listed twice", files.get(image, image), f"box {box}")
             for (image, _, box, _), times in alike.items()
@@ -168,16 +176,19 @@ def _check_image(path: str, size: tuple[int, int]) -> list[Finding]:
     except ImageError as error:
         return [Finding(error.kind, path, str(error))]
     with Image.open(path) as file:
-        mode, orientation = file.mode, file.getexif().get(ORIENTATION, 1)
-    findings = [] if mode == "RGB" else [Finding(_conversion(mode), path, f"mode {mode}")]
-    if orientation in range(2, 9):
-        findings.append(Finding("rotated by EXIF", path, f"orientation {orientation}"))
+        findings = [] if file.mode == "RGB" else [_conversion(path, file)]
+        turn = orientation(file)
+    if turn != 1:
+        findings.append(Finding("rotated by EXIF", path, f"orientation {turn}"))
     return findings
 
 
-def _conversion(mode: str) -> str:
-    if mode.startswith("I"):
-        return "16-bit image"
-    return {"L": "greyscale image", "1": "greyscale image", "CMYK": "CMYK image"}.get(
-        mode, "image of another mode"
-    )
+def _conversion(path: str, image: Image.Image) -> Finding:
+    """How an image of another mode than RGB is read."""
+    detail = f"mode {image.mode}"
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        kinds = {8: "8-bit values in a wider type", 12: "12-bit values", 16: "16-bit image"}
+        return Finding(kinds[bit_depth(values)], path, f"{detail}, values up to {values.max()}")
+    kinds_of_mode = {"L": "greyscale image", "1": "greyscale image", "CMYK": "CMYK image"}
+    return Finding(kinds_of_mode.get(image.mode, "image of another mode"), path, detail)

@@ -19,7 +19,7 @@ CLASSES = (
 def voc_annotations(
     root: str | Path, image_set: str, classes: Sequence[str] = CLASSES
 ) -> dict[str, Any]:
-    """A VOC image set as COCO annotations, which `fcos.evaluate` takes as well.
+    """A VOC image set as COCO annotations, which `fcos.coco_eval` takes as well.
 
     VOC counts pixels from 1 and its boxes include their last pixel: (xmin, xmax) becomes
     x = xmin - 1 and w = xmax - xmin + 1. Objects marked difficult become crowd regions, which

@@ -56,12 +56,12 @@ def test_classes_are_matched_by_name_and_strangers_unmatched_machines(drawn: Dat
     assert figures["AP"] == pytest.approx(1.0)
     assert figures["images"] == 6
     assert figures["split"] == drawn.name
-    assert accuracy.category_ids(classes, drawn)[1] == accuracy.UNKNOWN
 
 
-def test_a_dataset_of_other_things_is_refused(drawn: Dataset) -> None:
-    with pytest.raises(ValueError, match="none of the detector's classes, 'person'"):
-        accuracy.category_ids(("person", "dog"), drawn)
+def test_a_dataset_of_other_classes_is_refused(drawn: Dataset) -> None:
+    classes = ("person", "dog")
+    with pytest.raises(ValueError, match=r"none of the detector's classes \(person, dog\)"):
+        accuracy.detect_with(cheat(drawn, shapes.CLASSES), classes, drawn, [1])
 
 
 def test_the_same_detections_give_the_same_figures_to_the_byte(drawn: Dataset) -> None:

@@ -18,8 +18,8 @@ import zoo
 from benchmarks import accuracy
 from benchmarks.cases import Dataset
 from benchmarks.dataset import embedded, image_ids
+from fcos.coco_eval import evaluate_detections
 from fcos.data import shapes
-from fcos.evaluate import evaluate
 
 # The borders of COCO's area ranges, 32^2 and 96^2, with their neighbours.
 SIDES = (16.0, 31.999, 32.0, 32.001, 95.999, 96.0, 96.0001, 300.0)
@@ -32,7 +32,8 @@ pytest.importorskip("faster_coco_eval", reason="needs the extra fast-eval")
 
 def assert_same(results: list[dict[str, Any]], content: Any) -> dict[str, Any]:
     reference, fast = (
-        evaluate(results, content, backend=name) for name in ("pycocotools", "faster-coco-eval")
+        evaluate_detections(results, content, backend=name)
+        for name in ("pycocotools", "faster-coco-eval")
     )
     for mine, theirs in ((fast, reference), (fast["per_class"], reference["per_class"])):
         assert mine.keys() == theirs.keys()
@@ -127,8 +128,8 @@ def test_the_figures_of_a_trained_detector_are_equal(tmp_path: Path) -> None:
 
 
 def test_a_backend_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="no backend 'fastest'; there are pycocotools, faster-"):
-        evaluate([], truth([]), backend="fastest")
+    with pytest.raises(ValueError, match="no backend 'fastest'; choose one of pycocotools"):
+        evaluate_detections([], truth([]), backend="fastest")
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     with pytest.raises(ImportError, match=r"pip install 'fcos-zoo\[fast-eval\]'"):
-        evaluate([], truth([]), backend="faster-coco-eval")
+        evaluate_detections([], truth([]), backend="faster-coco-eval")

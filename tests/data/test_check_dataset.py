@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcos.data.check import Finding, check
+from fcos.data.check import ASSUMED, Finding, check
 from fcos.data.coco import CocoDataset
 from fcos.read import ORIENTATION, ImageError
 
@@ -18,12 +18,14 @@ def test_every_finding_names_its_file(tmp_path):
     picture.convert("CMYK").save(tmp_path / "cmyk.jpg")
     picture.resize((9, 9)).save(tmp_path / "size.jpg")
     Image.fromarray(np.full((40, 50), 9000, np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(np.full((40, 50), 4000, np.uint16)).save(tmp_path / "12.png")
+    Image.fromarray(np.full((40, 50), 200, np.int32)).save(tmp_path / "8.tiff")
     exif = Image.Exif()
     exif[ORIENTATION] = 3
     picture.save(tmp_path / "exif.jpg", exif=exif)
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:300])
     names = ["good.jpg", "grey.jpg", "cmyk.jpg", "size.jpg", "deep.png", "exif.jpg", "cut.jpg"]
-    names += ["absent.jpg"]
+    names += ["12.png", "8.tiff", "absent.jpg"]
     annotations = {
         "images": [
             {"id": i, "file_name": name, "height": 40, "width": 50} for i, name in enumerate(names)
@@ -36,7 +38,7 @@ def test_every_finding_names_its_file(tmp_path):
     }
     report = check(annotations, tmp_path)
     assert not report.ok
-    assert (report.images, report.objects, report.classes) == (7, 8, ("thing", "nothing"))
+    assert (report.images, report.objects, report.classes) == (9, 10, ("thing", "nothing"))
     assert report.counts == {
         "image missing": 1,
         "image unreadable": 1,
@@ -44,9 +46,16 @@ def test_every_finding_names_its_file(tmp_path):
         "greyscale image": 1,
         "CMYK image": 1,
         "16-bit image": 1,
+        "12-bit values": 1,
+        "8-bit values in a wider type": 1,
         "rotated by EXIF": 1,
         "box clipped": 1,
         "class without objects": 1,
+    }
+    details = {f.kind: f.detail for f in report.findings if f.outcome == ASSUMED}
+    assert details == {
+        "12-bit values": "mode I;16, values up to 4000",
+        "8-bit values in a wider type": "mode I, values up to 200",
     }
     refused = {finding.kind: finding for finding in report.findings if finding.refused}
     assert refused["image missing"].where == "absent.jpg"

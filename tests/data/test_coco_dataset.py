@@ -65,6 +65,10 @@ def test_an_image_and_its_target(folder):
         ({"bbox": None}, "malformed box"),
         ({"bbox": ["1", "2", "3", "4"]}, "malformed box"),
         ({"bbox": [0, 0, 10**400, 5]}, "malformed box"),
+        ({"bbox": [0, 0, 1e300, 1e300]}, "malformed box"),
+        ({**BOX, "iscrowd": "1"}, "crowd left out"),
+        ({**BOX, "iscrowd": "yes"}, "malformed iscrowd"),
+        ({**BOX, "iscrowd": [0]}, "malformed iscrowd"),
         ({"bbox": [10, 20, 30, 40], "image_id": [10]}, "unknown image"),
         ({"bbox": [10, 20, 30, 40], "category_id": {}}, "unknown category"),
         ({}, "malformed box"),
@@ -76,6 +80,13 @@ def test_what_cannot_be_learnt_from_is_left_out_and_counted(folder, thing, outco
     assert dataset.counts == {outcome: 1}
     assert len(dataset[0][1]["boxes"]) == 1
     assert noted[0][0] == outcome
+
+
+def test_a_crowd_flag_of_text_is_read_and_a_malformed_area_is_not_used(folder):
+    things = [{**BOX, "iscrowd": "0"}, {**BOX, "area": "large"}, {**BOX, "area": 10**400}]
+    dataset = CocoDataset(content(*things), folder)
+    assert len(dataset[0][1]["boxes"]) == 3
+    assert dataset.counts == {"malformed area": 2}
 
 
 def test_boxes_are_clipped_to_the_image(folder):
@@ -114,7 +125,7 @@ def test_objects_keep_the_order_of_the_file(folder):
 def test_missing_images_are_refused_or_left_out(folder):
     (folder / "1.png").unlink()
     things = [{**BOX, "image_id": 10 + i} for i in range(3)]
-    with pytest.raises(ImageError, match=r"1 of 3 annotated images are missing, 1\.png"):
+    with pytest.raises(ImageError, match=r"1 of 3 annotated images are missing, first 1\.png"):
         CocoDataset(content(*things, images=3), folder)
     dataset = CocoDataset(content(*things, images=3), folder, skip_unreadable=True)
     assert dataset.image_ids.tolist() == [10, 12]
@@ -153,8 +164,8 @@ def test_unreadable_images_are_refused_or_passed_over(folder):
             {"images": [{"id": 1 << 63, "file_name": "0.png", "height": 8, "width": 9}]},
             "no valid id",
         ),
-        ({"images": ["0.png"]}, r"images\[0\] is no JSON object"),
-        ({"annotations": [BOX, 7]}, r"annotations\[1\] is no JSON object"),
+        ({"images": ["0.png"]}, r"images\[0\] is not a JSON object"),
+        ({"annotations": [BOX, 7]}, r"annotations\[1\] is not a JSON object"),
         ({"annotations": []}, "no image .* has an object"),
     ],
 )
@@ -166,13 +177,13 @@ def test_what_is_no_annotation_file_is_refused_by_name(folder, change, message):
 
 def test_a_truncated_annotation_file_is_refused_by_name(folder):
     (folder / "a.json").write_text(json.dumps(content(BOX))[:-20])
-    with pytest.raises(ValueError, match=r"a\.json: not a whole JSON file"):
+    with pytest.raises(ValueError, match=r"a\.json: not a complete JSON file"):
         CocoDataset(folder / "a.json", folder)
 
 
 def test_results_are_no_annotations(folder):
     (folder / "a.json").write_text(json.dumps([{"image_id": 1, "bbox": [0, 0, 1, 1]}]))
-    with pytest.raises(ValueError, match=r"a\.json: a list, as results are"):
+    with pytest.raises(ValueError, match=r"a\.json: a list, as COCO results are"):
         CocoDataset(folder / "a.json", folder)
 
 

@@ -6,7 +6,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from fcos.read import ORIENTATION, ImageError, read_image
 
@@ -50,6 +50,49 @@ def test_16_bit_keeps_the_high_byte(tmp_path):
     red, green, _ = read_image(tmp_path / "deep.png").split()
     assert np.array(red).tolist() == [[0, 0, 1], [3, 128, 255]]
     assert same(red, green)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 7, 255]], dtype=np.int32), [0, 7, 255]),
+        (np.array([[0, 7, 255]], dtype=np.uint16), [0, 7, 255]),
+        (np.array([[0, 256, 4095]], dtype=np.uint16), [0, 16, 255]),
+        (np.array([[0, 256, 4095]], dtype=np.int32), [0, 16, 255]),
+    ],
+)
+def test_integers_of_8_or_12_bits_are_not_made_black(tmp_path, values, expected):
+    Image.fromarray(values).save(tmp_path / "a.tiff")
+    with pytest.warns(UserWarning, match="judged by its largest value"):
+        image = read_image(tmp_path / "a.tiff")
+    assert np.array(image)[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("value", [-1, 65536])
+def test_integers_beyond_16_bits_are_refused(tmp_path, value):
+    Image.fromarray(np.array([[0, value]], dtype=np.int32)).save(tmp_path / "a.tiff")
+    with pytest.raises(ImageError, match=r"a\.tiff: .*have no known range"):
+        read_image(tmp_path / "a.tiff")
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's, of the damaged EXIF
+def test_a_malformed_exif_tag_does_not_make_an_image_unreadable(picture, tmp_path):
+    """Each byte of the EXIF data is overwritten in turn; the pixels stay good."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    exif[0x9286] = b"comment"
+    data = bytearray(exif.tobytes())
+    for position in range(8, len(data)):
+        broken = bytes(data[:position]) + b"\xff" + bytes(data[position + 1 :])
+        picture.save(tmp_path / "a.png", exif=broken)
+        image = read_image(tmp_path / "a.png")
+        assert sorted((image.height, image.width)) == sorted(SIZE)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_every_exif_orientation_is_that_of_pillow(picture, tmp_path, turn):
+    path = rotated(picture, tmp_path / "turned.png", turn)
+    assert same(read_image(path), ImageOps.exif_transpose(Image.open(path)))
 
 
 def test_exif_rotation_is_applied_when_the_annotations_are_of_the_upright_image(picture, tmp_path):

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from fcos.coco_eval import evaluate_detections, to_coco_results
 from fcos.data.coco import CocoDataset
-from fcos.data.sets import parts
+from fcos.data.registry import resolve_dataset
 from fcos.data.voc import CLASSES, voc_annotations
-from fcos.evaluate import evaluate, to_coco_results
 
 
 def thing(name: str, box: tuple[float, ...], difficult: str = "<difficult>0</difficult>") -> str:
@@ -60,8 +60,8 @@ def test_boxes_and_classes(root):
 
 
 def test_difficult_objects_are_trained_on_and_boxes_can_end_on_their_last_pixel(root):
-    [part] = parts("voc_2007_trainval", root.parent)
-    dataset = CocoDataset(part.annotations, part.images, plus_one=True)
+    [source] = resolve_dataset("voc_2007_trainval", root.parent)
+    dataset = CocoDataset(*source, plus_one=True)
     assert dataset[1][1]["boxes"].tolist() == [[10, 20, 29, 39], [0, 0, 8, 8]]
 
 
@@ -84,7 +84,7 @@ def test_perfect_detections_score_one_and_difficult_objects_do_not_count(root):
             target["labels"],
             dataset.category_ids,
         )
-    figures = evaluate(results, voc_annotations(root, "trainval"))
+    figures = evaluate_detections(results, voc_annotations(root, "trainval"))
     assert figures["AP"] == pytest.approx(1)
     assert figures["per_class"]["bus"] is None
 

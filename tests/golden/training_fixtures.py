@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from fcos import Detector
+from fcos.coco_eval import FIGURES, evaluate_detections, to_coco_results
 from fcos.data.dataset import DetectionDataset
 from fcos.data.transforms import Transform
-from fcos.evaluate import FIGURES, evaluate, to_coco_results
 from fcos.train.log import read
 from fcos.train.trainer import Trainer
 from tools.train import make_trainer
@@ -159,7 +159,7 @@ def coco_figures(
     for image_id, *columns_of_image in zip(detections["ids"].tolist(), *columns, strict=True):
         tensors = [torch.from_numpy(column) for column in columns_of_image]
         results += to_coco_results(image_id, *tensors, category_ids, plus_one)
-    figures = evaluate(results, annotations)
+    figures = evaluate_detections(results, annotations)
     return {name: figures[name] for name in FIGURES}
 
 

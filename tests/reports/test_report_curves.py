@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from pycocotools.cocoeval import COCOeval
 
-from fcos.evaluate import FIGURES
+from fcos.coco_eval import FIGURES
 from reports import curves
 from tools.cli import main
 

@@ -18,10 +18,10 @@ import yaml
 from mirrors import FaultyServer, drop, own_settings
 from PIL import Image
 
-from fcos.data import named
+from fcos.data import registry
 from fcos.data.coco import CocoDataset
-from fcos.data.named import coco_2017
-from fcos.data.official import Published
+from fcos.data.download import DatasetSpec
+from fcos.data.registry import resolve_dataset
 from tools import data
 from tools.cli import main
 from zoo.compose import CONFIGS
@@ -83,12 +83,12 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultySe
     own_settings(monkeypatch, tmp_path / "home")
     monkeypatch.setenv("COLUMNS", "200")
     digest = hashlib.sha256(b"1").hexdigest()  # image 1 has an object, image 2 has none
-    monkeypatch.setattr(named, "MINIVAL_ANNOTATED", digest)
-    monkeypatch.setattr(named, "MINIVAL_IMAGES", 2)
+    monkeypatch.setattr(registry, "MINIVAL_ANNOTATED", digest)
+    monkeypatch.setattr(registry, "MINIVAL_IMAGES", 2)
     monkeypatch.setattr(data, "CONFIGS", tmp_path / "configs")
     with FaultyServer() as server:
         bodies = {"annotations.zip": ANNOTATIONS, "val.zip": VAL, "train.zip": TRAIN}
-        takes = {
+        rules = {
             "annotations.zip": ("*instances_*2017.json", "annotations", 2),
             "val.zip": ("*.jpg", "val2017", 2),
             "train.zip": ("*.jpg", "train2017", 4),
@@ -96,10 +96,10 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultySe
         archives = []
         for name, body in bodies.items():
             server.add(name, body)
-            take = dict(zip(("pattern", "into", "files"), takes[name], strict=True))
+            rule = dict(zip(("pattern", "folder", "count"), rules[name], strict=True))
             digest = hashlib.sha256(body).hexdigest()
             archives.append(
-                {"url": server.url(name), "size": len(body), "sha256": digest, "takes": [take]}
+                {"url": server.url(name), "size": len(body), "sha256": digest, "extract": [rule]}
             )
         splits = {"coco_2017_train": 4, "coco_2017_val": 2}
         configure(tmp_path, "coco2017", {"archives": archives, "splits": splits})
@@ -122,10 +122,10 @@ def test_a_published_dataset_arrives_in_the_layout_that_training_expects(
     root = tmp_path / "coco"
     assert main(["data", "coco2017", "--root", str(root)]) == 0
     printed = capsys.readouterr().out
-    assert "coco2017: 5.9 kB to fetch" in printed
+    assert "coco2017: 5.9 kB to download" in printed
     assert "coco_2017_train │ 4 " in printed
-    split = coco_2017(root).train[0]
-    assert len(CocoDataset(split.annotations, split.images, keep_empty=True)) == 4
+    (source,) = resolve_dataset("coco_2017_train", root)
+    assert len(CocoDataset(*source, keep_empty=True)) == 4
     left = sorted(path.name for path in root.iterdir())
     assert left == [".data.lock", "annotations", "train2017", "val2017"]
     assert not (root / "annotations" / "captions_val2017.json").exists()
@@ -136,7 +136,7 @@ def test_done_work_is_not_repeated(server: FaultyServer, tmp_path: Path, capsys:
     assert main(arguments) == 0
     capsys.readouterr()
     assert main(arguments) == 0
-    assert "to fetch" not in capsys.readouterr().out
+    assert "to download" not in capsys.readouterr().out
     assert set(asked(server).values()) == {1}
     (tmp_path / "coco" / "val2017" / "2.jpg").unlink()
     assert main(arguments) == 0
@@ -162,14 +162,14 @@ def test_another_file_under_the_url_is_refused(
 ) -> None:
     server.resources["val.zip"].body = VAL[:-1] + b"x"
     assert main(["data", "coco2017", "--root", str(tmp_path / "coco")]) == 1
-    assert "val.zip could not be fetched" in capsys.readouterr().err
+    assert "val.zip could not be downloaded" in capsys.readouterr().err
     assert not (tmp_path / "coco" / "val2017").exists()
 
 
 def test_too_small_a_disk_is_told_before_anything_is_fetched(
     server: FaultyServer, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fcos.data.unpack.shutil.disk_usage", lambda _: SimpleNamespace(free=10))
+    monkeypatch.setattr("fcos.data.download.shutil.disk_usage", lambda _: SimpleNamespace(free=10))
     assert main(["data", "coco2017", "--root", str(tmp_path / "coco")]) == 1
     assert "choose a folder on another disk" in capsys.readouterr().err
     assert set(asked(server).values()) == {0}
@@ -178,7 +178,7 @@ def test_too_small_a_disk_is_told_before_anything_is_fetched(
 def test_a_set_that_is_not_val2017_is_refused(
     server: FaultyServer, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(named, "MINIVAL_ANNOTATED", "another")
+    monkeypatch.setattr(registry, "MINIVAL_ANNOTATED", "another")
     assert main(["data", "coco2017", "--root", str(tmp_path / "coco")]) == 1
     assert "not those of val2017/minival" in capsys.readouterr().err
 
@@ -197,27 +197,27 @@ def test_archives_known_by_their_md5_alone(
     body = tarred(voc)
     server.add("voc.tar", body)
     folders = {"JPEGImages": "*.jpg", "Annotations": "*.xml", "ImageSets/Main": "trainval.txt"}
-    takes = [
-        {"pattern": f"*/{folder}/{pattern}", "into": f"VOC2012/{folder}", "files": 1}
+    rules = [
+        {"pattern": f"*/{folder}/{pattern}", "folder": f"VOC2012/{folder}", "count": 1}
         for folder, pattern in folders.items()
     ]
     for md5, code in (("0" * 32, 1), (hashlib.md5(body).hexdigest(), 0)):
-        archive = {"url": server.url("voc.tar"), "md5": md5, "takes": takes}
+        archive = {"url": server.url("voc.tar"), "md5": md5, "extract": rules}
         splits = {"voc_2012_trainval": 1}
         configure(tmp_path, "voc2012", {"archives": [archive], "splits": splits})
         assert main(["data", "voc2012", "--root", str(tmp_path / "voc")]) == code
     captured = capsys.readouterr()
     assert "voc.tar: its MD5 is not 000" in captured.err
-    assert "1 of a size that its host has not published" in captured.out
+    assert "1 of unpublished size" in captured.out
     lists = tmp_path / "voc" / "VOC2012" / "ImageSets"
     assert [str(path.relative_to(lists)) for path in lists.rglob("*.txt")] == ["Main/trainval.txt"]
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "dataset").glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_zoo_s_own_datasets_are_well_described(path: Path) -> None:
-    dataset = Published.of(path.stem, yaml.safe_load(path.read_text()))
+    dataset = DatasetSpec.parse(path.stem, yaml.safe_load(path.read_text()))
     assert all(archive.sha256 or archive.md5 for archive in dataset.archives)
-    images = sum(t.files for a in dataset.archives for t in a.takes if t.pattern.endswith(".jpg"))
+    images = sum(r.count for a in dataset.archives for r in a.extract if r.pattern.endswith(".jpg"))
     assert images >= max(dataset.splits.values())
     last = list(dataset.splits)[-1]
     assert sum(dataset.splits.values()) <= images or last == "coco_2014_minival"
@@ -249,7 +249,7 @@ def test_check_names_what_training_would_refuse(
     printed = capsys.readouterr().out
     assert "image unreadable" in printed
     assert "refused" in printed
-    assert "training takes it" in printed  # val
+    assert "training accepts it" in printed  # val
     found = json.loads(out.read_text())
     assert found["instances_train"]["counts"] == {"image without objects": 2, "image unreadable": 1}
     (bad,) = [f for f in found["instances_train"]["findings"] if f["training"] == "refused"]
@@ -265,15 +265,15 @@ def test_check_takes_an_annotation_file_and_its_images(tmp_path: Path, capsys: C
     assert main([*arguments, str(tmp_path / "pictures")]) == 0
     assert "greyscale image" in capsys.readouterr().out
     assert main(arguments) == 1
-    assert "1 of 1 annotated images are missing, 1.jpg" in capsys.readouterr().err
+    assert "1 of 1 annotated images are missing, first 1.jpg" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("notes.txt", "", "neither annotations/*.json nor ImageSets/Main/*.txt"),
-        ("a.json", "[]", "a.json: a list, as results are"),
-        ("a.json", '{"images": [', "a.json: not a whole JSON file"),
+        ("a.json", "[]", "a.json: a list, as COCO results are"),
+        ("a.json", '{"images": [', "a.json: not a complete JSON file"),
     ],
 )
 def test_a_folder_without_a_dataset_is_one_line(

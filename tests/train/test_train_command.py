@@ -150,7 +150,7 @@ def test_a_run_is_not_written_over(tmp_path, own):
     ("argument", "message"),
     [
         ("solver.bacth=4", "bacth"),
-        ("data.train=nothing.json", "neither a file nor one of coco_2017_train"),
+        ("data.train=nothing.json", "neither an annotation file nor one of coco_2017_train"),
         ("run.weights=FCOS_R_50_1", "did you mean FCOS_R_50_1x"),
         ("run.weights=runs/best.pht", "runs/best.pht is neither a file, nor an address"),
         ("solver.batch=0", "solver.batch=0 is no number of images from 1 on"),

@@ -11,7 +11,7 @@ import torch
 
 import fcos.train.loggers as loggers
 from fcos.data.transforms import HorizontalFlip
-from fcos.train.evaluation import evaluate_detector
+from fcos.evaluate import evaluate_detector
 from fcos.train.log import curves
 from fcos.train.trainer import NonFiniteLossError
 

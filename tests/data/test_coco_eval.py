@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from fcos.evaluate import FIGURES, evaluate, to_coco_results
+from fcos.coco_eval import FIGURES, evaluate_detections, to_coco_results
+from fcos.data.check import LEFT_OUT, check
 
 EMBEDDED = Path(__file__).parents[2] / "benchmarks/data/coco_val_ccby/annotations.json"
 
@@ -43,17 +45,17 @@ def test_the_figures_are_those_of_pycocotools(detections, tmp_path, capsys):
         reference.evaluate()
         reference.accumulate()
         reference.summarize()
-    figures = evaluate(detections, EMBEDDED)
+    figures = evaluate_detections(detections, EMBEDDED)
     assert [figures[name] for name in FIGURES] == reference.stats.tolist()
     assert 0.2 < figures["AP"] < 0.9
     assert figures["images"] == 31
     (tmp_path / "results.json").write_text(json.dumps(detections))
-    assert evaluate(tmp_path / "results.json", EMBEDDED) == figures
+    assert evaluate_detections(tmp_path / "results.json", EMBEDDED) == figures
     assert capsys.readouterr().out == ""
 
 
 def test_ap_is_the_mean_over_the_classes_that_have_objects(detections):
-    figures = evaluate(detections, EMBEDDED)
+    figures = evaluate_detections(detections, EMBEDDED)
     assert len(figures["per_class"]) == 80
     classes = [ap for ap in figures["per_class"].values() if ap is not None]
     assert len(classes) < 80
@@ -61,7 +63,7 @@ def test_ap_is_the_mean_over_the_classes_that_have_objects(detections):
 
 
 def test_no_detection_at_all():
-    figures = evaluate([], EMBEDDED)
+    figures = evaluate_detections([], EMBEDDED)
     assert (figures["AP"], figures["AR100"]) == (0, 0)
 
 
@@ -74,7 +76,9 @@ def test_a_subset_of_images_is_measured_as_if_there_were_no_others(detections):
         "annotations": [t for t in content["annotations"] if t["image_id"] in chosen],
     }
     few = [d for d in detections if d["image_id"] in chosen]
-    assert evaluate(detections, EMBEDDED, image_ids=chosen) == evaluate(few, part)
+    assert evaluate_detections(detections, EMBEDDED, image_ids=chosen) == evaluate_detections(
+        few, part
+    )
 
 
 def square(**fields) -> dict:
@@ -90,7 +94,7 @@ def truth(*things: dict) -> dict:
 
 
 def test_what_has_no_objects_is_none():
-    figures = evaluate([square(score=1.0)], truth(square(id=5)))
+    figures = evaluate_detections([square(score=1.0)], truth(square(id=5)))
     assert figures["AP"] == figures["APm"] == pytest.approx(1)
     assert figures["APs"] is figures["APl"] is None
     assert figures["per_class"] == {"thing": pytest.approx(1), "other": None}
@@ -99,23 +103,62 @@ def test_what_has_no_objects_is_none():
 def test_an_object_of_id_0_and_ids_that_repeat_are_found_all_the_same():
     things = [square(id=0), square(id=0, bbox=[60, 60, 30, 30])]
     results = [{**thing, "score": 0.9} for thing in things]
-    assert evaluate(results, truth(*things))["AP"] == pytest.approx(1)
+    assert evaluate_detections(results, truth(*things))["AP"] == pytest.approx(1)
 
 
 def test_what_an_annotation_leaves_open_is_filled_in():
     thing = square(area=None, iscrowd=None)
-    assert evaluate([square(score=1.0)], truth(thing))["AP"] == pytest.approx(1)
+    assert evaluate_detections([square(score=1.0)], truth(thing))["AP"] == pytest.approx(1)
 
 
 def test_what_training_leaves_out_is_not_measured_either():
     things = [{}, square(bbox=None), square(bbox=[0, 0, float("nan"), 9]), square(image_id=None)]
-    assert evaluate([square(score=1.0)], truth(square(), *things))["AP"] == pytest.approx(1)
+    assert evaluate_detections([square(score=1.0)], truth(square(), *things))[
+        "AP"
+    ] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *({"area": area} for area in ("400", [], {}, float("nan"), -1, 10**400)),
+        *({"iscrowd": flag} for flag in ("0", False, 0.0)),
+        {"segmentation": 5},
+        {"ignore": "x"},
+    ],
+)
+def test_an_object_counts_whatever_its_other_fields_hold(field):
+    figures = evaluate_detections([square(score=1.0)], truth(square(**field)))
+    assert figures["AP"] == figures["APm"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *({"image_id": value} for value in ([1], {}, "1", float("nan"), 10**400)),
+        *({"category_id": value} for value in ([1], {}, "1", None, 99)),
+        *({"iscrowd": flag} for flag in ("yes", [1], {}, 2, float("nan"))),
+        *({"bbox": box} for box in ("1234", {}, 5, [1e300] * 4, [0, 0, 10**400, 9], [[0]] * 4)),
+    ],
+)
+def test_evaluation_leaves_out_exactly_what_training_and_check_leave_out(tmp_path, field):
+    for number in (1, 2):
+        Image.new("RGB", (99, 99)).save(tmp_path / f"{number}.jpg")
+    annotations = truth(square(), square(**field))
+    figures = evaluate_detections([square(score=1.0)], annotations)
+    assert figures["AP"] == pytest.approx(1)
+    (finding,) = (
+        f
+        for f in check(annotations, tmp_path).findings
+        if f.outcome == LEFT_OUT and f.kind != "image without objects"
+    )
+    assert finding.where in ("1.jpg", "annotations[1]")
 
 
 def test_crowd_regions_do_not_count_against_a_detector():
     things = [square(id=1), square(id=2, bbox=[60, 0, 30, 99], iscrowd=1)]
     results = [square(score=0.5), square(bbox=[62, 20, 20, 20], score=0.9)]
-    assert evaluate(results, truth(*things))["AP"] == pytest.approx(1)
+    assert evaluate_detections(results, truth(*things))["AP"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -129,14 +172,14 @@ def test_crowd_regions_do_not_count_against_a_detector():
 )
 def test_impossible_detections_are_refused(detection, message):
     with pytest.raises(ValueError, match=message):
-        evaluate([detection], truth(square(id=1)))
+        evaluate_detections([detection], truth(square(id=1)))
 
 
 def test_unknown_image_ids_are_refused():
-    with pytest.raises(ValueError, match="no annotations of image 7"):
-        evaluate([], truth(square(id=1)), image_ids=[1, 7])
+    with pytest.raises(ValueError, match="the annotations do not have image 7"):
+        evaluate_detections([], truth(square(id=1)), image_ids=[1, 7])
     with pytest.raises(ValueError, match="no image to evaluate on"):
-        evaluate([], truth(square(id=1)), image_ids=[])
+        evaluate_detections([], truth(square(id=1)), image_ids=[])
 
 
 def test_results_are_not_rounded_and_go_back_to_the_files_categories():
@@ -165,16 +208,16 @@ def test_the_older_convention_counts_the_last_pixel():
 )
 def test_a_malformed_detection_is_shown_with_what_it_must_have(detections, wrong):
     with pytest.raises(ValueError, match="a detection must have image_id, category_id, bbox"):
-        evaluate([{**detections[0], **wrong}], EMBEDDED)
+        evaluate_detections([{**detections[0], **wrong}], EMBEDDED)
     lacking = {key: value for key, value in detections[0].items() if key not in wrong}
     for other in (lacking, "box"):
         with pytest.raises(ValueError, match="a detection must have"):
-            evaluate([other], EMBEDDED)
+            evaluate_detections([other], EMBEDDED)
 
 
 def test_a_box_of_negative_size_is_refused(detections):
     with pytest.raises(ValueError, match="negative side"):
-        evaluate([{**detections[0], "bbox": [9, 9, -4, 4]}], EMBEDDED)
+        evaluate_detections([{**detections[0], "bbox": [9, 9, -4, 4]}], EMBEDDED)
 
 
 def test_categories_of_one_name_keep_their_own_ap():
@@ -184,5 +227,5 @@ def test_categories_of_one_name_keep_their_own_ap():
         "annotations": [{"image_id": 1, "category_id": 2, "bbox": [9, 9, 40, 40]}],
     }
     found = [{"image_id": 1, "category_id": 2, "bbox": [9, 9, 40, 40], "score": 0.9}]
-    per_class = evaluate(found, content)["per_class"]
+    per_class = evaluate_detections(found, content)["per_class"]
     assert per_class == {"cat (category 1)": None, "cat (category 2)": pytest.approx(1)}

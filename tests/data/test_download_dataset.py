@@ -1,4 +1,4 @@
-"""Taking the wanted files out of archives: all or none, nowhere else, resumed."""
+"""Unpacking the wanted files of archives: all or none, and nowhere else."""
 
 import io
 import os
@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fcos.data import unpack as module
-from fcos.data.unpack import Take, check_room, unpack
+from fcos.data.download import ExtractRule, check_disk_space, unpack
 
-IMAGES = Take("*.jpg", "train", 3)
+IMAGES = ExtractRule("*.jpg", "train", 3)
 
 
 def zipped(path: Path, files: dict[str, bytes]) -> Path:
@@ -48,26 +47,40 @@ def content(folder: Path) -> dict[str, bytes]:
 )
 def test_wanted_files_come_out_whole_and_nothing_else(tmp_path, pack, name):
     archive = pack(tmp_path / name, {**FILES, "train2017/readme.txt": b"no"})
-    told = []
-    unpack(archive, [IMAGES], tmp_path / "root", lambda *numbers: told.append(numbers))
+    calls = []
+    unpack(archive, [IMAGES], tmp_path / "root", lambda *numbers: calls.append(numbers))
     expected = {f"train/{Path(path).name}": body for path, body in FILES.items()}
     assert content(tmp_path / "root") == expected
-    assert told[-1] == (3003, 3003)
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert calls[-1] == (3003, 3003)
+    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
 
 
-def test_no_archive_writes_elsewhere(tmp_path):
+@pytest.mark.parametrize("name", ["../../0.jpg", "train2017/../../0.jpg"])
+def test_no_archive_writes_elsewhere(tmp_path, name):
+    evil = {name: b"zero", "/tmp/1.jpg": b"one", "train2017/2.jpg": b"two", "..": b""}
     link = tarfile.TarInfo("train2017/link.jpg")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    evil = {"../../0.jpg": b"zero", "/tmp/1.jpg": b"one", "train2017/../2.jpg": b"two", "..": b""}
-    archive = tarred(tmp_path / "evil.tar", evil, link)
-    unpack(archive, [IMAGES], tmp_path / "root")
-    assert content(tmp_path) == {
-        "evil.tar": archive.read_bytes(),
-        "root/train/0.jpg": b"zero",
-        "root/train/1.jpg": b"one",
-        "root/train/2.jpg": b"two",
+    with pytest.raises(ValueError, match=r"evil\.tar: damaged \(.*outside the destination"):
+        unpack(tarred(tmp_path / "evil.tar", evil, link), [IMAGES], tmp_path / "tar")
+    assert not (tmp_path / "tar" / "train").exists()
+    unpack(zipped(tmp_path / "evil.zip", evil), [IMAGES], tmp_path / "zip")
+    assert content(tmp_path / "zip") == {
+        "train/0.jpg": b"zero",
+        "train/1.jpg": b"one",
+        "train/2.jpg": b"two",
     }
+
+
+def test_absolute_paths_and_links_of_a_tar_stay_inside(tmp_path):
+    link = tarfile.TarInfo("train2017/link.jpg")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    files = {f"{tmp_path}/out/{n}.jpg": b"new" for n in range(3)}
+    outside = tmp_path / "out" / "0.jpg"
+    outside.parent.mkdir()
+    outside.write_bytes(b"mine")
+    unpack(tarred(tmp_path / "a.tar", files, link), [IMAGES], tmp_path / "root")
+    assert outside.read_bytes() == b"mine"
+    assert set(content(tmp_path / "root")) == {f"train/{n}.jpg" for n in range(3)}
 
 
 def test_two_files_of_one_name_are_refused(tmp_path):
@@ -89,7 +102,7 @@ def test_an_archive_of_something_else_leaves_nothing(tmp_path):
 def test_a_cut_archive_is_refused_and_no_file_of_it_used(tmp_path, pack, name):
     archive = pack(tmp_path / name, FILES)
     archive.write_bytes(archive.read_bytes()[:1500])
-    with pytest.raises(ValueError, match=rf"{name}: .*(not a whole archive|instead of 3)"):
+    with pytest.raises(ValueError, match=rf"{name}: .*(damaged|instead of 3)"):
         unpack(archive, [IMAGES], tmp_path / "root")
     assert not (tmp_path / "root" / "train").exists()
 
@@ -99,30 +112,38 @@ def test_damage_inside_is_noticed(tmp_path):
     damaged = bytearray(archive.read_bytes())
     damaged[500] ^= 1
     archive.write_bytes(damaged)
-    with pytest.raises(ValueError, match=r"a\.zip: not a whole archive"):
+    with pytest.raises(ValueError, match=r"a\.zip: damaged"):
         unpack(archive, [IMAGES], tmp_path / "root")
 
 
-def test_interrupted_it_goes_on_and_nothing_is_visible_before_the_end(tmp_path, monkeypatch):
-    archive = zipped(tmp_path / "a.zip", FILES)
-    written = []
-
-    def interrupted(member, place):
-        if len(written) == 2:
-            place.with_name(f".{place.name}.part").write_bytes(b"half")
-            raise KeyboardInterrupt
-        written.append(member.name)
-        write(member, place)
-
-    write = module._write
-    monkeypatch.setattr(module, "_write", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+def test_a_wrong_gzip_checksum_is_noticed(tmp_path):
+    archive = tarred(tmp_path / "a.tgz", FILES)
+    archive.write_bytes(archive.read_bytes()[:-8] + bytes(8))
+    with pytest.raises(ValueError, match=r"a\.tgz: damaged \(CRC check failed"):
         unpack(archive, [IMAGES], tmp_path / "root")
     assert not (tmp_path / "root" / "train").exists()
-    monkeypatch.setattr(module, "_write", lambda m, p: (written.append(m.name), write(m, p)))
-    unpack(archive, [IMAGES], tmp_path / "root")
-    assert written == ["0.jpg", "1.jpg", "2.jpg"]
-    assert len(content(tmp_path / "root")) == 3
+
+
+def test_an_encrypted_archive_is_refused_in_one_line(tmp_path):
+    archive = zipped(tmp_path / "a.zip", FILES)
+    data = bytearray(archive.read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        position = data.find(signature)
+        while position >= 0:
+            data[position + flags] |= 1
+            position = data.find(signature, position + 1)
+    archive.write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.zip: damaged \(.*encrypted"):
+        unpack(archive, [IMAGES], tmp_path / "root")
+
+
+def test_what_an_interrupted_call_left_is_replaced(tmp_path):
+    left = tmp_path / ".a.zip.part" / "train2017" / "0.jpg"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    unpack(zipped(tmp_path / "a.zip", FILES), [IMAGES], tmp_path)
+    assert (tmp_path / "train" / "0.jpg").read_bytes() == FILES["train2017/0.jpg"]
+    assert not (tmp_path / ".a.zip.part").exists()
 
 
 def test_files_join_those_that_are_there(tmp_path):
@@ -136,6 +157,6 @@ def test_files_join_those_that_are_there(tmp_path):
 
 
 def test_a_full_disk_is_foreseen(tmp_path):
-    check_room(tmp_path / "not" / "yet", 1)
-    with pytest.raises(OSError, match=r"not/yet has room for .*, 1\.0 EB are needed"):
-        check_room(tmp_path / "not" / "yet", 10**18)
+    check_disk_space(tmp_path / "not" / "yet", 1)
+    with pytest.raises(OSError, match=r"not/yet has .* of free space, 1\.0 EB are needed"):
+        check_disk_space(tmp_path / "not" / "yet", 10**18)

@@ -1,4 +1,4 @@
-"""Datasets are found in a folder by its layout."""
+"""Finding datasets in a folder, and the images of an annotation file, by the layout."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fcos.data.sets import found_under
+from fcos.data.coco import CocoDataset
+from fcos.data.image_files import find_image_dir
+from fcos.data.registry import find_datasets, resolve_dataset
+from fcos.read import ImageError
 
 
 def write(path: Path, file_name: str) -> None:
@@ -31,6 +34,9 @@ def picture(path: Path) -> None:
         ("annotations/train.json", "1.jpg", "images/train"),
         ("annotations/train.json", "train/1.jpg", "images"),
         ("annotations.json", "1.jpg", "images"),
+        ("annotations.json", "images/1.jpg", ""),  # Label Studio
+        ("labels.json", "1.jpg", "data"),  # FiftyOne
+        ("annotations/instances_default.json", "1.jpg", "images/default"),  # CVAT
         ("train.json", "sub/1.jpg", ""),
     ],
 )
@@ -38,15 +44,19 @@ def test_the_images_of_an_annotation_file(tmp_path, annotations, file_name, fold
     write(tmp_path / annotations, file_name)
     picture(tmp_path / folder / file_name)
     picture(tmp_path / "val2013" / "1.jpg")
-    ((name, part),) = found_under(tmp_path)
+    ((name, source),) = find_datasets(tmp_path)
     assert name == Path(annotations).stem
-    assert part.images == tmp_path / folder
+    assert source.image_dir == tmp_path / folder
+    path = tmp_path / annotations
+    assert find_image_dir(path) == tmp_path / folder
+    (resolved,) = resolve_dataset(str(path), tmp_path)  # as training does
+    assert resolved.image_dir == tmp_path / folder
 
 
 def test_of_official_annotations_only_the_instances_are_taken(tmp_path):
     for name in ("instances_train", "instances_val", "person_keypoints_val"):
         write(tmp_path / "annotations" / f"{name}.json", "1.jpg")
-    assert [name for name, _ in found_under(tmp_path)] == ["instances_train", "instances_val"]
+    assert [name for name, _ in find_datasets(tmp_path)] == ["instances_train", "instances_val"]
 
 
 @pytest.mark.parametrize(
@@ -64,11 +74,22 @@ def test_image_sets_of_voc(tmp_path, lists, found):
     (tmp_path / "VOC2007" / "Annotations" / "1.xml").write_text(f"<annotation>{size}</annotation>")
     for name in lists:
         (main / f"{name}.txt").write_text("1\n")
-    named = dict(found_under(tmp_path))
+    named = dict(find_datasets(tmp_path))
     assert list(named) == [f"VOC2007 {name}" for name in found]
-    assert {part.images for part in named.values()} == {tmp_path / "VOC2007" / "JPEGImages"}
+    assert {source.image_dir for source in named.values()} == {tmp_path / "VOC2007" / "JPEGImages"}
 
 
 def test_a_folder_with_nothing_says_what_was_looked_for(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"neither annotations/\*\.json nor ImageSets"):
-        list(found_under(tmp_path))
+        list(find_datasets(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("annotated", "stored"),
+    [("photos\\1.jpg", "photos/1.jpg"), ("/photos/1.jpg", "photos/1.jpg"), ("1.JPG", "1.jpg")],
+)
+def test_a_missing_image_of_a_similar_name_is_hinted_at(tmp_path, annotated, stored):
+    write(tmp_path / "a.json", annotated)
+    picture(tmp_path / stored)
+    with pytest.raises(ImageError, match=f"1 of 1 annotated .* missing.*; {stored} is there"):
+        CocoDataset(tmp_path / "a.json", tmp_path)

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from fcos.data import named
-from fcos.data.named import check_is_minival, coco_2014, coco_2017
+from fcos.data import registry
+from fcos.data.registry import check_is_minival, resolve_dataset
 
 
 def annotations(ids, annotated=()) -> dict:
@@ -22,7 +22,7 @@ def minival(monkeypatch) -> dict:
     """5,000 images that stand for minival: the digest of their ids takes its digest's place."""
     ids = range(0, 15000, 3)
     digest = hashlib.sha256(" ".join(map(str, ids[48:])).encode()).hexdigest()
-    monkeypatch.setattr(named, "MINIVAL_ANNOTATED", digest)
+    monkeypatch.setattr(registry, "MINIVAL_ANNOTATED", digest)
     return annotations(ids, ids[48:])
 
 
@@ -42,26 +42,28 @@ def test_5000_other_images_are_not_minival(minival):
 
 
 def test_minival_must_not_have_been_trained_on(minival):
-    with pytest.raises(ValueError, match="2 of its images were trained on, 6 the first"):
+    with pytest.raises(ValueError, match="2 of its images were trained on, first 6"):
         check_is_minival(minival, training=[annotations([1, 2]), annotations([4, 6, 9])])
 
 
 def test_splits_under_a_root_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"instances_train2017\.json is missing"):
-        coco_2017(tmp_path)
+        resolve_dataset("coco_2017_train", tmp_path)
     (tmp_path / "annotations").mkdir()
     for name in ("train2017", "val2017", "train2014", "val2014"):
         (tmp_path / name).mkdir()
     for name in ("train2017", "val2017", "train2014", "valminusminival2014", "minival2014"):
         (tmp_path / "annotations" / f"instances_{name}.json").touch()
-    assert coco_2017(tmp_path).val.images == tmp_path / "val2017"
-    splits = coco_2014(tmp_path)
-    assert [s.annotations.stem for s in splits.train] == [
-        "instances_train2014",
-        "instances_valminusminival2014",
+
+    def names(dataset):
+        sources = resolve_dataset(dataset, tmp_path)
+        return [(source.annotations.stem, source.image_dir.name) for source in sources]
+
+    assert names("coco_2017_val") == [("instances_val2017", "val2017")]
+    assert names("coco_2014_trainval35k") == [
+        ("instances_train2014", "train2014"),
+        ("instances_valminusminival2014", "val2014"),
     ]
-    assert [s.images.name for s in (*splits.train, splits.val)] == [
-        "train2014",
-        "val2014",
-        "val2014",
-    ]
+    assert names("coco_2014_minival") == [("instances_minival2014", "val2014")]
+    with pytest.raises(FileNotFoundError, match="coco_2018 is neither an annotation file nor one"):
+        resolve_dataset("coco_2018", tmp_path)

@@ -1,0 +1,207 @@
+"""COCO's metrics of detections: AP and AR over all classes, and the AP of each class."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+
+from fcos.data.annotations import (
+    Annotations,
+    category_names,
+    load_annotations,
+    valid_objects,
+)
+
+Result = dict[str, Any]
+BACKENDS = ("pycocotools", "faster-coco-eval")
+
+# In the order of COCOeval.stats.
+FIGURES = (
+    *("AP", "AP50", "AP75", "APs", "APm", "APl"),
+    *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
+)
+
+
+def to_coco_results(
+    image_id: int | str,
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    category_ids: Sequence[int | None],
+    plus_one: bool = False,
+) -> list[Result]:
+    """The detections of one image in COCO's results format, not rounded.
+
+    Args:
+        image_id: the image's id in the annotation file, or its file name where there is none.
+        boxes, scores, labels: (n, 4) xyxy pixels of the original image, (n,), (n,) from 0.
+        category_ids: the annotation file's category id of each label.
+        plus_one: boxes end on their last pixel, so that widths and heights are x2 - x1 + 1, the
+            older convention of maskrcnn-benchmark and of its published figures.
+    """
+    extra = 1.0 if plus_one else 0.0
+    return [
+        {
+            "image_id": image_id,
+            "category_id": category_ids[label],
+            "bbox": [x1, y1, x2 - x1 + extra, y2 - y1 + extra],
+            "score": score,
+        }
+        for (x1, y1, x2, y2), score, label in zip(
+            boxes.double().tolist(), scores.double().tolist(), labels.tolist(), strict=True
+        )
+    ]
+
+
+def evaluate_detections(
+    detections: str | Path | Sequence[Result],
+    annotations: Annotations,
+    image_ids: Iterable[int] | None = None,
+    backend: str = "pycocotools",
+) -> dict[str, Any]:
+    """Compute COCO's metrics with pycocotools, or with an equal and faster package.
+
+    Args:
+        detections: results in COCO's format (see `to_coco_results`), or a JSON file of them; may
+            be empty. Of each image the 100 detections of the highest scores count.
+        annotations: a COCO annotation file, or its content. Objects that
+            `fcos.data.annotations.valid_objects` leaves out are not measured.
+        image_ids: measure on these images only, as if the dataset had no others.
+        backend: "pycocotools", or "faster-coco-eval" where it is installed, whose metrics are
+            the same to 1e-12 (`tests/benchmarks/test_bench_evaluators.py`).
+
+    Returns:
+        AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl between 0 and 1, None where
+        there is no object of that kind; `per_class`, the AP of each class by name, None for
+        classes without objects; and `images`, the number of images measured.
+
+    Raises:
+        ValueError: a detection is of an image or category that the annotations do not have, is
+            malformed, not finite, or of negative size.
+        ImportError: the backend is not installed.
+    """
+    evaluator = _evaluator(backend)
+    truth = _truth(load_annotations(annotations))
+    chosen = sorted(truth.imgs) if image_ids is None else sorted(set(image_ids))
+    if not chosen:
+        raise ValueError("no image to evaluate on")
+    if unknown := sorted(set(chosen) - set(truth.imgs)):
+        raise ValueError(
+            f"the annotations do not have image {unknown[0]}, nor {len(unknown) - 1} others"
+        )
+    results = _results(detections, truth)
+    evaluation = evaluator(truth, results, "bbox")
+    evaluation.params.imgIds = chosen
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    figures: dict[str, Any] = dict(zip(FIGURES, map(_figure, evaluation.stats), strict=True))
+    # precision: (IoU threshold, recall, class, area range, detections an image), -1 where undefined
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    figures["per_class"] = {
+        _unique(truth, category): _figure(precision[:, :, position].mean())
+        for position, category in enumerate(evaluation.params.catIds)
+    }
+    figures["images"] = len(chosen)
+    return figures
+
+
+def _evaluator(backend: str) -> Any:
+    """The backend's COCOeval class."""
+    if backend not in BACKENDS:
+        raise ValueError(f"there is no backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+    if backend == "pycocotools":
+        return COCOeval
+    try:
+        from faster_coco_eval import COCOeval_faster
+    except ImportError:
+        raise ImportError(
+            "faster-coco-eval is not installed: pip install 'fcos-zoo[fast-eval]'"
+        ) from None
+    return COCOeval_faster
+
+
+def _unique(truth: COCO, category: int) -> str:
+    """The category's name, with its id where another has the same name."""
+    name = str(truth.cats[category]["name"])
+    same = sum(other["name"] == name for other in truth.cats.values())
+    return name if same == 1 else f"{name} (category {category})"
+
+
+def _figure(value: float) -> float | None:
+    return None if value < 0 or math.isnan(value) else float(value)
+
+
+def _index(content: Mapping[str, Any]) -> COCO:
+    coco = COCO()
+    coco.dataset = dict(content)
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
+
+
+def _truth(content: Mapping[str, Any]) -> COCO:
+    """Ground truth as COCOeval needs it.
+
+    Annotations are numbered from 1: COCOeval takes an object of id 0 for one that was not
+    detected, and cannot tell two of the same id apart.
+    """
+    objects = enumerate(valid_objects(content), 1)
+    return _index(
+        {
+            "images": content["images"],
+            "categories": [
+                {"id": key, "name": name} for key, name in category_names(content).items()
+            ],
+            "annotations": [{**thing, "id": number} for number, thing in objects],
+        }
+    )
+
+
+def _check_result(detection: Any) -> None:
+    try:
+        fine = {"image_id", "category_id"} <= detection.keys()
+        fine = fine and isinstance(detection["score"], Real)
+        fine = fine and [isinstance(side, Real) for side in detection["bbox"]] == [True] * 4
+    except (AttributeError, KeyError, TypeError):
+        fine = False
+    if not fine:
+        wanted = "image_id, category_id, bbox (x, y, width, height) and score"
+        raise ValueError(f"a detection must have {wanted}: {str(detection)[:200]}")
+
+
+def _results(detections: str | Path | Sequence[Result], truth: COCO) -> COCO:
+    loaded: Sequence[Result] = (
+        json.loads(Path(detections).read_bytes())
+        if isinstance(detections, (str, Path))
+        else detections
+    )
+    rows = []
+    for number, detection in enumerate(loaded, 1):
+        _check_result(detection)
+        image_id, category_id = detection["image_id"], detection["category_id"]
+        if image_id not in truth.imgs:
+            raise ValueError(f"a detection on image {image_id}, which the annotations do not have")
+        if category_id not in truth.cats:
+            raise ValueError(
+                f"a detection of category {category_id} on image {image_id}; the annotations have "
+                f"{len(truth.cats)} categories, from {min(truth.cats)} to {max(truth.cats)}"
+            )
+        width, height = detection["bbox"][2:]
+        if not all(map(math.isfinite, (*detection["bbox"], detection["score"]))):
+            raise ValueError(f"a detection on image {image_id} is not finite: {detection}")
+        if width < 0 or height < 0:
+            raise ValueError(f"a detection on image {image_id} has a negative side: {detection}")
+        rows.append({**detection, "id": number, "area": width * height, "iscrowd": 0})
+    return _index({**truth.dataset, "annotations": rows})

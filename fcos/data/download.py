@@ -1,0 +1,271 @@
+"""Published datasets: which archives they come in, unpacking them, and checking what is there."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import lzma
+import os
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from rich.filesize import decimal
+
+from fcos.data.annotations import load_annotations
+from fcos.data.image_files import existing_images
+from fcos.data.registry import MINIVAL, check_is_minival, resolve_dataset
+
+BLOCK = 1 << 20
+BROKEN = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),
+    *(EOFError, RuntimeError, OSError),  # cut short, encrypted, of a wrong gzip checksum
+)
+
+Progress = Callable[[int, int], None]  # (bytes done, total bytes)
+
+
+@dataclass(frozen=True)
+class ExtractRule:
+    """Files of an archive to extract: the `count` whose paths match `pattern`, into `folder`."""
+
+    pattern: str
+    folder: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive's address, the files wanted of it, and its size and hashes where published."""
+
+    url: str
+    extract: tuple[ExtractRule, ...]
+    size: int | None = None
+    sha256: str | None = None
+    md5: str | None = None
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.url).name
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A published dataset: its archives, and the number of images of its splits.
+
+    `splits` are names of `fcos.data.registry.NAMED_DATASETS`, those to train on first.
+    """
+
+    name: str
+    archives: tuple[Archive, ...]
+    splits: Mapping[str, int]
+
+    @staticmethod
+    def parse(name: str, content: Mapping[str, Any]) -> DatasetSpec:
+        """From plain containers, such as those of a YAML file."""
+        archives = (
+            Archive(
+                **{**archive, "extract": tuple(ExtractRule(**rule) for rule in archive["extract"])}
+            )
+            for archive in content["archives"]
+        )
+        return DatasetSpec(name, tuple(archives), content["splits"])
+
+
+def missing_archives(dataset: DatasetSpec, root: Path) -> list[Archive]:
+    """The archives whose files are not all under `root`, judged by their number."""
+    listings: dict[str, list[str]] = {}
+    wanted: Counter[tuple[str, str]] = Counter()
+    missing = []
+    for archive in dataset.archives:
+        complete = True
+        for rule in archive.extract:
+            folder = root / rule.folder
+            if rule.folder not in listings:
+                listings[rule.folder] = os.listdir(folder) if folder.is_dir() else []
+            pattern = PurePosixPath(rule.pattern).name
+            wanted[rule.folder, pattern] += rule.count
+            present = len(fnmatch.filter(listings[rule.folder], pattern))
+            complete &= present >= wanted[rule.folder, pattern]
+        if not complete:
+            missing.append(archive)
+    return missing
+
+
+def required_bytes(archives: Sequence[Archive], keep: bool) -> int:
+    """Disk space to download and unpack archives; images are as large in an archive as outside."""
+    sizes = [archive.size or 0 for archive in archives]
+    return sum(sizes) + (sum(sizes) if keep else max(sizes, default=0))
+
+
+def check_disk_space(folder: Path, needed: int) -> None:
+    """Raise an OSError where the disk of a folder, which need not exist, has less space."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise OSError(
+            f"{folder} has {decimal(free)} of free space, {decimal(needed)} are needed: free some, "
+            "or choose a folder on another disk"
+        )
+
+
+def install_archive(
+    archive: Archive,
+    root: Path,
+    download: Callable[[Archive, Path], Path],
+    progress: Progress | None = None,
+) -> None:
+    """Download an archive into `root`/archives and unpack it.
+
+    Args:
+        archive: what to install.
+        root: the folder of the datasets.
+        download: brings the file into a folder, resumed and verified, and returns its path.
+        progress: see `unpack`.
+
+    Raises:
+        ValueError: the file is not the published one.
+    """
+    path = download(archive, root / "archives")
+    if archive.md5 and not archive.sha256 and _md5(path) != archive.md5:
+        path.unlink()
+        raise ValueError(f"{path.name}: its MD5 is not {archive.md5}; it was deleted, try again")
+    unpack(path, archive.extract, root, progress)
+
+
+def remove_archive(archive: Archive, root: Path) -> None:
+    """Delete a downloaded archive and the files that the download kept beside it."""
+    folder = root / "archives"
+    for path in folder.glob(f"*{archive.name}*"):
+        path.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def verify_dataset(dataset: DatasetSpec, root: Path) -> dict[str, tuple[int, int, int]]:
+    """Check that every image of each split is there.
+
+    Returns:
+        The number of images, objects and classes of each split.
+
+    Raises:
+        ValueError: a split has another number of images, or is not minival.
+        ImageError: images are missing.
+    """
+    numbers: dict[str, tuple[int, int, int]] = {}
+    training: list[Mapping[str, Any]] = []
+    for split, expected in dataset.splits.items():
+        contents = []
+        for source in resolve_dataset(split, root):
+            content = load_annotations(source.annotations)
+            existing_images(content["images"], source.image_dir)
+            contents.append(content)
+        images = sum(len(content["images"]) for content in contents)
+        if images != expected:
+            raise ValueError(f"{split} under {root} has {images:,} images, not {expected:,}")
+        if split in MINIVAL:
+            check_is_minival(contents[0], training)
+        training += contents
+        objects = sum(len(content["annotations"]) for content in contents)
+        numbers[split] = (images, objects, len(contents[0]["categories"]))
+    return numbers
+
+
+def unpack(
+    archive: Path, rules: Sequence[ExtractRule], root: Path, progress: Progress | None = None
+) -> None:
+    """Extract the wanted files of a zip or tar archive.
+
+    They are extracted into a hidden folder and moved, in the order of the rules, when all of them
+    are complete. Only their file names count, not their folders in the archive.
+
+    Args:
+        archive: the file.
+        rules: the files to extract.
+        root: the folder that `ExtractRule.folder` starts from.
+        progress: called after each file.
+
+    Raises:
+        ValueError: the archive is damaged or does not hold the wanted files.
+        OSError: the disk has too little space.
+    """
+    staging = root / f".{archive.name}.part"
+    shutil.rmtree(staging, ignore_errors=True)
+    targets: dict[Path, Path] = {}
+    with _open(archive) as members:
+        chosen = [[m for m in members if fnmatch.fnmatchcase(m.path, r.pattern)] for r in rules]
+        for rule, found in zip(rules, chosen, strict=True):
+            names = {PurePosixPath(member.path).name for member in found}
+            if not len(names) == len(found) == rule.count:
+                raise ValueError(
+                    f"{archive}: holds {len(names):,} files for {rule.folder}/ instead of "
+                    f"{rule.count:,}: it is not the expected archive"
+                )
+        total, done = sum(member.size for found in chosen for member in found), 0
+        check_disk_space(root, total)
+        for rule, found in zip(rules, chosen, strict=True):
+            for member in found:
+                path = member.extract(staging)
+                targets[path] = root / rule.folder / path.name
+                done += member.size
+                if progress:
+                    progress(done, total)
+    for path, target in targets.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, target)
+    shutil.rmtree(staging)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file of an archive; `extract` writes it under a folder and returns where."""
+
+    path: str
+    size: int
+    extract: Callable[[Path], Path]
+
+
+@contextmanager
+def _open(archive: Path) -> Iterator[list[Member]]:
+    """The files of an archive; what is wrong with it becomes one clear line."""
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as file:
+                infos = [info for info in file.infolist() if not info.is_dir()]
+                yield [Member(i.filename, i.file_size, partial(_unzip, file, i)) for i in infos]
+        else:
+            with tarfile.open(archive) as tar:
+                files = [info for info in tar.getmembers() if info.isfile()]
+                yield [Member(info.name, info.size, partial(_untar, tar, info)) for info in files]
+                while tar.fileobj and tar.fileobj.read(BLOCK):
+                    pass  # gzip verifies its checksum at the end of the file
+    except BROKEN as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk
+        reason = str(error).splitlines()[0].rstrip(":")
+        raise ValueError(f"{archive}: damaged ({reason}); delete it and start again") from None
+
+
+def _unzip(file: zipfile.ZipFile, info: zipfile.ZipInfo, folder: Path) -> Path:
+    return Path(file.extract(info, folder))
+
+
+def _untar(file: tarfile.TarFile, info: tarfile.TarInfo, folder: Path) -> Path:
+    file.extract(info, folder, filter="data")
+    return folder / tarfile.data_filter(info, str(folder)).name  # without a leading slash
+
+
+def _md5(path: Path) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

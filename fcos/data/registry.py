@@ -1,0 +1,189 @@
+"""Datasets by name under a root folder, by annotation file, or found in a folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fcos.data import shapes
+from fcos.data.annotations import Annotations, load_annotations, valid_objects
+from fcos.data.coco import CocoDataset
+from fcos.data.dataset import DetectionDataset, concatenate
+from fcos.data.image_files import find_image_dir
+from fcos.data.voc import voc_annotations
+
+MINIVAL = ("coco_2017_val", "coco_2014_minival")  # the same 5,000 images
+MINIVAL_IMAGES = 5000
+# SHA-256 of the ids of its 4,952 images that have annotations: ascending, in decimal, separated by
+# spaces.
+MINIVAL_ANNOTATED = "4eb450a8bbceb096870d56608cf4e9284570c0f8800f87c93179517f6abfa9eb"
+
+
+class DatasetSource(NamedTuple):
+    """Annotations in COCO's format, a file or its content, and the folder of the images."""
+
+    annotations: Path | Mapping[str, Any]
+    image_dir: Path
+
+
+def resolve_dataset(
+    name: str,
+    root: str | Path,
+    image_dir: str | Path | None = None,
+    drawn: Mapping[str, Any] | None = None,
+) -> list[DatasetSource]:
+    """The annotations and image folders of a dataset, several where it joins several.
+
+    Args:
+        name: one of `NAMED_DATASETS`; "shapes"; or the path of an annotation file.
+        root: the folder that holds the named datasets.
+        image_dir: the folder of an annotation file's images; default: see `find_image_dir`.
+        drawn: arguments of `fcos.data.shapes.write` for shapes, which are drawn if need be.
+
+    Raises:
+        FileNotFoundError: there is no such dataset; the message names it.
+        ValueError: its annotations cannot be read.
+    """
+    root = Path(root)
+    if name in NAMED_DATASETS:
+        return [source(root) for source in NAMED_DATASETS[name]]
+    if name == "shapes":
+        return [_shapes(root, drawn or {"count": 1000})]
+    annotations = Path(name)
+    if not annotations.is_file():
+        names = ", ".join([*NAMED_DATASETS, "shapes"])
+        raise FileNotFoundError(f"{name} is neither an annotation file nor one of {names}")
+    if image_dir:
+        return [DatasetSource(annotations, Path(image_dir))]
+    return [DatasetSource(annotations, find_image_dir(annotations))]
+
+
+def training_set(sources: Sequence[DatasetSource], **options: Any) -> DetectionDataset:
+    """The dataset to train on; `options` are those of `CocoDataset`."""
+    return concatenate([CocoDataset(*source, **options) for source in sources])
+
+
+def test_set(sources: Sequence[DatasetSource]) -> tuple[DetectionDataset, Mapping[str, Any] | Path]:
+    """All images, also those without objects, and the annotations to evaluate with."""
+    (source,) = sources
+    return CocoDataset(*source, keep_empty=True), source.annotations
+
+
+def find_datasets(folder: str | Path) -> Iterator[tuple[str, DatasetSource]]:
+    """The datasets of a folder in COCO's or VOC's layout with their names, read one by one.
+
+    COCO: annotation files in `annotations/` or in the folder itself; where some are called
+    instances_*.json, only those. VOC: image sets in `ImageSets/Main`, also one folder below.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: a file is not an annotation file; the message names it.
+    """
+    folder = Path(folder)
+    found = False
+    for root in (folder, *sorted(folder.glob("VOC*"))):
+        lists = root / "ImageSets" / "Main"
+        complete = (lists / "trainval.txt").is_file()
+        for name in ("trainval", "test") if complete else ("train", "val", "test"):
+            if (lists / f"{name}.txt").is_file():
+                found = True
+                source = DatasetSource(voc_annotations(root, name), root / "JPEGImages")
+                yield f"{root.name} {name}", source
+    files = sorted((folder / "annotations").glob("*.json")) or sorted(folder.glob("*.json"))
+    for path in [file for file in files if file.name.startswith("instances_")] or files:
+        found = True
+        content = load_annotations(path)
+        yield path.stem, DatasetSource(content, find_image_dir(path, content))
+    if not found:
+        raise FileNotFoundError(
+            f"{folder} holds neither annotations/*.json nor ImageSets/Main/*.txt: name an "
+            "annotation file and its image folder"
+        )
+
+
+def check_is_minival(annotations: Annotations, training: Sequence[Annotations] = ()) -> None:
+    """Refuse to call a set of images val2017 or minival unless it is.
+
+    APs have been published on all 40,504 images of val2014, most of which were trained on.
+
+    Args:
+        annotations: the annotation file to evaluate on, or its content.
+        training: the annotation files that were trained on.
+
+    Raises:
+        ValueError: it does not have the 5,000 images of minival, or shares some with training.
+    """
+    content = load_annotations(annotations)
+    images = {image["id"] for image in content["images"]}
+    name = "these annotations" if isinstance(annotations, Mapping) else str(annotations)
+    if len(images) != MINIVAL_IMAGES:
+        raise ValueError(
+            f"{name}: not val2017/minival, which has {MINIVAL_IMAGES:,} images; this has "
+            f"{len(images):,}"
+        )
+    annotated = sorted({thing["image_id"] for thing in valid_objects(content)})
+    digest = hashlib.sha256(" ".join(map(str, annotated)).encode()).hexdigest()
+    if digest != MINIVAL_ANNOTATED:
+        raise ValueError(f"{name}: 5,000 images, but not those of val2017/minival")
+    for source in training:
+        shared = images & {image["id"] for image in load_annotations(source)["images"]}
+        if shared:
+            raise ValueError(
+                f"{name}: {len(shared):,} of its images were trained on, first {min(shared)}"
+            )
+
+
+def _coco(annotations: str, images: str) -> Callable[[Path], DatasetSource]:
+    def source(root: Path) -> DatasetSource:
+        found = DatasetSource(root / "annotations" / f"{annotations}.json", root / images)
+        for path in (found.annotations, found.image_dir):
+            assert isinstance(path, Path)
+            if not path.exists():
+                raise FileNotFoundError(
+                    f"{path} is missing: the root folder of COCO holds annotations/, with its "
+                    f"JSON files, and {images}/, with its images"
+                )
+        return found
+
+    return source
+
+
+def _voc(year: str, image_set: str, difficult: bool) -> Callable[[Path], DatasetSource]:
+    """`difficult` objects are trained on but not measured, as in the centre-ness-free system."""
+
+    def source(root: Path) -> DatasetSource:
+        annotations = voc_annotations(root / year, image_set)
+        if difficult:
+            for thing in annotations["annotations"]:
+                thing["iscrowd"] = 0
+        return DatasetSource(annotations, root / year / "JPEGImages")
+
+    return source
+
+
+def _shapes(root: Path, drawn: Mapping[str, Any]) -> DatasetSource:
+    classes = "-".join(drawn.get("classes", shapes.CLASSES))
+    numbers = "-".join(f"{key}{drawn[key]}" for key in ("size", "count", "seed") if key in drawn)
+    annotations = shapes.write(root / f"shapes-{classes}-{numbers}", **drawn)
+    return DatasetSource(annotations, annotations.parent / "images")
+
+
+_VOC_2007 = _voc("VOC2007", "trainval", difficult=True)
+_VOC_2012 = _voc("VOC2012", "trainval", difficult=True)
+
+# Each named dataset: from the root folder to the sources that it joins.
+NAMED_DATASETS: dict[str, list[Callable[[Path], DatasetSource]]] = {
+    "coco_2017_train": [_coco("instances_train2017", "train2017")],
+    "coco_2017_val": [_coco("instances_val2017", "val2017")],
+    "coco_2014_trainval35k": [
+        _coco("instances_train2014", "train2014"),
+        _coco("instances_valminusminival2014", "val2014"),
+    ],
+    "coco_2014_minival": [_coco("instances_minival2014", "val2014")],
+    "voc_2007_trainval": [_VOC_2007],
+    "voc_2007_test": [_voc("VOC2007", "test", difficult=False)],
+    "voc_2012_trainval": [_VOC_2012],
+    "voc_0712_trainval": [_VOC_2007, _VOC_2012],
+}
