@@ -1,7 +1,7 @@
 """A procedurally drawn dataset: coloured shapes that occlude, crowd and vary in size.
 
-Any number of images from a seed, in COCO's format on disk. A box is the exact extent of the pixels
-of its shape that can be seen, after occlusion and the image's edges; `area` is their number.
+Any number of images from a seed, written in COCO's format. A box is the exact extent of the
+visible pixels of its shape, after occlusion and clipping by the image; `area` is their number.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from rich.progress import track
 
 CLASSES = ("circle", "square", "triangle")
 
-LEAST_VISIBLE = 0.4  # of a shape's pixels, else what is left cannot be told
-SMALLEST, LARGEST = 0.03, 0.25  # radius as a part of the image's longer side
+LEAST_VISIBLE = 0.4  # fraction of a shape's pixels; what remains of less cannot be recognised
+SMALLEST, LARGEST = 0.03, 0.25  # radius as a fraction of the image's longer side
 
 
 class Scene(NamedTuple):
@@ -60,14 +60,14 @@ def draw(rng: random.Random, size: int, classes: Sequence[str] = CLASSES, most: 
     short = rng.randint(size * 3 // 4, size)
     width, height = (size, short) if rng.random() < 0.5 else (short, size)
     image = _background(rng, width, height)
-    owners = Image.new("L", (width, height))  # by pixel: 0 or the number of the shape seen there
+    owners = Image.new("L", (width, height))  # by pixel: 0, or the number of the visible shape
     labels: list[int] = []
     centres: list[tuple[float, float]] = []
     wholes: list[float] = []
     for _ in range(rng.randint(0, most)):
         label = rng.randrange(len(classes))
         radius = size * math.exp(rng.uniform(math.log(SMALLEST), math.log(LARGEST)))
-        if centres and rng.random() < 0.5:  # crowd around another one
+        if centres and rng.random() < 0.5:  # close to another shape
             near, angle = rng.choice(centres), rng.uniform(0, 2 * math.pi)
             centre = (
                 near[0] + 1.3 * radius * math.cos(angle),
@@ -108,7 +108,7 @@ def _colour(rng: random.Random) -> tuple[int, int, int]:
 
 
 def _background(rng: random.Random, width: int, height: int) -> Image.Image:
-    """Smooth blotches of any colours with fine noise, and strokes that are no shapes."""
+    """Smooth patches of random colours with fine noise, and lines as distractors."""
     noise = np.random.default_rng(rng.getrandbits(64))
     cells = rng.randint(2, 12)
     blotches = noise.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
@@ -123,7 +123,7 @@ def _background(rng: random.Random, width: int, height: int) -> Image.Image:
 
 
 def _paint(rng: random.Random, image: Image.Image, points: list[tuple[float, float]]) -> None:
-    """Fill with a colour that stands out from what lies beneath."""
+    """Fill with a colour that differs from the pixels below."""
     x = min(max(int(sum(x for x, _ in points) / len(points)), 0), image.width - 1)
     y = min(max(int(sum(y for _, y in points) / len(points)), 0), image.height - 1)
     beneath = image.crop((x, y, x + 1, y + 1)).tobytes()
@@ -153,27 +153,28 @@ def write(
 ) -> Path:
     """Write `count` images to `folder`/images and their COCO annotations beside them.
 
-    The annotations come last and at once: a folder without them is unfinished and drawn anew. A
+    The annotations are written last: a folder without them is incomplete and drawn again. A
     folder with those of the same arguments is left as it is.
 
     Args:
-        folder: made where it does not exist.
-        count, seed: image i depends on the seed and i alone; other seeds give unseen images.
-        size: longer side of the images in pixels; the shorter has at least three quarters of it.
-        classes: names out of `OUTLINES`.
-        most: shapes an image at most, fewer than 255; some images have none.
+        folder: created if it does not exist.
+        count: number of images.
+        seed: image i depends only on the seed and i.
+        size: longer side of the images in pixels; the shorter is at least three quarters of it.
+        classes: names of `OUTLINES`.
+        most: maximum number of shapes per image, fewer than 255; some images have none.
 
     Returns:
         The annotation file, `folder`/annotations.json.
 
     Raises:
-        ValueError: an unknown class, or too many shapes.
-        FileExistsError: the folder holds a set drawn with other arguments.
+        ValueError: a class is unknown, or `most` is too large.
+        FileExistsError: the folder holds images drawn with other arguments.
     """
     if unknown := [name for name in classes if name not in OUTLINES]:
         raise ValueError(f"no shape is called {unknown[0]!r}; there are {', '.join(OUTLINES)}")
     if most >= 255:
-        raise ValueError(f"{most} shapes an image are too many: fewer than 255")
+        raise ValueError(f"most={most} shapes per image are too many: choose fewer than 255")
     annotations = Path(folder) / "annotations.json"
     info = {
         "description": "procedurally drawn shapes",
@@ -187,7 +188,7 @@ def write(
     }
     if not _is_drawn(annotations, info):
         (Path(folder) / "images").mkdir(parents=True, exist_ok=True)
-        with FileLock(Path(folder) / ".lock"):  # jobs of a sweep that want the same set
+        with FileLock(Path(folder) / ".lock"):  # the jobs of a sweep may draw the same set
             if not _is_drawn(annotations, info):
                 _write(annotations, info)
     return annotations
@@ -198,7 +199,7 @@ def _is_drawn(annotations: Path, info: Mapping[str, Any]) -> bool:
         return False
     if json.loads(annotations.read_bytes()).get("info") != info:
         raise FileExistsError(
-            f"{annotations.parent} holds images drawn with other arguments; choose another"
+            f"{annotations.parent} holds images drawn with other arguments: choose another folder"
         )
     return True
 

@@ -19,15 +19,15 @@ CLASSES = (
 def voc_annotations(
     root: str | Path, image_set: str, classes: Sequence[str] = CLASSES
 ) -> dict[str, Any]:
-    """A VOC image set as COCO annotations, which `fcos.coco_eval` takes as well.
+    """Read a VOC image set as annotations in COCO's format.
 
     VOC counts pixels from 1 and its boxes include their last pixel: (xmin, xmax) becomes
     x = xmin - 1 and w = xmax - xmin + 1. Objects marked difficult become crowd regions, which
-    are neither trained on nor count against a detector. An image's id is the number its name
-    makes ("2007_000027" is 2007000027) or, where names are not numbers, its place in the list.
+    are not trained on and do not count against a detector. The id of an image is the number in its
+    name ("2007_000027" is 2007000027) or, where names are not numbers, its position in the list.
 
     Raises:
-        ValueError: a list or an XML file is missing or wrong; the message names it.
+        ValueError: an image set or an XML file is missing or invalid; the message names it.
     """
     root = Path(root)
     names = _names(root / "ImageSets" / "Main" / f"{image_set}.txt")
