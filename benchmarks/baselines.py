@@ -4,7 +4,9 @@ An adapter is a function of (device, precision) that returns a detector: a calla
 decoded (3, H, W) uint8 images on the host to a list of {"boxes", "scores", "labels"} in pixels of
 those images. On the command line it is named "module:function". The callable may have
 `classes` (names by label; required to compute AP), `resize(shortest, longest)` (required to measure
-at other sizes than its own), and be a `torch.nn.Module` (required to count its parameters).
+at other sizes than its own), `training_model()` (a module that returns losses for images of 0..1
+and targets; required to measure training), and be a `torch.nn.Module` (required to count its
+parameters).
 """
 
 from __future__ import annotations
@@ -20,12 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS_ResNet50_FPN_Weights, fcos_resnet50_fpn
+from torchvision.ops import FrozenBatchNorm2d
 
 from benchmarks import dataset, random_weights
 from benchmarks.cases import MissingError
 from zoo.build import DTYPES
 
-METRICS = ("params", "latency", "throughput", "memory", "ap")
+METRICS = ("params", "training_memory", "latency", "throughput", "memory", "ap")
 BUILT_IN = {"torchvision": "benchmarks.baselines:torchvision_fcos"}
 Images = Sequence[Tensor]
 Boxes = list[dict[str, Tensor]]
@@ -138,6 +141,26 @@ def randomized_torchvision(image: Tensor) -> nn.Module:
     return model
 
 
+def trainable_torchvision(size: tuple[int, int] = (800, 1333)) -> nn.Module:
+    """torchvision's model with constant norms, whose stem and first stage are not trained.
+
+    Args:
+        size: (shortest, longest) side to which it resizes images.
+    """
+    torch.manual_seed(0)
+    model = fcos_resnet50_fpn(
+        weights=None,
+        weights_backbone=None,
+        min_size=size[0],
+        max_size=size[1],
+        norm_layer=FrozenBatchNorm2d,
+    )
+    body = model.get_submodule("backbone.body")
+    for part in ("conv1", "layer1"):  # without pretrained weights torchvision trains everything
+        body.get_submodule(part).requires_grad_(False)
+    return model
+
+
 class _Torchvision(nn.Module):
     """A torchvision detector with the interface of an adapter's detector."""
 
@@ -155,6 +178,11 @@ class _Torchvision(nn.Module):
         """Change the sides of the images from 800 and 1333."""
         transform: Any = self.model.transform
         transform.min_size, transform.max_size = (shortest,), longest
+
+    def training_model(self) -> nn.Module:
+        """The model as the published recipe of `FCOS_R_50_1x` trains: constant norms, and no
+        training of the stem and the first stage."""
+        return trainable_torchvision()
 
     def forward(self, images: Images) -> Any:
         """Images to boxes; below fp32 by autocast, since its box coder needs fp32."""

@@ -15,6 +15,8 @@ from benchmarks.dataset import image_ids
 from benchmarks.timing import time_stages
 from benchmarks.workload import build_detector, configure_process, load_workload
 
+TRAINING_SIZE = (800, 1333)  # (height, width) for baselines
+
 
 def measure(case: Case) -> dict[str, Any]:
     """The values of a case as they are stored; for a timed one, input of `combine_processes`.
@@ -57,16 +59,37 @@ def _flops(case: Case) -> dict[str, Any]:
 
 
 def _training_memory(case: Case) -> dict[str, Any]:
-    """Predicted, and on a GPU also measured, with the ratio of the two."""
+    """Predicted, and on a GPU also measured, with the ratio of the two and images per second."""
+    if baselines.is_baseline(case.entry):
+        return _training_of_baseline(case)
     size = memory.largest_training_size(case.entry)
-    images, precision = memory.IMAGES_PER_GPU, case.precision
-    values: dict[str, Any] = {"input": f"{size[0]}x{size[1]}", "images": images}
-    values |= prediction.predict_training_step(case.entry, size, images, precision)
+    count, precision = memory.IMAGES_PER_GPU, case.precision
+    values: dict[str, Any] = {"input": f"{size[0]}x{size[1]}", "images": count}
+    values |= prediction.predict_training_step(case.entry, size, count, precision)
     if case.device.startswith("cuda"):
-        detector = zoo.build(case.entry)
-        values |= memory.training_step(detector, size, case.device, images, precision)
+        detector = zoo.build(case.entry).to(case.device).train()
+        batch = memory.training_batch(len(detector.classes), size, count)
+        values |= memory.training_step(detector, *batch, case.device, precision)
         values["predicted_over_measured"] = values["predicted_gb"] / values["measured_gb"]
     return values
+
+
+def _training_of_baseline(case: Case) -> dict[str, Any]:
+    baseline: Any = baselines.load(case.entry, case.device, case.precision)
+    if not hasattr(baseline, "training_model"):
+        raise MissingError("the adapter's detector has no training_model()")
+    if not case.device.startswith("cuda"):
+        raise MissingError("the training memory of a baseline is only measured, on a GPU")
+    images, targets = memory.training_batch(
+        len(baseline.classes), TRAINING_SIZE, memory.IMAGES_PER_GPU
+    )
+    images = [image / 255 for image in images]
+    model = baseline.training_model().to(case.device).train()
+    return {
+        "input": f"{TRAINING_SIZE[0]}x{TRAINING_SIZE[1]}",
+        "images": len(images),
+        **memory.training_step(model, images, targets, case.device, case.precision),
+    }
 
 
 def _latency(case: Case) -> dict[str, Any]:

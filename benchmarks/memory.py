@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import zoo
-from fcos import Detector
 from zoo.build import DTYPES
 
 IMAGES_PER_GPU = 2  # of the published recipes: 16 images on 8 GPUs
+TIMED_STEPS = 20
 
 
 def inference(
@@ -45,36 +46,50 @@ def inference(
 
 
 def training_step(
-    detector: Detector,
-    size: tuple[int, int],
+    model: nn.Module,
+    images: list[Tensor],
+    targets: list[dict[str, Tensor]],
     device: str,
-    num_images: int = IMAGES_PER_GPU,
     precision: str = "fp32",
 ) -> dict[str, Any]:
-    """Peak GPU memory of optimisation steps at `size` (height, width), in GB of 2^30 bytes.
+    """Peak GPU memory of optimisation steps in GB of 2^30 bytes, and images per second.
 
-    Two steps are run, since the optimiser's momentum exists only from the second one on.
+    The peak is that of two steps, since the optimiser's momentum exists only from the second on.
+
+    Args:
+        model: on the device, in training mode; returns a dict of losses for images and targets.
+        images, targets: of one step; moved to the device.
+        device: a GPU.
+        precision: "fp32" or "tf32", or "bf16" or "fp16" by autocast.
     """
     if not device.startswith("cuda"):
         raise RuntimeError("training memory is measured on a GPU; without one it is predicted")
-    detector.to(device).train()
-    optimizer = sgd(detector)
-    images, targets = training_batch(detector, size, num_images)
+    optimizer = sgd(model)
     images = [image.to(device) for image in images]
     targets = [{key: value.to(device) for key, value in t.items()} for t in targets]
-    torch.cuda.reset_peak_memory_stats()
-    for _ in range(2):
-        with torch.autocast("cuda", DTYPES.get(precision), enabled=precision in ("bf16", "fp16")):
-            losses = detector(images, targets)
-        assert isinstance(losses, dict)
+    dtype = DTYPES.get(precision, torch.float32)
+
+    def step() -> None:
+        with torch.autocast("cuda", dtype, dtype != torch.float32):
+            losses = model(images, targets)
         torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
         optimizer.zero_grad()  # as the trainer does, so that gradients are freed between steps
+
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(2):
+        step()
     torch.cuda.synchronize()
-    return {
+    values: dict[str, Any] = {
         "measured_gb": torch.cuda.max_memory_allocated() / 2**30,
         "reserved_gb": torch.cuda.max_memory_reserved() / 2**30,
     }
+    start = time.perf_counter()
+    for _ in range(TIMED_STEPS):
+        step()
+    torch.cuda.synchronize()
+    values["images_per_second"] = TIMED_STEPS * len(images) / (time.perf_counter() - start)
+    return values
 
 
 def largest_training_size(entry: str) -> tuple[int, int]:
@@ -95,7 +110,7 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def training_batch(
-    detector: Detector, size: tuple[int, int], num_images: int
+    num_classes: int, size: tuple[int, int], num_images: int
 ) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     """Grey images of `size` (height, width), each with seven objects, COCO's average."""
     height, width = size
@@ -103,7 +118,7 @@ def training_batch(
     corner = torch.arange(len(sides))[:, None] * torch.tensor([[width / 16, height / 16]])
     limit = torch.tensor([width - 1.0, height - 1.0])
     boxes = torch.cat([corner, torch.minimum(corner + sides[:, None], limit)], dim=1)
-    labels = torch.arange(len(sides)) % len(detector.classes)
+    labels = torch.arange(len(sides)) % num_classes
     image = torch.full((3, height, width), 127, dtype=torch.uint8)
     return [image] * num_images, [{"boxes": boxes, "labels": labels}] * num_images
 

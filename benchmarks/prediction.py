@@ -110,7 +110,7 @@ def predict_training_step(
     tracker = MemoryTracker()
     with FakeTensorMode(), LargestOutputs():
         detector = zoo.build(entry).train()
-        images, targets = training_batch(detector, size, num_images)
+        images, targets = training_batch(len(detector.classes), size, num_images)
         optimizer = sgd(detector)
         for tensor in [*detector.parameters(), *detector.buffers(), *images]:
             tracker.add(tensor)

@@ -85,8 +85,8 @@ class _Run:
         total = sum(map(len, remaining)) + passes * len(repeated)
         self.progress.update(self.task, total=total)
         with self.progress:
-            for job in remaining:
-                self.measure(job)
+            for number, job in enumerate(remaining):
+                self.measure(job, jobs_left=len(remaining) - number)
             for job in repeated * passes:
                 measured = self.by_key[job[0].key]["status"] == "measured"
                 if measured and time.monotonic() <= self.end:
@@ -94,18 +94,24 @@ class _Run:
         keys = {case.key for job in self.jobs for case in job}
         return [self.by_key[case.key] for case in self.cases if case.key in keys]
 
-    def measure(self, job: Sequence[Case]) -> None:
-        """Measure the cases of a job in one process and store their rows."""
+    def measure(self, job: Sequence[Case], jobs_left: int = 1) -> None:
+        """Measure the cases of a job in one process and store their rows.
+
+        `jobs_left` share the time that is left: in the first pass a case that takes long is timed
+        in fewer runs, so that every case is measured once.
+        """
         self.progress.update(self.task, description=progress_text(job[0]))
-        for case, result in self.results(job):
+        share = max(0.0, self.end - time.monotonic()) / jobs_left
+        for case, result in self.results(job, share):
             combined = self.combine(case, result)
             row = row_of(case, combined, self.facts, self.command)
             self.store.append(row)
             self.by_key[case.key] = row
             self.progress.advance(self.task)
 
-    def results(self, job: Sequence[Case]) -> Iterator[tuple[Case, Result]]:
-        """The results of a job; no process is started for cases that cannot be measured."""
+    def results(self, job: Sequence[Case], share: float) -> Iterator[tuple[Case, Result]]:
+        """The results of a job, which has a `share` of the time in seconds; no process is started
+        for cases that cannot be measured."""
         runnable = []
         for case in job:
             reason = reason_to_skip(case, self.suite, self.by_key)
@@ -116,7 +122,10 @@ class _Run:
             else:
                 yield case, Result("missing", reason=reason)
         if runnable:
-            yield from worker.run(runnable, self.suite.timeout)
+            shortened = [shorten(case, share) for case in runnable]
+            results = worker.run(shortened, self.suite.timeout)
+            for case, (_, result) in zip(runnable, results, strict=True):
+                yield case, result
 
     def combine(self, case: Case, result: Result) -> Result:
         """A timed result together with those of the processes before; others as they are."""
@@ -139,6 +148,17 @@ def command_line() -> str:
     if "WORLD_SIZE" in os.environ:
         words.append(f"--shard={os.environ['RANK']}/{os.environ['WORLD_SIZE']}")
     return shlex.join(words)
+
+
+def shorten(case: Case, share: float) -> Case:
+    """A timed case that takes no more than about a share of the time, in seconds.
+
+    Half of it is left to loading; warm-up and timed runs may take `max_seconds` each.
+    """
+    if case.metric not in TIMED:
+        return case
+    seconds = min(case.timing.max_seconds, share / 4)
+    return replace(case, timing=replace(case.timing, max_seconds=seconds))
 
 
 def is_complete(row: Row, suite: Suite) -> bool:

@@ -44,6 +44,8 @@ class Suite:
             processes; after them no process is started.
         seed: shuffles the order of processes, so that no entry always runs on a warm machine.
         shard, shards: measure only every `shards`-th process or batch sweep, from `shard` on.
+        parts: changes of these settings; if given, the suite is measured once with each of them, in
+            that order, so that the most important cases come first.
     """
 
     entries: Sequence[str] = ()
@@ -72,6 +74,7 @@ class Suite:
     seed: int | None = None
     shard: int = 0
     shards: int = 1
+    parts: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         for words, known in ((self.metrics, METRICS), (self.precisions, PRECISIONS)):
@@ -101,6 +104,9 @@ class Suite:
 
     def cases(self) -> list[Case]:
         """Every case, those of an entry together. Fetches weights and draws shapes."""
+        if self.parts:
+            parts = [dataclasses.replace(self, parts=(), **part) for part in self.parts]
+            return list(dict.fromkeys(case for part in parts for case in part.cases()))
         cases: list[Case] = []
         # Made explicit, since torch's default differs between machines.
         threads = self.threads or torch.get_num_threads()
@@ -133,6 +139,8 @@ class Suite:
                 weights=Weights("baseline", digest=baselines.digest(entry)),
             )
             for metric in baselines.METRICS:
+                if metric == "training_memory" and not self.device.startswith("cuda"):
+                    continue  # it is measured on a GPU, and predicted only for entries
                 cases += self._of_metric(common, metric) if metric in self.metrics else ()
         return list(dict.fromkeys(cases))
 
@@ -161,8 +169,15 @@ class Suite:
         if metric in ("params", "flops"):  # always counted at the published size
             yield Case(common.entry, metric, weights=common.weights if baseline else Weights())
         elif metric == "training_memory":
+            source = common.weights if baseline else Weights()
             for precision in self.precisions:
-                yield Case(common.entry, metric, device=self.device, precision=precision)
+                yield Case(
+                    common.entry,
+                    metric,
+                    device=self.device,
+                    precision=precision,
+                    weights=source,
+                )
         elif metric == "ap":
             for precision in self.precisions:
                 yield dataclasses.replace(
@@ -236,6 +251,8 @@ def settings(config: Any) -> dict[str, Any]:
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
     }
+    if "parts" in values:
+        values["parts"] = tuple(settings(part) for part in values["parts"])
     if "timing" in values:
         values["timing"] = TimingBudget(**values["timing"])
     if values.get("dataset") is not None:

@@ -124,7 +124,14 @@ def suite_of(options: argparse.Namespace) -> Suite:
         "shard": options.shard and options.shard[0],
         "shards": options.shard and options.shard[1],
     }
-    chosen |= {key: value for key, value in changes.items() if value is not None}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    chosen |= changes
+    if named:
+        changes |= {"entries": (), "baselines": ()}
+    chosen["parts"] = tuple(  # the command line overrides them, too
+        {key: value for key, value in part.items() if key not in changes}
+        for part in chosen.get("parts", ())
+    )
     chosen.setdefault("device", default_device())
     return Suite(**chosen)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,6 +28,9 @@ def measure(case: Case) -> dict[str, Any]:
         torch = sys.modules["torch"]  # imported by the process that this one is a copy of
         threads = len(os.listdir(f"/proc/{os.getppid()}/task"))
         return {"threads of the original": threads, "GPU in use": torch.cuda.is_initialized()}
+    if case.entry.startswith("leaves a child "):
+        child = subprocess.Popen(["sleep", "600"])
+        Path(case.entry.split()[-1]).write_text(str(child.pid))
     if case.entry.startswith("hangs "):
         Path(case.entry.split()[1]).write_text(str(os.getpid()))
     if case.entry.startswith("hangs"):

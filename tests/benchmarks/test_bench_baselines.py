@@ -57,7 +57,7 @@ def test_peers_have_short_names_and_wrong_ones_are_refused() -> None:
         baselines.load("adapter:three_boxes", "cpu", "fp32")
 
 
-def test_a_suite_measures_peers_by_what_they_have() -> None:
+def test_a_suite_measures_baselines_by_what_they_have() -> None:
     wanted = Suite(baselines=[OURS], metrics=["flops", "latency", "training_memory", "ap"])
     assert [one.metric for one in wanted.cases()] == ["latency", "ap"]
 

@@ -59,7 +59,7 @@ def test_the_prediction_is_what_a_real_step_takes() -> None:
     predicted = prediction.predict_training_step(ENTRY, size)["predicted_gb"]
     detector = zoo.build(ENTRY).train()
     optimizer = memory.sgd(detector)
-    images, targets = memory.training_batch(detector, size, memory.IMAGES_PER_GPU)
+    images, targets = memory.training_batch(len(detector.classes), size, memory.IMAGES_PER_GPU)
     tracker = MemoryTracker()
     for tensor in [*detector.parameters(), *detector.buffers(), *images]:
         tracker.add(tensor)
@@ -94,8 +94,9 @@ def test_two_predictions_are_the_same_and_grow_with_the_image() -> None:
 
 
 def test_training_memory_is_not_measured_without_a_gpu() -> None:
+    batch = memory.training_batch(80, (64, 64), 1)
     with pytest.raises(RuntimeError, match="predicted"):
-        memory.training_step(zoo.build(ENTRY), (64, 64), "cpu")
+        memory.training_step(zoo.build(ENTRY), *batch, "cpu")
 
 
 def test_the_peak_of_this_process_is_the_system_s() -> None:

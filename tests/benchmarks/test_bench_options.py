@@ -38,6 +38,13 @@ def test_the_command_line_has_the_last_word_on_a_suite() -> None:
     assert suite("--suite", "quick", "--set", "limit=7").limit == 7
 
 
+def test_the_command_line_overrides_the_parts_of_a_suite_too() -> None:
+    chosen = suite("--suite", "gpu", "FCOS_shapes_tiny", "--precision", "fp32", "--limit", "1")
+    assert {case.entry for case in chosen.cases()} == {"FCOS_shapes_tiny"}
+    assert {case.precision for case in chosen.cases()} == {"fp32"}
+    assert {case.metric for case in chosen.cases()} == {"latency", "training_memory", "throughput"}
+
+
 @pytest.mark.parametrize(
     "wrong",
     [["--metrics", "beauty"], ["--precision", "fp8"], ["--weights", "x.pth"], ["--batches", "0"]],

@@ -54,9 +54,12 @@ RESULTS: dict[int, Result] = {
 }
 
 
-@pytest.mark.parametrize("name", ["quick", "backbones", "published", "speed", "memory", "accuracy"])
+@pytest.mark.parametrize(
+    "name", ["quick", "backbones", "published", "speed", "memory", "accuracy", "gpu"]
+)
 def test_every_suite_of_the_configs_is_one(name: str) -> None:
-    assert Suite(**suite.load(name)).names()
+    wanted = Suite(**suite.load(name))
+    assert wanted.names() or all(Suite(**part).names() for part in wanted.parts)
 
 
 @pytest.mark.parametrize("name", ["published", "speed", "memory"])
@@ -322,3 +325,31 @@ def test_weights_come_from_the_user_first(tmp_path: Path) -> None:
 )
 def test_why_there_are_no_weights_is_told_whole(entry: str, why: str) -> None:
     assert weights.resolve(entry) == Weights(note=why)
+
+
+def test_the_parts_of_a_suite_follow_each_other_without_repetition() -> None:
+    parts = ({"precisions": ("bf16",)}, {"precisions": ("fp32", "bf16")})
+    cases = Suite([TINY], metrics=["latency"], parts=parts).cases()
+    assert [case.precision for case in cases] == ["bf16", "fp32"]
+
+
+def test_a_gpu_is_first_measured_beside_torchvision() -> None:
+    wanted = Suite(**suite.load("gpu", ["+device=cuda"]))
+    cases = wanted.cases()
+    assert [(case.entry.split(":")[0], case.precision) for case in cases[:8]] == [
+        (entry, precision)
+        for entry in ("FCOS_R_50_1x", "benchmarks.baselines")
+        for precision in ("bf16", "fp32", "tf32", "fp16")
+    ]
+    assert {case.metric for case in cases[8:12]} == {"training_memory"}
+
+
+def test_times_are_shortened_before_cases_are_left_out(
+    processes: list[list[Case]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner.time, "monotonic", lambda: 100.0)
+    wanted = Suite([TINY], metrics=["latency", "throughput"], processes=1, budget=40)
+    rows = runner.run(wanted, Store(tmp_path / "r.jsonl"))
+    shares = [job[0].timing.max_seconds for job in processes]
+    assert shares == [40 / 2 / 4, 40 / 4]  # a quarter of the time that is left for each process
+    assert [row["key"] for row in rows] == [case.key for case in wanted.cases()]

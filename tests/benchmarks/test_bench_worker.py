@@ -101,13 +101,27 @@ def test_a_process_does_not_outlive_a_suite_that_was_killed(tmp_path: Path) -> N
         time.sleep(0.1)
     suite.kill()
     suite.wait()
-    for _ in range(100):
+    wait_for_the_end_of(int(started.read_text()))
+
+
+def wait_for_the_end_of(pid: int) -> None:
+    for _ in range(300):
         try:
-            os.kill(int(started.read_text()), 0)
+            os.kill(pid, 0)
         except ProcessLookupError:
             return
+        if Path(f"/proc/{pid}/stat").is_file() and ") Z" in Path(f"/proc/{pid}/stat").read_text():
+            return  # it ended, but nobody has asked for its exit code
         time.sleep(0.1)
-    raise AssertionError("it still hangs after 10 s")
+    raise AssertionError(f"process {pid} still runs after 30 s")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups")
+def test_what_a_measured_process_has_started_ends_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    [result] = results(f"leaves a child {file}").values()
+    assert result.status == "measured"
+    wait_for_the_end_of(int(file.read_text()))
 
 
 def test_ctrl_c_ends_the_parent_s_run_and_not_the_measurement() -> None:

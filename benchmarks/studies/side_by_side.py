@@ -1,0 +1,76 @@
+"""Times alternatives in one process, in alternating rounds.
+
+Whatever else the machine does then affects all of them equally. A ratio is the median over the
+rounds of the ratio within a round.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks import environment
+
+Measure = Callable[[], "Mapping[str, float] | None"]
+
+
+def side_by_side(contenders: Mapping[str, Measure], rounds: int, warmup: int = 2) -> pd.DataFrame:
+    """Run all contenders once per round.
+
+    Args:
+        contenders: by name; each may return figures of its own, such as seconds by stage.
+        rounds: timed rounds.
+        warmup: rounds before them.
+
+    Returns:
+        A row for each round and contender with columns `round`, `contender`, `seconds` (measured
+        here unless the contender returns it), and the contender's figures.
+    """
+    rows: list[dict[str, Any]] = []
+    console = Console(stderr=True)
+    steps = range(-warmup, rounds)
+    for step in track(steps, "rounds", console=console, disable=not console.is_terminal):
+        for name, run in contenders.items():
+            start = time.perf_counter()
+            figures = run() or {}
+            row = {"round": step, "contender": name, "seconds": time.perf_counter() - start}
+            if step >= 0:
+                rows.append({**row, **figures})
+    return pd.DataFrame(rows)
+
+
+def medians(frame: pd.DataFrame) -> pd.DataFrame:
+    """The median of every figure by contender, in the order of the contenders."""
+    return frame.drop(columns="round").groupby("contender", sort=False).median()
+
+
+def speedup(frame: pd.DataFrame, name: str, over: str) -> str:
+    """How many times as fast a contender is as another: median (least to most of the rounds)."""
+    seconds = frame.pivot(index="round", columns="contender", values="seconds")
+    ratios = (seconds[over] / seconds[name]).tolist()
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def conditions(device: str, rounds: int) -> str:
+    """The machine, the software and the load, in one line below a table."""
+    facts = environment.describe(device)
+    load = environment.state(device).get("load")
+    return (
+        f"{facts.get('gpu') or facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, "
+        f"torchvision {facts['torchvision']}, {rounds} rounds, load {load}"
+    )
+
+
+def show(table: pd.DataFrame, title: str, below: str) -> None:
+    """Print a Markdown table of texts with a title, and a line below it."""
+    rows = [list(table.columns), ["---", *["---:"] * (len(table.columns) - 1)]]
+    rows += table.to_numpy().tolist()
+    lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
+    sys.stdout.write("\n".join([title, "", *lines, "", below, ""]))
