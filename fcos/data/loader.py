@@ -156,10 +156,14 @@ def collate(samples: Sequence[PILSample] | ImageError) -> PackedBatch | ImageErr
     if isinstance(samples, ImageError):
         return samples
     images = [np.asarray(image) for image, _ in samples]
-    pixels = torch.empty(sum(image.size for image in images), dtype=torch.uint8)
-    if get_worker_info() is not None:
-        # DataLoader would do it later in a thread, whose errors never reach the main process.
-        pixels.share_memory_()
+    size = sum(image.size for image in images)
+    if get_worker_info() is None:
+        pixels = torch.empty(size, dtype=torch.uint8)
+    else:
+        # As torch's own collate does. DataLoader would otherwise copy the pixels to shared memory
+        # later, in a thread whose errors never reach the main process.
+        storage = torch.UntypedStorage._new_shared(size)
+        pixels = torch.empty(0, dtype=torch.uint8).set_(storage)
     np.concatenate([image.reshape(-1) for image in images], out=pixels.numpy())
     return PackedBatch(pixels, [image.shape for image in images], [t for _, t in samples])
 
