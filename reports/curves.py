@@ -1,4 +1,4 @@
-"""Training runs as curves: AP and losses against epochs, as pictures and as text."""
+"""Curves of training runs: AP and losses by epoch, as plots and as text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from reports.plots import style_of
 
 Record = Mapping[str, Any]
 
-# What the centre-ness-free system's run_analyze.py calls them, and the line that draws each.
+# Their names in run_analyze.py of the centre-ness-free code base, and the style of their line.
 AP_CURVES = {"AP": ("map_mean", "-"), "AP50": ("map_50", "--"), "AP75": ("map_75", ":")}
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -35,7 +35,7 @@ AREAS = {"s": "small", "m": "medium", "l": "large"}
 
 @dataclass(frozen=True)
 class Run:
-    """What a training run wrote down: its evaluations and its losses."""
+    """The evaluations and the losses that a training run recorded."""
 
     name: str
     evaluations: tuple[Record, ...]
@@ -43,21 +43,21 @@ class Run:
 
     @property
     def best(self) -> Record:
-        """The evaluation of the highest AP."""
+        """The evaluation with the highest AP."""
         return max(self.evaluations, key=lambda record: record["AP"] or 0.0)
 
 
 def load(path: str | Path) -> Run:
-    """A run from its folder, or from its `metrics.jsonl`.
+    """Read a run from its folder, or from its `metrics.jsonl`.
 
     Raises:
-        FileNotFoundError: nothing was recorded there.
+        FileNotFoundError: the file has no records of a training run.
     """
     path = Path(path)
     file = path if path.is_file() else path / "metrics.jsonl"
     records = read(file)
     if not any("iteration" in record and "epoch" in record for record in records):
-        raise FileNotFoundError(f"{file} holds no records: is {path} a training run?")
+        raise FileNotFoundError(f"{file} has no records: is {path} a training run?")
     name = file.resolve().parent.name if file.name == "metrics.jsonl" else file.stem
     return Run(
         name,
@@ -67,7 +67,7 @@ def load(path: str | Path) -> Run:
 
 
 def load_all(paths: Sequence[Path]) -> list[Run]:
-    """Several runs; those of the same name are called by their paths."""
+    """Read several runs; runs of the same name are named by their paths instead."""
     runs = [load(path) for path in paths]
     names = [run.name for run in runs]
     return [
@@ -77,7 +77,7 @@ def load_all(paths: Sequence[Path]) -> list[Run]:
 
 
 def text(run: Run) -> str:
-    """The arrays of AP, and COCO's summary of the last and the best evaluation."""
+    """The arrays of AP, and the COCO summary of the last and of the best evaluation."""
     if not run.evaluations:
         return f"{run.name}: no evaluation yet"
     blocks = [f"{run.name}: {len(run.evaluations)} evaluations"]
@@ -92,7 +92,7 @@ def text(run: Run) -> str:
 
 
 def summary(figures: Record) -> str:
-    """The twelve lines that COCOeval.summarize prints; -1 where there are no such objects."""
+    """The twelve lines that COCOeval.summarize prints, -1 for a size without objects."""
     lines = []
     for key in FIGURES:
         recall = key.startswith("AR")
@@ -106,7 +106,7 @@ def summary(figures: Record) -> str:
 
 
 def draw(runs: Sequence[Run]) -> Figure:
-    """AP above, losses below, against epochs; one run in its parts, several by their sums."""
+    """Plot AP above and losses below, by epoch; a single run with each part of its loss."""
     with mpl.rc_context(STYLE):
         evaluated = any(run.evaluations for run in runs)
         figure = Figure(figsize=(7.2, 6.4 if evaluated else 3.4), layout="constrained")
@@ -122,7 +122,7 @@ def draw(runs: Sequence[Run]) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a picture, by its name a PNG or an SVG; the same bytes each time."""
+    """Write a PNG or an SVG, depending on the suffix; the same bytes each time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     dated = {"Date": None} if path.suffix == ".svg" else {"Software": None}
     with mpl.rc_context(STYLE):
@@ -130,13 +130,13 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def _ap(axes: Axes, runs: Sequence[Run]) -> None:
-    """One run: a colour a curve. Several: a colour and a marker a run."""
-    alone = len(runs) == 1
+    """A colour per curve for a single run, else a colour and a marker per run."""
+    single = len(runs) == 1
     for number, run in enumerate(runs):
         for order, (key, (_, line)) in enumerate(AP_CURVES.items()):
             if not run.evaluations:
                 continue
-            colour, marker = style_of(order if alone else number)
+            colour, marker = style_of(order if single else number)
             axes.plot(
                 [record["epoch"] for record in run.evaluations],
                 [_number(record[key]) for record in run.evaluations],
@@ -144,25 +144,25 @@ def _ap(axes: Axes, runs: Sequence[Run]) -> None:
                 color=colour,
                 marker=marker,
                 markersize=4,
-                label=key if alone else run.name if key == "AP" else None,
+                label=key if single else run.name if key == "AP" else None,
             )
-    axes.set_ylabel("AP" if alone else "AP, AP50 dashed, AP75 dotted")
+    axes.set_ylabel("AP" if single else "AP, AP50 dashed, AP75 dotted")
 
 
 def _losses(axes: Axes, runs: Sequence[Run]) -> None:
-    alone = len(runs) == 1
+    single = len(runs) == 1
     for number, run in enumerate(runs):
         parts = dict.fromkeys(k for record in run.losses for k in record if k.startswith("loss_"))
-        for order, key in enumerate(["loss", *parts] if alone else ["loss"]):
+        for order, key in enumerate(["loss", *parts] if single else ["loss"]):
             if not run.losses:
                 continue
             axes.plot(
                 [record["epoch"] for record in run.losses],
                 [_number(record.get(key)) for record in run.losses],
                 ("-", "--", ":", "-.")[order % 4],
-                color=style_of(order if alone else number)[0],
+                color=style_of(order if single else number)[0],
                 linewidth=1.2,
-                label=key if alone else run.name,
+                label=key if single else run.name,
             )
     axes.set_ylabel("loss")
 

@@ -27,7 +27,10 @@ BUDGETS = {
     "latency_ms": ("latency", "ms per image, batch 1"),
     "peak_mb": ("memory of detection", "peak MB of a process that detects"),
     "train_gb": ("training memory", "GB of a training step of 2 images, measured"),
-    "train_gb_predicted": ("predicted training memory", "GB of a training step of 2 images"),
+    "train_gb_predicted": (
+        "predicted training memory",
+        "predicted GB of a training step of 2 images",
+    ),
 }
 INTRO = """\
 Made from the results by `fcos-zoo report`, never edited. A model is **best** for a budget if no
@@ -177,15 +180,15 @@ def _conditions(table: pd.DataFrame, models: pd.DataFrame) -> str:
     """What the figures of this machine have in common."""
     settings = common_settings(table)
     timed = table[(table["metric"] == "latency_ms") & table["measured"]]
-    words = [f"{len(models)} models; AP: {accuracy_name(table)}"]
+    sentences = [f"{len(models)} models, chosen by {accuracy_name(table)}."]
     if settings:
         size = "" if "/" in settings else ", published test size"
         threads = "/".join(f"{n:.0f}" for n in sorted(timed["threads"].dropna().unique()))
-        words.append(f"speed: {settings}{size}, batch 1, {threads} threads")
-        random = int((timed[timed["settings"] == settings]["weights"] == "random").sum())
-        if random:
-            words.append(f"{random} of the times are with random weights")
-    return "; ".join(words) + "."
+        sentences.append(f"Speed: {settings}{size}, batch 1, {threads} threads.")
+        weights = timed.loc[timed["settings"] == settings, "weights"]
+        if random := int((weights == "random").sum()):
+            sentences.append(f"{random} of {len(weights)} times are with random weights.")
+    return " ".join(sentences)
 
 
 def _slug(text: str) -> str:

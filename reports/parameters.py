@@ -1,4 +1,4 @@
-"""Parameter counts of all entries: `python -m reports.parameters > reports/parameters.md`."""
+"""Parameter counts of all models: `python -m reports.parameters > reports/parameters.md`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import zoo
 
 
 def page() -> str:
-    """A markdown table; counted on networks without storage, so it takes seconds."""
+    """A markdown table; the models are built on the meta device, so it takes seconds."""
     lines = [
         "# Parameters",
         "",
-        "Learnable tensors of every entry in millions, frozen ones included, constants of frozen",
-        "norms not; counted by `python -m reports.parameters`. Published: what a system's own page",
-        "prints (HRNet-FCOS counts trained tensors alone).",
+        "Learnable parameters of every model in millions, including frozen ones but not the",
+        "constants of frozen norms; counted by `python -m reports.parameters`. Published: the",
+        "count on the page of the model (HRNet-FCOS counts only trained tensors).",
         "",
-        "| entry | backbone | pyramid | head | whole | published |",
+        "| model | backbone | pyramid | head | total | published |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name in zoo.names():

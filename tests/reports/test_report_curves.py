@@ -111,8 +111,8 @@ def test_a_run_that_was_never_evaluated_shows_its_losses(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("content", "arguments", "message"),
     [
-        (None, [], "metrics.jsonl holds no records: is"),
-        ('{"images": []}\n', [], "holds no records"),
+        (None, [], "metrics.jsonl has no records: is"),
+        ('{"images": []}\n', [], "has no records"),
         ('{"iteration": 1, "epoch": 1, "loss": 1}\n', ["--out", "a.pdf"], "ends in .png or .svg"),
     ],
 )
