@@ -1,35 +1,35 @@
 """Our backbones beside timm's on this CPU: `python -m benchmarks.studies.backbone_speed`.
 
-Batch 1, fp32, one input, random weights, inference mode. The models take turns, so that whatever
-else the machine does falls on all of them alike; a ratio is the median over the rounds of ours by
-timm's in the same round. timm runs as it comes and in channels_last, which suits CPUs better. The
-arithmetic need not be the same (timm's V-39 has fewer squeeze-excitations), so the times are
-compared per GFLOP of convolution too.
+Batch 1, fp32, one input, random weights, inference mode. timm's models run as they are and in
+channels_last, which is faster on CPUs. The architectures need not be identical (timm's V-39 has
+fewer squeeze-excitations), so times are also compared per GFLOP of convolution.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import platform
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 import timm
 import torch
 from fvcore.nn import FlopCountAnalysis
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 from torch import Tensor, nn
 
 from backbones.dla import DLA
 from backbones.hrnet import HRNet
 from backbones.vovnet import VoVNet
-
-WARMUP = 3
+from benchmarks.studies.side_by_side import (
+    Measure,
+    call,
+    conditions,
+    medians,
+    show,
+    side_by_side,
+    speedup,
+)
 
 
 @dataclass(frozen=True)
@@ -59,90 +59,55 @@ PAIRS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure every pair and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.studies.backbone_speed",
-        description="Our backbones beside timm's on this CPU.",
-    )
-    parser.add_argument("--height", type=int, default=512, help="of the input (512)")
-    parser.add_argument("--width", type=int, default=640, help="of the input (640)")
-    parser.add_argument("--threads", type=int, default=2, help="of torch (2)")
-    parser.add_argument("--rounds", type=int, default=20, help="timed runs of each model (20)")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--height", type=int, default=512, help="of the input (%(default)s)")
+    add("--width", type=int, default=640, help="of the input (%(default)s)")
+    add("--threads", type=int, default=2, help="of torch (%(default)s)")
+    add("--rounds", type=int, default=20, help="timed runs of each model (%(default)s)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     logging.getLogger("fvcore").setLevel(logging.ERROR)
     image = torch.rand(1, 3, options.height, options.width)
-
-    table = Table(
-        "backbone",
-        "against",
-        "GFLOP",
-        "ms",
-        "timm ms",
-        "ratio",
-        "per GFLOP",
-        title=f"Our time / timm's, {options.height}x{options.width}, batch 1, fp32",
-        caption=f"medians of {options.rounds} rounds, {options.threads} threads, "
-        f"{platform.machine()}, torch {torch.__version__}, timm {timm.__version__}",
-    )
-    console = Console()
-    for pair in PAIRS:
-        for row in compare(pair, image, options.rounds, console):
-            table.add_row(*row)
-        table.add_section()
-    console.print(table)
+    rows = [row for pair in PAIRS for row in compare(pair, image, options.rounds)]
+    title = f"{options.height}x{options.width}, batch 1, fp32"
+    below = f"{conditions('cpu', options.rounds)}, timm {timm.__version__}"
+    show(pd.DataFrame(rows), title, below)
     return 0
 
 
-def compare(pair: Pair, image: Tensor, rounds: int, console: Console) -> list[list[str]]:
-    """One row against timm as it comes, one against timm in channels_last."""
-    ours, theirs = pair.ours().eval(), pair.theirs().eval()
-    nhwc = pair.theirs().eval().to(memory_format=torch.channels_last)
-    nhwc_image = image.contiguous(memory_format=torch.channels_last)
+def compare(pair: Pair, image: Tensor, rounds: int) -> list[dict[str, str]]:
+    """A row beside timm's model as it is, and one beside it in channels_last."""
+    own, other = pair.ours().eval(), pair.theirs().eval()
+    channels_last = pair.theirs().eval().to(memory_format=torch.channels_last)
+    converted = image.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        gflops, their_gflops = convolutions(ours, image), convolutions(theirs, image)
-        times, *others = alternate(
-            [lambda: ours(image), lambda: theirs(image), lambda: nhwc(nhwc_image)],
-            rounds,
-            pair.name,
-            console,
-        )
-    rows = []
-    for against, their_times in zip(("timm", "timm, NHWC"), others, strict=True):
-        ratio = statistics.median(a / b for a, b in zip(times, their_times, strict=True))
-        rows.append(
-            [
-                pair.name,
-                against,
-                f"{gflops:.1f}, {their_gflops:.1f}",
-                f"{statistics.median(times):.0f}",
-                f"{statistics.median(their_times):.0f}",
-                f"{ratio:.2f}",
-                f"{ratio * their_gflops / gflops:.2f}",
-            ]
-        )
-    return rows
+        gflops, other_gflops = convolutions(own, image), convolutions(other, image)
+        contenders: dict[str, Measure] = {
+            "own": lambda: call(own, image),
+            "timm": lambda: call(other, image),
+            "timm, channels_last": lambda: call(channels_last, converted),
+        }
+        frame = side_by_side(contenders, rounds, warmup=3)
+    ms = 1e3 * medians(frame)["seconds"]
+    return [
+        {
+            "backbone": pair.name,
+            "beside": name,
+            "GFLOP": f"{gflops:.1f}, {other_gflops:.1f}",
+            "ms": f"{ms['own']:.0f}",
+            "timm ms": f"{ms[name]:.0f}",
+            "times as fast": speedup(frame, "own", over=name),
+            "per GFLOP": f"{ms[name] / ms['own'] * gflops / other_gflops:.2f}",
+        }
+        for name in contenders
+        if name != "own"
+    ]
 
 
 def convolutions(model: nn.Module, image: Tensor) -> float:
     """Multiply-adds of all convolutions, in 10^9."""
     return float(FlopCountAnalysis(model, image).by_operator()["conv"]) / 1e9
-
-
-def alternate(
-    calls: Sequence[Callable[[], object]], rounds: int, description: str, console: Console
-) -> list[list[float]]:
-    """Milliseconds of each call in each round, the calls taking turns."""
-    times: list[list[float]] = [[] for _ in calls]
-    steps = track(
-        range(WARMUP + rounds), description, console=console, disable=not console.is_terminal
-    )
-    for step in steps:
-        for call, measured in zip(calls, times, strict=True):
-            start = time.perf_counter()
-            call()
-            if step >= WARMUP:
-                measured.append(1000 * (time.perf_counter() - start))
-    return times
 
 
 if __name__ == "__main__":

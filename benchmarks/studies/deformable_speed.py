@@ -8,21 +8,26 @@ pixel or two. A ratio is the median over the rounds of the kernel's time by ours
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
+import pandas as pd
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 import zoo
 from backbones.deformable import DeformConv2d
-from benchmarks import environment
 from benchmarks.dataset import embedded, read_images
 from benchmarks.random_weights import calibrate_batchnorm
-from benchmarks.studies.backbone_speed import alternate
+from benchmarks.studies.side_by_side import (
+    Measure,
+    conditions,
+    medians,
+    show,
+    side_by_side,
+    speedup,
+)
 from fcos.preprocess import resize_image
 
 ENTRIES = ("FCOS_imprv_dcnv2_R_50_FPN_1x", "FCOS_MS_X_101_32x8d_dcnv2_2x")
@@ -41,45 +46,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     [photo] = read_images(embedded(), 1)
     photo = resize_image(photo, SIZE)
-    console = Console()
-    table = Table(title="deformable layers of a network, milliseconds", title_justify="left")
-    for heading in ("", "layers", "torchvision", "ours", "times as fast", "differs by"):
-        table.add_column(heading, justify="right" if heading else "left")
+    rows = []
     for name in options.names:
         layers = inputs(name, photo)
         if not layers:
-            raise ValueError(f"{name} has no deformable convolution: take one with dcnv2")
+            raise ValueError(f"{name} has no deformable convolution: choose an entry with dcnv2")
         with torch.inference_mode():
             difference = max(
                 float((layer(x) - kernel(layer, x)).abs().max() / layer(x).abs().max())
                 for layer, x in layers
             )
-            theirs, ours = alternate(
-                [
-                    lambda layers=layers: [kernel(layer, x) for layer, x in layers],  # type: ignore[misc]
-                    lambda layers=layers: [layer(x) for layer, x in layers],  # type: ignore[misc]
-                ],
-                options.rounds,
-                name,
-                console,
-            )
-        ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
-        table.add_row(
-            name,
-            str(len(layers)),
-            f"{statistics.median(theirs):.0f}",
-            f"{statistics.median(ours):.0f}",
-            f"{statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})",
-            f"{difference:.0e}",
+            contenders: dict[str, Measure] = {
+                "torchvision": partial(run_layers, kernel, layers),
+                "own": partial(run_layers, DeformConv2d.__call__, layers),
+            }
+            frame = side_by_side(contenders, options.rounds)
+        ms = 1e3 * medians(frame)["seconds"]
+        rows.append(
+            {
+                "entry": name,
+                "layers": str(len(layers)),
+                "torchvision ms": f"{ms['torchvision']:.0f}",
+                "ms": f"{ms['own']:.0f}",
+                "times as fast": speedup(frame, "own", over="torchvision"),
+                "differs by": f"{difference:.0e}",
+            }
         )
-    console.print(table)
-    facts = environment.describe("cpu")
-    console.print(
-        f"{facts['cpu']}, {options.threads} threads, torch {facts['torch']}, torchvision "
-        f"{facts['torchvision']}, {options.rounds} rounds",
-        highlight=False,
-    )
+    title = "All deformable convolutions of a network"
+    show(pd.DataFrame(rows), title, conditions("cpu", options.rounds))
     return 0
+
+
+def run_layers(
+    run: Callable[[DeformConv2d, Tensor], Tensor], layers: Sequence[tuple[DeformConv2d, Tensor]]
+) -> None:
+    """Run every layer on its input."""
+    for layer, x in layers:
+        run(layer, x)
 
 
 def inputs(name: str, photo: Tensor) -> list[tuple[DeformConv2d, Tensor]]:

@@ -46,6 +46,11 @@ def side_by_side(contenders: Mapping[str, Measure], rounds: int, warmup: int = 2
     return pd.DataFrame(rows)
 
 
+def call(function: Callable[..., object], *arguments: object) -> None:
+    """Run a function without its result, for a contender that only has a time."""
+    function(*arguments)
+
+
 def medians(frame: pd.DataFrame) -> pd.DataFrame:
     """The median of every figure by contender, in the order of the contenders."""
     return frame.drop(columns="round").groupby("contender", sort=False).median()
