@@ -117,7 +117,7 @@ class Detector(InferenceOptions):
             raise ValueError("training needs targets: one {'boxes', 'labels'} per image")
         check_targets(targets, len(images), len(self.classes))
         batch = self.normalizer(images)
-        # Before the network: a copy to the device waits for the kernels that are queued there.
+        # Before the network: a copy from unpinned memory waits for the kernels that are queued.
         boxes = self.place(targets, batch.offsets)
         levels = self.network(batch)
         points = self.points(levels, batch)
@@ -136,12 +136,19 @@ class Detector(InferenceOptions):
         `offsets` (top, left) say where the images lie in the batch.
         """
         device = self.normalizer.mean.device
-        placed = []
-        for target, (top, left) in zip(targets, offsets, strict=True):
-            boxes = target["boxes"].float()
-            boxes = boxes + boxes.new_tensor([left, top, left, top])
-            placed.append((boxes.to(device), target["labels"].to(device)))
-        return placed
+        shifted = [
+            target["boxes"].float() + target["boxes"].float().new_tensor([left, top, left, top])
+            for target, (top, left) in zip(targets, offsets, strict=True)
+        ]
+        boxes = torch.cat(shifted)
+        labels = torch.cat([target["labels"] for target in targets])
+        if device.type == "cuda" and boxes.device.type == "cpu":
+            # Copies from pinned memory do not wait for the kernels that the GPU has yet to run.
+            boxes, labels = boxes.pin_memory(), labels.pin_memory()
+        boxes = boxes.to(device, non_blocking=True)
+        labels = labels.to(device, non_blocking=True)
+        counts = [len(of_image) for of_image in shifted]
+        return list(zip(boxes.split(counts), labels.split(counts), strict=True))
 
     def assign(
         self, points: Sequence[Tensor], placed: Sequence[tuple[Tensor, Tensor]]

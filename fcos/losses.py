@@ -64,7 +64,7 @@ class Loss(nn.Module):
         quality: what the quality branch learns: "centerness", "iou" (of the predicted box) or None.
         normalizer: of the focal sum: "positives"; "moving", their moving average, steadier where
             objects are few; or "positives+images".
-        images_together: number of consecutive images that share their normalisers; the losses are
+        normalizer_group: number of consecutive images that share their normalisers; the losses are
             then means over such groups. None: all images of the step, over all processes. Set it to
             the original batch size per GPU for code bases that did not reduce their normalisers
             over GPUs: the groups are those of the whole step, however many processes share it.
@@ -85,15 +85,15 @@ class Loss(nn.Module):
         box_weight: Literal["centerness", "none"] = "centerness",
         quality: Literal["centerness", "iou"] | None = "centerness",
         normalizer: Normalizer = "positives",
-        images_together: int | None = None,
+        normalizer_group: int | None = None,
         alpha: float = 0.25,
         gamma: float = 2.0,
     ) -> None:
         super().__init__()
-        if images_together is not None and (images_together < 1 or normalizer == "moving"):
+        if normalizer_group is not None and (normalizer_group < 1 or normalizer == "moving"):
             raise ValueError(
-                f"images_together={images_together} with normalizer={normalizer!r}: give a number "
-                "from 1 on, or None, which the moving average needs"
+                f"normalizer_group={normalizer_group} with normalizer={normalizer!r}: pass a "
+                "number from 1 on, or None, which the moving average needs"
             )
         self.box = box
         self.box_unit = box_unit
@@ -101,7 +101,7 @@ class Loss(nn.Module):
         self.box_weight = box_weight
         self.quality = quality
         self.normalizer = normalizer
-        self.images_together = images_together
+        self.normalizer_group = normalizer_group
         self.alpha = alpha
         self.gamma = gamma
         self.moving_positives: Tensor
@@ -175,7 +175,7 @@ class Loss(nn.Module):
         rank, world = _rank_and_world()
         sums = torch.stack((positives.float(), weight, torch.ones_like(weight)))
         # Images are numbered over the whole step, of which each process has an equal share.
-        size = self.images_together or images * world
+        size = self.normalizer_group or images * world
         groups = -(-images * world // size)
         group = (rank * images + torch.arange(images, device=sums.device)) // size
         totals = sums.new_zeros(3, groups).index_add(1, group, sums)

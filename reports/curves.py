@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fcos.coco_eval import FIGURES
-from fcos.train.log import read
+from fcos.train.metrics import read
 from reports.plots import style_of
 
 Record = Mapping[str, Any]

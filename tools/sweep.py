@@ -3,7 +3,7 @@
     python -m tools.sweep --multirun entry=FCOS_R_50_1x,FCOS_MS_R_50_2x solver.base_lr=0.01,0.02 \
         hydra.sweep.dir=runs/rates hydra/launcher=slurm
 
-Each job has a folder of its own under `hydra.sweep.dir`, where it goes on if it is started again.
+Each job has its own folder under `hydra.sweep.dir`, where it resumes if it is started again.
 Without a launcher the jobs run one after the other. `configs/hydra/launcher/slurm.yaml` describes
 the jobs of a cluster; they need `pip install 'fcos-zoo[slurm]'`.
 """
@@ -27,51 +27,56 @@ from omegaconf import DictConfig, OmegaConf
 
 import zoo
 from fcos.train import distributed
-from fcos.train.log import read
-from tools.train import train
+from fcos.train.metrics import read
 from zoo.compose import CONFIGS
+from zoo.renamed import rename_overrides, rename_settings
+from zoo.training import train
 
 
 @hydra.main(version_base=None, config_path=str(CONFIGS), config_name="sweep")
 def main(config: DictConfig) -> float | None:
-    """Train one combination; Hydra calls this once a job, on a cluster in each of its processes.
+    """Train one combination; Hydra calls this once per job, on a cluster in each of its processes.
 
     Returns:
-        The highest AP that was measured, for sweepers that search for it.
+        The highest AP that was measured, for sweepers that optimise it.
     """
     job = HydraConfig.get()
     card = zoo.card(job.runtime.choices["entry"])
     folder = Path(job.runtime.output_dir)
     composed = OmegaConf.to_container(config, resolve=True)
     assert isinstance(composed, dict)
-    plain = {str(key): value for key, value in composed.items()}
+    plain = rename_settings({str(key): value for key, value in composed.items()})
     if plain["run"]["folder"]:
-        raise ValueError("each job needs a folder of its own: set hydra.sweep.dir, not run.folder")
+        raise ValueError("each job needs its own folder: set hydra.sweep.dir, not run.folder")
     plain["run"]["folder"] = str(folder)
-    resume = _goes_on(folder, plain)
-    _join_the_job()
+    resume = _has_checkpoint(folder, plain)
+    _set_rank()
     threads = torch.get_num_threads()
     with distributed.process_group(plain["run"]["device"]) as device:
         received = train(card, plain, device, resume)
-    torch.set_num_threads(threads)  # the trainer takes some away; the next job has all again
+    torch.set_num_threads(threads)  # training took fewer; the next job starts with all
     if received:
-        signal.raise_signal(received)  # now the launcher's: it queues the job again, or ends
+        signal.raise_signal(received)  # for the launcher, which queues the job again or ends
     return max((r["AP"] for r in read(folder / "metrics.jsonl") if r.get("AP")), default=None)
 
 
-def _goes_on(folder: Path, config: dict[str, Any]) -> bool:
-    """Whether the job was started before, with the same settings."""
+def _has_checkpoint(folder: Path, config: dict[str, Any]) -> bool:
+    """Whether the job has a checkpoint to resume from.
+
+    Raises:
+        ValueError: the checkpoint is of a run with other settings.
+    """
     if not any((folder / "checkpoints").glob("*.pth")):
         return False
-    if yaml.safe_load((folder / "config.yaml").read_text()) != config:
+    if rename_settings(yaml.safe_load((folder / "config.yaml").read_text())) != config:
         raise ValueError(
             f"{folder} holds a run with other settings: choose another hydra.sweep.dir"
         )
     return True
 
 
-def _join_the_job() -> None:
-    """Tell this process of a cluster's job its rank, as torchrun would."""
+def _set_rank() -> None:
+    """Set the rank of this process in a cluster's job, as torchrun would."""
     if "SUBMITIT_EXECUTOR" not in os.environ:
         return
     import submitit
@@ -82,4 +87,5 @@ def _join_the_job() -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = rename_overrides(sys.argv[1:])
     sys.exit(main())

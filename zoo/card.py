@@ -14,6 +14,7 @@ import yaml
 
 from zoo import published
 from zoo.compose import CONFIGS, composed
+from zoo.renamed import rename_overrides, rename_settings
 from zoo.sources import FileSource
 
 _FACTS = ("family", "repository", "source", "licence", "permissive")
@@ -121,8 +122,11 @@ def _card(name: str) -> Card:
 
 
 def compose_entry(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The entry's whole configuration as plain containers, with Hydra `overrides` applied."""
-    return composed(f"entry/{name}", overrides)
+    """The entry's whole configuration as plain containers, with Hydra `overrides` applied.
+
+    Settings may have the names of earlier versions, see `zoo.renamed`.
+    """
+    return rename_settings(composed(f"entry/{name}", rename_overrides(overrides)))
 
 
 def stated(name: str, key: str) -> Any:

@@ -39,7 +39,7 @@ from benchmarks.dataset import EMBEDDED, embedded, read_images
 from benchmarks.random_weights import calibrate_batchnorm
 from fcos.data.annotations import load_annotations
 from fcos.train.checkpoint import release
-from fcos.train.log import read
+from fcos.train.metrics import read
 
 HEADER = """\
 # What each option of training does
@@ -56,11 +56,11 @@ BASE = "fp32"
 OPTIONS: dict[str, tuple[str, ...]] = {
     BASE: (),
     "channels_last": ("solver.channels_last=true",),
-    "fused optimizer": ("solver.fused=true",),
+    "fused optimizer": ("solver.fused_optimizer=true",),
     "bf16": ("solver.precision=bf16",),
     "bf16 + channels_last": ("solver.precision=bf16", "solver.channels_last=true"),
     "fp16": ("solver.precision=fp16",),
-    "recompute": ("solver.recompute=true",),
+    "recompute": ("solver.activation_checkpointing=true",),
     "accumulate in 2 parts": ("solver.accumulate=2",),
     "moving average": ("solver.ema=0.999",),
     "compile": ("solver.compile=true",),
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 (
                     f"data.train={annotations}",
                     f"data.train_images={EMBEDDED / 'images'}",
-                    f"run.weights={weights}",
+                    f"init.checkpoint={weights}",
                     f"run.folder={folder}/{turn}",
                     f"schedule.iterations={options.short if number else options.steps}",
                     "schedule.steps=[]",

@@ -1,30 +1,46 @@
-"""A step's images in several parts, with the gradients of all of them at once."""
+"""Gradient accumulation: micro-batches, their loss normalisers, and how many fit on a GPU."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fcos.boxes import Size
 from fcos.detector import Detector
 from fcos.head import Level, map_size
 from fcos.preprocess import ImageBatch
 from fcos.targets import Targets
+from fcos.train import distributed
 
 Target = dict[str, Any]
-Part = tuple[list[Tensor], list[Target]]
+MicroBatch = tuple[list[Tensor], list[Target]]
+
+RESERVE = 0.1  # share of the free memory that is left alone: allocators fragment
+NCCL_BUFFERS = 1 << 30  # bytes
+OBJECTS = 64  # in each image of the probe, more than nearly any image of COCO has
+# How CUDA's libraries report that there is no memory for their workspace.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+)
 
 
-def split(images: Sequence[Tensor], targets: Sequence[Target], parts: int) -> list[Part]:
-    """Equal parts of a batch, in order."""
-    size = len(images) // parts
-    if size * parts != len(images) or size == 0:
+def split(images: Sequence[Tensor], targets: Sequence[Target], number: int) -> list[MicroBatch]:
+    """Split a batch into equal micro-batches, in order."""
+    size = len(images) // number
+    if size * number != len(images) or size == 0:
         raise ValueError(
-            f"{len(images)} images of a process cannot be computed in {parts} equal parts: "
+            f"{len(images)} images of a process cannot be split into {number} equal micro-batches: "
             "choose solver.accumulate among the divisors of its share of solver.batch"
         )
     return [
@@ -34,9 +50,9 @@ def split(images: Sequence[Tensor], targets: Sequence[Target], parts: int) -> li
 
 
 class StepNormalizers:
-    """What the losses of a whole step are divided by, known before its first part is computed.
+    """What the losses of a whole step are divided by, before its first micro-batch is computed.
 
-    Targets depend on the images' sizes alone, so that no activations need to be kept.
+    Targets depend only on the images' sizes, so no activations need to be kept.
     """
 
     def __init__(self, detector: Detector) -> None:
@@ -44,20 +60,21 @@ class StepNormalizers:
         self._shapes = copy.deepcopy(detector).to("meta").eval()  # computes shapes, no values
         self._levels: dict[Size, list[Level]] = {}
 
-    def __call__(self, parts: Sequence[Part]) -> Tensor:
-        """(3, N) for the N images of all parts, see `Loss.normalizers`."""
+    def __call__(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
+        """For each micro-batch (3, N) of its N images, see `Loss.normalizers`."""
         assigned: list[Targets] = []
-        for images, targets in parts:
+        for images, targets in micro_batches:
             sizes: list[Size] = [(image.shape[-2], image.shape[-1]) for image in images]
             size, offsets = self.detector.normalizer.layout(sizes)
             levels = self._levels_of(size)
             points = self.detector.points(levels, _empty(size))
             assigned += self.detector.assign(points, self.detector.place(targets, offsets))
-        return self.detector.loss.normalizers(assigned)
+        normalizers = self.detector.loss.normalizers(assigned)
+        return list(normalizers.split(len(micro_batches[0][0]), dim=1))
 
     @torch.no_grad()
     def _levels_of(self, size: Size) -> list[Level]:
-        """Levels without content of the sizes that the network's would have."""
+        """Levels without content, of the sizes that the network's have."""
         if size not in self._levels:
             device = self.detector.normalizer.mean.device
             self._levels[size] = [
@@ -68,5 +85,124 @@ class StepNormalizers:
 
 
 def _empty(size: Size) -> ImageBatch:
-    """A batch that is nothing but its height and width."""
+    """A batch that has only a height and a width."""
     return ImageBatch(torch.empty(1, 3, *size, device="meta"), [], [])
+
+
+def fitting_accumulation(
+    detector: Detector,
+    num_images: int,
+    size: Size,
+    dtype: torch.dtype = torch.float32,
+    group: int = 1,
+    ema: bool = False,
+) -> int:
+    """The least number of micro-batches with which a step fits on the GPU, found by trying.
+
+    Args:
+        detector: in training mode on its device; it is left as it was. CPUs are not probed.
+        num_images: this process's share of a step.
+        size: (height, width) of the largest images that training will see.
+        dtype: of the network's computation.
+        group: number of consecutive images of the same orientation; a larger micro-batch may hold
+            portrait and landscape images, and is then padded to a square.
+        ema: whether there will be a moving average of the weights.
+
+    Raises:
+        RuntimeError: not even one image fits.
+    """
+    device = detector.normalizer.mean.device
+    if device.type != "cuda":
+        return 1
+    square = (max(size), max(size))
+    # Each rank tries by itself: in eval mode norms exchange nothing, and keep nothing.
+    norms = [m for m in detector.modules() if isinstance(m, _BatchNorm) and m.training]
+    for norm in norms:
+        norm.eval()
+    try:
+        for number in [n for n in range(1, num_images + 1) if num_images % n == 0]:
+            images = num_images // number
+            shape = size if images <= group else square
+            if _fits(detector, images, shape, dtype, ema):
+                break
+        else:
+            number = num_images + 1
+    finally:
+        for norm in norms:
+            norm.train()
+        torch.cuda.reset_peak_memory_stats(device)
+    number = distributed.maximum(number)
+    if number > num_images:
+        height, width = size
+        raise RuntimeError(
+            f"not even one image of {width}x{height} fits on the GPU: set "
+            "solver.activation_checkpointing=true, solver.precision=bf16 or smaller sizes in "
+            "`augmentation`"
+        )
+    return number
+
+
+def _fits(detector: Detector, images: int, size: Size, dtype: torch.dtype, ema: bool) -> bool:
+    """Whether one forward and backward pass leaves room for what training holds besides."""
+    device = detector.normalizer.mean.device
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    pictures = [torch.zeros(3, *size, dtype=torch.uint8) for _ in range(images)]
+    targets = [probe_target(size, len(detector.classes)) for _ in pictures]
+    try:
+        with torch.autocast(device.type, dtype, dtype != torch.float32):
+            losses = detector(pictures, targets, torch.ones(3, images, device=device))
+        torch.stack(list(losses.values())).sum().backward()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    finally:
+        detector.zero_grad()
+    needed = torch.cuda.max_memory_allocated(device) + training_state_bytes(detector, ema)
+    # Free now, and what this process's allocator holds already.
+    available = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    return needed < (1 - RESERVE) * available
+
+
+def probe_target(size: Size, num_classes: int) -> Target:
+    """`OBJECTS` boxes of all sizes over an image of (height, width), the same at each call."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.tensor([size[1], size[0]], dtype=torch.float32)
+    side = image * 0.02 ** torch.rand(OBJECTS, 1, generator=generator)
+    corner = (image - side) * torch.rand(OBJECTS, 2, generator=generator)
+    labels = torch.arange(OBJECTS) % num_classes
+    return {"boxes": torch.cat([corner, corner + side], 1), "labels": labels}
+
+
+def training_state_bytes(detector: Detector, ema: bool) -> int:
+    """What training holds besides weights, gradients and activations: momentum, a moving average,
+    and with several processes the buckets of their exchange and the buffers of NCCL."""
+    trained = sum(p.nbytes for p in detector.parameters() if p.requires_grad)
+    everything = sum(t.nbytes for t in (*detector.parameters(), *detector.buffers()))
+    exchanged = trained + NCCL_BUFFERS if distributed.world() > 1 else 0
+    return trained + (everything if ema else 0) + exchanged
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the GPU's memory is used up."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
+    )
+
+
+@contextmanager
+def advice_if_out_of_memory(images: Sequence[Tensor], accumulate: int) -> Iterator[None]:
+    """Turn an error for lack of GPU memory into one that says which settings to change."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        size = len(images) // accumulate
+        shapes = " ".join(f"{image.shape[-1]}x{image.shape[-2]}" for image in images[:size])
+        raise RuntimeError(
+            f"out of GPU memory at {size} images at a time ({shapes}): raise "
+            f"solver.accumulate (now {accumulate}; the total batch stays the same), or "
+            "set solver.activation_checkpointing=true or solver.precision=bf16"
+        ) from error

@@ -1,4 +1,4 @@
-"""Checkpoints that a killed run leaves whole, and the file that is released."""
+"""Checkpoints, written so that a killed run leaves none damaged, and the released weights."""
 
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
+from torch.optim.swa_utils import AveragedModel
+
+from fcos.detector import Detector
+
+# Detector, moving average if there is one, optimiser and gradient scaler.
+Stateful = tuple[Detector, AveragedModel | None, torch.optim.Optimizer, GradScaler]
 
 
 def write(content: Mapping[str, Any], path: Path) -> None:
-    """Write a torch file so that under its name there is never a part of it.
+    """Write a torch file that only gets its name once it is whole.
 
     Raises:
         OSError: it could not be written; nothing is left of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.parent / "unfinished.part"  # one name: what a killed run left is written over
+    part = path.parent / "unfinished.part"  # replaced by the next write if a run is killed
     try:
         with part.open("wb") as file:
             torch.save(dict(content), file)
@@ -36,7 +43,7 @@ def write(content: Mapping[str, Any], path: Path) -> None:
             f"{path} could not be written, {free} MiB are free there ({error}): make room, or "
             "choose another run.folder"
         ) from error
-    if os.name == "nt":  # which opens no folders
+    if os.name == "nt":  # cannot open folders
         return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -46,7 +53,7 @@ def write(content: Mapping[str, Any], path: Path) -> None:
 
 
 def release(state: Mapping[str, Tensor], classes: Sequence[str], entry: str, path: Path) -> None:
-    """Write the weights alone, as `zoo.get(entry, weights=path)` reads them."""
+    """Write only the weights, as `zoo.get(entry, weights=path)` reads them."""
     write({"model": dict(state), "classes": list(classes), "entry": entry}, path)
 
 
@@ -67,7 +74,7 @@ class Checkpoints:
     def save(self, state: Mapping[str, Any], iteration: int) -> Path:
         """Write a checkpoint, then remove those that are too old.
 
-        Newer ones, too: a run that comes by again passed over them, since they are damaged.
+        Newer ones are removed as well: a resumed run skipped them because they are damaged.
         """
         path = self.folder / f"iteration_{iteration:07d}.pth"
         write(state, path)
@@ -82,8 +89,8 @@ class Checkpoints:
         found = [p for p in self.folder.glob("*.pth") if re.fullmatch(r"iteration_\d+", p.stem)]
         return sorted(found, key=lambda path: int(path.stem.split("_")[1]), reverse=True)
 
-    def newest(self) -> tuple[dict[str, Any] | None, list[Path]]:
-        """The newest whole checkpoint, on the CPU, and newer ones that are damaged.
+    def newest(self) -> tuple[Path | None, list[Path]]:
+        """The newest whole checkpoint, and the newer ones that are damaged.
 
         None where there is no checkpoint at all.
 
@@ -96,16 +103,72 @@ class Checkpoints:
                 with zipfile.ZipFile(path) as archive:
                     if archive.testzip() is not None:
                         raise zipfile.BadZipFile
-                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-                return state, damaged
+                load(path, mmap=True)
+                return path, damaged
             except Exception:  # a damaged file may make its readers raise anything
                 damaged.append(path)
         if damaged:
             raise ValueError(
                 f"every checkpoint in {self.folder} is damaged, {damaged[0].name} the newest: "
-                "remove the folder to start anew"
+                "remove the folder to start again"
             )
         return None, []
+
+
+def load(path: Path, mmap: bool = False) -> dict[str, Any]:
+    """Read a checkpoint into CPU memory.
+
+    Raises:
+        FileNotFoundError: another process found it in a folder that this machine does not share.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is not on this machine: choose a run.folder that all machines share"
+        )
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    return state
+
+
+def training_state(
+    detector: Detector,
+    average: AveragedModel | None,
+    optimizer: torch.optim.Optimizer,
+    scaler: GradScaler,
+) -> dict[str, Any]:
+    """The state of everything that a step changes."""
+    return {
+        "model": detector.state_dict(),
+        "moving_positives": detector.loss.moving_positives,
+        "average": average.state_dict() if average else None,
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
+    }
+
+
+def load_training_state(
+    state: Mapping[str, Any],
+    detector: Detector,
+    average: AveragedModel | None,
+    optimizer: torch.optim.Optimizer,
+    scaler: GradScaler,
+) -> None:
+    """Load what `training_state` saved, except for the options of the optimiser's groups.
+
+    Learning rates, weight decays and the like stay those that the optimiser was made with.
+    """
+    detector.load_state_dict(state["model"])
+    detector.loss.moving_positives.copy_(state["moving_positives"])
+    if average:
+        average.load_state_dict(state["average"])
+    options = [
+        {key: value for key, value in group.items() if key != "params"}
+        for group in optimizer.param_groups
+    ]
+    optimizer.load_state_dict(state["optimizer"])
+    for group, own in zip(optimizer.param_groups, options, strict=True):
+        group.update(own)
+    if state["scaler"]:  # of a run in fp16
+        scaler.load_state_dict(state["scaler"])
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -117,7 +180,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Put the random generators where `random_state` found them."""
+    """Restore the state that `random_state` returned."""
     torch.set_rng_state(state["torch"])
     random.setstate(state["python"])
     if device.type == "cuda" and "cuda" in state:

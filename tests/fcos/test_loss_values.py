@@ -81,8 +81,11 @@ FOCAL_SUM = FOCAL_1 + FOCAL_2
         ({"normalizer": "positives"}, FOCAL_SUM / 1),
         ({"normalizer": "positives+images"}, FOCAL_SUM / 3),
         ({"normalizer": "moving"}, FOCAL_SUM / (0.9 * 100 + 0.1 * 1)),
-        ({"images_together": 1}, FOCAL_SUM / 2),
-        ({"images_together": 1, "normalizer": "positives+images"}, (FOCAL_1 / 2 + FOCAL_2 / 1) / 2),
+        ({"normalizer_group": 1}, FOCAL_SUM / 2),
+        (
+            {"normalizer_group": 1, "normalizer": "positives+images"},
+            (FOCAL_1 / 2 + FOCAL_2 / 1) / 2,
+        ),
     ],
 )
 def test_each_normaliser_divides_the_focal_sum_its_own_way(
@@ -168,19 +171,19 @@ STEP = ((1, -1), (-1, -1), (0, 1), (1, -1))  # the labels of four images
 
 
 @pytest.mark.parametrize(
-    ("normalizer", "images_together"),
+    ("normalizer", "normalizer_group"),
     [
         ("moving", None),
         *itertools.product(["positives", "positives+images"], [None, 1, 2, 3]),
     ],
 )
 def test_losses_do_not_depend_on_the_number_of_processes(
-    monkeypatch: pytest.MonkeyPatch, normalizer: Any, images_together: int | None
+    monkeypatch: pytest.MonkeyPatch, normalizer: Any, normalizer_group: int | None
 ) -> None:
     """Also where a process has fewer images than share a normaliser, or an odd number of them."""
 
     def make_loss() -> Loss:
-        return Loss(normalizer=normalizer, images_together=images_together)
+        return Loss(normalizer=normalizer, normalizer_group=normalizer_group)
 
     one = mean_over_processes(monkeypatch, 1, make_loss)
     for world in (2, 4):
@@ -197,7 +200,7 @@ published_losses = st.fixed_dictionaries(
         "box_weight": st.sampled_from(["centerness", "none"]),
         "quality": st.sampled_from(["centerness", "iou"]),
         "normalizer": st.sampled_from(["positives", "positives+images"]),
-        "images_together": st.sampled_from([None, 1, 2]),
+        "normalizer_group": st.sampled_from([None, 1, 2]),
     }
 )
 

@@ -22,14 +22,13 @@ from fcos import Detector
 from fcos.coco_eval import FIGURES, evaluate_detections, to_coco_results
 from fcos.data.dataset import DetectionDataset
 from fcos.data.transforms import Transform
-from fcos.train.log import read
+from fcos.train.metrics import read
+from fcos.train.run import build_datasets, build_transforms, make_trainer
 from fcos.train.trainer import Trainer
-from tools.train import make_trainer
 from zoo import formats
 from zoo.build import assemble, load_checkpoint
 from zoo.card import card, compose_entry
 from zoo.golden import draw_boxes, draw_image, draw_tensor
-from zoo.recipe import datasets, transforms
 
 FOLDER = Path(__file__).parent / "training"
 
@@ -136,7 +135,7 @@ def train(fixture: Mapping[str, Any]) -> Run:
 def training_set(entry: str, annotations: Path, images: Path) -> DetectionDataset:
     """The training images of an annotation file, as an entry's recipe reads them."""
     config = compose_entry(entry, [f"data.train={annotations}", f"data.train_images={images}"])
-    return datasets({**config["data"], "test": None})[0]
+    return build_datasets({**config["data"], "test": None})[0]
 
 
 def augment(
@@ -166,11 +165,11 @@ def coco_figures(
 @cache
 def _augmentation(entry: str, size: int, flip: bool) -> Transform:
     overrides = [f"augmentation.shortest=[{size}]", f"data.flip={int(flip)}"]
-    return transforms(compose_entry(entry, overrides))
+    return build_transforms(compose_entry(entry, overrides))
 
 
 def _trainer(entry: str, detector: Detector, config: Mapping[str, Any], folder: Path) -> Trainer:
     """The trainer as the command makes it, of a dataset of one step that nobody reads."""
     detector.card = card(entry)
     dataset: Any = range(config["solver"]["batch"])
-    return make_trainer(detector, dataset, None, config, folder)
+    return make_trainer(entry, detector, dataset, None, config, folder)

@@ -8,7 +8,8 @@ from fcos.data.coco import CocoDataset
 from fcos.data.loader import Loader
 from fcos.data.sampler import TrainingSampler
 from fcos.data.shapes import write
-from fcos.train.solver import Schedule, make_optimizer
+from fcos.train.config import TrainConfig
+from fcos.train.optim import Schedule, make_optimizer
 from fcos.train.trainer import Trainer
 
 
@@ -33,7 +34,7 @@ def dataset(shapes):
 
 @pytest.fixture
 def make_trainer(dataset, tmp_path):
-    """A trainer of `make_detector` on the eight images; further arguments are the trainer's."""
+    """A trainer of `make_detector` on the eight images; other arguments are of `TrainConfig`."""
 
     def make(detector, folder="run", iterations=6, batch=4, lr=0.02, transforms=None, **options):
         def batches(start):
@@ -47,8 +48,9 @@ def make_trainer(dataset, tmp_path):
             Schedule(iterations),
             tmp_path / folder,
             "tiny",
+            evaluate=options.pop("evaluate", None),
             epoch=len(dataset) / batch,
-            **{"log_every": 1, "checkpoint_every": 2, **options},
+            config=TrainConfig(**{"log_every": 1, "checkpoint_every": 2, **options}),
         )
 
     return make

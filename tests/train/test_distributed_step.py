@@ -1,4 +1,4 @@
-"""Two processes, or two parts of a step, make the step of one process on all images."""
+"""A step of two processes, or of two micro-batches, is that of one process on all images."""
 
 import os
 import subprocess
@@ -46,15 +46,17 @@ def test_two_processes_are_one(two_processes, case):
         {"normalizer": "positives"},
         {"normalizer": "moving"},
         {"normalizer": "positives+images"},
-        {"normalizer": "positives+images", "images_together": 2},
+        {"normalizer": "positives+images", "normalizer_group": 2},
     ],
 )
-@pytest.mark.parametrize("parts", [2, 4])
-def test_parts_of_a_step_are_the_whole(loss, parts):
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_micro_batches_make_the_whole_step(loss, accumulate):
     options = {"norm": "frozen_bn", "head_norm": "gn", **loss}
-    assert_close(one_step(options, {"accumulate": parts}), one_step(options, {"accumulate": 1}))
+    assert_close(
+        one_step(options, {"accumulate": accumulate}), one_step(options, {"accumulate": 1})
+    )
 
 
-def test_unequal_parts_are_refused():
-    with pytest.raises(ValueError, match="4 images of a process cannot be computed in 3 equal"):
+def test_unequal_micro_batches_are_refused():
+    with pytest.raises(ValueError, match="4 images of a process cannot be split into 3 equal"):
         split(*square_batch(4), 3)

@@ -5,7 +5,7 @@ In fp32, because bf16 is many times as slow on a CPU without instructions for it
 
 from pathlib import Path
 
-from fcos.train.log import read
+from fcos.train.metrics import read
 from tools.train import main
 
 EIGHT = Path(__file__).parents[2] / "benchmarks" / "data" / "coco_val_ccby" / "eight_images.json"
@@ -17,7 +17,7 @@ def test_a_resnet_entry_begins_to_overfit_eight_images(tmp_path):
         f"data.train={EIGHT}",
         f"run.folder={tmp_path}",
         "run.device=cpu",
-        "run.backbone=null",
+        "init.backbone=null",
         "run.log_every=1",
         "backbone.norm=bn",
         "backbone.frozen_stages=0",

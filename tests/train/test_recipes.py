@@ -5,18 +5,18 @@ import pytest
 
 import zoo
 from fcos.data.transforms import HorizontalFlip, ResizeShortestSide, SquareView
-from fcos.train.solver import make_optimizer
+from fcos.train.optim import make_optimizer
+from fcos.train.run import build_schedule, build_transforms, largest_size
 from zoo.compose import CONFIGS
-from zoo.recipe import largest_size, schedule, transforms
 
 
 @pytest.mark.parametrize("name", zoo.names())
 def test_every_entry_can_be_trained(name):
     config = zoo.card(name).config
-    times = schedule(config, epoch=7330)
+    times = build_schedule(config, epoch=7330)
     assert 3000 <= times.iterations <= 360000
     assert all(step < times.iterations for step in times.steps)
-    assert len(transforms(config).transforms) >= 1
+    assert len(build_transforms(config).transforms) >= 1
     assert config["solver"]["batch"] in (8, 16, 32)
     assert config["data"]["train"]
 
@@ -37,7 +37,7 @@ def test_only_the_centreness_free_system_learns_from_images_without_objects():
 
 
 def steps(entry):
-    return transforms(zoo.card(entry).config).transforms
+    return build_transforms(zoo.card(entry).config).transforms
 
 
 def test_detectron2_draws_a_size_from_a_list():
@@ -69,7 +69,7 @@ def test_the_centreness_free_system_looks_at_squares():
 def test_four_images_share_an_orientation_where_a_gpu_had_four(pattern):
     """OpenMMLab's `4x4` is 4 GPUs of 4 images; the original FCOS trains on 8 GPUs."""
     for name in zoo.names(pattern):
-        assert zoo.card(name).config["data"]["group"] == 4
+        assert zoo.card(name).config["data"]["aspect_ratio_group_size"] == 4
 
 
 def test_openmmlabs_resnext_starts_from_openmmlabs_weights():

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fcos.data.transforms import HorizontalFlip
-from fcos.train.checkpoint import Checkpoints, release
-from fcos.train.log import Log, read
+from fcos.train.checkpoint import Checkpoints, load, release
+from fcos.train.metrics import Log, read
 
 # Everything that has a state of its own.
 STATEFUL = {
@@ -60,7 +60,7 @@ def test_going_on_from_any_checkpoint(make_trainer, make_detector, whole, stoppe
     assert resumed.iteration == stopped_after
     resumed.run()
     assert_same(resumed.detector.state_dict(), whole.detector.state_dict())
-    assert_same(resumed.released.state_dict(), whole.released.state_dict())
+    assert_same(resumed.eval_model.state_dict(), whole.eval_model.state_dict())
     ours, theirs = (read(run.folder / "metrics.jsonl") for run in (resumed, whole))
     assert [r["loss"] for r in ours] == [r["loss"] for r in theirs]
     assert [r["iteration"] for r in ours] == [1, 2, 3, 4, 5, 6]
@@ -140,7 +140,8 @@ def test_a_damaged_checkpoint_does_not_drive_out_the_one_that_is_written(tmp_pat
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save({"iteration": 8}, 8).write_bytes(b"damaged")
     checkpoints.save({"iteration": 5}, 5)  # the run went on from before and came this far
-    assert checkpoints.newest() == ({"iteration": 5}, [])
+    path, damaged = checkpoints.newest()
+    assert (load(path), damaged) == ({"iteration": 5}, [])
 
 
 def test_a_checkpoint_that_does_not_fit_on_the_disk_never_gets_its_name(tmp_path):
@@ -169,8 +170,8 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
     if damage == "flipped":
         content[largest.header_offset + 9000] ^= 1
     path.write_bytes({"truncated": content[: len(content) // 2], "empty": b""}.get(damage, content))
-    state, damaged = checkpoints.newest()
-    assert (state["iteration"], damaged) == (1, [path])
+    newest, damaged = checkpoints.newest()
+    assert (load(newest)["iteration"], damaged) == (1, [path])
 
 
 def test_nothing_but_damaged_checkpoints_is_an_error(tmp_path):
@@ -188,6 +189,11 @@ def test_a_damaged_checkpoint_is_told_of(make_trainer, make_detector):
     with pytest.warns(UserWarning, match=r"iteration_0000006\.pth is damaged"):
         assert other.resume()
     assert other.iteration == 4
+
+
+def test_a_checkpoint_that_a_machine_does_not_see_says_what_to_change(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"choose a run\.folder that all machines share"):
+        load(tmp_path / "iteration_0000001.pth")
 
 
 def test_records_after_the_checkpoint_are_dropped(tmp_path):

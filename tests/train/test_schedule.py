@@ -5,14 +5,14 @@ import torch
 from torch import nn
 
 import zoo
-from fcos.train.solver import Schedule, make_optimizer
+from fcos.train.optim import Schedule, make_optimizer
+from fcos.train.run import build_schedule
 from zoo.card import compose_entry
-from zoo.recipe import schedule
 
 
 def rates(entry, *iterations):
     config = zoo.card(entry).config
-    at = schedule(config, epoch=7330)
+    at = build_schedule(config, epoch=7330)
     return [config["solver"]["base_lr"] * at(iteration) for iteration in iterations]
 
 
@@ -33,12 +33,12 @@ def test_maskrcnn_benchmark_warms_up_at_a_third():
     [("FCOS_R_50_1x", 90000), ("FCOS_MS_V_39_3x", 270000), ("FCOS_RT_MS_R_50_4x", 360000)],
 )
 def test_a_schedule_is_as_long_as_published(entry, iterations):
-    assert schedule(zoo.card(entry).config, epoch=7330).iterations == iterations
+    assert build_schedule(zoo.card(entry).config, epoch=7330).iterations == iterations
 
 
 def test_a_schedule_in_epochs_follows_the_dataset():
     config = zoo.card("FCOS_MM_R_50_ms_2x").config  # drops after 16 and 22 epochs of 24
-    at = schedule(config, epoch=1035.5)
+    at = build_schedule(config, epoch=1035.5)
     assert (at.iterations, at.steps) == (24852, [16568, 22781])
 
 
@@ -47,12 +47,12 @@ def test_a_schedule_can_be_given_in_iterations(entry):
     """As `fcos-zoo train --help` recommends; no steps are none, and not the recipe's."""
     for steps in ([4000], []):
         given = ["schedule.iterations=5000", f"schedule.steps={steps}"]
-        at = schedule(compose_entry(entry, given), epoch=7330)
+        at = build_schedule(compose_entry(entry, given), epoch=7330)
         assert (at.iterations, at.steps) == (5000, steps)
 
 
 def test_a_schedule_that_cannot_be_is_refused():
-    with pytest.raises(ValueError, match="rising order"):
+    with pytest.raises(ValueError, match="ascending order"):
         Schedule(100, steps=(80, 60))
     with pytest.raises(ValueError, match="neither linear nor constant"):
         Schedule(100, warmup="cosine")

@@ -15,7 +15,7 @@ import torch
 
 import zoo
 from fcos.data.shapes import write
-from fcos.train.log import read
+from fcos.train.metrics import read
 from tools.train import main
 
 # A run of seconds: few small images, 8 iterations.
@@ -102,15 +102,15 @@ def test_fine_tuning_renews_the_class_predictor_alone(tmp_path, own, capfd):
     torch.manual_seed(5)
     source = zoo.build("FCOS_shapes_tiny")
     torch.save({"model": source.state_dict(), "classes": list(source.classes)}, tmp_path / "s.pth")
-    frozen = [f"run.folder={tmp_path / 'run'}", f"run.weights={tmp_path / 's.pth'}"]
+    frozen = [f"run.folder={tmp_path / 'run'}", f"init.checkpoint={tmp_path / 's.pth'}"]
     arguments = ["FCOS_shapes_tiny", *own, *frozen, "schedule.iterations=1", "solver.base_lr=0"]
     assert main(arguments) == 0
     said = capfd.readouterr().err
-    assert "the class predictor is initialised anew, from 3 to 4 classes" in said
+    assert "the class predictor is initialised again, from 3 to 4 classes" in said
     tuned, before = weights(tmp_path / "run"), source.state_dict()
     assert tuned["head.cls_logits.weight"].shape[0] == 4
     learnt = [name for name, _ in source.named_parameters() if "cls_logits" not in name]
-    assert f"{len(before) - 2} tensors kept" in said
+    assert f"{len(before) - 2} tensors copied" in said
     assert all(torch.equal(tuned[name], before[name]) for name in learnt)
 
 
@@ -119,7 +119,7 @@ def test_resuming_what_never_began_begins_with_its_weights(tmp_path, own):
     torch.manual_seed(5)
     source = zoo.build("FCOS_shapes_tiny", num_classes=4)
     torch.save({"model": source.state_dict(), "classes": list("abcd")}, tmp_path / "s.pth")
-    options = [f"run.weights={tmp_path / 's.pth'}", "schedule.iterations=1", "solver.base_lr=0"]
+    options = [f"init.checkpoint={tmp_path / 's.pth'}", "schedule.iterations=1", "solver.base_lr=0"]
     run = f"run.folder={tmp_path / 'run'}"
     assert main(["FCOS_shapes_tiny", *own, run, *options, "--resume"]) == 0
     name = "head.box_pred.weight"
@@ -142,7 +142,7 @@ def test_slurm_tasks_train_together(tmp_path, own):
 def test_a_run_is_not_written_over(tmp_path, own):
     arguments = ["FCOS_shapes_tiny", *own, f"run.folder={tmp_path}", "schedule.iterations=1"]
     assert main(arguments) == 0
-    with pytest.raises(FileExistsError, match=r"holds a run: go on with --resume"):
+    with pytest.raises(FileExistsError, match=r"holds a run: continue it with --resume"):
         main(arguments)
 
 
@@ -151,14 +151,14 @@ def test_a_run_is_not_written_over(tmp_path, own):
     [
         ("solver.bacth=4", "bacth"),
         ("data.train=nothing.json", "neither an annotation file nor one of coco_2017_train"),
-        ("run.weights=FCOS_R_50_1", "did you mean FCOS_R_50_1x"),
-        ("run.weights=runs/best.pht", "runs/best.pht is neither a file, nor an address"),
-        ("solver.batch=0", "solver.batch=0 is no number of images from 1 on"),
-        ("solver.batch=many", "solver.batch=many is no number of images"),
+        ("init.checkpoint=FCOS_R_50_1", "did you mean FCOS_R_50_1x"),
+        ("init.checkpoint=runs/best.pht", "runs/best.pht is neither a file, nor an address"),
+        ("solver.batch=0", "solver.batch=0 is not a number of images from 1 on"),
+        ("solver.batch=many", "solver.batch=many is not a number of images"),
         ("solver.precision=fp8", "fp32, tf32, bf16, fp16"),
-        ("solver.nan=ignore", "stop or skip"),
+        ("solver.on_nonfinite=ignore", "stop or skip"),
         ("run.log_every=0", "at least 1 iteration"),
-        ("solver.accumulate=3", "4 images of a process cannot be computed in 3 equal parts"),
+        ("solver.accumulate=3", "4 images of a process cannot be split into 3 equal micro-batches"),
     ],
 )
 def test_a_mistake_is_one_clear_line(tmp_path, own, argument, message):
@@ -201,7 +201,7 @@ def assert_finished(agents, run):
     for agent in agents:
         assert agent.wait(timeout=120) == 0, log()
     assert [record["iteration"] for record in read(run / "metrics.jsonl")] == [*range(1, 9)]
-    starts = re.findall(r"on 2 x cpu in 1 parts, from iteration (\d)", log())
+    starts = re.findall(r"on 2 x cpu in 1 micro-batches, from iteration (\d)", log())
     assert starts[0] == "0"
     assert starts[-1] in ("2", "4", "6", "8")
 

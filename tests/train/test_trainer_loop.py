@@ -9,10 +9,10 @@ import sys
 import pytest
 import torch
 
-import fcos.train.loggers as loggers
+import fcos.train.metrics as metrics
 from fcos.data.transforms import HorizontalFlip
 from fcos.evaluate import evaluate_detector
-from fcos.train.log import curves
+from fcos.train.metrics import curves
 from fcos.train.trainer import NonFiniteLossError
 
 
@@ -60,7 +60,7 @@ def test_the_gradient_is_clipped(make_trainer, make_detector):
     trainer = make_trainer(detector, clip_norm=0.5)
     before = [p.detach().clone() for p in detector.parameters()]
     images, targets = next(iter(trainer.batches(0)))
-    losses, _ = trainer.step(images, targets)
+    losses = trainer.step(images, targets)
     moved = [p.detach() - b for p, b in zip(detector.parameters(), before, strict=True)]
     update = torch.cat([m.flatten() for m in moved]).norm()
     assert losses["grad_norm"] > 0.5
@@ -99,26 +99,51 @@ def test_a_loss_that_is_not_finite_stops_with_the_images_names(make_trainer, mak
 
 def test_a_loss_that_is_not_finite_is_skipped_and_counted(make_trainer, make_detector):
     detector = make_detector(normalizer="moving")
-    trainer = spoilt(make_trainer(detector, nan="skip"), at=[2, 3])
+    trainer = spoilt(make_trainer(detector, on_nonfinite="skip"), at=[2, 3])
     assert trainer.run() == 0
     assert records(trainer.folder)[-1]["skipped_steps"] == 2
     assert all(bool(torch.isfinite(value).all()) for value in detector.state_dict().values())
 
 
-def test_a_skipped_step_leaves_no_trace(make_trainer, make_detector):
+def test_losses_are_read_only_when_they_are_logged(make_trainer, make_detector, monkeypatch):
+    reads = []
+    read = metrics.Meter.read
+    monkeypatch.setattr(metrics.Meter, "read", lambda meter: reads.append(0) or read(meter))
+    trainer = make_trainer(make_detector(), iterations=7, log_every=3, checkpoint_every=100)
+    trainer.run()
+    assert len(reads) == 3  # after 3, 6 and the last of 7 iterations
+    assert [record["images"] for record in records(trainer.folder)] == [12, 12, 4]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_step_at_fault_is_named_though_it_is_found_later(make_trainer, make_detector, fused):
+    detector = make_detector()
+    options = {"log_every": 5, "checkpoint_every": 5, "fused": fused}
+    trainer = spoilt(make_trainer(detector, iterations=10, **options), at=[1])
+    with pytest.raises(NonFiniteLossError, match="iteration 1: the loss is not finite"):
+        trainer.run()
+    assert trainer.iteration == 5
+    assert not trainer.checkpoints.paths()  # nothing was saved after it
+    assert all(bool(p.isfinite().all()) for p in detector.parameters())
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_skipped_step_leaves_no_trace(make_trainer, make_detector, fused):
     detector = make_detector(normalizer="moving")
-    trainer = spoilt(make_trainer(detector, nan="skip", iterations=1), at=[0])
+    options = {"on_nonfinite": "skip", "iterations": 1, "fused": fused}
+    trainer = spoilt(make_trainer(detector, **options), at=[0])
     before = {name: b.clone() for name, b in detector.named_buffers()}
     before |= {name: p.detach().clone() for name, p in detector.named_parameters()}
     trainer.run()
     assert trainer.skipped == 1
     for name, tensor in [*detector.named_buffers(), *detector.named_parameters()]:
         assert torch.equal(tensor, before[name]), name
+    assert not any(state["momentum_buffer"].any() for state in trainer.optimizer.state.values())
 
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_fp16_goes_on_after_a_skipped_step(make_trainer, make_detector, fused):
-    trainer = make_trainer(make_detector(), nan="skip", precision="fp16", fused=fused)
+    trainer = make_trainer(make_detector(), on_nonfinite="skip", precision="fp16", fused=fused)
     scale = trainer.scaler.get_scale()
     assert spoilt(trainer, at=[2]).run() == 0
     assert records(trainer.folder)[-1]["skipped_steps"] == 1
@@ -126,7 +151,9 @@ def test_fp16_goes_on_after_a_skipped_step(make_trainer, make_detector, fused):
 
 
 def test_nothing_but_losses_that_are_not_finite_stops(make_trainer, make_detector):
-    trainer = spoilt(make_trainer(make_detector(), iterations=50, nan="skip"), at=range(50))
+    trainer = spoilt(
+        make_trainer(make_detector(), iterations=50, on_nonfinite="skip"), at=range(50)
+    )
     with pytest.raises(NonFiniteLossError):
         trainer.run()
 
@@ -186,11 +213,14 @@ def test_a_checkpoint_is_saved_before_the_evaluation(make_trainer, make_detector
     assert [names[0] for names in saved] == ["iteration_0000002.pth", "iteration_0000004.pth"]
 
 
-def test_out_of_memory_says_what_to_lower(make_trainer, make_detector, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError(), RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")]
+)
+def test_out_of_memory_says_what_to_lower(make_trainer, make_detector, monkeypatch, error):
     trainer = make_trainer(make_detector())
 
     def forward(*_):
-        raise torch.OutOfMemoryError
+        raise error
 
     monkeypatch.setattr(trainer.detector, "forward", forward)
     with pytest.raises(RuntimeError, match=r"4 images at a time .*raise solver.accumulate"):
@@ -199,7 +229,7 @@ def test_out_of_memory_says_what_to_lower(make_trainer, make_detector, monkeypat
 
 def test_loggers_get_every_scalar(make_trainer, make_detector, monkeypatch):
     seen = []
-    monkeypatch.setitem(loggers.LOGGERS, "wandb", lambda *_: seen.append)
+    monkeypatch.setitem(metrics.LOGGERS, "wandb", lambda *_: seen.append)
     make_trainer(make_detector(), iterations=3, loggers=["wandb"]).run()
     assert [record["iteration"] for record in seen] == [1, 2, 3]
     with pytest.raises(ValueError, match="no logger 'visdom'"):

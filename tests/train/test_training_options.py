@@ -11,9 +11,9 @@ from tiny_detector import make_detector, square_batch
 import zoo
 from backbones import ResNet
 from fcos import Head
-from fcos.train import memory
-from fcos.train.log import Log
-from fcos.train.recompute import recompute_activations
+from fcos.train import accumulate
+from fcos.train.activation_checkpointing import checkpoint_activations
+from fcos.train.metrics import Log
 
 
 def gradients(detector, seed=0):
@@ -24,9 +24,9 @@ def gradients(detector, seed=0):
 
 
 @pytest.mark.parametrize("head_norm", ["bn", "gn"])
-def test_recomputing_activations_changes_nothing_but_memory(head_norm):
+def test_activation_checkpointing_changes_nothing_but_memory(head_norm):
     plain, sparing = (make_detector(head_norm=head_norm) for _ in range(2))
-    recompute_activations(sparing)
+    checkpoint_activations(sparing)
     expected = gradients(plain)
     found = gradients(sparing)
     assert found.keys() == expected.keys()
@@ -39,7 +39,7 @@ def test_recomputing_activations_changes_nothing_but_memory(head_norm):
 @pytest.mark.parametrize("entry", ["FCOS_HRNet_W18_5l_2x", "FCOS_RT_MS_DLA_34_4x"])
 def test_recomputing_runs_each_convolution_twice_at_most(entry):
     backbone = zoo.build(entry).train().backbone
-    recompute_activations(SimpleNamespace(backbone=backbone, head=zoo.build(entry).head))
+    checkpoint_activations(SimpleNamespace(backbone=backbone, head=zoo.build(entry).head))
     runs = Counter()
     convolutions = [m for m in backbone.modules() if isinstance(m, torch.nn.Conv2d)]
     for module in convolutions:
@@ -78,7 +78,7 @@ def test_recomputing_keeps_fewer_activations():
         detector.backbone = ResNet(50, out_stages=(3, 4), frozen_stages=0)
         detector.pyramid = torch.nn.Module()
         if recompute:
-            recompute_activations(detector)
+            checkpoint_activations(detector)
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(
             lambda tensor: sizes.append(tensor.numel()) or tensor, lambda tensor: tensor
@@ -101,7 +101,7 @@ def test_bf16_follows_fp32(make_trainer):
     for precision in ("fp32", "bf16"):
         trainer = make_trainer(make_detector(), precision, iterations=10, precision=precision)
         batches = iter(trainer.batches(0))
-        curves[precision] = [trainer.step(*next(batches))[0]["loss"] for _ in range(10)]
+        curves[precision] = [float(trainer.step(*next(batches))["loss"]) for _ in range(10)]
     assert curves["bf16"] == pytest.approx(curves["fp32"], rel=0.02)
     assert curves["bf16"] != curves["fp32"]
 
@@ -109,7 +109,7 @@ def test_bf16_follows_fp32(make_trainer):
 def test_fp16_scales_its_losses(make_trainer):
     trainer = make_trainer(make_detector(), precision="fp16")
     assert trainer.scaler.is_enabled()
-    losses, _ = trainer.step(*next(iter(trainer.batches(0))))
+    losses = trainer.step(*next(iter(trainer.batches(0))))
     assert losses["loss"] > 0
     assert all(bool(torch.isfinite(p).all()) for p in trainer.detector.parameters())
 
@@ -121,7 +121,7 @@ def test_the_average_lags_behind(make_trainer):
     for _ in range(2):
         trainer.step(*next(batches))
         seen.append(trainer.detector.backbone.stages[0][0].conv.weight.detach().clone())
-    averaged = trainer.released.backbone.stages[0][0].conv.weight
+    averaged = trainer.eval_model.backbone.stages[0][0].conv.weight
     torch.testing.assert_close(averaged, (seen[0] + seen[1]) / 2)
 
 
@@ -130,7 +130,7 @@ def gpu(monkeypatch):
     """A detector that seems to be on a GPU with room for a number of images."""
 
     def make(room):
-        monkeypatch.setattr(memory, "_fits", lambda detector, images, *_: images <= room)
+        monkeypatch.setattr(accumulate, "_fits", lambda detector, images, *_: images <= room)
         monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
         mean = SimpleNamespace(device=torch.device("cuda"))
         return SimpleNamespace(normalizer=SimpleNamespace(mean=mean), modules=lambda: [])
@@ -138,28 +138,64 @@ def gpu(monkeypatch):
     return make
 
 
-@pytest.mark.parametrize(("room", "parts"), [(100, 1), (16, 1), (15, 2), (5, 4), (1, 16)])
-def test_a_step_is_computed_in_as_few_parts_as_fit(gpu, room, parts):
-    assert memory.fitting_parts(gpu(room), images=16, size=(800, 1333)) == parts
+@pytest.mark.parametrize(("room", "number"), [(100, 1), (16, 1), (15, 2), (5, 4), (1, 16)])
+def test_a_step_has_as_few_micro_batches_as_fit(gpu, room, number):
+    assert accumulate.fitting_accumulation(gpu(room), num_images=16, size=(800, 1333)) == number
 
 
-def test_upright_and_lying_images_of_a_part_are_padded_to_squares(gpu, monkeypatch):
+def test_portrait_and_landscape_images_of_a_micro_batch_are_padded_to_squares(gpu, monkeypatch):
     detector, tried = gpu(0), []
     monkeypatch.setattr(
-        memory, "_fits", lambda _, images, size, dtype: tried.append((images, size))
+        accumulate, "_fits", lambda _, images, size, *rest: tried.append((images, size))
     )
     with pytest.raises(RuntimeError, match="not even one image of 1333x800"):
-        memory.fitting_parts(detector, images=4, size=(800, 1333), group=2)
+        accumulate.fitting_accumulation(detector, num_images=4, size=(800, 1333), group=2)
     assert tried == [(4, (1333, 1333)), (2, (800, 1333)), (1, (800, 1333))]
 
 
 def test_where_nothing_fits_the_message_says_what_to_lower(gpu):
-    with pytest.raises(RuntimeError, match=r"one image of 1333x800 .* solver\.recompute=true"):
-        memory.fitting_parts(gpu(0), images=16, size=(800, 1333))
+    with pytest.raises(
+        RuntimeError, match=r"one image of 1333x800 .* solver\.activation_checkpointing=true"
+    ):
+        accumulate.fitting_accumulation(gpu(0), num_images=16, size=(800, 1333))
+
+
+def test_the_probe_counts_what_training_holds_besides(monkeypatch):
+    detector = make_detector()
+    weights = sum(p.nbytes for p in detector.parameters())
+    buffers = sum(b.nbytes for b in detector.buffers())
+    assert accumulate.training_state_bytes(detector, ema=False) == weights  # momentum
+    assert accumulate.training_state_bytes(detector, ema=True) == 2 * weights + buffers
+    monkeypatch.setattr(accumulate.distributed, "world", lambda: 2)
+    exchange = weights + accumulate.NCCL_BUFFERS
+    assert accumulate.training_state_bytes(detector, ema=False) == weights + exchange
+
+
+def test_the_probe_has_objects_of_all_sizes_within_the_image():
+    boxes = accumulate.probe_target((800, 1333), num_classes=3)["boxes"]
+    assert bool((boxes >= 0).all())
+    assert bool((boxes[:, 2:] <= torch.tensor([1333.01, 800.01])).all())
+    sides = (boxes[:, 2:] - boxes[:, :2]).amin(1)
+    assert sides.min() < 32
+    assert sides.max() > 256
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_BAD_PARAM"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_libraries_report_lack_of_memory_in_their_own_ways(error, expected):
+    assert accumulate.is_out_of_memory(error) == expected
 
 
 def test_the_memory_of_cpus_is_not_probed():
-    assert memory.fitting_parts(make_detector(), images=16, size=(800, 1333)) == 1
+    assert accumulate.fitting_accumulation(make_detector(), num_images=16, size=(800, 1333)) == 1
 
 
 def test_metrics_reach_the_clients_of_others(tmp_path, monkeypatch):

@@ -7,21 +7,22 @@ import torch
 from tiny_detector import make_detector, square_batch
 
 from fcos.train import distributed
-from fcos.train.solver import Schedule, make_optimizer
+from fcos.train.config import TrainConfig
+from fcos.train.optim import Schedule, make_optimizer
 from fcos.train.trainer import Trainer
 
 CASES = {
     "norms that exchange statistics": ({"norm": "sync_bn", "head_norm": "sync_bn"}, {}),
-    "parts of a step": (
+    "micro-batches": (
         {"norm": "frozen_bn", "head_norm": "gn", "normalizer": "moving"},
         {"accumulate": 2, "clip_norm": 1.0, "ema": 0.5},
     ),
-    "normalisers of two images": (
+    "normalisers of groups of images": (
         {
             "norm": "frozen_bn",
             "head_norm": "gn",
             "normalizer": "positives+images",
-            "images_together": 2,
+            "normalizer_group": 3,
         },
         {},
     ),
@@ -33,15 +34,23 @@ def one_step(detector_options, trainer_options):
     detector = make_detector(**detector_options)
     optimizer = make_optimizer(detector, 0.1)
     trainer = Trainer(
-        detector, lambda _: [], optimizer, Schedule(2), Path(), "", epoch=1, **trainer_options
+        detector,
+        lambda _: [],
+        optimizer,
+        Schedule(2),
+        Path(),
+        "",
+        TrainConfig(**trainer_options),
+        epoch=1,
     )
     losses = {}
     for step in range(2):
         images, targets = square_batch(4, seed=step)
         share = 4 // distributed.world()
         own = slice(distributed.rank() * share, (distributed.rank() + 1) * share)
-        losses, _ = trainer.step(images[own], targets[own])
-    return losses, detector.state_dict(), trainer.released.state_dict()
+        losses = trainer.step(images[own], targets[own])
+    mean = {name: distributed.average(loss) for name, loss in losses.items()}
+    return mean, detector.state_dict(), trainer.eval_model.state_dict()
 
 
 if __name__ == "__main__":

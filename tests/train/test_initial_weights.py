@@ -5,7 +5,7 @@ import torch
 
 import zoo
 from zoo.build import assemble
-from zoo.start import start_from
+from zoo.training import initialize_weights, load_pretrained
 
 ENTRY = "FCOS_shapes_tiny"  # circle, square, triangle
 
@@ -15,7 +15,7 @@ def started(classes, source):
     config = zoo.card(ENTRY).config
     detector = assemble({**config, "classes": classes})
     before = detector.head.cls_logits.weight.clone()
-    return detector, before, start_from(detector, str(source), config)
+    return detector, before, load_pretrained(detector, str(source), config)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_classes_of_the_same_name_are_kept(source):
     assert torch.equal(ours.bias[[1, 2]], theirs.bias[[2, 0]])
     assert torch.equal(ours.weight[[0, 3]], before[[0, 3]])
     assert said.endswith(
-        "the class predictor is initialised anew, from 3 to 4 classes, "
+        "the class predictor is initialised again, from 3 to 4 classes, "
         "except for the 2 of the same name"
     )
 
@@ -42,7 +42,7 @@ def test_classes_of_the_same_name_are_kept(source):
 def test_classes_of_other_names_start_anew(source):
     detector, before, said = started(["star", "cross"], source[1])
     assert torch.equal(detector.head.cls_logits.weight, before)
-    assert said.endswith("the class predictor is initialised anew, from 3 to 2 classes")
+    assert said.endswith("the class predictor is initialised again, from 3 to 2 classes")
 
 
 def test_a_file_that_does_not_name_its_classes_shares_none(source):
@@ -50,7 +50,17 @@ def test_a_file_that_does_not_name_its_classes_shares_none(source):
     torch.save({"model": other.state_dict()}, source[1])
     detector, before, said = started(["star", "circle"], source[1])
     assert torch.equal(detector.head.cls_logits.weight, before)
-    assert said.endswith("initialised anew, from 2 to 2 classes")
+    assert said.endswith("initialised again, from 2 to 2 classes")
+
+
+def test_a_model_without_known_imagenet_weights_starts_from_random_ones():
+    config = zoo.card(ENTRY).config
+    assert config["init"] == {"checkpoint": None, "backbone": "auto"}
+    detector = zoo.build(ENTRY)
+    before = detector.state_dict()
+    message = initialize_weights(detector, {**config, "imagenet": None})
+    assert message == "no ImageNet weights are known for this model: started from random weights"
+    assert all(torch.equal(value, before[key]) for key, value in detector.state_dict().items())
 
 
 def test_torchvisions_detector_knows_all_of_cocos_classes():

@@ -1,19 +1,21 @@
-"""Training progress: a progress bar on a terminal, lines elsewhere."""
+"""What a run shows: a progress bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
-from fcos.train.loggers import Record
+from fcos.train.metrics import Record
 
 
-class Screen:
-    """A progress bar on a terminal, a line per record elsewhere; nothing unless `shown`.
+class Progress:
+    """A progress bar on a terminal, a line for each record elsewhere.
 
     Args:
         total: iterations of the schedule.
@@ -24,8 +26,8 @@ class Screen:
     def __init__(self, total: int, done: int, shown: bool = True) -> None:
         self.console = Console(stderr=True, quiet=not shown, soft_wrap=True, highlight=False)
         self.total = total
-        self.start, self.started = done, time.monotonic()
-        self.progress = Progress(
+        self.first, self.started = done, time.monotonic()
+        self.bar = Bar(
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -35,14 +37,14 @@ class Screen:
             transient=True,
             disable=not (shown and self.console.is_terminal),
         )
-        self.task = self.progress.add_task("", total=total, completed=done)
+        self.task = self.bar.add_task("", total=total, completed=done)
 
-    def __enter__(self) -> Screen:
-        self.progress.start()
+    def __enter__(self) -> Progress:
+        self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        self.bar.stop()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -51,21 +53,31 @@ class Screen:
         A process forked while the thread draws would inherit its locks and could wait for them
         forever.
         """
-        self.progress.stop()
+        self.bar.stop()
         try:
             yield
         finally:
-            self.progress.start()
+            self.bar.start()
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Print a line that stays."""
         self.console.print(text, markup=False)
 
     def advance(self, iteration: int) -> None:
-        self.progress.update(self.task, completed=iteration)
+        """Move the bar to an iteration."""
+        self.bar.update(self.task, completed=iteration)
+
+    def show_figures(self, figures: Mapping[str, Any]) -> None:
+        """Print the AP of an evaluation."""
+        cells = [
+            f"{key} {figures[key]:.4f}"
+            for key in ("AP", "AP50", "AP75", "APs", "APm", "APl")
+            if figures.get(key) is not None
+        ]
+        self.print(f"iteration {figures['iteration']}: {'  '.join(cells)}")
 
     def show(self, record: Record) -> None:
-        """Show the losses and the learning rate of a record."""
+        """Show losses and rates of a record."""
         losses = [f"{k} {v:.4f}" for k, v in record.items() if k.startswith("loss")]
         text = (
             f"{'  '.join(losses) or 'no finite loss'}"
@@ -73,11 +85,11 @@ class Screen:
             f"  waiting {record['waiting_for_data']:.0%}  {record['memory_mib']} MiB"
         )
         if self.console.is_terminal:
-            self.progress.update(self.task, description=text)
+            self.bar.update(self.task, description=text)
         else:
-            done = record["iteration"] - self.start
+            done = record["iteration"] - self.first
             left = (time.monotonic() - self.started) / done * (self.total - record["iteration"])
-            self.say(f"{record['iteration']}/{self.total}  {text}  left {_duration(left)}")
+            self.print(f"{record['iteration']}/{self.total}  {text}  left {_duration(left)}")
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule of the published recipes."""
+"""Optimiser, moving average and learning-rate schedule of the published recipes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
@@ -24,19 +26,22 @@ def make_optimizer(
     norm_weight_decay: float | None = None,
     bias_lr_factor: float = 1.0,
     bias_weight_decay: float | None = None,
-    fused: bool = False,
+    fused: bool | None = None,
 ) -> torch.optim.SGD:
-    """SGD over the parameters that are trained, grouped by rate and weight decay.
+    """SGD over the parameters that are trained, grouped by learning rate and weight decay.
 
     detectron2 and OpenMMLab give norms a decay of their own, OpenMMLab and maskrcnn-benchmark give
     biases their own rate and decay. Each group has its rate before the schedule as "base_lr".
 
     Args:
-        norm_weight_decay: of norms' weights and biases, which then are no biases to the next two;
-            None for norms that are like all else (maskrcnn-benchmark).
+        norm_weight_decay: of the weights and biases of norms, to which the next two then do not
+            apply; None treats norms like all other layers (maskrcnn-benchmark).
         bias_lr_factor, bias_weight_decay: of biases; None for `weight_decay`.
-        fused: one kernel for the whole update.
+        fused: one kernel for the whole update, which also skips an update with a non-finite
+            gradient without a wait for the GPU; None: on a GPU.
     """
+    if fused is None:
+        fused = next(model.parameters()).is_cuda
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -49,7 +54,7 @@ def make_optimizer(
                 rate = base_lr * bias_lr_factor
                 decay = weight_decay if bias_weight_decay is None else bias_weight_decay
             groups[rate, decay].append(parameter)
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         [
             {"params": parameters, "lr": rate, "base_lr": rate, "weight_decay": decay}
             for (rate, decay), parameters in groups.items()
@@ -58,6 +63,32 @@ def make_optimizer(
         momentum=momentum,
         fused=fused or None,  # False would choose the slow loop over tensors
     )
+    if momentum:
+        # torch would create them in the first step, uninitialised if a fused one skips its update.
+        for parameter in (p for parameters in groups.values() for p in parameters):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def update_where(finite: Tensor, optimizer: torch.optim.Optimizer, scaler: GradScaler) -> None:
+    """Update the weights if the gradient is finite, as the () bool tensor says.
+
+    The device itself decides that with a fused optimiser; for others the host waits for it.
+    """
+    if scaler.is_enabled():
+        scaler.step(optimizer)
+        scaler.update()
+    elif optimizer.param_groups[0].get("fused"):
+        optimizer.found_inf = 1 - finite.float()  # type: ignore[attr-defined]
+        optimizer.step()
+    elif finite:
+        optimizer.step()
+
+
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of the weights and buffers of a model."""
+    average = get_ema_multi_avg_fn(decay)
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
 
 @dataclass(frozen=True)
@@ -67,8 +98,8 @@ class Schedule:
     Its only state is the iteration, counted from 0.
 
     Args:
-        iterations: how many there are.
-        steps: iterations from which on the rate is `gamma` times what it was.
+        iterations: of the whole training.
+        steps: iterations from which on the rate is `gamma` times the rate before.
         warmup: "linear" from `warmup_factor` to 1, or "constant" at `warmup_factor`, over the first
             `warmup_iterations`.
     """
@@ -82,9 +113,9 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.iterations < 1:
-            raise ValueError(f"a schedule of {self.iterations} iterations: at least 1")
+            raise ValueError(f"a schedule needs at least 1 iteration, not {self.iterations}")
         if list(self.steps) != sorted(self.steps):
-            raise ValueError(f"schedule steps {list(self.steps)} are not in rising order")
+            raise ValueError(f"schedule steps {list(self.steps)} are not in ascending order")
         if self.warmup not in ("linear", "constant"):
             raise ValueError(f"warm-up {self.warmup!r} is neither linear nor constant")
 

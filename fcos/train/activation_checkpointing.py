@@ -1,4 +1,4 @@
-"""Activation checkpointing: less memory for a second forward pass (arXiv:1604.06174)."""
+"""Activation checkpointing: less memory at the cost of a second forward pass (arXiv:1604.06174)."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from backbones.dla import BasicBlock
 from fcos.detector import Detector
 
 
-def recompute_activations(detector: Detector) -> None:
+def checkpoint_activations(detector: Detector) -> None:
     """Keep only the inputs of the backbone's blocks and of the head's towers.
 
-    What lies between is computed again in the backward pass, once. Parameters keep their names, and
-    the statistics of batch norms are taken once.
+    Everything between them is computed a second time in the backward pass. Parameters keep their
+    names, and batch norms update their statistics only once.
     """
     assert isinstance(detector.backbone, nn.Module)
     towers = [detector.head.shared_tower, detector.head.cls_tower, detector.head.box_tower]
     for module in [*_blocks(detector.backbone), *towers]:
-        module.forward = _Recomputed(module, module.forward)
+        module.forward = _Checkpointed(module, module.forward)
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The outermost blocks: what a `Sequential` runs one after another, and DLA's."""
+    """The outermost blocks: the members of each `Sequential`, and DLA's blocks."""
     for child in module.children():
         if isinstance(child, nn.Sequential):
             yield from child
@@ -38,8 +38,8 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield from _blocks(child)
 
 
-class _Recomputed:
-    """A module's forward pass that is repeated in the backward pass."""
+class _Checkpointed:
+    """A forward pass that is repeated in the backward pass."""
 
     def __init__(self, module: nn.Module, forward: Callable[..., Any]) -> None:
         self.norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]

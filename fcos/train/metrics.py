@@ -1,0 +1,235 @@
+"""Metrics of a run: averaged over steps, written as JSON lines and to loggers, read as curves."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import math
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fcos.train import distributed
+
+Record = dict[str, Any]
+Write = Callable[[Record], None]
+
+
+class Step(NamedTuple):
+    """What one step computed, once the device is done with it."""
+
+    iteration: int
+    local: dict[str, float]  # losses of this process and the norm of the gradient
+    mean: dict[str, float]  # the same, averaged over processes
+    files: list[str]  # this process's images
+
+
+class Meter:
+    """Averages over the steps between two records.
+
+    Losses stay on the device, where a step leaves them, until `read` waits for it.
+    """
+
+    def __init__(self) -> None:
+        self._unread: list[tuple[int, dict[str, Tensor], list[str]]] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        self.start = time.perf_counter()
+        self.values: dict[str, list[float]] = defaultdict(list)
+        self.images = self.unreadable = 0
+        self.seconds_waiting = 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time spent in this block as waiting for data."""
+        start = time.perf_counter()
+        yield
+        self.seconds_waiting += time.perf_counter() - start
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time spent in this block out of the rate of images."""
+        start = time.perf_counter()
+        yield
+        self.start += time.perf_counter() - start
+
+    def add(
+        self, iteration: int, losses: dict[str, Tensor], targets: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Count a step, with the targets of this process's share of it."""
+        files = [str(target.get("file_name", "?")) for target in targets]
+        self._unread.append((iteration, losses, files))
+        self.images += len(targets) * distributed.world()
+        self.unreadable += sum(target.get("skipped", 0) for target in targets)
+
+    def read(self) -> list[Step]:
+        """The steps since the last call; waits for the device, and for all processes."""
+        if not self._unread:
+            return []
+        names = list(self._unread[0][1])
+        local = torch.stack([torch.stack(list(losses.values())) for _, losses, _ in self._unread])
+        mean = distributed.average(local.clone())
+        steps = []
+        for (iteration, _, files), *values in zip(
+            self._unread, local.tolist(), mean.tolist(), strict=True
+        ):
+            own, of_all = (dict(zip(names, each, strict=True)) for each in values)
+            steps.append(Step(iteration, own, of_all, files))
+        self._unread.clear()
+        for step in steps:
+            for name, value in step.mean.items():
+                if math.isfinite(value):
+                    self.values[name].append(value)
+        return steps
+
+    def record(self, device: torch.device) -> Record:
+        """The averages over the steps that were read since the last record."""
+        seconds = max(time.perf_counter() - self.start, 1e-9)
+        record: Record = {key: sum(each) / len(each) for key, each in self.values.items()}
+        record["images_per_second"] = self.images / seconds
+        record["waiting_for_data"] = self.seconds_waiting / seconds
+        record["memory_mib"] = peak_memory(device)
+        record["images"] = self.images
+        record["unreadable_images"] = self.unreadable
+        self._reset()
+        return record
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak memory in MiB: allocated on a GPU, else resident of this process, 0 if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) >> 20
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak >> (20 if sys.platform == "darwin" else 10)
+
+
+class Log:
+    """Writes the metrics of a run to `metrics.jsonl` and to loggers.
+
+    Args:
+        folder: of the run.
+        iteration: where the run resumes; later records, of a run that was killed, are dropped.
+        loggers: "tensorboard", "wandb" or "mlflow"; one that is not installed is left out.
+        config: the run's configuration, for the loggers that keep it.
+
+    Attributes:
+        evaluations: the records with an AP.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        iteration: int = 0,
+        loggers: Sequence[str] = (),
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.path = folder / "metrics.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = [r for r in read(self.path) if r["iteration"] <= iteration] if iteration else []
+        part = self.path.with_suffix(".part")
+        part.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        os.replace(part, self.path)
+        self.evaluations = [record for record in kept if "AP" in record]
+        self.writers: list[Write] = []
+        for name in loggers:
+            if name not in LOGGERS:
+                raise ValueError(f"no logger {name!r}; there are {', '.join(LOGGERS)}")
+            try:
+                self.writers.append(LOGGERS[name](folder, iteration, config or {}))
+            except ImportError:
+                continue
+
+    def evaluated(self, iteration: int) -> bool:
+        """Whether there is an AP of the weights after this iteration."""
+        return any(record["iteration"] == iteration for record in self.evaluations)
+
+    def write(self, record: Record) -> None:
+        """Append a record, which has an "iteration"."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        if "AP" in record:
+            self.evaluations.append(record)
+        for writer in self.writers:
+            writer(record)
+
+
+def read(path: Path) -> list[Record]:
+    """The records of a `metrics.jsonl`; a last line that was cut short is left out."""
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def curves(folder: str | Path) -> dict[str, list[float]]:
+    """AP over training time: lists "iteration", "epoch", "AP", "AP50" and "AP75" of a run.
+
+    Raises:
+        FileNotFoundError: the run has no evaluations.
+    """
+    path = Path(folder) / "metrics.jsonl"
+    evaluations = [record for record in read(path) if "AP" in record]
+    if not evaluations:
+        raise FileNotFoundError(f"{path} holds no evaluations: is {folder} a training run?")
+    keys = ("iteration", "epoch", "AP", "AP50", "AP75")
+    return {key: [record[key] for record in evaluations] for key in keys}
+
+
+def _scalars(record: Record) -> dict[str, float]:
+    return {k: v for k, v in record.items() if isinstance(v, int | float) and k != "iteration"}
+
+
+def _tensorboard(folder: Path, iteration: int, config: Mapping[str, Any]) -> Write:
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=iteration)
+
+    def write(record: Record) -> None:
+        for key, value in _scalars(record).items():
+            writer.add_scalar(key, value, record["iteration"])
+        writer.flush()
+
+    return write
+
+
+def _wandb(folder: Path, iteration: int, config: Mapping[str, Any]) -> Write:
+    wandb = importlib.import_module("wandb")
+    # Runs of the same name in other folders are other runs.
+    path_hash = hashlib.sha256(bytes(folder.resolve())).hexdigest()[:12]
+    run = wandb.init(
+        project="fcos-zoo", name=folder.name, id=f"{folder.name}-{path_hash}", dir=folder,
+        config=dict(config), resume="allow",
+    )  # fmt: skip
+    return lambda record: run.log(_scalars(record), step=record["iteration"])
+
+
+def _mlflow(folder: Path, iteration: int, config: Mapping[str, Any]) -> Write:
+    mlflow = importlib.import_module("mlflow")
+    mlflow.set_experiment("fcos-zoo")
+    mlflow.start_run(run_name=folder.name)
+    mlflow.log_dict(dict(config), "config.json")
+    return lambda record: mlflow.log_metrics(_scalars(record), step=record["iteration"])
+
+
+LOGGERS: dict[str, Callable[[Path, int, Mapping[str, Any]], Write]] = {
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+}

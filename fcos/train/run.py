@@ -1,0 +1,282 @@
+"""A training run from its configuration: datasets, augmentation, schedule, trainer.
+
+The configuration is a plain mapping, laid out as `configs/training/defaults.yaml` describes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from backbones.layers import EvalBatchNorm2d
+from fcos.boxes import Size
+from fcos.data.dataset import DetectionDataset
+from fcos.data.loader import Batch, Loader
+from fcos.data.registry import (
+    MINIVAL,
+    check_is_minival,
+    resolve_dataset,
+    test_set,
+    training_set,
+)
+from fcos.data.sampler import TrainingSampler
+from fcos.data.transforms import Compose, HorizontalFlip, ResizeShortestSide, SquareView
+from fcos.detector import Detector
+from fcos.evaluate import evaluate_detector
+from fcos.train import distributed
+from fcos.train.accumulate import fitting_accumulation
+from fcos.train.activation_checkpointing import checkpoint_activations
+from fcos.train.config import DTYPES, TrainConfig
+from fcos.train.optim import Schedule, make_optimizer
+from fcos.train.trainer import Trainer
+
+Config = Mapping[str, Any]
+TestSet = tuple[DetectionDataset, Any]  # the images, and the annotations to measure with
+
+
+def train(
+    name: str,
+    config: Config,
+    make_detector: Callable[[Sequence[str]], Detector],
+    initialize: Callable[[Detector], str],
+    device: torch.device,
+    resume: bool,
+) -> int:
+    """Train a model as configured.
+
+    Args:
+        name: of the model.
+        config: of the run.
+        make_detector: from class names to a detector.
+        initialize: loads the weights that training starts from, and says which they are.
+        device: of this process.
+        resume: whether to continue a run in the same folder.
+
+    Returns:
+        0, or the number of the signal that stopped it.
+
+    Raises:
+        FileExistsError: the folder holds a run and `resume` is False.
+        ValueError: a setting is wrong.
+    """
+    solver, data, run = config["solver"], config["data"], config["run"]
+    folder = Path(run["folder"] or Path("runs") / name)
+    log = Console(stderr=True, quiet=distributed.rank() != 0, soft_wrap=True, markup=False).print
+    images_per_process(solver["batch"])  # refuse a wrong batch before any work
+    has_checkpoint = any((folder / "checkpoints").glob("*.pth"))
+    if has_checkpoint and not resume:
+        raise FileExistsError(
+            f"{folder} holds a run: continue it with --resume, or choose another run.folder"
+        )
+    torch.manual_seed(run["seed"])
+    if device.type == "cpu":
+        # A core that a loader's worker uses would keep every parallel loop waiting.
+        torch.set_num_threads(max(1, torch.get_num_threads() - data["workers"]))
+    torch.backends.cuda.matmul.allow_tf32 = solver["precision"] == "tf32"
+    torch.backends.cudnn.allow_tf32 = solver["precision"] == "tf32"
+
+    with distributed.leader_first():
+        dataset, test = build_datasets(data)
+    detector = make_detector(dataset.classes).to(device).train()
+    # A run that was stopped before its first checkpoint starts again, from the same weights.
+    resume = distributed.broadcast(has_checkpoint)
+    if not resume:
+        log(initialize(detector))
+    apply_options(detector, solver)
+    trainer = make_trainer(name, detector, dataset, test, config, folder)
+    if resume:
+        trainer.resume()
+    accumulate = trainer.config.accumulate
+    log(
+        f"{name}: {len(dataset)} images of {len(dataset.classes)} classes, batches of "
+        f"{solver['batch']} on {distributed.world()} x {device.type} in {accumulate} "
+        f"micro-batches, from iteration {trainer.iteration} in {folder}"
+    )
+    norms = [m for m in detector.modules() if isinstance(m, _BatchNorm)]
+    if accumulate > 1 and not all(isinstance(m, EvalBatchNorm2d) for m in norms):
+        log("batch norms compute their statistics over one micro-batch at a time")
+    if distributed.rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
+    return trainer.run()
+
+
+def make_trainer(
+    name: str,
+    detector: Detector,
+    dataset: DetectionDataset,
+    test: TestSet | None,
+    config: Config,
+    folder: Path,
+) -> Trainer:
+    """The trainer of a run; `accumulate=auto` tries what fits on the GPU."""
+    solver, data, run = config["solver"], config["data"], config["run"]
+    num_images = images_per_process(solver["batch"])
+    epoch = len(dataset) / solver["batch"]
+    accumulate = solver["accumulate"]
+    if accumulate == "auto":
+        accumulate = fitting_accumulation(
+            detector,
+            num_images,
+            largest_size(config["augmentation"], dataset),
+            DTYPES[solver["precision"]],
+            data["aspect_ratio_group_size"],
+            ema=solver["ema"] is not None,
+        )
+    rules = ("momentum", "weight_decay", "norm_weight_decay", "bias_lr_factor", "bias_weight_decay")
+    optimizer = make_optimizer(
+        detector,
+        solver["base_lr"],
+        fused=solver["fused_optimizer"],
+        **{key: solver[key] for key in rules},
+    )
+    return Trainer(
+        detector,
+        partial(batches, dataset, config, detector.normalizer.mean.device),
+        optimizer,
+        build_schedule(config, epoch),
+        folder,
+        name,
+        TrainConfig(
+            precision=solver["precision"],
+            accumulate=accumulate,
+            clip_norm=solver["clip_norm"],
+            ema=solver["ema"],
+            on_nonfinite=solver["on_nonfinite"],
+            log_every=run["log_every"],
+            checkpoint_every=run["checkpoint_every"],
+            evaluate_every=run["evaluate_every"] or max(round(epoch), 1),
+            keep=run["keep"],
+            loggers=run["loggers"],
+        ),
+        epoch=epoch,
+        evaluate=partial(_measure, test, data["workers"]) if test else None,
+        settings=config,
+    )
+
+
+def apply_options(detector: Detector, solver: Config) -> None:
+    """Set the memory layout, activation checkpointing and compilation of a detector."""
+    if solver["compile"] and solver["activation_checkpointing"]:
+        raise ValueError(
+            "solver.compile decides itself which activations to compute again: leave "
+            "solver.activation_checkpointing out"
+        )
+    if solver["channels_last"]:
+        detector.to(memory_format=torch.channels_last)
+    if solver["activation_checkpointing"]:
+        checkpoint_activations(detector)
+    if solver["compile"]:
+        detector.compile_network()
+
+
+def images_per_process(batch: Any) -> int:
+    """This process's images of a step.
+
+    Raises:
+        ValueError: the batch is not a number, or the processes cannot share it equally.
+    """
+    world = distributed.world()
+    if not isinstance(batch, int) or batch < 1:
+        raise ValueError(f"solver.batch={batch} is not a number of images from 1 on")
+    if batch % world:
+        raise ValueError(f"{world} processes cannot share solver.batch={batch} images equally")
+    return batch // world
+
+
+def batches(
+    dataset: DetectionDataset, config: Config, device: torch.device, start: int
+) -> Iterable[Batch]:
+    """This process's share of every step's images from step `start` on, augmented."""
+    sampler = TrainingSampler(
+        dataset.portrait.tolist(),
+        config["solver"]["batch"],
+        config["run"]["seed"],
+        config["data"]["aspect_ratio_group_size"],
+        distributed.rank(),
+        distributed.world(),
+        start,
+    )
+    return Loader(
+        dataset,
+        sampler,
+        build_transforms(config),
+        config["data"]["workers"],
+        pin_memory=device.type == "cuda",
+    )
+
+
+def build_datasets(data: Config) -> tuple[DetectionDataset, TestSet | None]:
+    """The training set, and the test set if there is one.
+
+    The recipe's own test set is not used when the training set is another.
+    """
+    drawn = data.get("shapes", {})
+    sources = resolve_dataset(data["train"], data["root"], data["train_images"], drawn.get("train"))
+    keys = ("plus_one", "whole_pixels", "keep_empty", "skip_unreadable")
+    dataset = training_set(sources, **{key: data[key] for key in keys})
+    own, named = Path(data["train"]).is_file(), data["test"] and not Path(data["test"]).is_file()
+    if data["test"] is None or (own and named):
+        return dataset, None
+    measured = resolve_dataset(data["test"], data["root"], data["test_images"], drawn.get("test"))
+    if data["test"] in MINIVAL:
+        check_is_minival(measured[0].annotations, [source.annotations for source in sources])
+    return dataset, test_set(measured)
+
+
+def build_transforms(config: Config) -> Compose:
+    """The augmentation of a recipe."""
+    augmentation, data = config["augmentation"], config["data"]
+    flip = HorizontalFlip(data["flip"], data["plus_one"])
+    if "square" in augmentation:
+        view = SquareView(augmentation["square"], tuple(augmentation["scale_range"]))
+        return Compose([flip, view])
+    if "longest" not in augmentation:
+        return Compose([flip])
+    ranged = "shortest_range" in augmentation
+    resize = ResizeShortestSide(
+        augmentation["shortest_range" if ranged else "shortest"],
+        augmentation["longest"],
+        "range" if ranged else "choice",
+        config["resize"].get("rounding", "nearest"),
+        antialias=config.get("detector", {}).get("resize_method", "pil") == "pil",
+    )
+    # Flipping first is the same and moves fewer pixels, except for boxes that end on their last
+    # pixel: maskrcnn-benchmark means one of the resized image.
+    return Compose([resize, flip] if data["plus_one"] else [flip, resize])
+
+
+def largest_size(augmentation: Config, dataset: DetectionDataset) -> Size:
+    """(height, width) of the largest images that augmentation makes, as landscape images."""
+    if "square" in augmentation:
+        return augmentation["square"], augmentation["square"]
+    if "longest" in augmentation:
+        shortest = augmentation.get("shortest") or augmentation["shortest_range"]
+        return max(shortest), augmentation["longest"]
+    height, width = dataset.sizes.max(axis=0).tolist()
+    return height, width
+
+
+def build_schedule(config: Config, epoch: float) -> Schedule:
+    """The learning rates of a recipe; an epoch has `epoch` iterations."""
+    times, solver = config["schedule"], config["solver"]
+    warmup, iterations, steps = solver["warmup"], times["iterations"], times["steps"]
+    return Schedule(
+        round(times["epochs"] * epoch) if iterations is None else iterations,
+        [round(step * epoch) for step in times["step_epochs"]] if steps is None else steps,
+        solver["gamma"],
+        warmup["method"],
+        warmup["iterations"],
+        warmup["factor"],
+    )
+
+
+def _measure(test: TestSet, workers: int, detector: Detector) -> dict[str, Any]:
+    return evaluate_detector(detector, *test, workers=workers)
