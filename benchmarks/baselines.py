@@ -26,7 +26,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from benchmarks import dataset, random_weights
 from benchmarks.cases import MissingError
-from zoo.build import DTYPES
+from zoo.pretrained import DTYPES
 
 METRICS = ("params", "training_memory", "latency", "throughput", "memory", "ap")
 BUILT_IN = {"torchvision": "benchmarks.baselines:torchvision_fcos"}

@@ -14,7 +14,7 @@ from fcos.data.annotations import load_annotations
 from fcos.data.registry import resolve_dataset
 from fcos.preprocess import load_image
 from fcos.read import read_image as read_file
-from zoo.card import Card
+from zoo.registry import Card
 
 EMBEDDED = Path(__file__).resolve().parent / "data" / "coco_val_ccby"
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import zoo
-from zoo.build import DTYPES
+from zoo.pretrained import DTYPES
 
 IMAGES_PER_GPU = 2  # of the published recipes: 16 images on 8 GPUs
 TIMED_STEPS = 20

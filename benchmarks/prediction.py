@@ -22,7 +22,7 @@ import zoo
 from benchmarks.cuda_autocast import CudaAutocast
 from benchmarks.memory import IMAGES_PER_GPU, sgd, training_batch
 from fcos import Detector
-from zoo.build import DTYPES
+from zoo.pretrained import DTYPES
 
 BLOCK = 512  # bytes; CUDA's allocator returns multiples of it
 aten = torch.ops.aten

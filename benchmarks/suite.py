@@ -17,8 +17,8 @@ import zoo
 from benchmarks import baselines, weights
 from benchmarks.cases import METRICS, PRECISIONS, STATIC, Case, Dataset, TimingBudget, Weights
 from benchmarks.dataset import default_dataset, embedded
-from zoo.card import Card
-from zoo.compose import CONFIGS, composed
+from zoo.config import compose
+from zoo.registry import CONFIGS, Card
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
     if name not in suites():
         raise LookupError(f"no suite {name!r}; choose from {', '.join(suites())}")
-    return settings(composed(f"suite/{name}", overrides))
+    return settings(compose(f"suite/{name}", overrides))
 
 
 def settings(config: Any) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import zoo
 from benchmarks.cases import Weights
-from zoo.available import fetch_weights
 from zoo.cache import recorded, sha256
+from zoo.weights import fetch_weights
 
 
 def resolve(
@@ -41,7 +41,7 @@ def resolve(
         with _offline(cached_only):
             path = fetch_weights(card)
     except zoo.NoWeightsError as error:
-        return Weights(note=error.why)
+        return Weights(note=error.reason)
     except zoo.WeightsError as error:
         return Weights(note=_why(str(error), cached_only))
     return Weights("published", str(path), (recorded(path) or sha256(path))[:12])

@@ -17,7 +17,7 @@ from benchmarks.cases import Case
 from benchmarks.dataset import read_images
 from fcos import Detector
 from fcos.preprocess import LongestSide, ShortestSide
-from zoo.build import DTYPES
+from zoo.pretrained import DTYPES
 
 Stage = Callable[[Any], Any]
 Boxes = list[dict[str, Tensor]]

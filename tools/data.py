@@ -35,8 +35,8 @@ from fcos.data.download import (
 )
 from fcos.data.image_files import find_image_dir
 from fcos.data.registry import DatasetSource, find_datasets
-from zoo.compose import CONFIGS
 from zoo.download import fetch
+from zoo.registry import CONFIGS
 from zoo.sources import FileSource
 
 STYLES = {REFUSED: "red", LEFT_OUT: "yellow", ASSUMED: "yellow"}

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 import zoo
-from zoo.available import fetch_weights
 from zoo.download import progress_bars
+from zoo.weights import fetch_weights
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,18 +17,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the card: facts, published figures with their sources, weights, configuration."""
     parser = argparse.ArgumentParser(prog="fcos-zoo info", description=__doc__)
     parser.add_argument("name", help="an entry, see `fcos-zoo list`")
+    parser.add_argument("--parameters", action="store_true", help="also count the parameters")
     options = parser.parse_args(arguments)
     card = zoo.card(options.name)
-    detector = zoo.build(card.name)
-    parameters = sum(parameter.numel() for parameter in detector.parameters())
     # Lists in YAML look like markup, and a folded link cannot be copied.
     console = Console(markup=False, highlight=False, soft_wrap=True)
     facts = [
         ("system", f"{card.family}, {card.repository}"),
         ("config there", card.source),
-        ("weights' licence", card.licence),
+        ("license", card.license),
         *((_state(place), _told(place)) for place in card.weights),
-        ("parameters", f"{parameters / 1e6:.2f} M"),
+        *([("parameters", f"{parameters(card) / 1e6:.2f} M")] if options.parameters else []),
     ]
     console.print(card.name, style="bold")
     for what, fact in facts:
@@ -44,6 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print("\nconfiguration", style="bold")
     console.print(yaml.safe_dump(config, sort_keys=False, default_flow_style=None))
     return 0
+
+
+def parameters(card: zoo.Card) -> int:
+    """The number of the model's parameters; loads torch to count them."""
+    from zoo.config import build_detector
+
+    return sum(each.numel() for each in build_detector(card.config, empty=True).parameters())
 
 
 def _state(place: FileSource) -> str:

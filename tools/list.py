@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def facts(card: Card) -> dict[str, Any]:
     """An entry in one flat mapping: what it is, its weights' terms, what was published."""
-    terms = {"licence": card.licence, "permissive": card.permissive, "served": card.live}
+    terms = {"license": card.license, "permissive": card.permissive, "served": card.live}
     return {"name": card.name, "family": card.family, **terms, **card.published}
 
 

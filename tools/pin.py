@@ -14,8 +14,8 @@ import yaml
 from rich.console import Console
 
 import zoo
-from zoo.compose import CONFIGS
 from zoo.download import probe
+from zoo.registry import CONFIGS
 from zoo.sources import FileSource
 
 

@@ -21,9 +21,9 @@ from benchmarks import store
 from fcos import Detector
 from reports import tables
 from zoo import cache, converted
-from zoo.available import fetch_weights
 from zoo.checkpoint import file_of
 from zoo.sources import endpoint, offline
+from zoo.weights import fetch_weights
 
 CITATION = """\
 @inproceedings{tian2019fcos,
@@ -32,7 +32,7 @@ CITATION = """\
   booktitle = {Proc. Int. Conf. Computer Vision (ICCV)},
   year      = {2019}
 }"""
-PERMISSIVE = {"Apache-2.0", "BSD-3-Clause", "BSD-2-Clause", "MIT"}  # licences that the Hub knows
+PERMISSIVE = {"Apache-2.0", "BSD-3-Clause", "BSD-2-Clause", "MIT"}  # licenses that the Hub knows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", help="an entry of the zoo")
     parser.add_argument("repository", help="hf://owner/repository")
     parser.add_argument("--weights", help="your own file or its address (default: as published)")
-    parser.add_argument("--licence", help="of the weights (default: that of the published ones)")
+    parser.add_argument("--license", help="of the weights (default: that of the published ones)")
     parser.add_argument("--results", type=Path, nargs="+", default=[], help="of `fcos-zoo bench`")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--dry-run", type=Path, metavar="DIR", help="write there, upload nothing")
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             detector,
             Path(place),
             match[1],
-            licence=options.licence or card.licence,
+            license=options.license or card.license,
             origin=f"converted from the published `{card.filename}`"
             if options.weights is None
             else "trained with fcos-zoo by the publisher of this page",
@@ -97,7 +97,7 @@ def write(
     folder: Path,
     repository: str,
     *,
-    licence: str,
+    license: str,
     origin: str,
     results: Sequence[store.Row],
     digest: str,
@@ -107,17 +107,17 @@ def write(
     weights, page = folder / f"{detector.card.name}.safetensors", folder / "README.md"
     converted.write(detector, weights, converted.describe(detector))
     mine = [row for row in results if _of(row, detector.card.name, digest)]
-    page.write_text(model_card(detector, repository, licence, origin, mine), encoding="utf-8")
+    page.write_text(model_card(detector, repository, license, origin, mine), encoding="utf-8")
     shutil.copymode(page, weights)  # safetensors lets nobody else read
     return [weights, page]
 
 
 def model_card(
-    detector: Detector, repository: str, licence: str, origin: str, results: Sequence[store.Row]
+    detector: Detector, repository: str, license: str, origin: str, results: Sequence[store.Row]
 ) -> str:
-    """The repository's page: what it is, how to load it, measured figures, licence, citation."""
+    """The repository's page: what it is, how to load it, measured figures, license, citation."""
     card = detector.card
-    known = {"license": licence.lower()} if licence in PERMISSIVE else {"license": "other"}
+    known = {"license": license.lower()} if license in PERMISSIVE else {"license": "other"}
     facts = {
         **known,
         "library_name": "fcos-zoo",
@@ -152,9 +152,9 @@ for found in detector.detect(["street.jpg"], score_threshold=0.3):
 
 {measured}
 
-## Licence
+## License
 
-Of the weights: {licence}.
+Of the weights: {license}.
 
 ## Citation
 

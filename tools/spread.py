@@ -21,7 +21,7 @@ from benchmarks.runner import run
 from benchmarks.store import Store
 from benchmarks.suite import Suite, settings
 from tools.arguments import default_device
-from zoo.compose import CONFIGS
+from zoo.registry import CONFIGS
 
 
 @hydra.main(version_base=None, config_path=str(CONFIGS), config_name="suite/published")

@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 import zoo
 from fcos.train import distributed
 from fcos.train.metrics import read
-from zoo.compose import CONFIGS
+from zoo.registry import CONFIGS
 from zoo.renamed import rename_overrides, rename_settings
 from zoo.training import train
 

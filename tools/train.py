@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import zoo
 from fcos.train import distributed
-from zoo.card import compose_entry
+from zoo.config import compose_entry
 from zoo.training import train
 
 

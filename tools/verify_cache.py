@@ -12,9 +12,9 @@ from rich.progress import track
 
 import zoo
 from zoo import cache, imagenet
-from zoo.card import owner
 from zoo.converted import SUFFIX
 from zoo.download import fetch
+from zoo.registry import entry_of_file
 from zoo.sources import FileSource, expected
 
 
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def published(filename: str) -> Sequence[FileSource]:
     """Where the zoo's entries or the ImageNet weights have a file of this name from."""
-    name = owner(filename)
+    name = entry_of_file(filename)
     return zoo.card(name).weights if name else imagenet.places(filename)
 
 

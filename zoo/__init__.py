@@ -3,16 +3,35 @@
 >>> import zoo
 >>> zoo.names("FCOS_*R_50*")
 >>> detector = zoo.get("FCOS_MS_R_101_2x")
->>> for found in detector.detect(["street.jpg"], score_threshold=0.3):
-...     print(found.names, found.boxes)
+>>> for detections in detector.detect(["street.jpg"], score_threshold=0.3):
+...     print(detections.names, detections.boxes)
+
+Names are imported on first use, so that what shows facts does not wait for torch.
 """
 
-from zoo.available import NoWeightsError
-from zoo.build import build, load_checkpoint
-from zoo.card import Card, UnknownEntryError, card, names
-from zoo.formats import CheckpointError
-from zoo.load import get
-from zoo.sources import WeightsError
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo.formats import CheckpointError
+    from zoo.pretrained import build, get, load_checkpoint
+    from zoo.registry import Card, UnknownEntryError, card, names, register
+    from zoo.sources import WeightsError
+    from zoo.weights import NoWeightsError
+
+_MODULES = {
+    "Card": "registry",
+    "CheckpointError": "formats",
+    "NoWeightsError": "weights",
+    "UnknownEntryError": "registry",
+    "WeightsError": "sources",
+    "build": "pretrained",
+    "card": "registry",
+    "get": "pretrained",
+    "load_checkpoint": "pretrained",
+    "names": "registry",
+    "register": "registry",
+}
 
 __all__ = [
     "Card",
@@ -25,4 +44,13 @@ __all__ = [
     "get",
     "load_checkpoint",
     "names",
+    "register",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'zoo' has no attribute {name!r}")
+    value = getattr(import_module(f"zoo.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value

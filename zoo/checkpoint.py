@@ -1,31 +1,47 @@
-"""A checkpoint as it comes, from wherever: its tensors, and what it says of itself."""
+"""A checkpoint from a file, an address or a mapping: its tensors, and what was trained."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from torch import Tensor
+from torch.nn import Module
 
+import backbones
+import fcos
 from zoo import cache, converted, formats
-from zoo.available import fetch_address
-from zoo.card import Card
+from zoo.download import fetch
 from zoo.files import UnreadableError, read
 from zoo.formats import CheckpointError
+from zoo.registry import Card
+from zoo.renamed import rename_settings
 from zoo.sources import FileSource, WeightsError
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """`state` under its published keys; `entry` and `classes`, which training here writes beside
-    it, are None where nothing is said of them. `name` is what errors call it."""
+    """Tensors, and what training here writes beside them.
+
+    Attributes:
+        state: the tensors under their published keys.
+        name: what errors call it.
+        entry: the entry that was trained, None where the file does not state it.
+        classes: the names of its classes, or None.
+        config: the configuration that it was trained with, or None.
+    """
 
     state: dict[str, Tensor]
     name: str = "the checkpoint"
     entry: str | None = None
     classes: list[str] | None = None
+    config: dict[str, Any] | None = None
 
     def check_entry(self, entry: Card) -> None:
         """CheckpointError if it says that it is of another."""
@@ -34,6 +50,39 @@ class Checkpoint:
                 f"{self.name} holds a trained {self.entry}, whose boxes {entry.name} would not "
                 f"decode: load it by zoo.get({self.entry!r}, weights=...)"
             )
+
+
+def check_config(checkpoint: Checkpoint) -> None:
+    """Refuse a configuration that would call anything but modules of this project.
+
+    A file is data from anywhere; only `_target_` in its configuration chooses what is called.
+
+    Raises:
+        CheckpointError: naming the target.
+    """
+    allowed = {
+        f"{package.__name__}.{name}"
+        for package in (backbones, fcos)
+        for name, value in vars(package).items()
+        if isinstance(value, type) and issubclass(value, Module)
+    }
+    for target in _targets(checkpoint.config):
+        if target not in allowed:
+            raise CheckpointError(
+                f"{checkpoint.name} asks for {target!r}, which is not a module of fcos-zoo: load "
+                "its weights by zoo.load_checkpoint into a detector of your own"
+            )
+
+
+def _targets(config: Any) -> Iterator[Any]:
+    """Every `_target_` in nested containers."""
+    if isinstance(config, Mapping):
+        if "_target_" in config:
+            yield config["_target_"]
+        config = list(config.values())
+    if isinstance(config, list | tuple):
+        for value in config:
+            yield from _targets(value)
 
 
 def open_checkpoint(source: str | Path | Mapping[str, Any]) -> Checkpoint:
@@ -47,7 +96,7 @@ def open_checkpoint(source: str | Path | Mapping[str, Any]) -> Checkpoint:
         return _parse(source, {}, "the checkpoint")
     if not (isinstance(source, str) and FileSource(source).remote):
         return read_checkpoint(source)
-    path = fetch_address(source)
+    path = _fetch_address(source)
     try:
         return read_checkpoint(path)
     except UnreadableError:
@@ -66,7 +115,7 @@ def file_of(source: str) -> Path:
         WeightsError: it cannot be fetched.
     """
     if FileSource(source).remote:
-        return fetch_address(source)
+        return _fetch_address(source)
     if not Path(source).is_file():
         raise FileNotFoundError(f"{source} is neither a file, nor an address, nor an entry's name")
     return Path(source)
@@ -84,8 +133,24 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 def _parse(content: Mapping[str, Any], facts: dict[str, str], name: str) -> Checkpoint:
     entry, classes = facts.get("entry"), converted.classes(facts)
+    config = None
     if "model" in content and "classes" in content:
-        entry, classes = content.get("entry"), content["classes"]
-    state = formats.unwrap(content)
-    named = None if classes is None else converted.checked(classes)
-    return Checkpoint(state, name, entry if isinstance(entry, str) else None, named)
+        entry, classes, config = content.get("entry"), content["classes"], content.get("config")
+    return Checkpoint(
+        formats.unwrap(content),
+        name,
+        entry if isinstance(entry, str) else None,
+        None if classes is None else converted.checked(classes),
+        rename_settings(config) if isinstance(config, dict) else None,
+    )
+
+
+def _fetch_address(url: str) -> Path:
+    """Download a user's file; the cache keeps it under its name and a hash of its address."""
+    name = re.split("[?#]", url.partition("://")[2])[0].rpartition("/")[2]
+    stem, suffix = os.path.splitext(re.sub(r"[^\w.-]+", "-", unquote(name), flags=re.ASCII))
+    of_address = hashlib.sha256(url.encode()).hexdigest()[:12]
+    # A hash in the file's own name counts, the one of its address that is added here does not.
+    source = FileSource(url, sha256=FileSource(url).digest or "")
+    stem = stem.lstrip(".")[:100] or "weights"
+    return fetch(f"{stem}-{of_address}{suffix[:20]}", [source])

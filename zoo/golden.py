@@ -21,7 +21,7 @@ from fcos import Detector
 from fcos.detections import matches
 from fcos.preprocess import load_image
 from zoo import formats
-from zoo.build import build, load_checkpoint
+from zoo.pretrained import build, load_checkpoint
 
 ATOL, RTOL = 2e-4, 1e-3  # logits and quality
 LTRB_ATOL = 0.05  # pixels

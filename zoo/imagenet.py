@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from backbones import MobileNetV2
 from fcos import Detector
-from zoo.compose import CONFIGS
 from zoo.download import fetch
 from zoo.files import read
 from zoo.formats import BODIES, COUNTER, CheckpointError, unwrap
 from zoo.formats.bodies import CAFFE2_RESNET, DLA_UNREAD, MOBILENET_V2_TORCHVISION
 from zoo.formats.rules import Rule, rename
+from zoo.registry import CONFIGS, load_yaml, source_of
 from zoo.sources import FileSource
 
 CLASSIFIER: tuple[Rule, ...] = ((r"(stem\.)?(fc|fc1000|pred|classifier|head|linear)[._].+", ""),)
@@ -177,13 +176,11 @@ def _check_stride(detector: Detector, facts: Mapping[str, Any]) -> None:
 
 
 def _facts(name: str) -> dict[str, Any]:
-    path = CONFIGS / "imagenet" / f"{name}.yaml"
-    facts: dict[str, Any] = yaml.safe_load(path.read_text())
-    return facts
+    return load_yaml(CONFIGS / "imagenet" / f"{name}.yaml")
 
 
 def _file(facts: Mapping[str, Any]) -> tuple[str, list[FileSource]]:
     """What the file is called in the cache, and where it can be had."""
-    places = [FileSource(p) if isinstance(p, str) else FileSource(**p) for p in facts["weights"]]
+    places = [source_of(place) for place in facts["weights"]]
     filename = facts.get("filename") or places[0].url.split("?")[0].rsplit("/", 1)[-1]
     return filename, places

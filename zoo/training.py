@@ -12,11 +12,11 @@ import torch
 from fcos import Detector
 from fcos.train import run
 from zoo import formats
-from zoo.available import fetch_weights
-from zoo.build import assemble
-from zoo.card import Card, card
 from zoo.checkpoint import file_of, read_checkpoint
+from zoo.config import build_detector
 from zoo.imagenet import load_backbone
+from zoo.registry import Card, card
+from zoo.weights import fetch_weights
 
 Config = Mapping[str, Any]
 
@@ -25,7 +25,7 @@ def train(entry: Card, config: Config, device: torch.device, resume: bool) -> in
     """Train a model of the zoo as configured, see `fcos.train.run.train`."""
 
     def make_detector(classes: Sequence[str]) -> Detector:
-        detector = assemble({**config, "classes": list(classes)})
+        detector = build_detector({**config, "classes": list(classes)})
         detector.card = entry
         return detector
 
@@ -71,7 +71,7 @@ def load_pretrained(detector: Detector, source: str, config: Config) -> str:
             f"{path} has no class predictor: it is not a checkpoint of {config['family']}"
         )
     num_classes = len(checkpoint.state[predictor[0]])
-    donor = assemble(config, num_classes)
+    donor = build_detector(config, num_classes)
     formats.load_state(donor, checkpoint.state)
     pretrained = donor.state_dict()
 

@@ -36,7 +36,7 @@ import zoo
 from benchmarks import baselines, environment, random_weights, workload
 from benchmarks.dataset import embedded, read_images
 from fcos import Detector
-from zoo.build import DTYPES
+from zoo.pretrained import DTYPES
 
 ENTRY = "FCOS_R_50_1x"
 INPUT = (800, 1088)

@@ -25,7 +25,7 @@ from benchmarks.memory import sgd, training_batch
 from benchmarks.random_weights import calibrate_batchnorm
 from benchmarks.studies.side_by_side import conditions, medians, show, side_by_side, speedup
 from fcos.preprocess import resize_image
-from zoo.build import DTYPES
+from zoo.pretrained import DTYPES
 
 ENTRY = "FCOS_R_50_1x"
 BASELINE = "torchvision"

@@ -318,7 +318,7 @@ def test_weights_come_from_the_user_first(tmp_path: Path) -> None:
         ("FCOS_R_50_6l_2x", "no weights were ever published"),
         (
             "FCOS_R_50_5l_2x",
-            "nobody serves the weights any more "
+            "no host serves the weights any more "
             "(withdrawn by its authors: it was the original FCOS_R_50_FPN_1x)",
         ),
     ],

@@ -26,9 +26,10 @@ from fcos.train.metrics import read
 from fcos.train.run import build_datasets, build_transforms, make_trainer
 from fcos.train.trainer import Trainer
 from zoo import formats
-from zoo.build import assemble, load_checkpoint
-from zoo.card import card, compose_entry
+from zoo.config import build_detector, compose_entry
 from zoo.golden import draw_boxes, draw_image, draw_tensor
+from zoo.pretrained import load_checkpoint
+from zoo.registry import card
 
 FOLDER = Path(__file__).parent / "training"
 
@@ -59,7 +60,7 @@ def solver(entry: str, keys: list[str]) -> Solver:
         keys: keys of the published checkpoint to report the groups of.
     """
     config = compose_entry(entry)
-    detector = assemble(config).train()
+    detector = build_detector(config).train()
     trainer = _trainer(entry, detector, config, Path())
     group_of = {
         id(parameter): (group["lr"], group["weight_decay"])
@@ -100,7 +101,7 @@ def train(fixture: Mapping[str, Any]) -> Run:
         ],
     )
     weights = {t["key"]: draw_tensor(**t) for t in load(f"tensors_{entry}.json.gz")}
-    detector = assemble(config)
+    detector = build_detector(config)
     load_checkpoint(detector, weights)
     detector.train()
     before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}

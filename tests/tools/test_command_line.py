@@ -106,7 +106,7 @@ def test_list_can_be_of_what_may_be_used_and_had(capsys: Capture) -> None:
     assert main(["list", "--license", "permissive", "--served", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == zoo.names(license="permissive", weights=True)
-    assert all(row["permissive"] and row["served"] and row["licence"] for row in rows)
+    assert all(row["permissive"] and row["served"] and row["license"] for row in rows)
     assert main(["list", "FCOS_V_*", "--license", "permissive"]) == 1
     assert "no entry matches" in capsys.readouterr().err
 

@@ -24,7 +24,7 @@ from fcos.data.download import DatasetSpec
 from fcos.data.registry import resolve_dataset
 from tools import data
 from tools.cli import main
-from zoo.compose import CONFIGS
+from zoo.registry import CONFIGS
 
 Capture = pytest.CaptureFixture[str]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.compose import CONFIGS
+from zoo.registry import CONFIGS
 
 SCRIPT = CONFIGS.parent / "tools" / "train.sbatch"
 SRUN = """#!/bin/bash

@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 import tools.sweep
 import zoo
 from fcos.train.signals import STOP
-from zoo.card import compose_entry
-from zoo.compose import CONFIGS
+from zoo.config import compose_entry
+from zoo.registry import CONFIGS
 
 SHORT = [
     "schedule.iterations=4",

@@ -62,10 +62,10 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 def test_download_fetches_several_and_tells_of_failures(
     mirror: FaultyServer, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wanted = zoo.names("FCOS_imprv_R_*")
+    wanted = zoo.names("FCOS_R_*_FPN_*")
     for name in wanted[1:]:
         mirror.add(f"{name}.pth", BODY)
-    assert cli.main(["download", "FCOS_imprv_R_*", "no_such_entry", "--jobs", "3"]) == 1
+    assert cli.main(["download", "FCOS_R_*_FPN_*", "no_such_entry", "--jobs", "3"]) == 1
     text = said(capsys)
     assert f"{wanted[1]}: {folder / wanted[1]}.pth" in text
     assert f"{wanted[0]}: {wanted[0]}.pth could not be downloaded" in text

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.build import assemble
+from zoo.config import build_detector
 from zoo.training import initialize_weights, load_pretrained
 
 ENTRY = "FCOS_shapes_tiny"  # circle, square, triangle
@@ -13,7 +13,7 @@ ENTRY = "FCOS_shapes_tiny"  # circle, square, triangle
 def started(classes, source):
     """A detector for these classes, its predictor before, and what was said of its start."""
     config = zoo.card(ENTRY).config
-    detector = assemble({**config, "classes": classes})
+    detector = build_detector({**config, "classes": classes})
     before = detector.head.cls_logits.weight.clone()
     return detector, before, load_pretrained(detector, str(source), config)
 

@@ -7,7 +7,7 @@ import zoo
 from fcos.data.transforms import HorizontalFlip, ResizeShortestSide, SquareView
 from fcos.train.optim import make_optimizer
 from fcos.train.run import build_schedule, build_transforms, largest_size
-from zoo.compose import CONFIGS
+from zoo.registry import CONFIGS
 
 
 @pytest.mark.parametrize("name", zoo.names())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from zoo.card import compose_entry
+from zoo.config import compose_entry
 from zoo.renamed import RENAMED, rename_overrides, rename_settings
 
 

@@ -7,7 +7,7 @@ from torch import nn
 import zoo
 from fcos.train.optim import Schedule, make_optimizer
 from fcos.train.run import build_schedule
-from zoo.card import compose_entry
+from zoo.config import compose_entry
 
 
 def rates(entry, *iterations):

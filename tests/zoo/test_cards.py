@@ -12,9 +12,9 @@ from hydra.version import base_at_least
 
 import zoo
 from fcos import Detector
-from zoo.build import assemble
-from zoo.card import compose_entry, owner
+from zoo.config import build_detector, compose_entry
 from zoo.published import SYSTEMS
+from zoo.registry import entry_of_file
 
 # Millions of parameters of the original systems' own models.
 PARAMETERS = {
@@ -45,7 +45,7 @@ PARAMETERS = {
 def skeleton(name: str) -> Detector:
     """The entry's detector without memory for its weights."""
     with torch.device("meta"):
-        return assemble(zoo.card(name).config)
+        return build_detector(zoo.card(name).config)
 
 
 @pytest.mark.parametrize("name", zoo.names())
@@ -53,7 +53,7 @@ def test_every_entry_composes(name: str) -> None:
     card, detector = zoo.card(name), skeleton(name)
     assert card.name == name
     assert card.family in (*SYSTEMS, "shapes")
-    assert card.licence
+    assert card.license
     assert card.source
     assert len(detector.classes) == detector.head.num_classes
     assert detector.head.strides == detector.pyramid.strides
@@ -90,8 +90,8 @@ def test_published_figures_are_of_the_entry_s_own_version_and_all_in_per_cent() 
 
 
 def test_a_file_that_entries_share_is_of_the_one_with_its_name() -> None:
-    assert owner("FCOS_R_101_FPN_2x.pth") == "FCOS_R_101_FPN_2x"
-    assert owner("nobody.pth") is None
+    assert entry_of_file("FCOS_R_101_FPN_2x.pth") == "FCOS_R_101_FPN_2x"
+    assert entry_of_file("nobody.pth") is None
 
 
 def test_an_application_that_runs_in_hydra_can_use_the_zoo(tmp_path: Path) -> None:

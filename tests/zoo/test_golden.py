@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from zoo import golden
-from zoo.build import assemble
-from zoo.card import card
+from zoo.config import build_detector
 from zoo.golden import Check, Fixture
+from zoo.registry import card
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FIXTURES = {fixture.entry: fixture for fixture in golden.find(REPOSITORY / "tests" / "golden")}
@@ -77,7 +77,7 @@ def test_an_entry_that_finds_nothing_does_not_pass(small: Fixture) -> None:
 @pytest.mark.parametrize("entry", FIXTURES)
 def test_fixtures_say_how_many_parameters_there_are(entry: str) -> None:
     with torch.device("meta"):
-        detector = assemble(card(entry).config)
+        detector = build_detector(card(entry).config)
     assert sum(p.numel() for p in detector.parameters()) == FIXTURES[entry].spec["parameters"]
 
 

@@ -13,7 +13,7 @@ from mirrors import FaultyServer, own_settings
 from torchvision.models.detection import FCOS_ResNet50_FPN_Weights
 
 import zoo
-from zoo.build import assemble
+from zoo.config import build_detector
 
 # Bytes beside each tensor, (least, most), by the container and what its keys are like. A tensor of
 # 256 channels that is missing or too many moves the mean of a ResNet-50 by about 4 bytes.
@@ -70,7 +70,7 @@ class Expected(NamedTuple):
 
 
 def expected(name: str) -> Expected:
-    state = assemble(zoo.card(name).config, empty=True).state_dict()
+    state = build_detector(zoo.card(name).config, empty=True).state_dict()
     return Expected(len(state), sum(t.numel() * t.element_size() for t in state.values()))
 
 

@@ -13,8 +13,8 @@ from safetensors import safe_open
 import zoo
 from zoo import cache as files
 from zoo import converted
-from zoo.build import assemble
-from zoo.load import _empty
+from zoo.config import build_detector
+from zoo.pretrained import _empty
 
 ENTRY = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
 FILE, COPY = f"{ENTRY}.pth", f"{ENTRY}.converted.safetensors"
@@ -158,7 +158,7 @@ def test_a_copy_that_another_process_writes_is_left_to_it(cache: Path) -> None:
     ["FCOS_RT_MS_DLA_34_4x_bn", "FCOS_HRNet_W18_5l_2x", "FCOS_MS_V_39_3x", "FCOS_R_50_noctr_2x"],
 )
 def test_a_network_without_memory_lacks_nothing_but_its_state(entry: str) -> None:
-    detector = assemble(zoo.card(entry).config, empty=True)
+    detector = build_detector(zoo.card(entry).config, empty=True)
     saved = detector.state_dict()
     assert all(tensor.is_meta for tensor in saved.values())
     assert not detector.normalizer.mean.is_meta

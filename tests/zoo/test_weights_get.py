@@ -13,8 +13,8 @@ import torchvision
 from mirrors import FaultyServer, own_settings, saved
 
 import zoo
-from zoo.available import nearest
-from zoo.identify import looks_like
+from zoo.diagnose import describe_checkpoint
+from zoo.weights import nearest
 
 ENTRY = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
 FILE = f"{ENTRY}.pth"
@@ -81,13 +81,13 @@ def test_a_cached_file_needs_no_network(
     assert differing(zoo.get(ENTRY), published) == []
 
 
-def test_a_licence_that_binds_is_told_once_when_the_file_arrives(
+def test_a_license_that_binds_is_told_once_when_the_file_arrives(
     mirror: FaultyServer, published: dict[str, torch.Tensor], capsys: pytest.CaptureFixture[str]
 ) -> None:
     mirror.add(FILE, saved({"model": published}))
     zoo.get(ENTRY)
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == f"{ENTRY}: licence of these weights: {zoo.card(ENTRY).licence}"
+    assert line == f"{ENTRY}: license of these weights: {zoo.card(ENTRY).license}"
     zoo.get(ENTRY)
     assert capsys.readouterr().err == ""
 
@@ -130,10 +130,11 @@ def test_the_network_that_a_checkpoint_is_of_is_named() -> None:
         state = torchvision.models.detection.fcos_resnet50_fpn(
             weights=None, weights_backbone=None
         ).state_dict()
-    assert looks_like(state) == "its tensors are those of FCOS_TV_R_50"
+    assert describe_checkpoint(state) == "its tensors are those of FCOS_TV_R_50"
     del state["head.classification_head.conv.0.weight"]
     assert (
-        looks_like(state) == "it looks like a torchvision checkpoint that fits no entry of the zoo"
+        describe_checkpoint(state)
+        == "it looks like a torchvision checkpoint that fits no entry of the zoo"
     )
 
 
@@ -141,7 +142,7 @@ def test_where_nobody_serves_the_weights_one_line_says_what_else_there_is(cache:
     with pytest.raises(zoo.NoWeightsError) as dead:
         zoo.get("FCOS_HRNet_W18_5l_2x")
     assert str(dead.value) == (
-        "nobody serves the weights of FCOS_HRNet_W18_5l_2x any more (reported unreachable since "
+        "no host serves the weights of FCOS_HRNet_W18_5l_2x any more (reported unreachable since "
         "2019): the nearest entry with weights is FCOS_MM_HRNet_W18_2x; "
         "`fcos-zoo train FCOS_HRNet_W18_5l_2x` trains this one"
     )
@@ -197,7 +198,7 @@ def test_the_nearest_entry_has_the_same_backbone_if_any_has() -> None:
     assert nearest("FCOS_V_75_FPN_2x") == "FCOS_V_57_FPN_2x"
 
 
-def test_names_by_licence_and_by_whether_weights_are_served() -> None:
+def test_names_by_license_and_by_whether_weights_are_served() -> None:
     permissive, bound = zoo.names(license="permissive"), zoo.names(license="non-commercial")
     assert sorted([*permissive, *bound]) == zoo.names()
     assert "FCOS_TV_R_50" in permissive

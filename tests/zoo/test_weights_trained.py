@@ -15,7 +15,7 @@ import zoo
 from fcos import Detector
 from fcos.train.checkpoint import release
 from zoo import converted
-from zoo.build import assemble
+from zoo.config import build_detector
 
 ENTRY = "FCOS_shapes_tiny"
 CLASSES = ["cat", "dog", "hat", "mat", "rat"]
@@ -26,7 +26,7 @@ def trained() -> Detector:
     """A detector of classes of its own."""
     torch.manual_seed(0)
     card = zoo.card(ENTRY)
-    detector = assemble({**card.config, "classes": CLASSES})
+    detector = build_detector({**card.config, "classes": CLASSES})
     detector.card = card
     return detector
 

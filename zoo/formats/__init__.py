@@ -78,7 +78,7 @@ def recognise(keys: Iterable[str]) -> ModuleType:
     for form in FORMATS:
         if any(re.fullmatch(form.MARKER, key) for key in keys):
             return form
-    raise CheckpointError(f"no FCOS checkpoint of a known format: {_looks_like(keys)}")
+    raise CheckpointError(f"no FCOS checkpoint of a known format: {_describe_checkpoint(keys)}")
 
 
 def prepare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -189,7 +189,7 @@ def _check_pixels(detector: Detector, state: Mapping[str, Tensor]) -> None:
             )
 
 
-def _looks_like(keys: Sequence[str]) -> str:
+def _describe_checkpoint(keys: Sequence[str]) -> str:
     if any("roi_heads" in key for key in keys):
         return "it looks like a two-stage detector (Faster or Mask R-CNN)"
     if any(re.match(r"(fc|classifier|head\.fc)\.", key) for key in keys):

@@ -1,4 +1,4 @@
-"""What a checkpoint is that is not what it should be."""
+"""What a checkpoint holds that is not the expected one."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from fcos import Detector
 from zoo import formats
-from zoo.build import assemble
-from zoo.card import Card, backbone_of, card, names, stated
+from zoo.config import build_detector
 from zoo.formats.rules import Levels, rename
+from zoo.registry import Card, card, names
 
 LINEAGE = {
     "adelaidet": formats.adelaidet,
@@ -27,7 +27,7 @@ LINEAGE = {
 }
 
 
-def looks_like(state: Mapping[str, Tensor], entry: Card | None = None) -> str:
+def describe_checkpoint(state: Mapping[str, Tensor], entry: Card | None = None) -> str:
     """What a published state dict looks like, in a clause; at worst it takes a few seconds.
 
     Args:
@@ -40,7 +40,7 @@ def looks_like(state: Mapping[str, Tensor], entry: Card | None = None) -> str:
     except formats.CheckpointError as error:
         return str(error)
     if entry and form in (formats.native, LINEAGE.get(entry.family)) and _fits(entry, state):
-        rows = _rows(assemble(entry.config, empty=True), state)
+        rows = _rows(build_detector(entry.config, empty=True), state)
         if rows not in (None, len(entry.config["classes"])):
             return (
                 f"it is one of {rows} classes: zoo.build({entry.name!r}, num_classes={rows}), "
@@ -73,9 +73,9 @@ def _architectures(form: ModuleType, body: type) -> Iterator[list[Card]]:
     found: dict[str, list[Card]] = {}
     kinds: dict[str, bool] = {}
     for name in names():
-        if LINEAGE.get(stated(name, "family")) is not form:
+        if LINEAGE.get(card(name).family) is not form:
             continue
-        backbone = backbone_of(name)
+        backbone = card(name).backbone or name
         if backbone not in kinds:
             target = card(name).config["backbone"]["_target_"]
             kinds[backbone] = target.rpartition(".")[2] == body.__name__
@@ -102,10 +102,10 @@ def _fits(entry: Card, state: Mapping[str, Tensor]) -> bool:
         else torch.empty(value.shape, dtype=value.dtype, device="meta")
         for key, value in state.items()
     }
-    detector = assemble(entry.config, empty=True)
+    detector = build_detector(entry.config, empty=True)
     rows = _rows(detector, state)
     if rows and rows != len(detector.classes):
-        detector = assemble(entry.config, rows, empty=True)
+        detector = build_detector(entry.config, rows, empty=True)
     try:
         formats.load_state(detector, shapes)
     except formats.CheckpointError:

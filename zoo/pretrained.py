@@ -1,0 +1,237 @@
+"""Detectors with published weights: the file is fetched, read, translated and loaded."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from textwrap import shorten
+from typing import Any, Literal, get_args
+
+import torch
+
+from fcos import Detector
+from fcos.inference import inference_layout
+from fcos.preprocess import ResizeMethod
+from zoo import cache, converted, formats
+from zoo.checkpoint import Checkpoint, check_config, open_checkpoint, read_checkpoint
+from zoo.config import build_detector
+from zoo.diagnose import LINEAGE, describe_checkpoint
+from zoo.files import UnreadableError
+from zoo.formats import CheckpointError
+from zoo.registry import Card, UnknownEntryError, card, entry_of_file
+from zoo.sources import WeightsError
+from zoo.weights import fetch_weights
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def get(
+    name: str,
+    weights: str | Path | None = None,
+    device: str | torch.device | None = None,
+    precision: Precision = "fp32",
+    compile: bool = False,
+    resize: ResizeMethod | None = None,
+) -> Detector:
+    """A ready detector: published weights fetched and verified, eval mode.
+
+    Args:
+        name: an entry of the zoo, or a file that training here wrote: the detector then has the
+            settings and classes that it was trained with.
+        weights: another checkpoint than the published one: a file, or an address
+            (`hf://owner/repo/file`, `https://...`) from which it is downloaded once.
+        device: where to put it; by default the CPU. On a GPU, convolutions round fp32 to TF32
+            unless `torch.backends.cudnn.allow_tf32` is set to False, as the commands do.
+        precision: "bf16" or "fp16" compute the network in that type; norms' statistics, box
+            regression and decoding stay in fp32.
+        compile: fuse norms into convolutions and compile the network: the fastest detector, at the
+            price of a minute before its first image. See `Detector.fuse` and `compile_network`.
+        resize: another method than the published one, see `resize_image`; "antialias" resizes on
+            the detector's device, which spares the CPU and changes scores a little.
+
+    Raises:
+        UnknownEntryError, WeightsError, CheckpointError: each names what is wrong and what to do.
+    """
+    if precision not in DTYPES:
+        raise ValueError(f"precision {precision!r} is not one of {', '.join(DTYPES)}")
+    if resize is not None and resize not in get_args(ResizeMethod):
+        raise ValueError(f"resize {resize!r} is not one of {', '.join(get_args(ResizeMethod))}")
+    if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {str(device)!r}: torch finds no GPU here; use device='cpu'")
+    if device is not None and torch.device(device).type == "mps":
+        raise ValueError("device 'mps' has no float64, which NMS needs; use device='cpu'")
+    if weights is not None:
+        detector = _load_given(card(name), weights)
+    elif _is_path(name):
+        detector = _load_trained(Path(name))
+    else:
+        detector = _load_published(card(name))
+    detector.eval()
+    if resize is not None:
+        detector.resize_method = resize
+    if compile:
+        detector.fuse()
+    dtype = DTYPES[precision]
+    detector.to(device=device, dtype=dtype)
+    detector.to(memory_format=inference_layout(device or "cpu", dtype))
+    return detector.compile_network() if compile else detector
+
+
+def build(name: str, num_classes: int | None = None) -> Detector:
+    """The architecture of an entry, freshly initialised: nothing is downloaded.
+
+    Args:
+        name: an entry of the zoo.
+        num_classes: another number than the entry's; the classes are then called "0", "1", ...
+    """
+    entry = card(name)
+    detector = build_detector(entry.config, num_classes)
+    detector.card = entry
+    return detector
+
+
+def load_checkpoint(detector: Detector, source: str | Path | Mapping[str, Any]) -> None:
+    """Load published weights, or those that training here wrote, into a detector, strictly.
+
+    The detector is then in eval mode, ready to detect; `detector.train()` goes on training it.
+
+    Args:
+        source: a file, an address (`hf://owner/repo/file`, `https://`), or a mapping {key: tensor},
+            in any published format; the format is recognised from the keys.
+
+    Raises:
+        WeightsError: the file cannot be fetched or read.
+        CheckpointError: it is of another entry, or lists every missing, unexpected and misshapen
+            tensor; the detector is then as it was.
+        ValueError: the detector is fused.
+    """
+    if detector.fused:
+        raise ValueError("the detector is fused: load weights into it before `fuse()`")
+    checkpoint = open_checkpoint(source)
+    if detector.card:
+        checkpoint.check_entry(detector.card)
+    formats.load_state(detector, checkpoint.state)
+    detector.eval()
+
+
+def _load_published(entry: Card) -> Detector:
+    """With the published weights; from the second time on, mapped from their converted copy."""
+    path = fetch_weights(entry)
+    detector = _empty(entry, entry.config)
+    if converted.load(detector, path):
+        return detector
+    try:
+        _fill(detector, read_checkpoint(path))
+    except UnreadableError:
+        raise
+    except (CheckpointError, WeightsError) as error:
+        if _has_stated_hash(entry, path):
+            raise type(error)(
+                f"{shorten(str(error), 600)}\n{path} is the published file, by its SHA-256, but "
+                "this version of the zoo cannot load it: take a newer one"
+            ) from error
+        raise type(error)(
+            f"{shorten(str(error), 600)}\n{path.name}: {cache.quarantine(path)}. The next call "
+            f"downloads it again; if that does not help, put the right file at {path}, or set "
+            "FCOS_ZOO_MIRRORS to a host that serves it."
+        ) from error
+    converted.keep(detector, path)
+    return detector
+
+
+def _has_stated_hash(entry: Card, path: Path) -> bool:
+    """Whether the file has a hash that the card states."""
+    size, digest = path.stat().st_size, cache.sha256(path)
+    return any(source.digest and source.matches(size, digest) for source in entry.weights)
+
+
+def _load_given(entry: Card, source: str | Path) -> Detector:
+    """With the weights of a user's file or address, and its settings where it states them."""
+    checkpoint = open_checkpoint(source)
+    filename = Path(source).name
+    other = None if checkpoint.entry or filename == entry.filename else entry_of_file(filename)
+    if other not in (None, entry.name):
+        raise CheckpointError(
+            f"{filename} is the name of {other}'s weights, whose boxes {entry.name} would decode "
+            f"wrongly: load the file by zoo.get({other!r}, weights=...), or rename it if it holds "
+            "others"
+        )
+    checkpoint.check_entry(entry)
+    return _load_trained_as(entry, checkpoint)
+
+
+def _load_trained(path: Path) -> Detector:
+    """What training wrote, as the file itself says what it is."""
+    checkpoint = read_checkpoint(path)
+    if checkpoint.entry is None:
+        raise CheckpointError(
+            f"{path} does not state which entry it is: "
+            f"load it by zoo.get(ENTRY, weights={str(path)!r})"
+        )
+    config = checkpoint.config
+    try:
+        entry = card(checkpoint.entry)
+    except UnknownEntryError:
+        if config is None:
+            raise
+        entry = Card(checkpoint.entry, config["family"], "", "", "not stated", False, (), "")
+    if config is None:
+        warnings.warn(
+            f"{path} does not hold the settings that it was trained with: those of {entry.name} "
+            "are assumed",
+            stacklevel=3,
+        )
+    return _load_trained_as(entry, checkpoint)
+
+
+def _load_trained_as(entry: Card, checkpoint: Checkpoint) -> Detector:
+    config: Mapping[str, Any] = entry.config if checkpoint.config is None else checkpoint.config
+    if checkpoint.config is not None:
+        check_config(checkpoint)
+    detector = _empty(entry, {**config, "classes": checkpoint.classes or config["classes"]})
+    _fill(detector, checkpoint)
+    return detector
+
+
+def _empty(entry: Card, config: Mapping[str, Any]) -> Detector:
+    """A detector whose tensors are yet to be loaded."""
+    detector = build_detector(config, empty=True)
+    saved = detector.state_dict().keys()
+    if any(buffer.is_meta and name not in saved for name, buffer in detector.named_buffers()):
+        detector = build_detector(config)  # it has computed constants, which no checkpoint holds
+    detector.card = entry
+    return detector
+
+
+def _fill(detector: Detector, checkpoint: Checkpoint) -> None:
+    """Load a checkpoint in the entry's own format; the error says what it is instead."""
+    for part in (detector.backbone, detector.pyramid, detector.head):
+        assert isinstance(part, torch.nn.Module)
+        if any(tensor.is_meta for tensor in part.state_dict().values()):
+            part.to_empty(device="cpu")
+    for name, buffer in detector.named_buffers():
+        if name.endswith(formats.COUNTER):  # the one tensor that a checkpoint may lack
+            buffer.zero_()
+    entry, state = detector.card, checkpoint.state
+    try:
+        form = formats.recognise(state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.name} is not {entry.name}: {error}") from None
+    if form not in (formats.native, LINEAGE.get(entry.family)):
+        raise CheckpointError(
+            f"{checkpoint.name} is not {entry.name}: {describe_checkpoint(state)}"
+        )
+    try:
+        formats.load_state(detector, state)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{checkpoint.name} is not {entry.name}: {describe_checkpoint(state, entry)}; {error}"
+        ) from error
+
+
+def _is_path(name: str) -> bool:
+    """Whether this is a file's path and not an entry's name, which has no suffix or folder."""
+    path = Path(name)
+    return path.name != name or path.suffix in (".pth", ".pt", ".safetensors")
