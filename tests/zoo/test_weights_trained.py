@@ -109,7 +109,7 @@ def test_load_checkpoint_takes_the_files_that_get_takes(
     (tmp_path / f"{ENTRY}.pth").touch()
     converted.keep(trained, tmp_path / f"{ENTRY}.pth")
     copy = tmp_path / f"{ENTRY}.converted.safetensors"
-    monkeypatch.setattr("zoo.checkpoint.fetch_address", lambda address: copy)
+    monkeypatch.setattr("zoo.checkpoint._fetch_address", lambda address: copy)
     for source in (copy, "https://host.invalid/copy"):
         detector = zoo.build(ENTRY, num_classes=len(CLASSES))
         zoo.load_checkpoint(detector, source)
