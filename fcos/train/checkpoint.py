@@ -52,9 +52,34 @@ def write(content: Mapping[str, Any], path: Path) -> None:
         os.close(folder)
 
 
-def release(state: Mapping[str, Tensor], classes: Sequence[str], entry: str, path: Path) -> None:
-    """Write only the weights, as `zoo.get(entry, weights=path)` reads them."""
-    write({"model": dict(state), "classes": list(classes), "entry": entry}, path)
+# What of a run's configuration makes the detector; the rest is about its training.
+DETECTOR_SETTINGS = (
+    *("family", "backbone", "pyramid", "head", "images", "resize"),
+    *("assigner", "loss", "decoder", "detector", "classes"),
+)
+
+
+def release(
+    state: Mapping[str, Tensor],
+    classes: Sequence[str],
+    entry: str,
+    path: Path,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
+    """Write only the weights and the detector's settings, as `zoo.get(path)` reads them.
+
+    Args:
+        state: the detector's.
+        classes: the names of its classes.
+        entry: the name of the model.
+        path: of the file.
+        settings: the configuration of the run.
+    """
+    content = {"model": dict(state), "classes": list(classes), "entry": entry}
+    chosen = {key: value for key, value in (settings or {}).items() if key in DETECTOR_SETTINGS}
+    if chosen:
+        content["config"] = {**chosen, "classes": list(classes)}
+    write(content, path)
 
 
 class Checkpoints:

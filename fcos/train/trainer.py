@@ -57,7 +57,7 @@ class Trainer:
         config: precision, accumulation, intervals and the like.
         epoch: iterations in which as many images are seen as the dataset has.
         evaluate: measures a detector; called on all ranks, and returns the same figures on all.
-        settings: the whole configuration of the run, for loggers that keep it.
+        settings: the whole configuration of the run, for loggers and the released file.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class Trainer:
     def _release(self, path: Path) -> None:
         """Write the weights that are evaluated, without the state of training."""
         weights = self.eval_model.state_dict()
-        checkpoint.release(weights, self.detector.classes, self.name, path)
+        checkpoint.release(weights, self.detector.classes, self.name, path, self.settings)
 
     def _every(self, *intervals: int) -> bool:
         return self.iteration == self.schedule.iterations or any(

@@ -137,3 +137,40 @@ def test_a_user_s_file_that_does_not_fit_stays_where_it_is(tmp_path: Path) -> No
     assert path.exists()
     with pytest.raises(zoo.WeightsError, match="check the path"):
         zoo.get(ENTRY, weights=tmp_path / "absent.pth")
+
+
+def test_a_trained_file_loads_by_its_path_with_its_settings(
+    tmp_path: Path, trained: Detector
+) -> None:
+    path = tmp_path / "best.pth"
+    config = zoo.card(ENTRY).config
+    settings = {**config, "decoder": {**config["decoder"], "score_threshold": 0.25}}
+    release(trained.state_dict(), trained.classes, ENTRY, path, settings)
+    for detector in (zoo.get(str(path)), zoo.get(ENTRY, weights=path)):
+        assert detector.classes == tuple(CLASSES)
+        assert detector.decoder.score_threshold == 0.25
+        assert detector.card.name == ENTRY
+    release(trained.state_dict(), trained.classes, "MINE", path, settings)
+    assert zoo.get(str(path)).card.family == "shapes"
+
+
+def test_an_older_file_has_the_settings_of_its_entry(tmp_path: Path, trained: Detector) -> None:
+    path = tmp_path / "best.pth"
+    release(trained.state_dict(), trained.classes, ENTRY, path)
+    with pytest.warns(UserWarning, match=f"those of {ENTRY} are assumed"):
+        assert zoo.get(str(path)).classes == tuple(CLASSES)
+    torch.save(trained.state_dict(), path)
+    with pytest.raises(zoo.CheckpointError, match="does not state which entry it is"):
+        zoo.get(str(path))
+
+
+def test_settings_in_a_file_cannot_call_anything_else(tmp_path: Path, trained: Detector) -> None:
+    path, marker = tmp_path / "best.pth", tmp_path / "marker"
+    settings = {
+        **zoo.card(ENTRY).config,
+        "backbone": {"_target_": "os.system", "command": f"touch {marker}"},
+    }
+    release(trained.state_dict(), trained.classes, ENTRY, path, settings)
+    with pytest.raises(zoo.CheckpointError, match=r"asks for 'os\.system', which is not a module"):
+        zoo.get(str(path))
+    assert not marker.exists()
