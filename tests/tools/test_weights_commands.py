@@ -303,7 +303,7 @@ def test_push_writes_a_file_that_loads_and_a_page_with_its_figures(
     page = (out / "README.md").read_text()
     facts = yaml.safe_load(page.split("---")[1])
     assert (facts["license"], facts["pipeline_tag"]) == ("other", "object-detection")
-    for text in ("| 37.0 [", "BSD-2-Clause for academic use", "@inproceedings{tian2019fcos"):
+    for text in ("| 37.0 |", "BSD-2-Clause for academic use", "@inproceedings{tian2019fcos"):
         assert text in page
     assert f'address = "hf://me/mine/{SMALL}.safetensors"' in page
     assert "99.0" not in page
