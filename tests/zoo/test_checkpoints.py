@@ -285,7 +285,8 @@ def test_offline_the_error_says_what_to_do() -> None:
     with pytest.raises(zoo.WeightsError) as error:
         zoo.get("FCOS_R_50_1x")
     first, remedy = str(error.value).splitlines()
-    assert first == "FCOS_R_50_1x.pth is not in the cache, and FCOS_ZOO_OFFLINE forbids fetching it"
+    forbidden = "FCOS_ZOO_OFFLINE forbids downloading it"
+    assert first == f"FCOS_R_50_1x.pth is not in the cache, and {forbidden}"
     assert remedy.startswith("Unset FCOS_ZOO_OFFLINE, put the file at ")
 
 
