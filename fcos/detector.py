@@ -84,7 +84,8 @@ class Detector(InferenceOptions):
         self.point_spacing = point_spacing
         self.ignore_padding = ignore_padding
         self.resize_method = resize_method
-        self.card: Any = None
+        self.card: Any = None  # the zoo's facts about it
+        self.settings: dict[str, Any] | None = None  # the configuration that it was built from
 
     def forward(
         self,

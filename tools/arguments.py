@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 
 def positive(text: str) -> int:
@@ -10,6 +11,14 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 on")
     return int(text)
+
+
+def name_for_files(model: str) -> str:
+    """What files made with a model are called: its name, or RUN_best for `runs/RUN/best.pth`."""
+    path = Path(model)
+    if path.suffix not in (".pth", ".pt", ".safetensors"):
+        return path.name
+    return "_".join(filter(None, (path.parent.name, path.stem)))
 
 
 def default_device() -> str:

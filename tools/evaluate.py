@@ -21,7 +21,7 @@ from fcos.coco_eval import FIGURES, Result
 from fcos.data.image_files import find_image_dir
 from fcos.preprocess import ResizeMethod
 from fcos.train import distributed
-from tools.arguments import exact_float32, positive
+from tools.arguments import exact_float32, name_for_files, positive
 
 DRAWN = Path("outputs/data")  # where shapes are drawn to
 
@@ -30,14 +30,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Detect on every image, write the detections, print the metrics; under torchrun together."""
     options = _parser().parse_args(arguments)
     exact_float32()
-    dataset = _dataset(options)
-    ids = image_ids(dataset, options.limit)
+    dataset = _dataset(options.dataset)
     title = f"{options.name} multi-scale" if options.multi_scale else options.name
-    folder = options.out or Path("outputs/evaluate") / title.replace(" ", "_")
+    stem = name_for_files(options.name) + title.removeprefix(options.name)
+    folder = options.out or Path("outputs/evaluate") / stem.replace(" ", "_")
     with distributed.process_group(options.device) as device:
         detector = zoo.get(
             options.name, options.weights, device, options.precision, resize=options.resize
         ).fuse()
+        dataset = dataset or default_dataset(detector.card, DRAWN)
+        ids = image_ids(dataset, options.limit)
         tta = TTA_MULTI_SCALE if options.multi_scale else ()
         results = accuracy.detect(detector, dataset, ids, options.batch, tta, options.workers)
         if distributed.rank() == 0:
@@ -45,10 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _dataset(options: argparse.Namespace) -> Dataset:
-    if not options.dataset:
-        return default_dataset(zoo.card(options.name), DRAWN)
-    annotations, *image_dir = options.dataset
+def _dataset(paths: Sequence[Path] | None) -> Dataset | None:
+    if not paths:
+        return None
+    annotations, *image_dir = paths
     if len(image_dir) > 1:
         raise ValueError("--dataset takes an annotation file and at most one folder of images")
     return Dataset.of(annotations, image_dir[0] if image_dir else find_image_dir(annotations))
@@ -87,7 +89,7 @@ def _percent(value: float | None) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fcos-zoo evaluate", description=__doc__)
     add = parser.add_argument
-    add("name", help="a model, see `fcos-zoo list`")
+    add("name", help="a model, see `fcos-zoo list`, or a file that training wrote")
     add("--dataset", type=Path, nargs="+", metavar=("ANNOTATIONS", "IMAGES"),
         help="annotations in COCO's format and, if it cannot be found, the folder of the images; "
         "default: the 31 embedded images of val2017, or shapes")  # fmt: skip

@@ -20,7 +20,7 @@ from fcos import Detector, LongestSide, ShortestSide, export
 from fcos.boxes import Size
 from fcos.detections import matches
 from fcos.preprocess import as_float, resize_image
-from tools.arguments import positive
+from tools.arguments import name_for_files, positive
 
 FORMATS = ("pt2", "onnx")
 PROVED_ON = 4  # photographs
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with console.status(f"{options.name}: tracing"):
         graph = export.program(detector, size, options.images)
     for form in options.format:
-        path = options.out / f"{options.name}.{form}"
+        path = options.out / f"{name_for_files(options.name)}.{form}"
         draft = path.with_suffix(f".draft.{form}")
         try:
             with console.status(f"{path}: writing"):

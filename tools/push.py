@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import sys
@@ -38,7 +39,7 @@ PERMISSIVE = {"Apache-2.0", "BSD-3-Clause", "BSD-2-Clause", "MIT"}  # licenses t
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the two files and upload them, or only write them."""
     parser = argparse.ArgumentParser(prog="fcos-zoo push", description=__doc__)
-    parser.add_argument("name", help="an entry of the zoo")
+    parser.add_argument("name", help="an entry of the zoo, or a file that training wrote")
     parser.add_argument("repository", help="hf://owner/repository")
     parser.add_argument("--weights", help="your own file or its address (default: as published)")
     parser.add_argument("--license", help="of the weights (default: that of the published ones)")
@@ -50,9 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not match:
         raise ValueError(f"{options.repository!r} is no repository: write hf://owner/repository")
     api = None if options.dry_run else hub()
-    card = zoo.card(options.name)
-    source = file_of(options.weights) if options.weights else fetch_weights(card)
-    detector = zoo.get(card.name, weights=source)
+    trained = options.weights or (options.name if Path(options.name).is_file() else None)
+    source = file_of(trained) if trained else fetch_weights(zoo.card(options.name))
+    if options.name == trained:
+        detector = zoo.get(options.name)
+    else:
+        detector = zoo.get(zoo.card(options.name).name, weights=source)
+    card = detector.card
     folder = nullcontext(options.dry_run) if options.dry_run else tempfile.TemporaryDirectory()
     with folder as place:
         files = write(
@@ -61,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             match[1],
             license=options.license or card.license,
             origin=f"converted from the published `{card.filename}`"
-            if options.weights is None
+            if trained is None
             else "trained with fcos-zoo by the publisher of this page",
             results=store.newest(store.read(options.results)),
             digest=cache.sha256(source),
@@ -105,7 +110,8 @@ def write(
     """Write `<entry>.safetensors` and `README.md`; `digest` is of the file the weights are from."""
     folder.mkdir(parents=True, exist_ok=True)
     weights, page = folder / f"{detector.card.name}.safetensors", folder / "README.md"
-    converted.write(detector, weights, converted.describe(detector))
+    facts = {**converted.describe(detector), "config": json.dumps(detector.settings)}
+    converted.write(detector, weights, facts)
     mine = [row for row in results if _of(row, detector.card.name, digest)]
     page.write_text(model_card(detector, repository, license, origin, mine), encoding="utf-8")
     shutil.copymode(page, weights)  # safetensors lets nobody else read

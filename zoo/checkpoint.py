@@ -35,6 +35,7 @@ class Checkpoint:
         entry: the entry that was trained, None where the file does not state it.
         classes: the names of its classes, or None.
         config: the configuration that it was trained with, or None.
+        trained: whether training here wrote it.
     """
 
     state: dict[str, Tensor]
@@ -42,6 +43,7 @@ class Checkpoint:
     entry: str | None = None
     classes: list[str] | None = None
     config: dict[str, Any] | None = None
+    trained: bool = False
 
     def check_entry(self, entry: Card) -> None:
         """CheckpointError if it says that it is of another."""
@@ -133,8 +135,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 def _parse(content: Mapping[str, Any], facts: dict[str, str], name: str) -> Checkpoint:
     entry, classes = facts.get("entry"), converted.classes(facts)
-    config = None
-    if "model" in content and "classes" in content:
+    config = converted.settings(facts)
+    trained = "model" in content and "classes" in content
+    if trained:
         entry, classes, config = content.get("entry"), content["classes"], content.get("config")
     return Checkpoint(
         formats.unwrap(content),
@@ -142,6 +145,7 @@ def _parse(content: Mapping[str, Any], facts: dict[str, str], name: str) -> Chec
         entry if isinstance(entry, str) else None,
         None if classes is None else converted.checked(classes),
         rename_settings(config) if isinstance(config, dict) else None,
+        trained,
     )
 
 

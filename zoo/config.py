@@ -77,6 +77,7 @@ def build_detector(
     from hydra.utils import instantiate
 
     import fcos
+    from fcos.train.checkpoint import detector_settings
 
     classes = config["classes"]
     if num_classes is not None and num_classes != len(classes):
@@ -94,7 +95,7 @@ def build_detector(
         head = fcos.Head(pyramid.strides, len(classes), pyramid.channels, **config["head"])
     resize = {"shortest": fcos.ShortestSide, "longest": fcos.LongestSide}[config["resize"]["side"]]
     rule = {key: value for key, value in config["resize"].items() if key != "side"}
-    return fcos.Detector(
+    detector = fcos.Detector(
         backbone,
         pyramid,
         head,
@@ -106,6 +107,8 @@ def build_detector(
         classes=classes,
         **config.get("detector", {}),
     )
+    detector.settings = detector_settings(config, classes)
+    return detector
 
 
 @contextmanager

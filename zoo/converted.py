@@ -113,6 +113,14 @@ def classes(facts: dict[str, str]) -> Any:
         return facts["classes"]
 
 
+def settings(facts: dict[str, str]) -> Any:
+    """What a file's metadata gives as the configuration of its detector; None if nothing."""
+    try:
+        return json.loads(facts["config"])
+    except (KeyError, json.JSONDecodeError):
+        return None
+
+
 def checked(classes: Any) -> list[str]:
     """What a file gives as its class names; CheckpointError if they are none."""
     if not isinstance(classes, list | tuple) or not all(isinstance(c, str) for c in classes):

@@ -177,12 +177,6 @@ def _load_trained(path: Path) -> Detector:
         if config is None:
             raise
         entry = Card(checkpoint.entry, config["family"], "", "", "not stated", False, (), "")
-    if config is None:
-        warnings.warn(
-            f"{path} does not hold the settings that it was trained with: those of {entry.name} "
-            "are assumed",
-            stacklevel=3,
-        )
     return _load_trained_as(entry, checkpoint)
 
 
@@ -190,6 +184,12 @@ def _load_trained_as(entry: Card, checkpoint: Checkpoint) -> Detector:
     config: Mapping[str, Any] = entry.config if checkpoint.config is None else checkpoint.config
     if checkpoint.config is not None:
         check_config(checkpoint)
+    elif checkpoint.trained:  # by an earlier version
+        warnings.warn(
+            f"{checkpoint.name} does not hold the settings that it was trained with: those of "
+            f"{entry.name} are assumed",
+            stacklevel=4,
+        )
     detector = _empty(entry, {**config, "classes": checkpoint.classes or config["classes"]})
     _fill(detector, checkpoint)
     return detector

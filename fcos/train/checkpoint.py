@@ -59,6 +59,12 @@ DETECTOR_SETTINGS = (
 )
 
 
+def detector_settings(config: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """What of a run's configuration makes the detector, with the classes that it has."""
+    chosen = {key: value for key, value in config.items() if key in DETECTOR_SETTINGS}
+    return {**chosen, "classes": list(classes)}
+
+
 def release(
     state: Mapping[str, Tensor],
     classes: Sequence[str],
@@ -75,10 +81,9 @@ def release(
         path: of the file.
         settings: the configuration of the run.
     """
-    content = {"model": dict(state), "classes": list(classes), "entry": entry}
-    chosen = {key: value for key, value in (settings or {}).items() if key in DETECTOR_SETTINGS}
-    if chosen:
-        content["config"] = {**chosen, "classes": list(classes)}
+    content: dict[str, Any] = {"model": dict(state), "classes": list(classes), "entry": entry}
+    if settings is not None:
+        content["config"] = detector_settings(settings, classes)
     write(content, path)
 
 

@@ -1,0 +1,80 @@
+"""The files of a run hold the settings of its detector, and every command takes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import zoo
+from fcos.data.shapes import write
+from fcos.train.checkpoint import release
+from fcos.train.metrics import read
+from tools import cli
+from tools.arguments import name_for_files
+
+ENTRY = "FCOS_shapes_tiny"
+SETTINGS = ["resize.size=96", "head.shared_depth=1", "decoder.score=product"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("data"), 8, seed=3, size=96, classes=("star", "circle"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    """The folder of a run of a few steps with other settings than the entry's."""
+    folder = tmp_path_factory.mktemp("runs") / "mine"
+    arguments = [f"data.train={data}", f"data.test={data}", f"run.folder={folder}", *SETTINGS]
+    arguments += ["schedule.iterations=60", "data.workers=0", "solver.batch=4", "run.device=cpu"]
+    assert cli.main(["train", ENTRY, *arguments]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("file", ["best.pth", f"{ENTRY}.pth"])
+def test_the_file_is_the_detector_that_was_trained(run: Path, file: str) -> None:
+    for detector in (zoo.get(str(run / file)), zoo.get(ENTRY, weights=run / file)):
+        assert detector.resize.size == 96
+        assert detector.decoder.score == "product"
+        assert detector.settings is not None
+        assert detector.settings["head"]["shared_depth"] == 1
+        assert detector.classes == ("star", "circle")
+
+
+def test_evaluate_gives_the_ap_that_training_gave(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = str(run / f"{ENTRY}.pth"), str(tmp_path / "out")
+    arguments = ["--dataset", str(data), "--workers", "0", "--device", "cpu", "--out", out]
+    assert cli.main(["evaluate", file, *arguments]) == 0
+    figures = json.loads((tmp_path / "out" / "figures.json").read_text())
+    trained = [record for record in read(run / "metrics.jsonl") if "AP" in record][-1]
+    assert trained["AP"] > 0
+    assert figures["AP"] == pytest.approx(trained["AP"], abs=1e-3)
+
+
+def test_push_keeps_the_settings(run: Path, tmp_path: Path) -> None:
+    file = str(run / "best.pth")
+    assert cli.main(["push", file, "hf://me/mine", "--dry-run", str(tmp_path)]) == 0
+    pushed, trained = zoo.get(str(tmp_path / f"{ENTRY}.safetensors")), zoo.get(file)
+    assert pushed.settings == trained.settings
+    image = torch.rand(3, 96, 96)
+    for ours, theirs in zip(pushed.levels([image]), trained.levels([image]), strict=True):
+        torch.testing.assert_close(ours.logits, theirs.logits)
+
+
+def test_what_is_made_with_a_run_is_named_after_it() -> None:
+    assert name_for_files("runs/mine/best.pth") == "mine_best"
+    assert name_for_files(ENTRY) == ENTRY
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_file_of_an_earlier_version_loads_with_a_warning(tmp_path: Path, by_name: bool) -> None:
+    built, path = zoo.build(ENTRY), tmp_path / "old.pth"
+    release(built.state_dict(), built.classes, ENTRY, path)
+    with pytest.warns(UserWarning, match=r"old\.pth does not hold the settings.*FCOS_shapes_tiny"):
+        detector = zoo.get(ENTRY, weights=path) if by_name else zoo.get(str(path))
+    assert detector.resize.size == 160
