@@ -12,8 +12,8 @@ from torch import Tensor
 from benchmarks.cases import Dataset
 from fcos.data.annotations import load_annotations
 from fcos.data.registry import resolve_dataset
-from fcos.preprocess import load_image
-from fcos.read import read_image as read_file
+from fcos.image_io import load_image
+from fcos.image_io import read_image as read_file
 from zoo.registry import Card
 
 EMBEDDED = Path(__file__).resolve().parent / "data" / "coco_val_ccby"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,19 +12,16 @@ from backbones import Backbone
 from fcos.boxes import Size, inside, level_points
 from fcos.detections import Detections, class_names
 from fcos.head import Head, Level, map_size
+from fcos.image_io import ImageSource, image_batches
 from fcos.inference import InferenceOptions
 from fcos.losses import Loss
 from fcos.postprocess import Candidates, Decoder, concatenate
 from fcos.preprocess import (
     ImageBatch,
     ImageNormalizer,
-    ImageSource,
     LongestSide,
     ResizeMethod,
     ShortestSide,
-    check_image,
-    image_list,
-    load_image,
     resize_image,
 )
 from fcos.pyramid import Pyramid
@@ -159,7 +156,7 @@ class Detector(InferenceOptions):
 
     def detect(
         self,
-        images: ImageSource | Sequence[ImageSource],
+        images: ImageSource | Iterable[ImageSource],
         score_threshold: float = 0.0,
         batch_size: int = 1,
         tta: Sequence[Augmentation] = (),
@@ -167,8 +164,9 @@ class Detector(InferenceOptions):
         """Detect objects in images of any kind and size, with the model's test-time resize.
 
         Args:
-            images: one image or several: paths, PIL images, uint8 (H, W, 3) arrays, (3, H, W)
-                tensors, or an (N, 3, H, W) tensor.
+            images: one image or an iterable of them, which may be a generator: paths, bytes, open
+                files, PIL images, (H, W, 3) arrays, (3, H, W) tensors, or an (N, 3, H, W) tensor.
+                Integers are 0..255, floats 0..1; see `image_io.load_image`.
             score_threshold: only detections of at least this score.
             batch_size: images a forward pass; more than one pads images of different shape, which
                 changes results near their borders a little.
@@ -178,18 +176,15 @@ class Detector(InferenceOptions):
             One `Detections` per image, boxes in its own pixels.
 
         Raises:
+            ValueError, TypeError, OSError: an image cannot be used; the message says which and why.
             RuntimeError: the detector is in training mode.
         """
-        images = image_list(images)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         if self.training:
             raise RuntimeError("the detector is in training mode: call `detector.eval()` first")
         detections = []
-        for start in range(0, len(images), batch_size):
-            loaded = [load_image(image) for image in images[start : start + batch_size]]
-            for index, image in enumerate(loaded, start):
-                check_image(image, index)
+        for loaded in image_batches(images, batch_size):
             with torch.inference_mode():
                 results = self.find(loaded, tta)
             for image, result in zip(loaded, results, strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,54 +14,9 @@ from torch.nn.functional import interpolate
 
 from backbones.layers import KeepFloat32
 from fcos.boxes import Size
-from fcos.read import read_image, upright_rgb
+from fcos.image_io import check_image
 
-ImageSource = str | Path | Image.Image | np.ndarray | Tensor
 ResizeMethod = Literal["pil", "opencv", "tensor", "antialias"]
-
-
-def image_list(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource]:
-    """One image, an (N, 3, H, W) tensor or a sequence of images as a sequence; never empty."""
-    if isinstance(images, (str, Path, Image.Image, np.ndarray)):
-        return [images]
-    if isinstance(images, Tensor):
-        images = [images] if images.ndim == 3 else list(images)
-    if len(images) == 0:
-        raise ValueError("no images: pass at least one image to `detect`")
-    return images
-
-
-def load_image(source: ImageSource) -> Tensor:
-    """Read an image in any usual form as an RGB uint8 or float tensor of shape (3, H, W).
-
-    Paths and PIL images are rotated by their EXIF orientation and converted to RGB; arrays are
-    (H, W, 3) or (H, W) uint8 RGB; tensors are (3, H, W) and returned unchanged.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ImageError: the file is not an image.
-        ValueError, TypeError: an array of another shape or type, or another object.
-    """
-    if isinstance(source, Tensor):
-        return source
-    if isinstance(source, (str, Path)):
-        if not Path(source).exists():
-            raise FileNotFoundError(f"no such image: {source}")
-        source = np.array(read_image(source))
-    elif isinstance(source, Image.Image):
-        source = np.array(upright_rgb(source))
-    if not isinstance(source, np.ndarray):
-        raise TypeError(
-            f"an image must be a path, a PIL image, a uint8 array or a tensor, "
-            f"not {type(source).__name__}"
-        )
-    if source.dtype != np.uint8:
-        raise TypeError(f"an image array must be uint8 (H, W, 3), this one is {source.dtype}")
-    if source.ndim == 2:
-        source = source[..., None].repeat(3, axis=2)
-    if source.ndim != 3 or source.shape[2] != 3:
-        raise ValueError(f"an image array must have shape (H, W, 3), this one has {source.shape}")
-    return torch.from_numpy(np.ascontiguousarray(source)).permute(2, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -170,25 +124,6 @@ def resize_image(
 def as_float(image: Tensor) -> Tensor:
     """Float 0..1 values of a uint8 0..255 or float 0..1 image."""
     return image.float() / 255 if image.dtype == torch.uint8 else image
-
-
-def check_image(image: object, index: int) -> None:
-    """Raise an error unless `image` is a finite (3, H, W) tensor, uint8 or float."""
-    if not isinstance(image, Tensor):
-        raise TypeError(
-            f"image {index} is a {type(image).__name__}; pass (3, H, W) tensors here, "
-            "or an image of any kind to `detect`"
-        )
-    if image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(
-            f"image {index} has shape {tuple(image.shape)}; expected (3, H, W), RGB channels first"
-        )
-    if min(image.shape[-2:]) < 1:
-        raise ValueError(f"image {index} is empty: shape {tuple(image.shape)}")
-    if image.dtype != torch.uint8 and not image.is_floating_point():
-        raise TypeError(f"image {index} is {image.dtype}; expected uint8 0..255 or float 0..1")
-    if image.is_floating_point() and not bool(torch.isfinite(image).all()):
-        raise ValueError(f"image {index} has NaN or infinite values")
 
 
 @dataclass

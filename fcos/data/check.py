@@ -18,7 +18,7 @@ from rich.progress import track
 
 from fcos.data.annotations import Annotations, load_annotations
 from fcos.data.coco import CocoDataset
-from fcos.read import ImageError, bit_depth, orientation, read_image
+from fcos.image_io import ImageError, bit_depth, orientation, read_image
 
 # What training and evaluation do about a finding: they stop; skip the image or object; correct it;
 # read it by an assumption that may be wrong; or nothing.

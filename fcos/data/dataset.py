@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fcos.read import ImageError, read_image
+from fcos.image_io import ImageError, read_image
 
 Target = dict[str, Any]
 Sample = tuple[Tensor, Target]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fcos.data.annotations import Annotations, Note, load_annotations
-from fcos.read import ImageError
+from fcos.image_io import ImageError
 
 TRIED = 50  # images of a file that are looked for in each folder
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from fcos.data.dataset import DetectionDataset, PILSample, Target, as_tensors
 from fcos.data.sampler import SampleIndex
 from fcos.data.transforms import Transform
-from fcos.read import ImageError
+from fcos.image_io import ImageError
 
 Batch = tuple[list[Tensor], list[Target]]
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from fcos.data.check import ASSUMED, Finding, check
 from fcos.data.coco import CocoDataset
-from fcos.read import ORIENTATION, ImageError
+from fcos.image_io import ORIENTATION, ImageError
 
 
 def test_every_finding_names_its_file(tmp_path):

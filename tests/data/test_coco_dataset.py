@@ -10,7 +10,7 @@ from PIL import Image
 
 from fcos.data.coco import CocoDataset
 from fcos.data.dataset import concatenate
-from fcos.read import ImageError
+from fcos.image_io import ImageError
 
 EMBEDDED = Path(__file__).parents[2] / "benchmarks" / "data" / "coco_val_ccby"
 

@@ -9,7 +9,7 @@ from PIL import Image
 from fcos.data.coco import CocoDataset
 from fcos.data.image_files import find_image_dir
 from fcos.data.registry import find_datasets, resolve_dataset
-from fcos.read import ImageError
+from fcos.image_io import ImageError
 
 
 def write(path: Path, file_name: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from fcos.read import ORIENTATION, ImageError, read_image
+from fcos.image_io import ORIENTATION, ImageError, read_image
 
 SIZE = (12, 16)  # height, width
 

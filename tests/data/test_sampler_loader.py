@@ -21,7 +21,7 @@ from fcos.data.loader import Loader
 from fcos.data.sampler import TrainingSampler, ordered_batches
 from fcos.data.shapes import write
 from fcos.data.transforms import Compose, HorizontalFlip, ResizeShortestSide
-from fcos.read import ImageError
+from fcos.image_io import ImageError
 
 PORTRAIT = [i % 3 == 0 for i in range(23)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from fcos import ImageNormalizer
-from fcos.preprocess import ResizeMethod, load_image, resize_image
+from fcos.image_io import image_batches, load_image
+from fcos.preprocess import ResizeMethod, resize_image
 
 BGR = {"mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0]}
 RGB_UNIT = {
@@ -28,6 +30,48 @@ def test_every_form_of_a_picture_is_the_same_tensor(tmp_path: Path, picture: Ten
     pil.save(tmp_path / "picture.png")
     for form in (tmp_path / "picture.png", str(tmp_path / "picture.png"), pil, array, picture):
         assert torch.equal(load_image(form), picture)
+
+
+def test_bytes_and_open_files_are_images_too(tmp_path: Path, picture: Tensor) -> None:
+    path = tmp_path / "picture.png"
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
+    assert torch.equal(load_image(path.read_bytes()), picture)
+    with path.open("rb") as file:
+        assert torch.equal(load_image(file), picture)
+    with pytest.raises(ValueError, match="the bytes given: not a readable image"):
+        load_image(b"GIF89a and no more")
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift", "found"), [(255, 0, "from 0 to 255"), (4, -2, "from -2 to 2")]
+)
+def test_floats_outside_0_to_1_are_refused_by_their_range(
+    picture: Tensor, scale: float, shift: float, found: str
+) -> None:
+    unit = picture / 255
+    assert torch.equal(load_image(unit), unit)
+    with pytest.raises(ValueError, match=f"image 3 has values {found}; floats must lie in 0..1"):
+        load_image(unit * scale + shift, index=3)
+
+
+def test_the_range_of_a_float_array_is_named_as_well(picture: Tensor) -> None:
+    normalised = picture.permute(1, 2, 0).numpy() / 51 - 2
+    with pytest.raises(TypeError, match="this one is float64 with values from -2 to 3"):
+        load_image(normalised)
+
+
+def test_a_generator_is_read_a_batch_at_a_time(picture: Tensor) -> None:
+    loaded: list[int] = []
+
+    def camera() -> Iterator[Tensor]:
+        for number in range(5):
+            loaded.append(number)
+            yield picture
+
+    batches = image_batches(camera(), 2)
+    assert len(next(batches)) == 2
+    assert loaded == [0, 1]
+    assert [len(batch) for batch in batches] == [2, 1]
 
 
 def test_grey_pictures_get_three_channels() -> None:
