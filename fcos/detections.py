@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_iou
 from torchvision.transforms.functional import to_pil_image
 
+from fcos.drawing import draw_boxes
+
 if TYPE_CHECKING:
     import pandas as pd
 
-# Colours that people with any colour vision can tell apart (Okabe and Ito, "Color Universal
-# Design", 2008), without black.
-COLOURS = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (0, 114, 178),
-    (213, 94, 0),
-    (204, 121, 167),
-)
-Colour = tuple[int, int, int]
+JPEG_LIMIT = 65535  # pixels a side
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -72,6 +65,21 @@ class Detections:
         height, width = self.image.shape[-2:]
         return f"Detections({len(self)} in {width}x{height} pixels{': ' if found else ''}{found})"
 
+    def filter(
+        self, classes: str | Iterable[str] | None = None, score_threshold: float = 0.0
+    ) -> Detections:
+        """The detections of some classes, by name, and of at least a score.
+
+        `detections.filter(["person", "car"], 0.5)`
+        """
+        wanted = (
+            {classes}
+            if isinstance(classes, str)
+            else set(self.names if classes is None else classes)
+        )
+        named = torch.tensor([name in wanted for name in self.names], dtype=torch.bool)
+        return self[named & (self.scores.cpu() >= score_threshold)]
+
     def to_dict(self) -> dict[str, list[Any]]:
         """{"boxes", "scores", "labels", "names"} as plain lists, ready for JSON."""
         return {
@@ -80,6 +88,10 @@ class Detections:
             "labels": self.labels.tolist(),
             "names": list(self.names),
         }
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON text."""
+        return json.dumps(self.to_dict())
 
     def to_pandas(self) -> pd.DataFrame:
         """A row per detection: x1, y1, x2, y2, score, label and name."""
@@ -125,57 +137,36 @@ class Detections:
             data={"class_name": np.array(self.names, dtype=str)},
         )
 
-    def draw(self, width: int | None = None) -> Image.Image:
+    def draw(self, width: int | None = None, font_file: str | None = None) -> Image.Image:
         """The image with its boxes, class names and scores, the best on top.
 
         Args:
             width: of the lines in pixels; default: by the size of the image.
+            font_file: for scripts that DejaVu Sans does not have; see `drawing.draw_boxes`.
         """
         image: Image.Image = to_pil_image(self.image.cpu()).convert("RGB")
-        draw = ImageDraw.Draw(image)
-        line = width or max(2, round(max(image.size) / 400))
-        font = ImageFont.load_default(size=max(11, 5 * line))
-        for i in reversed(range(len(self))):
-            box = self.boxes[i].tolist()
-            colour = class_colour(int(self.labels[i]))
-            draw.rectangle(box, outline=colour, width=line)
-            text = f"{self.names[i]} {float(self.scores[i]):.2f}"
-            background = _label_place(draw.textbbox((0, 0), text, font=font), box, image.size, line)
-            draw.rectangle(background, fill=colour)
-            draw.text((background[0] + line, background[1]), text, _text_colour(colour), font=font)
+        scores = self.scores.tolist()
+        texts = [f"{name} {score:.2f}" for name, score in zip(self.names, scores, strict=True)]
+        draw_boxes(image, self.boxes, self.labels, texts, width, font_file)
         return image
+
+    def save(self, path: str | Path, font_file: str | None = None) -> Path:
+        """Write the drawn image in the format that the path's suffix names.
+
+        Returns:
+            The file written: a PNG instead of a JPEG where a side is longer than a JPEG's can be.
+        """
+        path = Path(path)
+        if path.suffix.lower() in (".jpg", ".jpeg") and max(self.image.shape) > JPEG_LIMIT:
+            path = path.with_suffix(".png")
+        self.draw(font_file=font_file).save(path, quality=92)
+        return path
 
     def _repr_png_(self) -> bytes:
         """The drawn image, which notebooks show."""
         buffer = io.BytesIO()
         self.draw().save(buffer, "PNG")
         return buffer.getvalue()
-
-
-def _label_place(
-    text: tuple[float, float, float, float],
-    box: Sequence[float],
-    size: tuple[int, int],
-    margin: int,
-) -> tuple[float, float, float, float]:
-    """Where a label's background goes: above the box's upper left corner, moved into the image.
-
-    Args:
-        text: xyxy of the text drawn at (0, 0).
-        box: xyxy of the detection.
-        size: (width, height) of the image.
-        margin: around the text, in pixels.
-    """
-    width, height = text[2] + 2 * margin, text[3] + margin
-    left = max(0.0, min(box[0], size[0] - 1 - width))
-    top = max(0.0, min(box[1] - height, size[1] - 1 - height))
-    return left, top, left + width, top + height
-
-
-def _text_colour(background: Colour) -> str:
-    """Black or white, whichever is easier to read (ITU-R BT.601 luma)."""
-    red, green, blue = background
-    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else "white"
 
 
 def matches(
@@ -197,11 +188,6 @@ def matches(
             matched += 1
             overlap[:, int(row.argmax())] = 0
     return matched
-
-
-def class_colour(label: int) -> Colour:
-    """The colour in which a class is drawn; classes beyond the seventh share them."""
-    return COLOURS[label % len(COLOURS)]
 
 
 def class_names(labels: Tensor, classes: Sequence[str]) -> list[str]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageFont
 
 from fcos import Detections
-from fcos.detections import COLOURS, class_colour
+from fcos.drawing import COLOURS, class_colour, default_font, draw_boxes, drawable
 
 
 @pytest.fixture
@@ -71,6 +72,17 @@ def test_one_line_says_what_was_found(found: Detections) -> None:
     assert repr(found) == text
     assert repr(found[:0]) == "Detections(0 in 200x100 pixels)"
     assert repr(found[[0, 0, 0, 0]]).endswith("cat 0.90, ...)")
+
+
+def test_a_filter_names_classes_and_a_score(found: Detections) -> None:
+    assert found.filter("cat").scores.tolist() == pytest.approx([0.9, 0.3])
+    assert found.filter(["cat", "dog"], score_threshold=0.5).names == ["cat", "dog"]
+    assert found.filter(score_threshold=0.5).names == ["cat", "dog"]
+    assert len(found.filter([])) == 0
+
+
+def test_json_holds_the_dict(found: Detections) -> None:
+    assert json.loads(found.to_json()) == found.to_dict()
 
 
 def test_a_dict_is_ready_for_json(found: Detections) -> None:
@@ -153,6 +165,54 @@ def test_labels_fit_an_image_smaller_than_they_are() -> None:
         torch.zeros(3, 4, 4, dtype=torch.uint8),
     )
     assert tiny.draw().size == (4, 4)
+
+
+def test_labels_do_not_cover_each_other() -> None:
+    """Six objects at one place: the labels of all have all of their pixels."""
+    image = Image.new("RGB", (400, 300))
+    boxes = torch.tensor([[100.0 + i, 100.0 + i, 250.0 + i, 280.0] for i in range(6)])
+    draw_boxes(image, boxes, torch.arange(6), ["giraffe"] * 6)
+    drawn = np.array(image)
+    for label in range(6):
+        alone = Image.new("RGB", (400, 300))
+        draw_boxes(alone, boxes[:1], torch.tensor([label]), ["giraffe"])
+        background = (np.array(alone) == class_colour(label)).all(-1)[:100].sum()
+        assert (drawn == class_colour(label)).all(-1).sum() > 0.9 * background > 300
+
+
+def test_a_label_without_a_free_place_is_left_out() -> None:
+    once, often = Image.new("RGB", (70, 20)), Image.new("RGB", (70, 20))
+    boxes = torch.tensor([[2.0, 2.0, 60.0, 18.0]]).repeat(5, 1)
+    draw_boxes(once, boxes[:1], torch.zeros(1).long(), ["giraffe"])
+    draw_boxes(often, boxes, torch.zeros(5).long(), ["giraffe"] * 5)
+    assert ImageChops.difference(once, often).getbbox() is None
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "bell\x07", "\udcff", "長颈鹿", "žirafa"])
+def test_names_of_any_characters_are_drawn(name: str) -> None:
+    image = Image.new("RGB", (200, 100))
+    draw_boxes(image, torch.tensor([[50.0, 50.0, 150.0, 90.0]]), torch.tensor([0]), [name])
+    assert image.getbbox() is not None
+
+
+def test_characters_that_cannot_be_drawn_become_question_marks() -> None:
+    font = ImageFont.truetype(default_font(), 11)
+    assert drawable("a\nb 長 ž жираф καμ", font) == "a?b ? ž жираф καμ"
+
+
+def test_an_image_too_wide_for_jpeg_is_saved_as_png(tmp_path: Path) -> None:
+    wide = Detections(
+        torch.tensor([[60000.0, 0.0, 69000.0, 3.0]]),
+        torch.tensor([0.5]),
+        torch.tensor([0]),
+        ["train"],
+        torch.zeros(3, 4, 70000, dtype=torch.uint8),
+    )
+    written = wide.save(tmp_path / "wide.jpg")
+    assert [path.name for path in tmp_path.iterdir()] == [written.name] == ["wide.png"]
+    with Image.open(written) as image:
+        assert image.size == (70000, 4)
+    assert wide[:0].save(tmp_path / "wide.bmp").suffix == ".bmp"
 
 
 def test_lines_grow_with_the_image(found: Detections) -> None:
