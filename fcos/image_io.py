@@ -27,6 +27,8 @@ TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Not MPO, the JPEG of phones and cameras, whose other frames are previews or depth maps.
+MULTI_FRAME_FORMATS = {"GIF", "TIFF", "PNG", "WEBP", "AVIF"}
 ROUNDING = 1e-3  # by which float images may leave 0..1
 BIT_DEPTHS = (8, 12, 16)  # of integer images, whose files do not say which it is
 
@@ -166,6 +168,30 @@ def read_image(path: str | Path | BinaryIO, size: tuple[int, int] | None = None)
             "image of another size",
         )
     return image
+
+
+def read_frames(path: str | Path | BinaryIO, name: str) -> Iterator[tuple[int | None, Image.Image]]:
+    """Read every frame of an animation or of a TIFF with several pages as 8-bit RGB.
+
+    Args:
+        path: the file, or an open one.
+        name: of the file, in errors.
+
+    Yields:
+        The frame's number from 0, or None for the image of a file that holds only one, and the
+        frame, converted as by `read_image`.
+
+    Raises:
+        ImageError: the file is unreadable or truncated.
+    """
+    try:
+        with Image.open(path) as file:
+            count = getattr(file, "n_frames", 1) if file.format in MULTI_FRAME_FORMATS else 1
+            for number in range(count):
+                file.seek(number)
+                yield (number if count > 1 else None), upright_rgb(file)
+    except Exception as error:
+        raise ImageError(f"{name}: not a readable image ({error})") from None
 
 
 def upright_rgb(image: Image.Image, size: tuple[int, int] | None = None) -> Image.Image:

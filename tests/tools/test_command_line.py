@@ -6,19 +6,12 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from PIL import Image
 
 import zoo
-from fcos import Detector, ShortestSide
 from tools.cli import COMMANDS, main
-from tools.predict import category_ids, drawings
-from zoo.golden import Fixture
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
@@ -122,129 +115,6 @@ def test_info_prints_figures_sources_and_the_whole_configuration(capsys: Capture
         "box: relu",
     ):
         assert text in printed
-
-
-@pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> Detector:
-    """What `zoo.get` gives: an entry with random weights and a small test size."""
-    state = Fixture(REPOSITORY / "tests" / "golden" / f"{SMALL}.json").state_dict()
-    detector = zoo.build(SMALL).eval()
-    zoo.load_checkpoint(detector, state)
-    detector.resize = ShortestSide(64, 96)
-    monkeypatch.setattr("tools.predict.zoo.get", lambda *arguments: detector)
-    return detector
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A folder of two small photographs and a text."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    with Image.open(PHOTOGRAPH) as photograph:
-        photograph.resize((128, 86)).save(folder / "000000000042.jpg")
-        photograph.resize((86, 128)).save(folder / "upright[a].png")
-    (folder / "notes.txt").write_text("no picture")
-    return folder
-
-
-def results_of(folder: Path) -> list[dict[str, Any]]:
-    return json.loads((folder / "results.json").read_text())
-
-
-def test_predict_draws_and_writes_coco_results(
-    capsys: Capture, tmp_path: Path, pictures: Path
-) -> None:
-    weights, out = tmp_path / "published.pth", tmp_path / "out"
-    fixture = Fixture(REPOSITORY / "tests" / "golden" / f"{SMALL}.json")
-    torch.save({"model": fixture.state_dict()}, weights)
-    picture = pictures / "000000000042.jpg"
-    arguments = [str(picture), "--weights", str(weights), "--out", str(out), "--device", "cpu"]
-    assert main(["predict", SMALL, *arguments, "--score-threshold", "0.1"]) == 0
-    assert "1 pictures and results.json" in capsys.readouterr().out
-    with Image.open(out / picture.name) as drawn:
-        assert drawn.size == (128, 86)
-    rows = results_of(out)
-    assert rows
-    for row in rows:
-        assert row["image_id"] == 42
-        assert row["category_id"] in zoo.card(SMALL).config["category_ids"]
-        assert row["score"] >= 0.1
-        x, y, width, height = row["bbox"]
-        assert min(x, y, width, height) >= 0
-        assert x + width <= 128 + 1  # this system counts the last pixel
-        assert y + height <= 86 + 1
-
-
-@pytest.mark.usefixtures("fast")
-def test_predict_takes_folders_and_globs_each_image_once(
-    capsys: Capture, tmp_path: Path, pictures: Path
-) -> None:
-    out = tmp_path / "out"
-    arguments = [str(pictures), str(pictures / "*.jpg"), "--out", str(out)]
-    assert main(["predict", SMALL, *arguments, "--score-threshold", "0.1"]) == 0
-    printed = capsys.readouterr().out
-    assert "2 pictures" in printed
-    assert str(pictures / "upright[a].png") in printed
-    assert sorted(p.name for p in out.iterdir()) == [
-        "000000000042.jpg",
-        "results.json",
-        "upright[a].jpg",
-    ]
-    assert {row["image_id"] for row in results_of(out)} == {42, "upright[a].png"}
-
-
-@pytest.mark.usefixtures("fast")
-def test_predict_looks_at_every_image_more_than_once(tmp_path: Path, pictures: Path) -> None:
-    picture = str(pictures / "000000000042.jpg")
-    found = []
-    for more in ([], ["--multi-scale"]):
-        arguments = [picture, "--out", str(tmp_path / "out"), "--score-threshold", "0.1"]
-        assert main(["predict", SMALL, *arguments, *more]) == 0
-        found.append({tuple(row["bbox"]) for row in results_of(tmp_path / "out")})
-    assert found[1] - found[0]
-
-
-@pytest.mark.usefixtures("fast")
-def test_an_unreadable_image_stops_no_other(
-    capsys: Capture, tmp_path: Path, pictures: Path
-) -> None:
-    (pictures / "000000000000.jpg").write_text("not a picture")
-    out = tmp_path / "out"
-    assert main(["predict", SMALL, str(pictures), "--out", str(out), "--score-threshold", "0"]) == 1
-    printed = capsys.readouterr().out
-    assert "2 pictures and results.json" in printed
-    assert "000000000000.jpg: not a readable image" in printed
-    assert {row["image_id"] for row in results_of(out)} == {42, "upright[a].png"}
-
-
-def test_results_are_kept_when_interrupted(
-    fast: Detector, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    detect: Callable[..., Any] = fast.detect
-
-    def interrupted(path: Path, **options: Any) -> Any:
-        if path.name.startswith("upright"):
-            raise KeyboardInterrupt
-        return detect(path, **options)
-
-    monkeypatch.setattr(fast, "detect", interrupted)
-    out = tmp_path / "out"
-    arguments = [str(pictures), "--out", str(out), "--score-threshold", "0.1"]
-    assert main(["predict", SMALL, *arguments]) == 130
-    assert {row["image_id"] for row in results_of(out)} == {42}
-
-
-def test_category_ids_are_the_datasets_only_for_its_own_classes() -> None:
-    assert category_ids(zoo.build(SMALL))[-1] == 90
-    assert list(category_ids(zoo.build(SMALL, num_classes=3))) == [1, 2, 3]
-
-
-def test_drawings_overwrite_neither_each_other_nor_an_input(tmp_path: Path) -> None:
-    inputs = [tmp_path / "a.jpg", tmp_path / "a.png", tmp_path / "b" / "a.jpg"]
-    elsewhere = drawings(inputs, tmp_path / "out")
-    assert [path.name for path in elsewhere] == ["a.jpg", "a_2.jpg", "a_3.jpg"]
-    beside = drawings(inputs, tmp_path)
-    assert [path.name for path in beside] == ["a_2.jpg", "a_3.jpg", "a_4.jpg"]
 
 
 def test_it_runs_from_a_folder_with_packages_of_the_same_names(tmp_path: Path) -> None:

@@ -1,0 +1,177 @@
+"""What `predict` writes: drawn images and videos, COCO results, CSV and YOLO text."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fcos import Detections, Detector
+from fcos.coco_eval import Result, to_coco_results
+from tools.sources import Frame, Source, is_address
+from tools.video import FALLBACK_RATE, VideoWriter
+
+FORMATS = ("csv", "yolo")
+COLUMNS = ("file", "frame", "class", "score", "x1", "y1", "x2", "y2")
+
+
+class Outputs:
+    """Writes detections into a folder as they come; use it in a `with` statement.
+
+    Images are drawn to NAME.jpg, videos to NAME.mp4, and the frames of animations to
+    NAME/000000.jpg; all detections are in `results.json`.
+
+    Args:
+        folder: made if it does not exist.
+        sources: all that will be written.
+        detector: whose classes and category ids are written.
+        formats: "csv" also writes `results.csv`; "yolo" also writes `labels/NAME.txt`, one line
+            "class x y width height" a detection, relative to the image, and `classes.txt`.
+        font_file: see `fcos.drawing.draw_boxes`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        sources: Sequence[Source],
+        detector: Detector,
+        formats: Sequence[str] = (),
+        font_file: str | None = None,
+    ) -> None:
+        self.folder = folder
+        self.font_file = font_file
+        self.formats = formats
+        self.category_ids = category_ids(detector)
+        self.plus_one = detector.decoder.plus_one
+        self.targets = dict(zip(sources, drawn_names(sources, folder), strict=True))
+        self.ids = dict(zip(sources, image_ids([s.name for s in sources]), strict=True))
+        self.results: list[Result] = []
+        self.rows: list[list[Any]] = []
+        self.video: tuple[Source, VideoWriter] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        if "yolo" in formats:
+            text = "".join(f"{name}\n" for name in detector.classes)
+            (folder / "classes.txt").write_text(text, "utf-8", "backslashreplace")
+
+    def __enter__(self) -> Outputs:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        (self.folder / "results.json").write_text(json.dumps(self.results, indent=1))
+        if "csv" in self.formats:
+            path = self.folder / "results.csv"
+            with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+                csv.writer(file).writerows([COLUMNS, *self.rows])
+        self._close_video()
+
+    def write(self, frame: Frame, found: Detections) -> None:
+        """Write the detections of one image, first as numbers, then drawn.
+
+        Raises:
+            Exception: of Pillow's or FFmpeg's encoders; its numbers are kept.
+        """
+        self.results += self._coco_results(frame, found)
+        boxes, scores = found.boxes.tolist(), found.scores.tolist()
+        for box, score, name in zip(boxes, scores, found.names, strict=True):
+            self.rows.append([frame.source.name, frame.number, name, score, *box])
+        target = self.targets[frame.source]
+        if frame.source.kind == "image":
+            if frame.number is not None:
+                target = target / f"{frame.number:06d}"
+            self._write_yolo(target, found)
+            path = (self.folder / target).with_name(f"{target.name}.jpg")
+            path.parent.mkdir(exist_ok=True)
+            found.save(path, self.font_file)
+        else:
+            self._write_yolo(target / f"{frame.number:06d}", found)
+            self._write_video(frame, found)
+
+    def _coco_results(self, frame: Frame, found: Detections) -> list[Result]:
+        """COCO's results format, with the class's name and the file of each detection."""
+        where: Result = {"file_name": frame.source.name}
+        image_id = self.ids[frame.source]
+        if frame.number is not None:
+            where["frame"] = frame.number
+            image_id = f"{image_id}#{frame.number}"
+        tensors = found.boxes, found.scores, found.labels
+        rows = to_coco_results(image_id, *tensors, self.category_ids, self.plus_one)
+        return [
+            {**row, "category": name, **where} for row, name in zip(rows, found.names, strict=True)
+        ]
+
+    def _write_yolo(self, name: Path, found: Detections) -> None:
+        if "yolo" not in self.formats:
+            return
+        height, width = found.image.shape[-2:]
+        lines = []
+        for label, (x1, y1, x2, y2) in zip(
+            found.labels.tolist(), found.boxes.tolist(), strict=True
+        ):
+            centre_and_size = (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
+            x, y, w, h = (v / s for v, s in zip(centre_and_size, 2 * (width, height), strict=True))
+            lines.append(f"{label} {x:.6f} {y:.6f} {w:.6f} {h:.6f}\n")
+        path = self.folder / "labels" / name.with_name(f"{name.name}.txt")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(lines))
+
+    def _write_video(self, frame: Frame, found: Detections) -> None:
+        if self.video is None or self.video[0] != frame.source:
+            self._close_video()
+            target = self.targets[frame.source]
+            path = (self.folder / target).with_name(f"{target.name}.mp4")
+            self.video = frame.source, VideoWriter(path, frame.rate or FALLBACK_RATE)
+        self.video[1].write(found.draw(font_file=self.font_file))
+
+    def _close_video(self) -> None:
+        if self.video is not None:
+            self.video[1].close()
+            self.video = None
+
+
+def image_ids(names: Sequence[str]) -> list[int | str]:
+    """A different image id for each file.
+
+    It is the file's number, as in COCO's own files, if no other file has that number; else its
+    name, if no other file has that name; else the whole path.
+    """
+    paths = [Path(name) for name in names]
+    numbers = Counter(int(path.stem) for path in paths if path.stem.isdecimal())
+    file_names = Counter(path.name for path in paths)
+    ids: list[int | str] = []
+    for name, path in zip(names, paths, strict=True):
+        if path.stem.isdecimal() and numbers[int(path.stem)] == 1:
+            ids.append(int(path.stem))
+        else:
+            ids.append(path.name if file_names[path.name] == 1 else name)
+    return ids
+
+
+def category_ids(detector: Detector) -> Sequence[int]:
+    """The category ids of the model's dataset; for classes of one's own, counted from 1."""
+    config = detector.card.config
+    own = list(detector.classes) == list(config["classes"])
+    counted = range(1, len(detector.classes) + 1)
+    return config.get("category_ids", counted) if own else counted
+
+
+def drawn_names(sources: Sequence[Source], folder: Path) -> list[Path]:
+    """The name of each source's drawing, without its suffix.
+
+    It is the file's own name, with a number added where another drawing has that name, or where a
+    file that is read has it in the same folder.
+    """
+    files = [Path(s.location) for s in sources if s.kind != "stream" and not is_address(s.location)]
+    taken = {file.resolve().with_suffix("") for file in files if file.name}
+    names = []
+    for source in sources:
+        stem, number = Path(source.file_name).stem, 1
+        name = stem
+        while (folder / name).resolve() in taken:
+            number += 1
+            name = f"{stem}_{number}"
+        taken.add((folder / name).resolve())
+        names.append(Path(name))
+    return names

@@ -1,0 +1,213 @@
+"""Where `predict` takes images from: files, folders, addresses, standard input, videos, cameras."""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import requests
+import torch
+from torch import Tensor
+
+from fcos.image_io import read_frames
+from tools import video
+from zoo.sources import without_secrets
+
+IMAGE_SUFFIXES = {
+    *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".avif"),
+}
+VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv"}
+STREAMS = ("rtsp://", "rtsps://", "rtmp://")
+MAX_DOWNLOAD = 1 << 29  # bytes
+TIMEOUT = (10, 30)  # seconds, to connect and without a byte
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something that images come from.
+
+    `location` is a path, an address, "-" or the number of a camera; `name` is how it is printed and
+    written, without passwords.
+    """
+
+    location: str
+    name: str
+    kind: Literal["image", "video", "stream"]
+
+    @property
+    def file_name(self) -> str:
+        """The last part of the path or address, such as "street.jpg"."""
+        if self.location == "-":
+            return "stdin"
+        if self.kind == "stream":
+            return f"camera{self.location}" if self.location.isdecimal() else "stream"
+        if is_address(self.location):
+            return Path(unquote(urlsplit(self.location).path)).name or "download"
+        return Path(self.location).name
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An RGB image (3, H, W), uint8; `number` counts the frames of its source from 0.
+
+    `number` is None for the image of a source that has only one; `rate` is frames per second.
+    """
+
+    source: Source
+    image: Tensor
+    number: int | None = None
+    rate: Fraction | None = None
+
+    @property
+    def name(self) -> str:
+        """Its source and number, as they are printed."""
+        return self.source.name + ("" if self.number is None else f" frame {self.number}")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A source that cannot be read, or not to its end; the message names it."""
+
+    message: str
+
+
+def find_sources(
+    patterns: Sequence[str], recursive: bool = False, outputs: Path | None = None
+) -> list[Source]:
+    """What paths, folders, globs, addresses, "-" and camera numbers name, each once, in order.
+
+    Args:
+        patterns: what the user gave.
+        recursive: also look into the folders of folders.
+        outputs: a folder to leave out where it lies in one that is searched.
+
+    Raises:
+        FileNotFoundError: a pattern names nothing.
+        ImportError: there are videos, and nothing to read them with.
+    """
+    found: dict[str, Source] = {}
+    for pattern in patterns:
+        for source in _matches(pattern, recursive, outputs):
+            key = source.location
+            found.setdefault(os.path.abspath(key) if os.path.exists(key) else key, source)
+    if any(source.kind != "image" for source in found.values()):
+        video.check_installed()
+    return list(found.values())
+
+
+def read_frames_of(sources: Iterable[Source]) -> Iterator[Frame | Failure]:
+    """The frames of all sources; one that cannot be read does not stop the others."""
+    for source in sources:
+        try:
+            yield from _frames(source)
+        except (ValueError, OSError) as error:
+            yield Failure(without_secrets(str(error)))
+
+
+def read_ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
+    """The same items, of which a thread prepares up to `depth` in advance."""
+    end = object()
+    pool = ThreadPoolExecutor(1)
+    try:
+        pending = deque(pool.submit(next, items, end) for _ in range(depth))
+        while (item := pending.popleft().result()) is not end:
+            pending.append(pool.submit(next, items, end))
+            yield item  # type: ignore[misc]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def is_address(text: str) -> bool:
+    """Whether it is the address of a file on the web."""
+    return text.startswith(("http://", "https://"))
+
+
+def _matches(pattern: str, recursive: bool, outputs: Path | None) -> list[Source]:
+    path = Path(pattern)
+    if path.is_dir():
+        names = path.rglob("*") if recursive else path.iterdir()
+        files = sorted(p for p in names if _is_wanted(p, outputs))
+    elif path.exists():
+        files = [path]
+    elif pattern == "-":
+        return [Source("-", "stdin", "image")]
+    elif pattern.isdecimal() or pattern.startswith(STREAMS):
+        return [Source(pattern, without_secrets(pattern), "stream")]
+    elif is_address(pattern):
+        suffix = Path(urlsplit(pattern).path).suffix
+        return [Source(pattern, without_secrets(pattern), _kind(suffix))]
+    else:
+        files = [Path(p) for p in sorted(glob.glob(pattern, recursive=True)) if Path(p).is_file()]
+    if not files:
+        raise FileNotFoundError(f"no image at {pattern}")
+    return [Source(str(file), str(file), _kind(file.suffix)) for file in files]
+
+
+def _is_wanted(path: Path, outputs: Path | None) -> bool:
+    """Whether a file of a folder is an image or video, not hidden, and not written by us."""
+    known = path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    if not known or path.name.startswith("."):
+        return False
+    return outputs is None or outputs.resolve() not in path.resolve().parents
+
+
+def _kind(suffix: str) -> Literal["image", "video"]:
+    return "video" if suffix.lower() in VIDEO_SUFFIXES else "image"
+
+
+def _frames(source: Source) -> Iterator[Frame]:
+    if source.kind == "stream":
+        for number, (array, rate) in enumerate(video.read_stream(source.location, source.name)):
+            yield Frame(source, _tensor(array), number, rate)
+        return
+    file = _open(source.location)
+    if source.kind == "video":
+        for number, (array, rate) in enumerate(video.read_video(file, source.name)):
+            yield Frame(source, _tensor(array), number, rate)
+        return
+    for index, image in read_frames(file, source.name):
+        yield Frame(source, _tensor(np.array(image)), index)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """(H, W, 3) as (3, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+
+
+def _open(location: str) -> str | io.BytesIO:
+    """A path as it is, or the bytes from an address or from standard input."""
+    if location == "-":
+        return io.BytesIO(sys.stdin.buffer.read())
+    return io.BytesIO(download(location)) if is_address(location) else location
+
+
+def download(address: str, limit: int = MAX_DOWNLOAD) -> bytes:
+    """The bytes at an http or https address.
+
+    Raises:
+        OSError: the server cannot be reached, refuses, or sends more than `limit` bytes.
+    """
+    content = bytearray()
+    try:
+        with requests.get(address, stream=True, timeout=TIMEOUT) as response:
+            response.raise_for_status()
+            for block in response.iter_content(1 << 18):
+                content += block
+                if len(content) > limit:
+                    raise OSError(f"{address}: larger than {limit >> 20} MiB; download it first")
+    except requests.RequestException as error:
+        raise OSError(f"{address} cannot be downloaded: {error}") from None
+    return bytes(content)
