@@ -9,12 +9,13 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException
+from hydra.utils import get_class
 from hydra.version import VersionBase
 from omegaconf import OmegaConf
 
@@ -79,6 +80,7 @@ def build_detector(
     import fcos
     from fcos.train.checkpoint import detector_settings
 
+    check_detector(config)
     classes = config["classes"]
     if num_classes is not None and num_classes != len(classes):
         if num_classes < 1:
@@ -93,8 +95,8 @@ def build_detector(
             _convert_="all",
         )
         head = fcos.Head(pyramid.strides, len(classes), pyramid.channels, **config["head"])
-    resize = {"shortest": fcos.ShortestSide, "longest": fcos.LongestSide}[config["resize"]["side"]]
-    rule = {key: value for key, value in config["resize"].items() if key != "side"}
+    rule = dict(config["resize"])
+    resize = {"shortest": fcos.ShortestSide, "longest": fcos.LongestSide}[rule.pop("side")]
     detector = fcos.Detector(
         backbone,
         pyramid,
@@ -109,6 +111,56 @@ def build_detector(
     )
     detector.settings = detector_settings(config, classes)
     return detector
+
+
+def check_detector(config: Mapping[str, Any]) -> None:
+    """Check every setting that makes the detector.
+
+    Raises:
+        ValueError: one line that names a wrong setting, its value and what is allowed.
+    """
+    import fcos
+    from fcos.settings import check, check_types
+
+    check_types({"classes": list[str]}, {"classes": config.get("classes")})
+    for key, names in _modules().items():
+        check_types({"_target_": Literal[names]}, config.get(key), key, open_ended=True)
+        arguments = dict(config[key])
+        module = get_class(arguments.pop("_target_"))
+        check(module, arguments, key, given=("in_channels", "in_strides"))
+    check(fcos.Head, config.get("head"), "head", given=("strides", "num_classes", "channels"))
+    check(fcos.ImageNormalizer, config.get("images"), "images")
+    sides = Literal["shortest", "longest"]
+    check_types({"side": sides}, config.get("resize"), "resize", open_ended=True)
+    rule = dict(config["resize"])
+    resize = fcos.ShortestSide if rule.pop("side") == "shortest" else fcos.LongestSide
+    check(resize, rule, "resize")
+    check(fcos.TargetAssigner, config.get("assigner"), "assigner")
+    check(fcos.Loss, config.get("loss"), "loss")
+    check(fcos.Decoder, config.get("decoder"), "decoder")
+    parts = ("backbone", "pyramid", "head", "normalizer", "resize", "assigner", "loss", "decoder")
+    check(fcos.Detector, config.get("detector", {}), "detector", given=(*parts, "classes"))
+
+
+def _modules() -> dict[str, tuple[str, ...]]:
+    """What each `_target_` may name: this project's modules; one of them takes timm's models."""
+    import torch
+
+    import backbones
+    import fcos
+
+    return {
+        key: tuple(
+            f"{package.__name__}.{value.__name__}"
+            for value in candidates
+            if isinstance(value, type) and issubclass(value, torch.nn.Module)
+            if value is not backbones.StagedBackbone
+        )
+        for key, package, candidates in (
+            ("backbone", backbones, vars(backbones).values()),
+            ("pyramid", fcos, (fcos.FPN, fcos.HRFPN)),
+        )
+    }
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def rename_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     renamed = {k: dict(v) if isinstance(v, Mapping) else v for k, v in config.items()}
     for old, new in RENAMED.items():
         section, _, key = old.partition(".")
-        if key in renamed.get(section, {}):
+        if key in (renamed.get(section) or {}):
             new_section, _, new_key = new.partition(".")
             renamed.setdefault(new_section, {})[new_key] = renamed[section].pop(key)
     return renamed

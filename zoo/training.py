@@ -11,9 +11,10 @@ import torch
 
 from fcos import Detector
 from fcos.train import run
+from fcos.train.settings import check_training
 from zoo import formats
 from zoo.checkpoint import file_of, read_checkpoint
-from zoo.config import build_detector
+from zoo.config import build_detector, check_detector
 from zoo.imagenet import load_backbone
 from zoo.registry import Card, card
 from zoo.weights import fetch_weights
@@ -23,6 +24,8 @@ Config = Mapping[str, Any]
 
 def train(entry: Card, config: Config, device: torch.device, resume: bool) -> int:
     """Train a model of the zoo as configured, see `fcos.train.run.train`."""
+    check_training(config, entry.config)
+    check_detector(config)
 
     def make_detector(classes: Sequence[str]) -> Detector:
         detector = build_detector({**config, "classes": list(classes)})

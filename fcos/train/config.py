@@ -8,7 +8,10 @@ from typing import Literal
 
 import torch
 
+from fcos.train.metrics import LoggerName
+
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+OnNonFinite = Literal["stop", "skip"]
 DTYPES = {
     "fp32": torch.float32,
     "tf32": torch.float32,
@@ -39,12 +42,12 @@ class TrainConfig:
     accumulate: int = 1
     clip_norm: float | None = None
     ema: float | None = None
-    on_nonfinite: Literal["stop", "skip"] = "stop"
+    on_nonfinite: OnNonFinite = "stop"
     log_every: int = 20
     checkpoint_every: int = 1000
     evaluate_every: int = 5000
     keep: int = 3
-    loggers: Sequence[str] = ()
+    loggers: Sequence[LoggerName] = ()
 
     def __post_init__(self) -> None:
         if self.precision not in DTYPES:

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from fcos.train import distributed
 
 Record = dict[str, Any]
 Write = Callable[[Record], None]
+LoggerName = Literal["tensorboard", "wandb", "mlflow"]
 
 
 class Step(NamedTuple):
@@ -134,7 +135,7 @@ class Log:
         self,
         folder: Path,
         iteration: int = 0,
-        loggers: Sequence[str] = (),
+        loggers: Sequence[LoggerName] = (),
         config: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = folder / "metrics.jsonl"
@@ -228,7 +229,7 @@ def _mlflow(folder: Path, iteration: int, config: Mapping[str, Any]) -> Write:
     return lambda record: mlflow.log_metrics(_scalars(record), step=record["iteration"])
 
 
-LOGGERS: dict[str, Callable[[Path, int, Mapping[str, Any]], Write]] = {
+LOGGERS: dict[LoggerName, Callable[[Path, int, Mapping[str, Any]], Write]] = {
     "tensorboard": _tensorboard,
     "wandb": _wandb,
     "mlflow": _mlflow,

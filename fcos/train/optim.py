@@ -14,6 +14,7 @@ from torch.amp import GradScaler
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+WarmupMethod = Literal["linear", "constant"]
 NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -107,7 +108,7 @@ class Schedule:
     iterations: int
     steps: Sequence[int] = ()
     gamma: float = 0.1
-    warmup: Literal["linear", "constant"] = "linear"
+    warmup: WarmupMethod = "linear"
     warmup_iterations: int = 0
     warmup_factor: float = 1.0
 

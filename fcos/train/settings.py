@@ -1,0 +1,148 @@
+"""What the sections of a run's configuration may hold; their defaults are in
+``configs/training/defaults.yaml``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Interval
+
+from fcos.settings import check, nearest
+from fcos.train.config import OnNonFinite, Precision
+from fcos.train.metrics import LoggerName
+from fcos.train.optim import WarmupMethod
+
+Count = Annotated[int, Ge(1)]
+NotNegative = Annotated[float, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+Probability = Annotated[float, Interval(ge=0, le=1)]
+
+
+@dataclass
+class Solver:
+    """The optimiser, and how a step is computed."""
+
+    batch: Count
+    base_lr: NotNegative
+    momentum: Annotated[float, Interval(ge=0, lt=1)]
+    weight_decay: NotNegative
+    norm_weight_decay: NotNegative | None
+    bias_lr_factor: NotNegative
+    bias_weight_decay: NotNegative | None
+    gamma: Positive
+    warmup: dict[str, Any]
+    clip_norm: Positive | None
+    accumulate: Count | Literal["auto"]
+    precision: Precision
+    channels_last: bool
+    compile: bool
+    activation_checkpointing: bool
+    fused_optimizer: bool | None
+    ema: Annotated[float, Interval(gt=0, lt=1)] | None
+    on_nonfinite: OnNonFinite
+
+
+@dataclass
+class Warmup:
+    """The first iterations, in which the learning rate grows."""
+
+    method: WarmupMethod
+    iterations: Annotated[int, Ge(0)]
+    factor: Probability
+
+
+@dataclass
+class Schedule:
+    """How long to train, and when the learning rate drops; in iterations or else in epochs."""
+
+    iterations: Count | None
+    steps: list[Annotated[int, Ge(0)]] | None
+    epochs: Positive | None = None
+    step_epochs: list[NotNegative] | None = None
+
+
+@dataclass
+class Data:
+    """The datasets, and how they are read."""
+
+    root: str
+    train: str
+    train_images: str | None
+    test: str | None
+    test_images: str | None
+    plus_one: bool
+    whole_pixels: bool
+    keep_empty: bool
+    skip_unreadable: bool
+    flip: Probability
+    aspect_ratio_group_size: Count
+    workers: Annotated[int, Ge(0)]
+    shapes: dict[str, Any] | None = None
+
+
+@dataclass
+class Augmentation:
+    """Of the three kinds of ``configs/augmentation``."""
+
+    shortest: list[Count] | None = None
+    shortest_range: tuple[Count, Count] | None = None
+    longest: Count | None = None
+    square: Count | None = None
+    scale_range: tuple[Positive, Positive] | None = None
+
+
+@dataclass
+class Init:
+    """The weights that training starts from."""
+
+    checkpoint: str | None
+    backbone: str | None
+
+
+@dataclass
+class Run:
+    """The folder of the run, and what it writes when."""
+
+    folder: str | None
+    seed: Annotated[int, Interval(ge=0, lt=2**63)]
+    device: str | None
+    log_every: Count
+    checkpoint_every: Count
+    keep: Count
+    evaluate_every: Count | None
+    loggers: list[LoggerName]
+
+
+SECTIONS = {
+    "solver": Solver,
+    "schedule": Schedule,
+    "data": Data,
+    "augmentation": Augmentation,
+    "init": Init,
+    "run": Run,
+}
+
+
+def check_training(config: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Check every setting of a run that is not the detector's.
+
+    Args:
+        config: of the run.
+        known: the model's own configuration, which has all sections and facts.
+
+    Raises:
+        ValueError: one line that names a wrong setting, its value and what is allowed.
+    """
+    names = {*known, *SECTIONS, "imagenet"}
+    for key in config:
+        if key not in names:
+            raise ValueError(f"{key} is no setting: {nearest(key, names)}")
+    for key, section in SECTIONS.items():
+        check(section, config.get(key), key)
+    check(Warmup, config["solver"]["warmup"], "solver.warmup")
+    schedule = config["schedule"]
+    for key, other in (("iterations", "epochs"), ("steps", "step_epochs")):
+        if schedule[key] is None and schedule.get(other) is None:
+            raise ValueError(f"schedule.{key} and schedule.{other} are both null: set one of them")

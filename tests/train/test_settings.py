@@ -1,0 +1,95 @@
+"""A wrong setting is refused in one line that names it, its value and what is allowed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from typing import Annotated, Literal
+
+import pytest
+from annotated_types import Ge
+
+import zoo
+from fcos.settings import check
+from fcos.train.settings import SECTIONS, check_training
+from tools.train import main
+from zoo.config import build_detector, check_detector, compose_entry
+
+ENTRY = "FCOS_shapes_tiny"
+
+
+def test_the_signature_is_the_schema() -> None:
+    def blur(images: list[str], kind: Literal["box", "gauss"], radius: Annotated[int, Ge(1)] = 1):
+        return images, kind, radius
+
+    check(blur, {"kind": "box", "radius": 3}, "blur", given=("images",))
+    with pytest.raises(ValueError, match=re.escape("blur.kind=\"bxo\" should be 'box' or 'gauss'")):
+        check(blur, {"kind": "bxo"}, "blur", given=("images",))
+    with pytest.raises(ValueError, match=r"^blur\.kind is missing; blur\.radius=0 should be great"):
+        check(blur, {"radius": 0}, "blur", given=("images",))
+    with pytest.raises(ValueError, match=r"^blur\.raduis is no setting: did you mean radius\?$"):
+        check(blur, {"kind": "box", "raduis": 3}, "blur", given=("images",))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loss.box=x", "loss.box=\"x\" should be 'giou', 'iou' or 'linear_iou'"),
+        ("decoder.score=x", "decoder.score=\"x\" should be 'sqrt', 'product' or 'class'"),
+        ("resize.side=x", "resize.side=\"x\" should be 'shortest' or 'longest'"),
+        ("+head.box_scales=often", 'head.box_scales="often" should be a valid boolean'),
+        ("images.mean=[1,x,2]", 'images.mean="x" should be a valid number'),
+        ("+assigner.raduis=2", "assigner.raduis is no setting: did you mean radius?"),
+        (
+            "backbone._target_=os.system",
+            "backbone._target_=\"os.system\" should be 'backbones.DLA'",
+        ),
+        ("pyramid._target_=backbones.DLA", "should be 'fcos.FPN' or 'fcos.HRFPN'"),
+        ("head=null", "head=null should be an object"),
+        ("~loss", "loss=null should be an object"),
+        ("solver.clip_norm=-1", "solver.clip_norm=-1 should be greater than 0"),
+        (
+            "solver.accumulate=many",
+            "solver.accumulate=\"many\" should be a valid integer or 'auto'",
+        ),
+        ("solver.compile=1", "solver.compile=1 should be a valid boolean"),
+        ("solver.base_lr=null", "solver.base_lr=null should be a valid number"),
+        ("solver.base_lr=nan", "solver.base_lr=NaN should be a finite number"),
+        ("solver=null", "solver=null should be an object"),
+        ("schedule.iterations=1.5", "schedule.iterations=1.5 should be a valid integer"),
+        ("schedule.iterations=null", "schedule.iterations and schedule.epochs are both null"),
+        ("data.aspect_ratio_group_size=0", "should be greater than or equal to 1"),
+        ("data.group=0", "data.aspect_ratio_group_size=0 should be"),
+        ("data.flip=2", "data.flip=2 should be less than or equal to 1"),
+        ("run.seed=-1", "run.seed=-1 should be greater than or equal to 0"),
+        ("run.loggers=[paper]", "should be 'tensorboard', 'wandb' or 'mlflow'"),
+        ("+solver.base_rl=1", "solver.base_rl is no setting: did you mean base_lr?"),
+        ("+solver.warmup.factors=1", "solver.warmup.factors is no setting: did you mean factor?"),
+        ("+nope=1", "nope is no setting"),
+        ("+augmentation.longst=9", "augmentation.longst is no setting: did you mean longest?"),
+    ],
+)
+def test_training_refuses_it_before_anything_starts(tmp_path, override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        main([ENTRY, f"run.folder={tmp_path / 'run'}", override])
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_building_refuses_it_too() -> None:
+    config = compose_entry(ENTRY, ["decoder.clip=during"])
+    with pytest.raises(ValueError, match=r"decoder\.clip=\"during\" should be 'before' or 'after'"):
+        build_detector(config)
+
+
+@pytest.mark.parametrize("name", zoo.names("*R_50*") + zoo.names("*HRNet_W18*") + [ENTRY])
+def test_the_published_recipes_pass(name: str) -> None:
+    config = compose_entry(name)
+    check_training(config, config)
+    check_detector(config)
+
+
+def test_every_setting_has_a_default() -> None:
+    config = compose_entry(ENTRY)
+    for key in ("solver", "data", "init", "run"):
+        assert {field.name for field in fields(SECTIONS[key])} == set(config[key])
