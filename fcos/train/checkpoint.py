@@ -7,7 +7,7 @@ import random
 import re
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,30 +119,40 @@ class Checkpoints:
         found = [p for p in self.folder.glob("*.pth") if re.fullmatch(r"iteration_\d+", p.stem)]
         return sorted(found, key=lambda path: int(path.stem.split("_")[1]), reverse=True)
 
-    def newest(self) -> tuple[Path | None, list[Path]]:
-        """The newest whole checkpoint, and the newer ones that are damaged.
+    def newest(
+        self, refuse: Callable[[dict[str, Any]], str | None] = lambda state: None
+    ) -> tuple[Path | None, dict[Path, str]]:
+        """The newest whole checkpoint, and why newer ones are passed over.
 
-        None where there is no checkpoint at all.
+        The path is None where there is no checkpoint at all.
+
+        Args:
+            refuse: why a checkpoint cannot be used, None if it can.
 
         Raises:
-            ValueError: there are some, but every one is damaged.
+            ValueError: there are some, but none that can be used.
         """
-        damaged: list[Path] = []
+        reasons: dict[Path, str] = {}
         for path in self.paths():
             try:
                 with zipfile.ZipFile(path) as archive:
                     if archive.testzip() is not None:
                         raise zipfile.BadZipFile
-                load(path, mmap=True)
-                return path, damaged
+                reason = refuse(load(path, mmap=True))
             except Exception:  # a damaged file may make its readers raise anything
-                damaged.append(path)
-        if damaged:
+                reason = "is damaged"
+            if reason is None:
+                return path, reasons
+            reasons[path] = reason
+        if set(reasons.values()) == {"is damaged"}:
             raise ValueError(
-                f"every checkpoint in {self.folder} is damaged, {damaged[0].name} the newest: "
-                "remove the folder to start again"
+                f"every checkpoint in {self.folder} is damaged, {next(iter(reasons)).name} the "
+                "newest: remove the folder to start again"
             )
-        return None, []
+        for path, reason in reasons.items():
+            if reason != "is damaged":
+                raise ValueError(f"{path} {reason}; choose another run.folder to start a new run")
+        return None, reasons
 
 
 def load(path: Path, mmap: bool = False) -> dict[str, Any]:

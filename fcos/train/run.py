@@ -33,8 +33,10 @@ from fcos.evaluate import evaluate_detector
 from fcos.train import distributed
 from fcos.train.accumulate import fitting_accumulation
 from fcos.train.activation_checkpointing import checkpoint_activations
+from fcos.train.checkpoint import Checkpoints
 from fcos.train.config import DTYPES, TrainConfig
 from fcos.train.optim import Schedule, make_optimizer
+from fcos.train.resume import claim
 from fcos.train.trainer import Trainer
 
 Config = Mapping[str, Any]
@@ -66,15 +68,29 @@ def train(
         FileExistsError: the folder holds a run and `resume` is False.
         ValueError: a setting is wrong.
     """
-    solver, data, run = config["solver"], config["data"], config["run"]
-    folder = Path(run["folder"] or Path("runs") / name)
-    log = Console(stderr=True, quiet=distributed.rank() != 0, soft_wrap=True, markup=False).print
-    images_per_process(solver["batch"])  # refuse a wrong batch before any work
-    has_checkpoint = any((folder / "checkpoints").glob("*.pth"))
+    folder = Path(config["run"]["folder"] or Path("runs") / name)
+    images_per_process(config["solver"]["batch"])  # refuse a wrong batch before any work
+    has_checkpoint = bool(Checkpoints(folder / "checkpoints").paths())
     if has_checkpoint and not resume:
         raise FileExistsError(
             f"{folder} holds a run: continue it with --resume, or choose another run.folder"
         )
+    with claim(folder):
+        return _train(name, config, make_detector, initialize, device, has_checkpoint, folder)
+
+
+def _train(
+    name: str,
+    config: Config,
+    make_detector: Callable[[Sequence[str]], Detector],
+    initialize: Callable[[Detector], str],
+    device: torch.device,
+    resume: bool,
+    folder: Path,
+) -> int:
+    """Train in a folder that no other run writes."""
+    solver, data, run = config["solver"], config["data"], config["run"]
+    log = Console(stderr=True, quiet=distributed.rank() != 0, soft_wrap=True, markup=False).print
     torch.manual_seed(run["seed"])
     if device.type == "cpu":
         # A core that a loader's worker uses would keep every parallel loop waiting.
@@ -86,7 +102,7 @@ def train(
         dataset, test = build_datasets(data)
     detector = make_detector(dataset.classes).to(device).train()
     # A run that was stopped before its first checkpoint starts again, from the same weights.
-    resume = distributed.broadcast(has_checkpoint)
+    resume = distributed.broadcast(resume)
     if not resume:
         log(initialize(detector))
     apply_options(detector, solver)

@@ -23,6 +23,7 @@ from fcos.train.config import DTYPES, TrainConfig
 from fcos.train.metrics import Log, Meter, Step
 from fcos.train.optim import Schedule, moving_average, update_where
 from fcos.train.progress import Progress
+from fcos.train.resume import difference
 from fcos.train.signals import StopSignals
 
 SKIPS = 20  # steps in a row with non-finite losses after which the weights must be the cause
@@ -149,9 +150,7 @@ class Trainer:
                         return signals.received or signal.SIGTERM
                     self._evaluate(log, progress)
             if leader:
-                path = self.folder / f"{self.name}.pth"
-                self._release(path)
-                progress.print(f"trained: {path}")
+                progress.print(f"trained: {self.folder / self.name}.pth")
         return 0
 
     def step(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
@@ -213,7 +212,9 @@ class Trainer:
                 raise NonFiniteLossError(step)
 
     def _evaluate(self, log: Log | None, progress: Progress) -> None:
-        """Measure the detector every `evaluate_every` iterations; keep the best weights so far."""
+        """Write the last weights; measure every `evaluate_every` iterations, and keep the best."""
+        if log is not None and self.iteration == self.schedule.iterations:
+            self._release(self.folder / f"{self.name}.pth")
         if self.evaluate is None or not self._every(self.config.evaluate_every):
             return
         for buffer in self.eval_model.buffers():  # the norms of each rank have seen other images
@@ -253,7 +254,7 @@ class Trainer:
         if distributed.rank() == 0:
             state = {
                 "iteration": self.iteration,
-                "epoch": self.epoch,
+                **self._identity,
                 "random": random_states,
                 "skipped": [self.skipped, self.skipped_in_a_row],
                 **checkpoint.training_state(*self._stateful),
@@ -262,31 +263,36 @@ class Trainer:
         distributed.barrier()  # no process leaves before the file is whole
 
     def resume(self) -> bool:
-        """Load the newest whole checkpoint; returns False where there is none.
+        """Load the newest whole checkpoint of this run; returns False where there is none.
 
         Raises:
-            ValueError: every checkpoint is damaged, or the run had another total batch or dataset.
+            ValueError: all are damaged, or of another model, dataset, total batch or detector.
         """
-        newest = self.checkpoints.newest() if distributed.rank() == 0 else None
-        path, damaged = distributed.broadcast(newest)  # every process reads the same file itself
-        for other in damaged:
-            warnings.warn(f"{other} is damaged: an older checkpoint is loaded", stacklevel=2)
+        own, newest = {**self._identity, "average": self.average}, None
+        if distributed.rank() == 0:
+            newest = self.checkpoints.newest(lambda state: difference(state, own))
+        path, reasons = distributed.broadcast(newest)  # every process reads the same file itself
+        for other, reason in reasons.items():
+            warnings.warn(f"{other} {reason}: an older checkpoint is loaded", stacklevel=2)
         if path is None:
             return False
         state = checkpoint.load(path)
-        if state["epoch"] != self.epoch:
-            raise ValueError(
-                f"{self.folder} was trained with epochs of {state['epoch']:g} iterations, not "
-                f"{self.epoch:g}: resume with the same solver.batch and dataset"
-            )
-        if (state["average"] is None) != (self.average is None):
-            raise ValueError(f"{self.folder} was trained with another solver.ema")
         self.iteration = state["iteration"]
         self.skipped, self.skipped_in_a_row = state["skipped"]
         checkpoint.load_training_state(state, *self._stateful)
         if distributed.rank() < len(state["random"]):
             checkpoint.set_random_state(state["random"][distributed.rank()], self.device)
         return True
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What makes a checkpoint one of this run, beside its weights."""
+        return {
+            "entry": self.name,
+            "classes": list(self.detector.classes),
+            "settings": self.settings,
+            "epoch": self.epoch,
+        }
 
     @property
     def _stateful(self) -> checkpoint.Stateful:

@@ -12,6 +12,7 @@ import torch
 from fcos.data.transforms import HorizontalFlip
 from fcos.train.checkpoint import Checkpoints, load, release
 from fcos.train.metrics import Log, read
+from fcos.train.resume import claim
 
 # Everything that has a state of its own.
 STATEFUL = {
@@ -82,6 +83,58 @@ def test_another_average_is_another_run(make_trainer, make_detector):
         make_trainer(make_detector(), ema=0.9).resume()
 
 
+def test_other_classes_are_another_run(make_trainer, make_detector):
+    make_trainer(make_detector(classes=("circle", "square", "star"))).run()
+    reordered = make_trainer(make_detector(classes=("circle", "star", "square")))
+    with pytest.raises(ValueError, match="on the class 'square' where the dataset now has 'star'"):
+        reordered.resume()
+    with pytest.raises(ValueError, match="was trained on 3 classes, not on 2"):
+        make_trainer(make_detector(classes=("circle", "square"))).resume()
+
+
+def test_another_model_or_detector_is_another_run(make_trainer, make_detector):
+    trainer = make_trainer(make_detector())
+    trainer.settings = {"loss": {"box": "giou"}, "solver": {"base_lr": 0.1}}
+    trainer.run()
+    other = make_trainer(make_detector())
+    other.settings = {"loss": {"box": "iou"}, "solver": {"base_lr": 0.1}}
+    with pytest.raises(ValueError, match=r"was trained with loss\.box=giou, not iou"):
+        other.resume()
+    other.settings = {"loss": {"box": "giou"}, "solver": {"base_lr": 0.2}}
+    assert other.resume()
+    other.name = "large"
+    with pytest.raises(ValueError, match=r"iteration_0000006\.pth is of tiny, not of large"):
+        other.resume()
+
+
+def test_what_does_not_belong_to_the_run_is_passed_over(make_trainer, make_detector):
+    trainer = make_trainer(make_detector())
+    trainer.run()
+    torch.save({"model": {}}, trainer.checkpoints.folder / "iteration_0000009.pth")
+    other = make_trainer(make_detector())
+    with pytest.warns(UserWarning, match=r"9\.pth is not a checkpoint of training: an older"):
+        assert other.resume()
+    assert other.iteration == 6
+
+
+def test_the_last_weights_are_written_before_they_are_measured(make_trainer, make_detector):
+    def fail(detector):
+        raise OSError("the disk of the test set is gone")
+
+    trainer = make_trainer(make_detector(), iterations=2, evaluate=fail, evaluate_every=5)
+    with pytest.raises(OSError, match="gone"):
+        trainer.run()
+    assert (trainer.folder / "tiny.pth").is_file()
+
+
+def test_a_folder_has_one_run_at_a_time(tmp_path):
+    refused = pytest.raises(FileExistsError, match="another process is training in")
+    with claim(tmp_path), refused, claim(tmp_path):
+        pass
+    with claim(tmp_path):
+        pass
+
+
 def test_rates_and_decays_are_those_of_the_resumed_run(make_trainer, make_detector):
     make_trainer(make_detector(), lr=0.02).run()
     resumed = make_trainer(make_detector(), lr=0.005, fused=True, iterations=8)
@@ -141,7 +194,7 @@ def test_a_damaged_checkpoint_does_not_drive_out_the_one_that_is_written(tmp_pat
     checkpoints.save({"iteration": 8}, 8).write_bytes(b"damaged")
     checkpoints.save({"iteration": 5}, 5)  # the run went on from before and came this far
     path, damaged = checkpoints.newest()
-    assert (load(path), damaged) == ({"iteration": 5}, [])
+    assert (load(path), damaged) == ({"iteration": 5}, {})
 
 
 def test_a_checkpoint_that_does_not_fit_on_the_disk_never_gets_its_name(tmp_path):
@@ -171,7 +224,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
         content[largest.header_offset + 9000] ^= 1
     path.write_bytes({"truncated": content[: len(content) // 2], "empty": b""}.get(damage, content))
     newest, damaged = checkpoints.newest()
-    assert (load(newest)["iteration"], damaged) == (1, [path])
+    assert (load(newest)["iteration"], damaged) == (1, {path: "is damaged"})
 
 
 def test_nothing_but_damaged_checkpoints_is_an_error(tmp_path):

@@ -1,0 +1,99 @@
+"""One process group writes a run's folder, and goes on only from checkpoints of the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from fcos.train import distributed
+
+# What a checkpoint of training holds.
+KEYS = {"iteration", "epoch", "random", "skipped", "model", "average", "optimizer", "scaler"}
+# Sections and settings that cannot change within a run; rates, intervals and paths can.
+FIXED = (
+    *("backbone", "pyramid", "head", "images", "resize", "assigner", "loss", "decoder", "detector"),
+    *("augmentation", "data.plus_one", "data.whole_pixels", "data.keep_empty", "data.flip"),
+    *("data.aspect_ratio_group_size", "run.seed"),
+)
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Hold a run's folder; the lock ends with the process, however that ends.
+
+    Raises:
+        FileExistsError: on all ranks: another run holds it.
+    """
+    lock = FileLock(folder / "run.lock")
+    taken = False
+    if distributed.rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            taken = True
+    if distributed.broadcast(taken):
+        raise FileExistsError(
+            f"another process is training in {folder}: wait for it, or choose another run.folder"
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def difference(state: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:
+    """Why a run cannot go on from a checkpoint, as the end of a sentence; None if it can.
+
+    Args:
+        state: of the checkpoint. Those of earlier versions do not have all of what `own` has.
+        own: "entry", "classes", "epoch", "average" and "settings" of the run.
+    """
+    if not isinstance(state, Mapping) or not state.keys() >= KEYS:
+        return "is not a checkpoint of training"
+    if state.get("entry", own["entry"]) != own["entry"]:
+        return f"is of {state['entry']}, not of {own['entry']}"
+    before, now = (list(each["classes"]) for each in ({**own, **state}, own))
+    if before != now:
+        if len(before) != len(now):
+            return f"was trained on {len(before)} classes, not on {len(now)}"
+        old, new = next(names for names in zip(before, now, strict=True) if len({*names}) > 1)
+        return (
+            f"was trained on the class {old!r} where the dataset now has {new!r}: its categories "
+            "or their ids have changed"
+        )
+    if state["epoch"] != own["epoch"]:
+        return (
+            f"was trained with epochs of {state['epoch']:g} iterations, not {own['epoch']:g}: "
+            "resume with the same solver.batch and dataset"
+        )
+    if (state["average"] is None) != (own["average"] is None):
+        return "was trained with another solver.ema"
+    if not state.get("settings") or not own["settings"]:
+        return None
+    then, today = _fixed(state["settings"]), _fixed(own["settings"])
+    for key in [*then, *today]:
+        if then.get(key) != today.get(key):
+            return f"was trained with {key}={then.get(key)}, not {today.get(key)}"
+    return None
+
+
+def _fixed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that cannot change, by their dotted names."""
+    flat = _flat(settings)
+    return {key: flat[key] for key in flat if key in FIXED or key.partition(".")[0] in FIXED}
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
