@@ -194,11 +194,11 @@ def _open(location: str) -> str | io.BytesIO:
     return io.BytesIO(download(location)) if is_address(location) else location
 
 
-def download(address: str, limit: int = MAX_DOWNLOAD) -> bytes:
+def download(address: str) -> bytes:
     """The bytes at an http or https address.
 
     Raises:
-        OSError: the server cannot be reached, refuses, or sends more than `limit` bytes.
+        OSError: the server cannot be reached, refuses, or sends more than `MAX_DOWNLOAD`.
     """
     content = bytearray()
     try:
@@ -206,8 +206,10 @@ def download(address: str, limit: int = MAX_DOWNLOAD) -> bytes:
             response.raise_for_status()
             for block in response.iter_content(1 << 18):
                 content += block
-                if len(content) > limit:
-                    raise OSError(f"{address}: larger than {limit >> 20} MiB; download it first")
+                if len(content) > MAX_DOWNLOAD:
+                    raise OSError(
+                        f"{address}: larger than {MAX_DOWNLOAD >> 20} MiB; download it first"
+                    )
     except requests.RequestException as error:
         raise OSError(f"{address} cannot be downloaded: {error}") from None
     return bytes(content)

@@ -296,3 +296,14 @@ def test_a_video_is_annotated(tmp_path: Path, pictures: Path) -> None:
         assert len(list(annotated.decode(stream))) == 5
     assert {row["frame"] for row in results_of(out)} == set(range(5))
     assert len(list((out / "labels" / "clip").iterdir())) == 5
+
+
+@pytest.mark.usefixtures("fast")
+def test_tiles_find_more(tmp_path: Path, pictures: Path) -> None:
+    out = tmp_path / "out"
+    common = ["predict", SMALL, str(pictures / "000000000042.jpg"), "--out", str(out)]
+    counts = []
+    for more in ([], ["--slice", "200"], ["--slice", "48"]):
+        assert main([*common, "--score-threshold", "0.1", *more]) == 0
+        counts.append(len(results_of(out)))
+    assert counts[0] == counts[1] < counts[2]
