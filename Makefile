@@ -19,8 +19,17 @@ test: $(STAMP)  ## lint, types and tests
 DEVICE ?= cuda
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 
-gpu:  ## check every CUDA path against the CPU; DEVICE=cpu rehearses
-	FCOS_ZOO_TEST_DEVICE=$(DEVICE) $(GPU_PYTHON) -m pytest -m gpu tests/gpu
+# On a CPU it only rehearses: small images, one short run of each case.
+GPU_BENCH := $(if $(filter cpu,$(DEVICE)),--size 96 128 --limit 1 --runs 1 --seconds 0 --processes 1 --set budget=60)
+
+gpu:  ## check every CUDA path against the CPU and measure; DEVICE=cpu rehearses
+	status=0; \
+	FCOS_ZOO_TEST_DEVICE=$(DEVICE) $(GPU_PYTHON) -m pytest -m gpu tests/gpu --durations 5 || status=1; \
+	$(GPU_PYTHON) -m tools.bench --suite gpu --device $(DEVICE) --fresh \
+		--out outputs/gpu/results.jsonl $(GPU_BENCH) || status=1; \
+	$(GPU_PYTHON) -m benchmarks.studies.nms_batch --device $(DEVICE) $(if $(filter cpu,$(DEVICE)),--batches 1 2) \
+		|| status=1; \
+	exit $$status
 
 env: $(STAMP)  ## only create .venv and install
 
