@@ -7,9 +7,9 @@ import io
 import os
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -99,10 +99,14 @@ def find_sources(
         ImportError: there are videos, and nothing to read them with.
     """
     found: dict[str, Source] = {}
+    names: set[str] = set()
     for pattern in patterns:
         for source in _matches(pattern, recursive, outputs):
             key = source.location
-            found.setdefault(os.path.abspath(key) if os.path.exists(key) else key, source)
+            key = os.path.abspath(key) if os.path.exists(key) else key
+            if key not in found:
+                found[key] = _with_own_name(source, names)
+                names.add(found[key].name)
     if any(source.kind != "image" for source in found.values()):
         video.check_installed()
     return list(found.values())
@@ -154,6 +158,15 @@ def _matches(pattern: str, recursive: bool, outputs: Path | None) -> list[Source
     if not files:
         raise FileNotFoundError(f"no image at {pattern}")
     return [Source(str(file), str(file), _kind(file.suffix)) for file in files]
+
+
+def _with_own_name(source: Source, taken: Collection[str]) -> Source:
+    """The source, numbered if another has its name, as addresses do that differ in their query."""
+    name, number = source.name, 1
+    while name in taken:
+        number += 1
+        name = f"{source.name} ({number})"
+    return replace(source, name=name)
 
 
 def _is_wanted(path: Path, outputs: Path | None) -> bool:

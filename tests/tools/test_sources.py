@@ -85,6 +85,15 @@ def test_addresses_are_read(server: str) -> None:
     assert frame.source.file_name == "b.jpg"
 
 
+def test_addresses_that_differ_in_a_hidden_query_have_different_names() -> None:
+    found = find_sources([f"https://host/image?id={number}" for number in (1, 2, 2, 3)])
+    assert [source.name for source in found] == [
+        "https://host/image",
+        "https://host/image (2)",
+        "https://host/image (3)",
+    ]
+
+
 def test_what_an_address_does_not_serve_is_a_failure_of_one_line(
     server: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
