@@ -71,6 +71,7 @@ def figures(
     dataset: Dataset,
     ids: Sequence[int],
     evaluator: str = "pycocotools",
+    max_detections: int = 100,
 ) -> dict[str, Any]:
     """COCO's twelve metrics and the AP of each class on these images.
 
@@ -86,5 +87,5 @@ def figures(
         whole = len(image_ids(dataset)) == len(ids)
         split = "val2017" if whole else f"{len(ids)} images of val2017"
     annotations = load_annotations(dataset.annotations, labelled=False)
-    measured = evaluate_detections(list(results), annotations, ids, evaluator)
+    measured = evaluate_detections(list(results), annotations, ids, evaluator, max_detections)
     return {**measured, "split": split, "detections": len(results), "evaluator": evaluator}

@@ -68,17 +68,20 @@ def evaluate_detections(
     annotations: Annotations,
     image_ids: Iterable[int] | None = None,
     backend: str = "pycocotools",
+    max_detections: int = 100,
 ) -> dict[str, Any]:
     """Compute COCO's metrics with pycocotools, or with an equal and faster package.
 
     Args:
         detections: results in COCO's format (see `to_coco_results`), or a JSON file of them; may
-            be empty. Of each image the 100 detections of the highest scores count.
+            be empty.
         annotations: a COCO annotation file, or its content. Objects that
             `fcos.data.annotations.valid_objects` leaves out are not measured.
         image_ids: measure on these images only, as if the dataset had no others.
         backend: "pycocotools", or "faster-coco-eval" where it is installed, whose metrics are
             the same to 1e-12 (`tests/benchmarks/test_bench_evaluators.py`).
+        max_detections: how many of an image count, those of the highest scores. Another number than
+            COCO's 100 also applies to "AR100".
 
     Returns:
         AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl between 0 and 1, None where
@@ -102,11 +105,14 @@ def evaluate_detections(
     results = _results(detections, truth)
     evaluation = evaluator(truth, results, "bbox")
     evaluation.params.imgIds = chosen
+    evaluation.params.maxDets = [1, 10, max_detections]
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
         evaluation.accumulate()
-        evaluation.summarize()
-    figures: dict[str, Any] = dict(zip(FIGURES, map(_figure, evaluation.stats), strict=True))
+        if max_detections == 100:
+            evaluation.summarize()
+    stats = evaluation.stats if max_detections == 100 else _stats(evaluation.eval)
+    figures: dict[str, Any] = dict(zip(FIGURES, map(_figure, stats), strict=True))
     # precision: (IoU threshold, recall, class, area range, detections an image), -1 where undefined
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     figures["per_class"] = {
@@ -115,6 +121,19 @@ def evaluate_detections(
     }
     figures["images"] = len(chosen)
     return figures
+
+
+def _stats(accumulated: Mapping[str, Any]) -> list[float]:
+    """The twelve metrics for any limit of detections; COCOeval.summarize knows only 100."""
+    # precision: (IoU threshold, recall, class, area range, limit); recall: without its second axis
+    precision, recall = accumulated["precision"], accumulated["recall"]
+    chosen = [
+        *(precision[:, :, :, 0, -1], precision[0, :, :, 0, -1], precision[5, :, :, 0, -1]),
+        *(precision[:, :, :, area, -1] for area in (1, 2, 3)),
+        *(recall[:, :, 0, limit] for limit in (0, 1, 2)),
+        *(recall[:, :, area, -1] for area in (1, 2, 3)),
+    ]
+    return [float(part[part > -1].mean()) if (part > -1).any() else -1.0 for part in chosen]
 
 
 def _evaluator(backend: str) -> Any:

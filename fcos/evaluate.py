@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from fcos.data.dataset import DetectionDataset
 from fcos.data.loader import Loader
 from fcos.data.sampler import ordered_batches
 from fcos.detector import Detector
+from fcos.text import printable
 from fcos.train import distributed
 
 Predict = Callable[[list[Tensor]], Sequence[Mapping[str, Tensor]]]
@@ -61,17 +63,55 @@ def evaluate_detector(
 def match_categories(classes: Sequence[str], dataset: DetectionDataset) -> list[int | None]:
     """The dataset's category id of each of a detector's classes, by name; None where it has none.
 
+    Of several classes of one name, the first is the dataset's first of that name, and so on.
+
     Raises:
         ValueError: the dataset has none of the classes.
     """
-    ids = dict(zip(dataset.classes, dataset.category_ids, strict=True))
-    matched = [ids.get(name) for name in classes]
+    ids = dict(zip(_numbered(dataset.classes), dataset.category_ids, strict=True))
+    matched = [ids.get(name) for name in _numbered(classes)]
     if not any(category is not None for category in matched):
         raise ValueError(
             f"the dataset has none of the detector's classes ({_some(classes)}); it has "
             f"{_some(dataset.classes)}"
         )
     return matched
+
+
+def unmatched(classes: Sequence[str], measured: Sequence[str]) -> list[str]:
+    """Lines that say which classes are matched by no name, or by one that is not unique.
+
+    Args:
+        classes: the detector's.
+        measured: the dataset's.
+    """
+    lines = []
+    similar = {_bare(name): name for name in classes}
+    known = set(_numbered(classes))
+    for name, number in _numbered(measured):
+        if number and number == measured.count(name) - 1:
+            lines.append(f"{number + 1} categories of the dataset are called {name!r}")
+        if (name, number) in known:
+            continue
+        line = f"the detector does not know the class {name!r} of the dataset: its AP will be 0"
+        if similar.get(_bare(name), name) != name:
+            line += f"; it knows {similar[_bare(name)]!r}, which differs in case or blanks"
+        lines.append(line)
+    return lines
+
+
+def _numbered(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Each name with the number of the same ones before it."""
+    seen: Counter[str] = Counter()
+    numbered = []
+    for name in names:
+        numbered.append((name, seen[name]))
+        seen[name] += 1
+    return numbered
+
+
+def _bare(name: str) -> str:
+    return "".join(name.split()).casefold()
 
 
 def detect_dataset(
@@ -127,4 +167,4 @@ def detect_dataset(
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return ", ".join(map(printable, names[:5])) + (", …" if len(names) > 5 else "")

@@ -30,11 +30,13 @@ from fcos.data.sampler import TrainingSampler
 from fcos.data.transforms import Compose, HorizontalFlip, ResizeShortestSide, SquareView
 from fcos.detector import Detector
 from fcos.evaluate import evaluate_detector
+from fcos.text import printable
 from fcos.train import distributed
 from fcos.train.accumulate import fitting_accumulation
 from fcos.train.activation_checkpointing import checkpoint_activations
 from fcos.train.checkpoint import Checkpoints
 from fcos.train.config import DTYPES, TrainConfig
+from fcos.train.examine import examine
 from fcos.train.optim import Schedule, make_optimizer
 from fcos.train.resume import claim
 from fcos.train.trainer import Trainer
@@ -90,7 +92,11 @@ def _train(
 ) -> int:
     """Train in a folder that no other run writes."""
     solver, data, run = config["solver"], config["data"], config["run"]
-    log = Console(stderr=True, quiet=distributed.rank() != 0, soft_wrap=True, markup=False).print
+    console = Console(stderr=True, quiet=distributed.rank() != 0, soft_wrap=True, markup=False)
+
+    def log(text: str) -> None:
+        console.print(printable(text))
+
     torch.manual_seed(run["seed"])
     if device.type == "cpu":
         # A core that a loader's worker uses would keep every parallel loop waiting.
@@ -101,6 +107,9 @@ def _train(
     with distributed.leader_first():
         dataset, test = build_datasets(data)
     detector = make_detector(dataset.classes).to(device).train()
+    faults = partial(examine, dataset.classes, test[0]) if test else list
+    for line in distributed.broadcast(faults() if distributed.rank() == 0 else None):
+        log(line)
     # A run that was stopped before its first checkpoint starts again, from the same weights.
     resume = distributed.broadcast(resume)
     if not resume:
@@ -193,15 +202,9 @@ def apply_options(detector: Detector, solver: Config) -> None:
         detector.compile_network()
 
 
-def images_per_process(batch: Any) -> int:
-    """This process's images of a step.
-
-    Raises:
-        ValueError: the batch is not a number, or the processes cannot share it equally.
-    """
+def images_per_process(batch: int) -> int:
+    """This process's images of a step; ValueError if the processes cannot share it equally."""
     world = distributed.world()
-    if not isinstance(batch, int) or batch < 1:
-        raise ValueError(f"solver.batch={batch} is not a number of images from 1 on")
     if batch % world:
         raise ValueError(f"{world} processes cannot share solver.batch={batch} images equally")
     return batch // world
@@ -230,10 +233,7 @@ def batches(
 
 
 def build_datasets(data: Config) -> tuple[DetectionDataset, TestSet | None]:
-    """The training set, and the test set if there is one.
-
-    The recipe's own test set is not used when the training set is another.
-    """
+    """The training set, and the test set if there is one that goes with it."""
     drawn = data.get("shapes", {})
     sources = resolve_dataset(data["train"], data["root"], data["train_images"], drawn.get("train"))
     keys = ("plus_one", "whole_pixels", "keep_empty", "skip_unreadable")
