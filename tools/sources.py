@@ -224,5 +224,8 @@ def download(address: str) -> bytes:
                         f"{address}: larger than {MAX_DOWNLOAD >> 20} MiB; download it first"
                     )
     except requests.RequestException as error:
-        raise OSError(f"{address} cannot be downloaded: {error}") from None
+        # The message of a failed connection would show the query, which may be a password.
+        answer = error.response
+        reason = type(error).__name__ if answer is None else f"{answer.status_code} {answer.reason}"
+        raise OSError(f"{address} cannot be downloaded: {reason}") from None
     return bytes(content)

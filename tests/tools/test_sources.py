@@ -85,6 +85,11 @@ def test_addresses_are_read(server: str) -> None:
     assert frame.source.file_name == "b.jpg"
 
 
+def test_a_server_that_cannot_be_reached_is_a_failure_without_secrets() -> None:
+    (failure,) = read_frames_of(find_sources(["http://127.0.0.1:1/a.png?token=secret"]))
+    assert failure == Failure("http://127.0.0.1:1/a.png cannot be downloaded: ConnectionError")
+
+
 def test_addresses_that_differ_in_a_hidden_query_have_different_names() -> None:
     found = find_sources([f"https://host/image?id={number}" for number in (1, 2, 2, 3)])
     assert [source.name for source in found] == [
