@@ -1,16 +1,92 @@
-"""What several commands take and do alike."""
+"""Arguments that several commands share, and how typer reads them."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from typer.core import TyperCommand, TyperGroup
 
 
-def positive(text: str) -> int:
-    """A whole number from 1 on, for argparse."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 on")
-    return int(text)
+def _complete(incomplete: str) -> list[str]:
+    """Entries for the shell's completion."""
+    import zoo
+
+    return zoo.names(f"{incomplete}*")
+
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="An entry, see `fcos-zoo list`, or a file that training wrote.",
+        autocompletion=_complete,
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(metavar="PATH|URL", help="Load these weights instead of the published ones."),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(help="cpu, cuda or cuda:N.", show_default="cuda if available"),
+]
+Precision = Annotated[
+    Literal["fp32", "bf16", "fp16"], typer.Option(help="Floating-point format of the forward pass.")
+]
+MultiScale = Annotated[
+    bool,
+    typer.Option(
+        "--multi-scale",
+        help="Use test-time augmentation: merge detections in 17 scaled and flipped copies.",
+    ),
+]
+
+
+class ListOptions(TyperCommand):
+    """A command whose repeatable options also take several values at once: `--out a.png b.png`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        repeatable = {name for p in self.params if getattr(p, "multiple", False) for name in p.opts}
+        spread: list[str] = []
+        option = None
+        for word in args:
+            if word.startswith("-"):
+                option = word if word in repeatable else None
+            elif option and spread[-1] != option:
+                spread.append(option)
+            spread.append(word)
+        return super().parse_args(ctx, spread)
+
+
+class DefaultCommand(TyperGroup):
+    """A group that runs its first command unless the first argument names another one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        default = next(iter(self.commands))
+        return super().parse_args(
+            ctx, args if args[:1] and args[0] in self.commands else [default, *args]
+        )
+
+
+def words(text: str | None, known: Sequence[str], option: str) -> tuple[str, ...] | None:
+    """The comma-separated words of an option's value.
+
+    Raises:
+        typer.BadParameter: a word is not among the known ones.
+    """
+    if text is None:
+        return None
+    chosen = tuple(filter(None, text.split(",")))
+    for word in chosen:
+        if word not in known:
+            raise typer.BadParameter(
+                f"unknown {word!r}; choose from {', '.join(known)}", param_hint=option
+            )
+    return chosen
 
 
 def name_for_files(model: str) -> str:
@@ -21,6 +97,13 @@ def name_for_files(model: str) -> str:
     return "_".join(filter(None, (path.parent.name, path.stem)))
 
 
+def positive(text: str) -> int:
+    """A positive integer, for argparse."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive integer")
+    return int(text)
+
+
 def default_device() -> str:
     """A GPU where there is one."""
     import torch
@@ -29,7 +112,7 @@ def default_device() -> str:
 
 
 def exact_float32() -> None:
-    """Let fp32 be that on GPUs, too, whose convolutions torch otherwise rounds to TF32."""
+    """Compute fp32 convolutions on GPUs exactly; torch rounds their inputs to TF32 otherwise."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = False

@@ -1,61 +1,322 @@
-"""Measure parameters, GFLOPs, latency, throughput, memory and AP, each in its own process.
-
-fcos-zoo bench NAMES...             measure entries
-fcos-zoo bench --suite published    measure a suite, see configs/suite
-fcos-zoo bench compare A B          compare two results files
-fcos-zoo bench merge OUT FILES...   merge results files
-"""
+"""Measure models: `fcos-zoo bench`."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import typer
 from rich.console import Console
 
-from benchmarks import environment
 from benchmarks.cases import METRICS, PRECISIONS, STATIC, Dataset, TimingBudget
-from benchmarks.runner import NOT_STARTED, is_complete, run
-from benchmarks.store import Row, Store, newest
-from benchmarks.suite import Suite, load, suites
-from fcos.coco_eval import BACKENDS
-from reports import tables
-from tools import compare, merge
-from tools.arguments import default_device, positive
+from tools.arguments import Device, default_device, words
 
-SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "compare": compare.main,
-    "merge": merge.main,
-}
+if TYPE_CHECKING:
+    from benchmarks.store import Row
+    from benchmarks.suite import Suite
+
+LAYOUTS = ("channels_last", "contiguous")
+WHAT, HOW, OUTPUT = "What to measure", "How to measure", "Output"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def _rank() -> str | None:
+    """The shard of a process started by torchrun."""
+    if "WORLD_SIZE" not in os.environ:
+        return None
+    return f"{os.environ['RANK']}/{os.environ['WORLD_SIZE']}"
+
+
+def bench(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME",
+            help="Entries, with shell wildcards. Default: those of the quick suite, or all of them "
+            "for --metrics params,flops.",
+        ),
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=WHAT,
+            metavar="NAME",
+            help="Measure a suite: a file of configs/suite, such as quick or published.",
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            rich_help_panel=WHAT,
+            metavar="KEY=VALUE",
+            help="Override a setting of the suite; may be repeated.",
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=WHAT, metavar="WORDS", help=f"Comma-separated: {', '.join(METRICS)}."
+        ),
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--baseline",
+            "--peer",
+            rich_help_panel=WHAT,
+            metavar="MODULE:FUNCTION",
+            help="Also measure another detector: torchvision, or an adapter of your own; may be "
+            "repeated.",
+        ),
+    ] = None,
+    dataset: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            rich_help_panel=WHAT,
+            metavar="ANNOTATIONS IMAGES",
+            help="An annotation file in COCO's format and the folder of its images.",
+            show_default="the 31 embedded images of val2017",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            rich_help_panel=WHAT,
+            help="Use only the first images, also for AP (--set limit=N: not for AP).",
+        ),
+    ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            rich_help_panel=WHAT,
+            metavar="NAME=PATH",
+            help="Checkpoint of an entry; may be repeated.",
+        ),
+    ] = None,
+    weights_dir: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=WHAT, help="Folder of checkpoints called as published, or NAME.pth."
+        ),
+    ] = None,
+    cached_only: Annotated[
+        bool, typer.Option("--cached-only", rich_help_panel=WHAT, help="Never download weights.")
+    ] = False,
+    no_random: Annotated[
+        bool,
+        typer.Option(
+            "--no-random",
+            rich_help_panel=WHAT,
+            help="Do not measure speed and memory with random weights where there are no others.",
+        ),
+    ] = False,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=HOW, metavar="WORDS", help=f"Comma-separated: {', '.join(PRECISIONS)}."
+        ),
+    ] = None,
+    device: Device = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=HOW, help="CPU threads.")
+    ] = None,
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            rich_help_panel=HOW,
+            metavar="SHORT LONG",
+            help="Resize images to this shortest side, with at most this longest side.",
+        ),
+    ] = None,
+    batches: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=HOW,
+            metavar="NUMBERS",
+            help="Batch sizes for throughput, such as 1,2,4,8.",
+        ),
+    ] = None,
+    compile: Annotated[
+        bool,
+        typer.Option("--compile", rich_help_panel=HOW, help="Also measure with torch.compile."),
+    ] = False,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=HOW,
+            metavar="WORDS",
+            help=f"Memory format of weights and inputs: {', '.join(LAYOUTS)}.",
+        ),
+    ] = None,
+    evaluator: Annotated[
+        Literal["pycocotools", "faster-coco-eval"] | None,
+        typer.Option(
+            rich_help_panel=HOW,
+            show_default="pycocotools",
+            help="Package that computes AP; results are equal.",
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            rich_help_panel=HOW,
+            show_default="4",
+            help="Number of processes that time each case.",
+        ),
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            rich_help_panel=HOW,
+            help="Time at least this many passes over the images in each process.",
+        ),
+    ] = None,
+    runs: Annotated[
+        int | None,
+        typer.Option(rich_help_panel=HOW, help="Time at least this many runs in each process."),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(rich_help_panel=HOW, help="Time for at least this long in each process."),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=HOW,
+            help="Stop a process that takes longer than this for one case (seconds).",
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=HOW,
+            metavar="I/N",
+            help="Divide the cases among N processes, of which this is number I, from 0; set by "
+            "torchrun.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(rich_help_panel=OUTPUT, help="Results file, to which rows are appended.")
+    ] = Path("outputs/bench/results.jsonl"),
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh",
+            rich_help_panel=OUTPUT,
+            help="Measure again what the results file already has.",
+        ),
+    ] = False,
+) -> int:
+    """Measure parameters, GFLOPs, latency, throughput, memory and AP, each in its own process.
+
+    Cases that the results file already has for this machine and code are skipped.
+    `fcos-zoo bench compare BEFORE AFTER` compares two results files, and
+    `fcos-zoo bench merge OUT FILES...` merges several; benchmarks/README.md says how each metric
+    is measured.
+    """  # fmt: skip
+    take_gpu()
+    static = bool(metrics) and set((metrics or "").split(",")) <= STATIC
+    named = bool(names or baseline)
+    base = settings_of(suite, set_ or [], named, static)
+    timing = base.get("timing", TimingBudget())
+    index, shards = _shard(shard or _rank())
+    changes = {
+        "entries": tuple(names or ()) or None,
+        "baselines": tuple(baseline or ()) or None,
+        "metrics": words(metrics, METRICS, "--metrics"),
+        "precisions": words(precision, PRECISIONS, "--precision"),
+        "layouts": words(layout, LAYOUTS, "--layout"),
+        "compiled": (False, True) if compile else None,
+        "batches": _numbers(batches),
+        "device": device,
+        "threads": threads,
+        "size": size,
+        "dataset": Dataset.of(*dataset) if dataset else None,
+        "folder": out.parent,
+        "limit": limit,
+        "ap_limit": limit,
+        "evaluator": evaluator,
+        "timing": TimingBudget(
+            timing.min_rounds if rounds is None else rounds,
+            timing.min_runs if runs is None else runs,
+            timing.min_seconds if seconds is None else seconds,
+            timing.max_seconds,
+        ),
+        "processes": processes,
+        "weights_files": dict(map(_weights, weights or ())) or None,
+        "weights_folder": weights_dir,
+        "cached_only": cached_only or None,
+        "random_weights": False if no_random else None,
+        "timeout": timeout,
+        "shard": index,
+        "shards": shards,
+    }
+    return measure(suite_of(base, changes, named), out, fresh)
+
+
+def settings_of(
+    name: str | None, overrides: Sequence[str], named: bool, static: bool
+) -> dict[str, Any]:
+    """The settings of a suite; without a name, of the quick one if neither entries are named nor
+    only static metrics are asked for.
+
+    Raises:
+        ValueError: there are overrides, but no suite.
+    """
+    from benchmarks.suite import load
+
+    suite = name or (None if named or static else "quick")
+    if overrides and not suite:
+        raise ValueError("--set changes a suite: choose one with --suite")
+    settings: dict[str, Any] = load(suite, overrides) if suite else {"entries": ("*",)}
+    if named and not name:
+        settings["entries"] = ()
+    return settings
+
+
+def suite_of(settings: Mapping[str, Any], changes: Mapping[str, Any], named: bool) -> Suite:
+    """A suite with the settings that the command line gives (None: not given)."""
+    from benchmarks.suite import Suite
+
+    given = {key: value for key, value in changes.items() if value is not None}
+    replaced = {*given, "entries", "baselines"} if named else {*given}
+    parts = tuple(  # the command line overrides the settings of parts, too
+        {key: value for key, value in part.items() if key not in replaced}
+        for part in settings.get("parts", ())
+    )
+    chosen = {**settings, **given, "parts": parts}
+    chosen.setdefault("device", default_device())
+    return Suite(**chosen)
+
+
+def measure(suite: Suite, out: Path, fresh: bool) -> int:
     """Measure, write results and a Markdown table, and print the table; 1 if a case failed.
 
     Under torchrun the exit code is always 0, since torchrun ends all processes when one fails.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments and arguments[0] in SUBCOMMANDS:
-        return SUBCOMMANDS[arguments[0]](arguments[1:])
-    options = _parser().parse_args(arguments)
-    take_gpu()
-    suite = suite_of(options)
+    from benchmarks.runner import run
+    from benchmarks.store import Store, newest
+    from reports import tables
+
     console = Console()
-    store = Store(options.out)
-    rows = run(suite, store, options.fresh)
-    page = options.out.with_suffix(".md")
+    store = Store(out)
+    rows = run(suite, store, fresh)
+    page = out.with_suffix(".md")
     page.write_text(tables.page(rows if suite.shards == 1 else newest(store.rows())))
     for table in tables.terminal(rows, console.width, str(page)):
         console.print(table)
     for line in closing_lines(rows, suite):
-        console.print(line, style="yellow", highlight=False, soft_wrap=True)
+        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(
-        f"Results: {options.out}, table: {page}. See them as a page: "
-        f"fcos-zoo report {options.out} --html",
+        f"Results: {out}, table: {page}. See them as a page: fcos-zoo report {out} --html",
+        markup=False,
         highlight=False,
         soft_wrap=True,
     )
@@ -65,6 +326,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def closing_lines(rows: Sequence[Row], suite: Suite) -> list[str]:
     """What the reader of the table must know: cases that failed, or were cut short."""
+    from benchmarks.runner import NOT_STARTED, is_complete
+
     lines = []
     failed = [row for row in rows if row["status"] not in ("measured", "missing")]
     for row in failed[:5]:
@@ -82,181 +345,31 @@ def closing_lines(rows: Sequence[Row], suite: Suite) -> list[str]:
     return lines
 
 
-def suite_of(options: argparse.Namespace) -> Suite:
-    """The suite that a config names, changed by the options of the command line."""
-    named = bool(options.names or options.baseline)
-    static = bool(options.metrics) and set(options.metrics) <= STATIC
-    suite = options.suite or (None if named or static else "quick")
-    if options.set and not suite:
-        raise ValueError("--set changes a suite: choose one with --suite")
-    chosen: dict[str, Any] = load(suite, options.set) if suite else {"entries": ("*",)}
-    if named and not options.suite:
-        chosen["entries"] = ()
-    timing = chosen.get("timing", TimingBudget())
-    changes = {
-        "entries": tuple(options.names) or None,
-        "baselines": tuple(options.baseline) or None,
-        "metrics": options.metrics,
-        "precisions": options.precision,
-        "layouts": options.layout,
-        "compiled": (False, True) if options.compile else None,
-        "batches": options.batches,
-        "device": options.device,
-        "threads": options.threads,
-        "size": tuple(options.size) if options.size else None,
-        "dataset": Dataset.of(*options.dataset) if options.dataset else None,
-        "folder": options.out.parent,
-        "limit": options.limit,
-        "ap_limit": options.limit,
-        "evaluator": options.evaluator,
-        "timing": TimingBudget(
-            timing.min_rounds if options.rounds is None else options.rounds,
-            timing.min_runs if options.runs is None else options.runs,
-            timing.min_seconds if options.seconds is None else options.seconds,
-            timing.max_seconds,
-        ),
-        "processes": options.processes,
-        "weights_files": dict(options.weights) or None,
-        "weights_folder": options.weights_dir,
-        "cached_only": options.cached_only or None,
-        "random_weights": False if options.no_random else None,
-        "timeout": options.timeout,
-        "shard": options.shard and options.shard[0],
-        "shards": options.shard and options.shard[1],
-    }
-    changes = {key: value for key, value in changes.items() if value is not None}
-    chosen |= changes
-    if named:
-        changes |= {"entries": (), "baselines": ()}
-    chosen["parts"] = tuple(  # the command line overrides them, too
-        {key: value for key, value in part.items() if key not in changes}
-        for part in chosen.get("parts", ())
-    )
-    chosen.setdefault("device", default_device())
-    return Suite(**chosen)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fcos-zoo bench",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Cases that the results file already has for this machine and code are skipped.\n"
-        "benchmarks/README.md describes how everything is measured.",
-    )
-    what = parser.add_argument_group("what to measure").add_argument
-    what(
-        "names",
-        nargs="*",
-        metavar="NAME",
-        help="entries, with shell wildcards (default: the quick suite; all for static metrics)",
-    )
-    what("--suite", help=f"one of {', '.join(suites())}")
-    what(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a setting of the suite",
-    )
-    what("--metrics", type=_words(METRICS), help=f"comma-separated: {','.join(METRICS)}")
-    what("--baseline", "--peer", action="append", default=[], metavar="MODULE:FUNCTION",
-         help="also measure another detector: torchvision, or an adapter")  # fmt: skip
-    what("--dataset", type=Path, nargs=2, metavar=("ANNOTATIONS", "IMAGES"),
-         help="in COCO format (default: the 31 embedded images of val2017)")  # fmt: skip
-    what(
-        "--limit",
-        type=positive,
-        help="use only the first N images, also for AP (--set limit=N: only for speed and memory)",
-    )
-    what("--weights", type=_weights, action="append", default=[], metavar="NAME=PATH",
-         help="checkpoint of an entry; may be repeated")  # fmt: skip
-    what(
-        "--weights-dir",
-        type=Path,
-        help="folder of checkpoints with their published names, or NAME.pth",
-    )
-    what("--cached-only", action="store_true", help="never download weights")
-    what("--no-random", action="store_true",
-         help="do not measure speed and memory with random weights")  # fmt: skip
-    how = parser.add_argument_group("how to measure").add_argument
-    how("--precision", type=_words(PRECISIONS), help=f"comma-separated: {','.join(PRECISIONS)}")
-    how("--device", help="cpu, cuda or cuda:N (default: cuda if available)")
-    how("--threads", type=positive, help="CPU threads")
-    how(
-        "--size",
-        type=int,
-        nargs=2,
-        metavar=("SHORT", "LONG"),
-        help="largest shortest and longest side of the images",
-    )
-    how("--batches", type=_numbers, help="batch sizes of throughput, such as 1,2,4,8")
-    how("--compile", action="store_true", help="also measure with torch.compile")
-    how(
-        "--layout",
-        type=_words(("channels_last", "contiguous")),
-        help="memory format of weights and inputs",
-    )
-    how(
-        "--evaluator",
-        choices=BACKENDS,
-        help="computes AP, with equal results (default: pycocotools)",
-    )
-    how("--processes", type=positive, help="number of processes that time each case (default: 4)")
-    how("--rounds", type=positive, help="least number of timed passes over the images per process")
-    how("--runs", type=int, help="least number of timed runs per process")
-    how("--seconds", type=float, help="least number of timed seconds per process")
-    how("--timeout", type=float, help="seconds that a process may take for a case")
-    how("--shard", type=_shard, default=_rank(), metavar="I/N",
-        help="measure only every N-th process, from I on; set by torchrun")  # fmt: skip
-    where = parser.add_argument_group("output").add_argument
-    where(
-        "--out",
-        type=Path,
-        default=Path("outputs/bench/results.jsonl"),
-        help="results file (%(default)s)",
-    )
-    where("--fresh", action="store_true", help="measure again what the results file already has")
-    return parser
-
-
-def _words(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
-    def words(text: str) -> tuple[str, ...]:
-        chosen = tuple(filter(None, text.split(",")))
-        for word in chosen:
-            if word not in known:
-                raise argparse.ArgumentTypeError(
-                    f"unknown {word!r}; choose from {', '.join(known)}"
-                )
-        return chosen
-
-    return words
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    words = text.split(",")
-    if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of positive integers like 1,2,4")
-    return tuple(map(int, words))
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    numbers = text.split(",")
+    if not all(number.strip().isdecimal() and int(number) > 0 for number in numbers):
+        raise typer.BadParameter(
+            f"{text!r} is not a list of positive integers like 1,2,4", param_hint="--batches"
+        )
+    return tuple(map(int, numbers))
 
 
 def _weights(text: str) -> tuple[str, Path]:
     name, equals, path = text.partition("=")
     if not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH")
+        raise typer.BadParameter(f"{text!r} is not NAME=PATH", param_hint="--weights")
     return name, Path(path)
 
 
-def _shard(text: str) -> tuple[int, int]:
+def _shard(text: str | None) -> tuple[int | None, int | None]:
+    if text is None:
+        return None, None
     shard, _, shards = text.partition("/")
+    if not (shard.isdecimal() and shards.isdecimal()):
+        raise typer.BadParameter(f"{text!r} is not I/N, such as 0/2", param_hint="--shard")
     return int(shard), int(shards)
-
-
-def _rank() -> tuple[int, int] | None:
-    """The shard of a process started by torchrun."""
-    if "WORLD_SIZE" not in os.environ:
-        return None
-    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
 def take_gpu() -> None:
@@ -265,6 +378,8 @@ def take_gpu() -> None:
     Raises:
         ValueError: there are GPUs, but fewer than processes.
     """
+    from benchmarks import environment
+
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML numbers them
     if "LOCAL_RANK" in os.environ and (gpus := environment.visible_gpus()):
         local = int(os.environ["LOCAL_RANK"])
@@ -277,4 +392,6 @@ def take_gpu() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tools.cli import main
+
+    sys.exit(main(["bench", *sys.argv[1:]]))

@@ -1,19 +1,18 @@
-"""What the cache of weights holds, and how to make room in it."""
+"""The cache of weights: `fcos-zoo cache`."""
 
 from __future__ import annotations
 
-import argparse
 import fnmatch
 import sys
-from collections.abc import Sequence
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
 import zoo
 from zoo import cache
-from zoo.converted import SUFFIX
 
 LEFTOVERS = {
     "part": "unfinished, will be resumed",
@@ -22,27 +21,25 @@ LEFTOVERS = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Show the files with their sizes, or remove some."""
-    parser = argparse.ArgumentParser(prog="fcos-zoo cache", description=__doc__)
-    parser.add_argument(
-        "--remove",
-        nargs="+",
-        metavar="NAME",
-        help="entries or files, shell wildcards allowed: free their room",
-    )
-    options = parser.parse_args(arguments)
+def show_cache(
+    removed: Annotated[
+        list[str] | None,
+        typer.Option("--remove", metavar="NAME", help="Remove entries or files; shell wildcards."),
+    ] = None,
+) -> None:
+    """Show the downloaded files and their sizes, or remove some."""
     console = Console(soft_wrap=True)
-    if options.remove:
-        freed = sum(remove(pattern) for pattern in options.remove)
-        console.print(f"{decimal(freed)} freed in {cache.folder()}", highlight=False)
-        return 0
+    if removed:
+        freed = sum(remove(pattern) for pattern in removed)
+        console.print(f"{decimal(freed)} freed in {cache.folder()}", markup=False, highlight=False)
+        return
     console.print(table())
-    return 0
 
 
 def table() -> Table:
     """A line a file: whole files, then what interrupted or refused transfers left."""
+    from zoo.converted import SUFFIX  # imports torch
+
     entries, rest = cache.entries(), leftovers()
     shown = Table(title=f"{cache.folder()}", title_justify="left", show_footer=True)
     total = sum(entry.size for entry in entries) + sum(size for _, size in rest)
@@ -75,6 +72,8 @@ def remove(pattern: str) -> int:
         LookupError: the cache holds nothing of that name.
         WeightsError: a file is being fetched.
     """
+    from zoo.converted import SUFFIX  # imports torch
+
     held = {entry.path.name for entry in cache.entries()}
     held |= {name.rpartition(".")[0] for name, _ in leftovers()}
     wanted = {name for name in held if fnmatch.fnmatchcase(name, pattern)}
@@ -89,4 +88,6 @@ def remove(pattern: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tools.cli import main
+
+    sys.exit(main(["cache", *sys.argv[1:]]))

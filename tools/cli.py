@@ -1,73 +1,149 @@
-"""The `fcos-zoo` command: one word a task, each a file of this folder."""
+"""The `fcos-zoo` command: one typer application, whose commands are functions of this folder."""
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
+import os
 import sys
 from collections.abc import Sequence
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
-from rich.table import Table
+from typer.core import TyperGroup
 
-COMMANDS = {
-    "list": "names of the zoo's entries with their published figures",
-    "info": "everything that is known of one entry",
-    "download": "fetch published weights into the cache",
-    "cache": "what the cache holds, and removing it",
-    "verify-cache": "hash all cached weights anew and repair them",
-    "pin": "write the hosts' sizes and SHA-256 of weights into the entries",
-    "push": "publish an entry's weights on the Hugging Face Hub",
-    "data": "fetch, draw and check datasets",
-    "train": "train an entry by its recipe, on its dataset or yours",
-    "predict": "find objects in pictures: boxes drawn, and COCO results as JSON",
-    "evaluate": "COCO AP of an entry on a COCO-format dataset",
-    "bench": "measure parameters, GFLOPs, latency, memory and AP",
-    "report": "the measured tables beside the published ones",
-    "export": "one file for other runtimes: torch.export or ONNX",
-    "verify": "check entries against golden fixtures",
-}
+from tools import (
+    bench,
+    cache,
+    compare,
+    data,
+    download,
+    evaluate,
+    export,
+    info,
+    merge,
+    pin,
+    push,
+    report,
+    train,
+    verify,
+    verify_cache,
+)
+from tools import list as list_command
+from tools.arguments import DefaultCommand, ListOptions
+
 ERRORS = (LookupError, ValueError, TypeError, OSError, RuntimeError, ImportError, ArithmeticError)
+USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]  # typer does not export it
+HELP = {"help_option_names": ["-h", "--help"]}
+
+USE, DATA, TRAIN = "Use a model", "Data", "Train"
+MEASURE, PUBLISH = "Measure", "Publish and maintain"
+PANELS = (USE, DATA, TRAIN, MEASURE, PUBLISH)
+
+
+class _Commands(TyperGroup):
+    """Lists the commands by panel; typer lists groups of commands last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(self.commands, key=lambda name: PANELS.index(self._panel(name)))
+
+    def _panel(self, name: str) -> str:
+        return str(getattr(self.commands[name], "rich_help_panel"))  # noqa: B009
+
+
+app: typer.Typer = typer.Typer(cls=_Commands, context_settings=HELP, pretty_exceptions_enable=False)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fcos-zoo {importlib.metadata.version('fcos-zoo')}")
+        raise typer.Exit()
+
+
+@app.callback(epilog="Add --debug to any command to see the traceback of an error.")
+def fcos_zoo(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """FCOS detectors as published: use, train, measure and export them."""
+
+
+def _predict(context: typer.Context) -> int:
+    """Detect objects in images: write drawn boxes, and COCO results as JSON."""
+    from tools import predict
+
+    return predict.main(context.args)
+
+
+app.command("list", rich_help_panel=USE)(list_command.list_entries)
+app.command("info", rich_help_panel=USE)(info.info)
+app.command(
+    "predict",
+    rich_help_panel=USE,
+    context_settings={
+        "ignore_unknown_options": True,
+        "allow_extra_args": True,
+        "help_option_names": [],
+    },
+)(_predict)
+app.command("export", rich_help_panel=USE)(export.export)
+app.command("download", rich_help_panel=USE)(download.download)
+app.command("cache", rich_help_panel=USE, cls=ListOptions)(cache.show_cache)
+app.command("verify-cache", rich_help_panel=USE)(verify_cache.verify_cache)
+app.add_typer(data.app, name="data", rich_help_panel=DATA)
+app.command("train", rich_help_panel=TRAIN)(train.train)
+app.command("evaluate", rich_help_panel=MEASURE, cls=ListOptions)(evaluate.evaluate)
+bench_app = typer.Typer(cls=DefaultCommand, help="Measure models, and compare or merge results.")
+bench_app.command("run")(bench.bench)
+bench_app.command("compare")(compare.compare_results)
+bench_app.command("merge")(merge.merge)
+app.add_typer(bench_app, name="bench", rich_help_panel=MEASURE)
+report_app = typer.Typer(cls=DefaultCommand, help="Report results, or plot training curves.")
+report_app.command("results")(report.report)
+report_app.command("curves", cls=ListOptions)(report.curves)
+app.add_typer(report_app, name="report", rich_help_panel=MEASURE)
+app.command("verify", rich_help_panel=MEASURE)(verify.verify)
+app.command("push", rich_help_panel=PUBLISH, cls=ListOptions)(push.push)
+app.command("pin", rich_help_panel=PUBLISH)(pin.pin_entries)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; errors are raised."""
+    code = app(args=[*arguments], prog_name="fcos-zoo", standalone_mode=False)
+    sys.stdout.flush()
+    return code or 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; errors that a user can mend are one line and a non-zero exit."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        _print_help()
-        return 0 if arguments else 2
-    if arguments[0] == "--version":
-        print(f"fcos-zoo {importlib.metadata.version('fcos-zoo')}")
-        return 0
-    name, *rest = arguments
+    """Run one command; errors that a user can fix are one line and a non-zero exit."""
+    given = sys.argv[1:] if arguments is None else arguments
+    words = [word for word in given if word != "--debug"]
     errors = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
-    if name not in COMMANDS:
-        errors.print(f"fcos-zoo: no command {name!r}; there are {', '.join(COMMANDS)}")
-        return 2
-    debug = "--debug" in rest
+    prefix = " ".join(["fcos-zoo", *words[:1]])
     try:
-        command = importlib.import_module(f"tools.{name.replace('-', '_')}")
-        return int(command.main([word for word in rest if word != "--debug"]) or 0)
-    except KeyboardInterrupt:
-        errors.print(f"fcos-zoo {name}: interrupted")
-        return 130
-    except BrokenPipeError:
-        return 0
+        code = run(words or ["--help"])
+    except USAGE_ERROR as error:
+        errors.print(f"{prefix}: {error.format_message()}", style="red")  # type: ignore[attr-defined]
+        return 2
     except ERRORS as error:
-        if isinstance(error, KeyError | IndexError) or debug:
+        if isinstance(error, KeyError | IndexError) or len(words) < len(given):
             raise
-        errors.print(f"fcos-zoo {name}: {error}", style="red")
+        errors.print(f"{prefix}: {error}", style="red")
+        _discard_output()
         return 1
+    if code == 130:
+        errors.print(f"{prefix}: interrupted")
+    return code if words else 2
 
 
-def _print_help() -> None:
-    table = Table(box=None, show_header=False, padding=(0, 2))
-    for name, summary in COMMANDS.items():
-        table.add_row(f"[bold]{name}[/]", summary)
-    console = Console()
-    console.print("usage: fcos-zoo COMMAND [ARGUMENT ...]      (COMMAND --help tells more)\n")
-    console.print(table)
-    console.print("\n--version: which this is; COMMAND ... --debug: where an error is from")
+def _discard_output() -> None:
+    """Keep the interpreter from failing again on output that cannot be written, at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

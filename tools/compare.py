@@ -2,45 +2,52 @@
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.store import read
-from reports.compare import Comparison, compare, unmatched, unmatched_machines
+
+if TYPE_CHECKING:
+    from reports.compare import Comparison
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print every figure of both files and its ratio.
+def compare_results(
+    before: Annotated[Path, typer.Argument(help="Results file to compare with.")],
+    after: Annotated[Path, typer.Argument(help="Results file of the same cases, measured later.")],
+    tolerance: Annotated[
+        float,
+        typer.Option(help="Accept times and memory that grew by this share, beyond their noise."),
+    ] = 0.05,
+) -> int:
+    """Compare two results files: every figure of both, and its ratio.
 
-    Returns 1 if a figure got worse by more than the tolerance, or is missing in the second file.
+    The exit code is 1 if a figure got worse by more than the tolerance, or is missing in the
+    second file.
     """
-    parser = argparse.ArgumentParser(prog="fcos-zoo bench compare", description=__doc__)
-    parser.add_argument("before", type=Path)
-    parser.add_argument("after", type=Path)
-    parser.add_argument("--tolerance", type=float, default=0.05,
-        help="by how much times and memory may get worse, relatively (%(default)s)")  # fmt: skip
-    options = parser.parse_args(arguments)
-    before, after = read([options.before]), read([options.after])
-    comparisons = compare(before, after, options.tolerance)
+    from reports.compare import compare, unmatched, unmatched_machines
+
+    rows_before, rows_after = read([before]), read([after])
+    comparisons = compare(rows_before, rows_after, tolerance)
     if not comparisons:
-        raise LookupError(f"{options.before} and {options.after} have no case in common")
+        raise LookupError(f"{before} and {after} have no case in common")
     console = Console()
     several = len({one.machine for one in comparisons}) > 1
     console.print(_table(comparisons, several))
-    lost, more = unmatched(before, after)
+    lost, more = unmatched(rows_before, rows_after)
     skipped = [
         f"{count} measured cases that only {path} has"
-        for count, path in ((lost, options.before), (more, options.after))
+        for count, path in ((lost, before), (more, after))
         if count
     ]
     skipped += [
-        f"{name}, which only one of the files has" for name in unmatched_machines(before, after)
+        f"{name}, which only one of the files has"
+        for name in unmatched_machines(rows_before, rows_after)
     ]
     for text in skipped:
         _print(console, f"not compared: {text}", "yellow")
@@ -74,7 +81,3 @@ def _table(comparisons: Sequence[Comparison], several: bool) -> Table:
         style = "red" if one.regressed else None
         table.add_row(one.entry, ", ".join(words), one.name, *figures, ratio, style=style)
     return table
-
-
-if __name__ == "__main__":
-    sys.exit(main())

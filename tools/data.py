@@ -1,17 +1,16 @@
-"""Datasets: download published ones, draw shapes, check your own before training."""
+"""Datasets: `fcos-zoo data`."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 import yaml
 from filelock import FileLock
 from rich.console import Console
@@ -20,50 +19,60 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 from rich.text import Text
 
-from fcos.data import shapes
-from fcos.data.annotations import load_annotations
-from fcos.data.check import ASSUMED, LEFT_OUT, OUTCOMES, REFUSED, Finding, Report, check
-from fcos.data.download import (
-    Archive,
-    DatasetSpec,
-    check_disk_space,
-    install_archive,
-    missing_archives,
-    remove_archive,
-    required_bytes,
-    verify_dataset,
-)
-from fcos.data.image_files import find_image_dir
-from fcos.data.registry import DatasetSource, find_datasets
-from zoo.download import fetch
 from zoo.registry import CONFIGS
 from zoo.sources import FileSource
 
-STYLES = {REFUSED: "red", LEFT_OUT: "yellow", ASSUMED: "yellow"}
+if TYPE_CHECKING:
+    from fcos.data.check import Finding, Report
+    from fcos.data.download import Archive, DatasetSpec
+    from fcos.data.registry import DatasetSource
+
+app: typer.Typer = typer.Typer(help="Download datasets, draw shapes, or check your own dataset.")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the subcommand."""
-    options = _parser().parse_args(arguments)
-    return int(options.run(options))
+def downloader(name: str) -> Callable[..., None]:
+    """The command that downloads a dataset of configs/dataset."""
+
+    def download_dataset(
+        root: Annotated[Path, typer.Option(help="Folder of the datasets.")] = Path("data"),
+        keep: Annotated[bool, typer.Option("--keep", help="Keep the archives.")] = False,
+    ) -> None:
+        download(name, root, keep)
+
+    return download_dataset
 
 
-def download(name: str, options: argparse.Namespace) -> int:
+for _name in sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml")):
+    app.command(_name, help=f"Download {_name}, unpack it and check its files.")(downloader(_name))
+
+
+def download(name: str, root: Path, keep: bool) -> None:
     """Download what is missing of a published dataset, and check all of it."""
-    dataset = DatasetSpec.parse(name, yaml.safe_load(_files()[name].read_text()))
-    root: Path = options.root
+    from fcos.data.download import (
+        DatasetSpec,
+        check_disk_space,
+        install_archive,
+        missing_archives,
+        remove_archive,
+        required_bytes,
+        verify_dataset,
+    )
+
+    dataset = DatasetSpec.parse(
+        name, yaml.safe_load((CONFIGS / "dataset" / f"{name}.yaml").read_text())
+    )
     root.mkdir(parents=True, exist_ok=True)
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, markup=False, highlight=False)
     with FileLock(root / ".data.lock"):
         missing = missing_archives(dataset, root)
         if missing:
             console.print(_announcement(dataset, missing, root))
-            check_disk_space(root, required_bytes(missing, options.keep))
+            check_disk_space(root, required_bytes(missing, keep))
         for archive in missing:
             with _progress(f"unpacking {archive.name}") as progress:
                 install_archive(archive, root, _fetch, progress)
             console.print(f"{archive.name}: unpacked")
-            if not options.keep:
+            if not keep:
                 remove_archive(archive, root)
         table = Table("split", "images", "objects", "classes")
         try:
@@ -71,43 +80,72 @@ def download(name: str, options: argparse.Namespace) -> int:
                 table.add_row(split, *(f"{number:,}" for number in numbers))
         except ValueError as error:
             raise ValueError(f"{error}; remove what is damaged and start again") from None
-        if not options.keep:  # also those that an interrupted call left
+        if not keep:  # also those that an interrupted call left
             for archive in dataset.archives:
                 remove_archive(archive, root)
     console.print(table)
     console.print(f"{name} is complete: train with data.root={root}")
-    return 0
 
 
-def draw(options: argparse.Namespace) -> int:
-    """Write a dataset of drawn shapes."""
-    if options.count < 1:
-        raise ValueError(f"--count must be at least 1, not {options.count}")
-    classes = tuple(options.classes.split(","))
-    annotations = shapes.write(
-        options.out, options.count, options.seed, options.size, classes, options.most
-    )
+@app.command()
+def shapes(
+    count: Annotated[int, typer.Option(min=1, help="Number of images.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    seed: Annotated[int, typer.Option(help="Seed of the random images.")] = 0,
+    size: Annotated[int, typer.Option(help="Longer side of the images.")] = 160,
+    most: Annotated[int, typer.Option(help="Maximum number of shapes per image.")] = 10,
+    classes: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated: circle, square, triangle, hexagon, star, cross, arrow."
+        ),
+    ] = "circle,square,triangle",
+) -> None:
+    """Draw a dataset of shapes, in COCO's format."""
+    from fcos.data.annotations import load_annotations
+    from fcos.data.shapes import write
+
+    annotations = write(out, count, seed, size, tuple(classes.split(",")), most)
     content = load_annotations(annotations)
-    Console(soft_wrap=True, highlight=False).print(
+    Console(soft_wrap=True, markup=False, highlight=False).print(
         f"{annotations}: {len(content['images']):,} images, {len(content['annotations']):,} objects"
     )
-    return 0
 
 
-def check_all(options: argparse.Namespace) -> int:
-    """Show what training would do about every irregularity of a dataset."""
+@app.command("check")
+def check_dataset(
+    dataset: Annotated[
+        Path, typer.Argument(help="A folder in COCO's or VOC's layout, or an annotation file.")
+    ],
+    images: Annotated[
+        Path | None,
+        typer.Argument(help="The annotation file's image folder, if it cannot be found."),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write every finding to this file.")
+    ] = None,
+) -> int:
+    """Check a dataset: show what training would refuse, leave out or correct.
+
+    The exit code is 1 if training would refuse it.
+    """
+    from fcos.data.check import check
+
     console = Console()
     reports: dict[str, Report] = {}
-    for name, source in _sources(options.dataset, options.images):
+    for name, source in _sources(dataset, images):
         reports[name] = check(source.annotations, source.image_dir)
         _show(console, name, source.image_dir, reports[name])
-    if options.json:
+    if json_file:
         content = {name: _plain(report) for name, report in reports.items()}
-        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        json_file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return 0 if all(report.ok for report in reports.values()) else 1
 
 
 def _sources(dataset: Path, image_dir: Path | None) -> Iterable[tuple[str, DatasetSource]]:
+    from fcos.data.image_files import find_image_dir
+    from fcos.data.registry import DatasetSource, find_datasets
+
     if dataset.is_dir() and image_dir is None:
         return find_datasets(dataset)
     source = DatasetSource(dataset, image_dir or find_image_dir(dataset))
@@ -115,6 +153,9 @@ def _sources(dataset: Path, image_dir: Path | None) -> Iterable[tuple[str, Datas
 
 
 def _show(console: Console, name: str, image_dir: Path, report: Report) -> None:
+    from fcos.data.check import ASSUMED, LEFT_OUT, OUTCOMES, REFUSED
+
+    styles = {REFUSED: "red", LEFT_OUT: "yellow", ASSUMED: "yellow"}
     numbers = f"{report.images:,} images, {report.objects:,} objects, {len(report.classes)} classes"
     console.print(f"{name}, {image_dir}: {numbers}", markup=False, highlight=False, soft_wrap=True)
     table = Table("finding", "number", "training", "first ones")
@@ -125,7 +166,7 @@ def _show(console: Console, name: str, image_dir: Path, report: Report) -> None:
         first = list(dict.fromkeys(names))
         examples = Text(", ".join(first[:3]) + (", …" if len(first) > 3 else ""))
         outcome = OUTCOMES[kind]
-        table.add_row(kind, f"{len(names):,}", outcome, examples, style=STYLES.get(outcome))
+        table.add_row(kind, f"{len(names):,}", outcome, examples, style=styles.get(outcome))
     if findings:
         console.print(table)
     remedy = "fix it, or skip missing and unreadable images with data.skip_unreadable=true"
@@ -157,6 +198,8 @@ def _announcement(dataset: DatasetSpec, missing: Sequence[Archive], root: Path) 
 
 
 def _fetch(archive: Archive, folder: Path) -> Path:
+    from zoo.download import fetch
+
     place = FileSource(archive.url, archive.size, archive.sha256 or "")
     return fetch(archive.name, [place], folder=folder)
 
@@ -176,44 +219,7 @@ def _progress(text: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
 
 
-def _files() -> dict[str, Path]:
-    return {path.stem: path for path in sorted((CONFIGS / "dataset").glob("*.yaml"))}
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fcos-zoo data", description=__doc__)
-    words = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
-    for name in _files():
-        word = words.add_parser(name, help=f"download {name}, unpack and check it")
-        add = word.add_argument
-        add("--root", type=Path, default=Path("data"), help="folder of the datasets (%(default)s)")
-        add("--keep", action="store_true", help="keep the archives")
-        word.set_defaults(run=partial(download, name))
-
-    word = words.add_parser("shapes", help="draw a dataset of shapes")
-    add = word.add_argument
-    add("--count", type=int, required=True, help="number of images")
-    add("--seed", type=int, default=0, help="of the random images (%(default)s)")
-    add("--out", type=Path, required=True, help="folder to write")
-    add("--size", type=int, default=160, help="longer side of the images (%(default)s)")
-    add("--most", type=int, default=10, help="maximum number of shapes per image (%(default)s)")
-    names = ",".join(shapes.CLASSES)
-    add("--classes", default=names, help=f"out of {', '.join(shapes.OUTLINES)} (%(default)s)")
-    word.set_defaults(run=draw)
-
-    word = words.add_parser("check", help="show what training would refuse, leave out or correct")
-    add = word.add_argument
-    add("dataset", type=Path, help="a folder in COCO's or VOC's layout, or an annotation file")
-    add(
-        "images",
-        type=Path,
-        nargs="?",
-        help="the annotation file's image folder, if it cannot be found",
-    )
-    add("--json", type=Path, help="write every finding to this file")
-    word.set_defaults(run=check_all)
-    return parser
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from tools.cli import main
+
+    sys.exit(main(["data", *sys.argv[1:]]))

@@ -1,14 +1,15 @@
-"""Fetch published weights into the cache: several at a time, resumed where interrupted."""
+"""Published weights into the cache: `fcos-zoo download`."""
 
 from __future__ import annotations
 
-import argparse
 import queue
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.progress import Progress
 
@@ -17,22 +18,26 @@ from zoo.download import progress_bars
 from zoo.weights import fetch_weights
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Download every named entry; failures do not stop the others, and are told at the end."""
-    parser = argparse.ArgumentParser(prog="fcos-zoo download", description=__doc__)
-    parser.add_argument("names", nargs="*", help="entries; shell wildcards are allowed")
-    parser.add_argument("--all", action="store_true", help="every entry whose weights are served")
-    parser.add_argument("--jobs", type=int, default=4, help="files at a time (%(default)s)")
-    options = parser.parse_args(arguments)
-    if bool(options.names) == options.all:
-        parser.error("name entries, or say --all")
-    if options.jobs < 1:
-        parser.error(f"--jobs must be at least 1, not {options.jobs}")
-    names = zoo.names(weights=True) if options.all else list(matching(options.names))
+def download(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="Entries; shell wildcards.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every entry whose weights can be downloaded.")
+    ] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Files to download at a time.")] = 4,
+) -> int:
+    """Download published weights into the cache; interrupted downloads are resumed.
+
+    A failure does not stop the other downloads; the exit code is then 1.
+    """
+    if bool(names) == everything:
+        raise typer.BadParameter("name entries, or use --all")
+    chosen = zoo.names(weights=True) if everything else list(matching(names or ()))
     console = Console(soft_wrap=True, markup=False, highlight=False)
     failed: dict[str, Exception] = {}
     with progress_bars() as progress:
-        for name, outcome in fetch_all(names, options.jobs, progress):
+        for name, outcome in fetch_all(chosen, jobs, progress):
             if isinstance(outcome, Exception):
                 failed[name] = outcome
             else:
@@ -40,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, error in failed.items():
         console.print(f"{name}: {error}", style="red")
     if failed:
-        console.print(f"{len(failed)} of {len(names)} entries could not be downloaded")
+        console.print(f"{len(failed)} of {len(chosen)} entries could not be downloaded")
     return 1 if failed else 0
 
 
@@ -78,4 +83,6 @@ def fetch_all(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tools.cli import main
+
+    sys.exit(main(["download", *sys.argv[1:]]))

@@ -1,65 +1,108 @@
-"""COCO AP of a model on a COCO-format dataset: the twelve metrics and the AP of each class."""
+"""COCO AP of a model on a dataset: `fcos-zoo evaluate`."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-import zoo
-from benchmarks import accuracy
-from benchmarks.cases import Dataset
-from benchmarks.dataset import default_dataset, image_ids
-from fcos import TTA_MULTI_SCALE
-from fcos.coco_eval import FIGURES, Result
-from fcos.data.annotations import category_names, load_annotations, valid_objects
-from fcos.data.image_files import find_image_dir
-from fcos.evaluate import unmatched
-from fcos.preprocess import ResizeMethod
-from fcos.text import printable
-from fcos.train import distributed
-from fcos.train.examine import COCO_LIMIT, crowded
-from tools.arguments import exact_float32, name_for_files, positive
+from tools.arguments import (
+    Device,
+    Model,
+    MultiScale,
+    Precision,
+    Weights,
+    exact_float32,
+    name_for_files,
+)
 
-DRAWN = Path("outputs/data")  # where shapes are drawn to
+if TYPE_CHECKING:
+    from benchmarks.cases import Dataset
+    from fcos.coco_eval import Result
+
+DRAWN = Path("outputs/data")  # the folder of drawn datasets
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Detect on every image, write the detections, print the metrics; under torchrun together."""
-    options = _parser().parse_args(arguments)
+def evaluate(
+    name: Model,
+    dataset: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="ANNOTATIONS [IMAGES]",
+            help="An annotation file in COCO's format and, if it cannot be found beside that, the "
+            "folder of the images.",
+            show_default="the 31 embedded images of val2017, or drawn shapes",
+        ),
+    ] = None,
+    weights: Weights = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first images.")] = None,
+    max_detections: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Detections of an image that count.",
+            show_default="the model's limit, and COCO's 100",
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 2,
+    multi_scale: MultiScale = False,
+    device: Device = None,
+    precision: Precision = "fp32",
+    resize: Annotated[
+        Literal["pil", "opencv", "tensor", "antialias"] | None,
+        typer.Option(
+            help="How to resize images; antialias: on the device.", show_default="as published"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write.", show_default="outputs/evaluate/NAME"),
+    ] = None,
+) -> None:
+    """Compute COCO's twelve metrics and the AP of each class, on a dataset in COCO's format.
+
+    Several processes share the images: `torchrun --nproc-per-node 8 -m tools.evaluate NAME`.
+    """
+    import zoo
+    from benchmarks import accuracy
+    from benchmarks.dataset import default_dataset, image_ids
+    from fcos import TTA_MULTI_SCALE
+    from fcos.text import printable
+    from fcos.train import distributed
+    from fcos.train.examine import COCO_LIMIT
+
     exact_float32()
-    dataset = _dataset(options.dataset)
-    title = f"{options.name} multi-scale" if options.multi_scale else options.name
-    stem = name_for_files(options.name) + title.removeprefix(options.name)
-    folder = options.out or Path("outputs/evaluate") / stem.replace(" ", "_")
-    with distributed.process_group(options.device) as device:
-        detector = zoo.get(
-            options.name, options.weights, device, options.precision, resize=options.resize
-        ).fuse()
-        dataset = dataset or default_dataset(detector.card, DRAWN)
-        ids = image_ids(dataset, options.limit)
-        tta = TTA_MULTI_SCALE if options.multi_scale else ()
-        if options.max_detections:
-            detector.decoder.max_detections = options.max_detections
-        results = accuracy.detect(detector, dataset, ids, options.batch, tta, options.workers)
+    given = _dataset(dataset) if dataset else None
+    title = f"{name} multi-scale" if multi_scale else name
+    stem = name_for_files(name) + title.removeprefix(name)
+    folder = out or Path("outputs/evaluate") / stem.replace(" ", "_")
+    with distributed.process_group(device) as chosen:
+        detector = zoo.get(name, weights, chosen, precision, resize=resize).fuse()
+        data = given or default_dataset(detector.card, DRAWN)
+        ids = image_ids(data, limit)
+        tta = TTA_MULTI_SCALE if multi_scale else ()
+        if max_detections:
+            detector.decoder.max_detections = max_detections
+        results = accuracy.detect(detector, data, ids, batch, tta, workers)
         if distributed.rank() == 0:
-            for line in remarks(detector.classes, dataset, ids, options.max_detections):
+            for line in remarks(detector.classes, data, ids, max_detections):
                 Console(stderr=True, soft_wrap=True, markup=False).print(printable(line))
-            write(results, dataset, ids, folder, title, options.max_detections or COCO_LIMIT)
-    return 0
+            write(results, data, ids, folder, title, max_detections or COCO_LIMIT)
 
 
-def _dataset(paths: Sequence[Path] | None) -> Dataset | None:
-    if not paths:
-        return None
+def _dataset(paths: Sequence[Path]) -> Dataset:
+    from benchmarks.cases import Dataset
+    from fcos.data.image_files import find_image_dir
+
     annotations, *image_dir = paths
     if len(image_dir) > 1:
         raise ValueError("--dataset takes an annotation file and at most one folder of images")
@@ -69,7 +112,11 @@ def _dataset(paths: Sequence[Path] | None) -> Dataset | None:
 def remarks(
     classes: Sequence[str], dataset: Dataset, ids: Sequence[int], limit: int | None
 ) -> list[str]:
-    """What the figures do not measure as one may expect."""
+    """Warnings about classes that are not measured and images of too many objects."""
+    from fcos.data.annotations import category_names, load_annotations, valid_objects
+    from fcos.evaluate import unmatched
+    from fcos.train.examine import crowded
+
     content = load_annotations(dataset.annotations, labelled=False)
     objects = Counter(thing["image_id"] for thing in valid_objects(content))
     counts = [objects[image_id] for image_id in ids]
@@ -83,9 +130,12 @@ def write(
     ids: Sequence[int],
     folder: Path,
     title: str,
-    max_detections: int = COCO_LIMIT,
+    max_detections: int,
 ) -> None:
     """Write the detections, then compute and print the metrics."""
+    from benchmarks import accuracy
+    from fcos.text import printable
+
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "detections.json").write_text(json.dumps(results))
     figures = accuracy.figures(results, dataset, ids, max_detections=max_detections)
@@ -98,6 +148,9 @@ def write(
 
 def print_figures(figures: dict[str, Any], title: str, console: Console) -> None:
     """Print the twelve metrics in per cent, and the classes from best to worst."""
+    from fcos.coco_eval import FIGURES
+    from fcos.text import printable
+
     heading = f"{title} on {figures['split']}, {figures['images']} images"
     table = Table(title=Text(printable(heading)))
     for figure in FIGURES:
@@ -114,28 +167,7 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fcos-zoo evaluate", description=__doc__)
-    add = parser.add_argument
-    add("name", help="a model, see `fcos-zoo list`, or a file that training wrote")
-    add("--dataset", type=Path, nargs="+", metavar=("ANNOTATIONS", "IMAGES"),
-        help="annotations in COCO's format and, if it cannot be found, the folder of the images; "
-        "default: the 31 embedded images of val2017, or shapes")  # fmt: skip
-    add("--weights", help="a path or URL in place of the published file")
-    add("--limit", type=positive, help="use only the first images")
-    add("--max-detections", type=positive,
-        help="of an image that count, instead of the model's limit and COCO's 100")  # fmt: skip
-    add("--batch", type=positive, default=1, help="images per forward pass (%(default)s)")
-    add("--workers", type=int, default=2, help="processes that read images (%(default)s)")
-    add("--multi-scale", action="store_true",
-        help="test-time augmentation by 17 scaled and flipped copies")  # fmt: skip
-    add("--device", help="cpu or cuda; default: cuda where there is one")
-    add("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
-    add("--resize", choices=get_args(ResizeMethod),
-        help="antialias: on the device; default: as published")  # fmt: skip
-    add("--out", type=Path, help="folder to write; default: outputs/evaluate/NAME")
-    return parser
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from tools.cli import main
+
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

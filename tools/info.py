@@ -1,33 +1,33 @@
-"""Everything that is known of one entry."""
+"""Everything about one entry: `fcos-zoo info`."""
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
+from typing import Annotated
 
+import typer
 import yaml
 from rich.console import Console
 
 import zoo
+from tools.arguments import Model
 from zoo.sources import FileSource
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the card: facts, published figures with their sources, weights, configuration."""
-    parser = argparse.ArgumentParser(prog="fcos-zoo info", description=__doc__)
-    parser.add_argument("name", help="an entry, see `fcos-zoo list`")
-    parser.add_argument("--parameters", action="store_true", help="also count the parameters")
-    options = parser.parse_args(arguments)
-    card = zoo.card(options.name)
+def info(
+    name: Model,
+    count: Annotated[bool, typer.Option("--parameters", help="Also count the parameters.")] = False,
+) -> None:
+    """Show an entry: its source, licence, weights, published figures and every setting."""
+    card = zoo.card(name)
     # Lists in YAML look like markup, and a folded link cannot be copied.
     console = Console(markup=False, highlight=False, soft_wrap=True)
     facts = [
         ("system", f"{card.family}, {card.repository}"),
         ("config there", card.source),
         ("license", card.license),
-        *((_state(place), _told(place)) for place in card.weights),
-        *([("parameters", f"{parameters(card) / 1e6:.2f} M")] if options.parameters else []),
+        *((_state(place), _facts(place)) for place in card.weights),
+        *([("parameters", f"{parameters_of(card) / 1e6:.2f} M")] if count else []),
     ]
     console.print(card.name, style="bold")
     for what, fact in facts:
@@ -42,10 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = {key: value for key, value in card.config.items() if key not in ("classes", "weights")}
     console.print("\nconfiguration", style="bold")
     console.print(yaml.safe_dump(config, sort_keys=False, default_flow_style=None))
-    return 0
 
 
-def parameters(card: zoo.Card) -> int:
+def parameters_of(card: zoo.Card) -> int:
     """The number of the model's parameters; loads torch to count them."""
     from zoo.config import build_detector
 
@@ -56,7 +55,7 @@ def _state(place: FileSource) -> str:
     return "dead" if place.dead else "weights"
 
 
-def _told(place: FileSource) -> str:
+def _facts(place: FileSource) -> str:
     """The address, then what is known of its file."""
     size = f"{place.size:,} bytes" if place.size else ""
     digest = f"sha256 {place.digest}" if place.digest else ""
@@ -64,4 +63,6 @@ def _told(place: FileSource) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tools.cli import main
+
+    sys.exit(main(["info", *sys.argv[1:]]))

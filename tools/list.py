@@ -1,13 +1,12 @@
-"""Names of the zoo's entries with their published figures."""
+"""The zoo's entries with their published figures: `fcos-zoo list`."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -15,23 +14,26 @@ import zoo
 from zoo import Card
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the entries that match, as a table or as JSON."""
-    parser = argparse.ArgumentParser(prog="fcos-zoo list", description=__doc__)
-    parser.add_argument("pattern", nargs="?", default="*", help="shell wildcards, e.g. 'FCOS_MS_*'")
-    parser.add_argument("--license", choices=["permissive", "non-commercial"],
-                        help="only entries whose weights may be used so")  # fmt: skip
-    parser.add_argument("--served", action="store_true",
-                        help="only entries whose weights somebody serves")  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="machine-readable")
-    options = parser.parse_args(arguments)
-    names = zoo.names(options.pattern, options.license, options.served or None)
-    cards = [zoo.card(name) for name in names]
+def list_entries(
+    pattern: Annotated[
+        str, typer.Argument(help="Only these names; shell wildcards, such as 'FCOS_MS_*'.")
+    ] = "*",
+    license: Annotated[
+        Literal["permissive", "non-commercial"] | None,
+        typer.Option(help="Only entries whose weights have such a licence."),
+    ] = None,
+    served: Annotated[
+        bool, typer.Option("--served", help="Only entries whose weights can be downloaded.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the zoo's entries with their published figures."""
+    cards = [zoo.card(name) for name in zoo.names(pattern, license, served or None)]
     if not cards:
-        raise LookupError(f"no entry matches {options.pattern!r}; `fcos-zoo list` shows all")
-    if options.json:
+        raise LookupError(f"no entry matches {pattern!r}; `fcos-zoo list` shows all")
+    if as_json:
         print(json.dumps([facts(card) for card in cards]))
-        return 0
+        return
     table = Table(title=f"{len(cards)} entries, figures as published")
     table.add_column("entry", min_width=max(len(card.name) for card in cards))
     table.add_column("system")
@@ -46,7 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             card.name, card.family, ap, test_dev, speed or "-", "yes" if card.live else "-"
         )
     Console().print(table)
-    return 0
 
 
 def facts(card: Card) -> dict[str, Any]:
@@ -56,4 +57,6 @@ def facts(card: Card) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tools.cli import main
+
+    sys.exit(main(["list", *sys.argv[1:]]))

@@ -1,15 +1,14 @@
-"""Ask the hosts for the size and SHA-256 of weights, and write them into the entries."""
+"""Sizes and hashes of published weights, from their hosts into the entries: `fcos-zoo pin`."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 import yaml
 from rich.console import Console
 
@@ -19,23 +18,25 @@ from zoo.registry import CONFIGS
 from zoo.sources import FileSource
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Pin every live location of the named entries; 0 if all answered as the entries say."""
-    parser = argparse.ArgumentParser(prog="fcos-zoo pin", description=__doc__)
-    parser.add_argument("names", nargs="+", help="entries; shell wildcards are allowed")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="also where the entry states another file"
-    )
-    options = parser.parse_args(arguments)
+def pin_entries(
+    names: Annotated[list[str], typer.Argument(help="Entries; shell wildcards.")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Also replace what an entry states differently.")
+    ] = False,
+) -> int:
+    """Ask the hosts of weights for size and SHA-256, and write them into the entries' files.
+
+    The exit code is 1 if a host does not answer, or states something else than the entry.
+    """
     console = Console(soft_wrap=True, markup=False, highlight=False)
     failures = 0
-    names = [name for pattern in options.names for name in zoo.names(pattern) or [pattern]]
-    for name in dict.fromkeys(names):
+    entries = [name for pattern in names for name in zoo.names(pattern) or [pattern]]
+    for name in dict.fromkeys(entries):
         for place in zoo.card(name).weights:
             if place.dead or not place.remote:
                 continue
             try:
-                found = pin(CONFIGS / "entry" / f"{name}.yaml", place, options.overwrite)
+                found = pin(CONFIGS / "entry" / f"{name}.yaml", place, overwrite)
                 known = f"{found.size} bytes, sha256 {found.digest or 'not stated'}"
                 console.print(f"{name}: {place.url}: {known}")
             except (zoo.WeightsError, ValueError) as error:
@@ -87,4 +88,6 @@ def _flow(place: FileSource) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tools.cli import main
+
+    sys.exit(main(["pin", *sys.argv[1:]]))

@@ -1,8 +1,7 @@
-"""Publish an entry's weights on the Hugging Face Hub: a safetensors file and its model card."""
+"""Weights on the Hugging Face Hub: `fcos-zoo push`."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import shutil
@@ -11,20 +10,22 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 import yaml
-from huggingface_hub import HfApi
-from huggingface_hub.utils.tqdm import disable_progress_bars
 from rich.console import Console
 
 import zoo
 from benchmarks import store
-from fcos import Detector
-from reports import tables
-from zoo import cache, converted
-from zoo.checkpoint import file_of
+from tools.arguments import Model, Weights
+from zoo import cache
 from zoo.sources import endpoint, offline
-from zoo.weights import fetch_weights
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+    from fcos import Detector
 
 CITATION = """\
 @inproceedings{tian2019fcos,
@@ -36,52 +37,60 @@ CITATION = """\
 PERMISSIVE = {"Apache-2.0", "BSD-3-Clause", "BSD-2-Clause", "MIT"}  # licenses that the Hub knows
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the two files and upload them, or only write them."""
-    parser = argparse.ArgumentParser(prog="fcos-zoo push", description=__doc__)
-    parser.add_argument("name", help="an entry of the zoo, or a file that training wrote")
-    parser.add_argument("repository", help="hf://owner/repository")
-    parser.add_argument("--weights", help="your own file or its address (default: as published)")
-    parser.add_argument("--license", help="of the weights (default: that of the published ones)")
-    parser.add_argument("--results", type=Path, nargs="+", default=[], help="of `fcos-zoo bench`")
-    parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--dry-run", type=Path, metavar="DIR", help="write there, upload nothing")
-    options = parser.parse_args(arguments)
-    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)/?", options.repository)
+def push(
+    name: Model,
+    repository: Annotated[str, typer.Argument(help="hf://owner/repository")],
+    weights: Weights = None,
+    license: Annotated[
+        str | None,
+        typer.Option(help="Licence of the weights.", show_default="that of the published weights"),
+    ] = None,
+    results: Annotated[
+        list[Path] | None, typer.Option(help="Results of `fcos-zoo bench` for the model card.")
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a new repository private.")
+    ] = False,
+    dry_run: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write the files there, upload nothing.")
+    ] = None,
+) -> None:
+    """Publish weights on the Hugging Face Hub: a safetensors file and its model card."""
+    from zoo.checkpoint import file_of
+    from zoo.weights import fetch_weights
+
+    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)/?", repository)
     if not match:
-        raise ValueError(f"{options.repository!r} is no repository: write hf://owner/repository")
-    api = None if options.dry_run else hub()
-    trained = options.weights or (options.name if Path(options.name).is_file() else None)
-    source = file_of(trained) if trained else fetch_weights(zoo.card(options.name))
-    if options.name == trained:
-        detector = zoo.get(options.name)
-    else:
-        detector = zoo.get(zoo.card(options.name).name, weights=source)
+        raise ValueError(f"{repository!r} is no repository: write hf://owner/repository")
+    api = None if dry_run else hub()
+    trained = weights or (name if Path(name).is_file() else None)
+    source = file_of(trained) if trained else fetch_weights(zoo.card(name))
+    entry = None if name == trained else zoo.card(name).name
+    detector = zoo.get(entry, weights=source) if entry else zoo.get(name)
     card = detector.card
-    folder = nullcontext(options.dry_run) if options.dry_run else tempfile.TemporaryDirectory()
+    folder = nullcontext(dry_run) if dry_run else tempfile.TemporaryDirectory()
     with folder as place:
         files = write(
             detector,
             Path(place),
             match[1],
-            license=options.license or card.license,
+            license=license or card.license,
             origin=f"converted from the published `{card.filename}`"
             if trained is None
             else "trained with fcos-zoo by the publisher of this page",
-            results=store.newest(store.read(options.results)),
+            results=store.newest(store.read(results or ())),
             digest=cache.sha256(source),
         )
         console = Console(soft_wrap=True, markup=False, highlight=False)
         if api is not None:
-            api.create_repo(match[1], private=options.private, exist_ok=True)
+            api.create_repo(match[1], private=private, exist_ok=True)
             api.upload_folder(
                 repo_id=match[1], folder_path=place, commit_message=f"Upload {card.name}"
             )
-            console.print(f"{options.repository}: {', '.join(file.name for file in files)}")
+            console.print(f"{repository}: {', '.join(file.name for file in files)}")
         else:
             for file in files:
                 console.print(str(file))
-    return 0
 
 
 def hub() -> HfApi:
@@ -90,6 +99,9 @@ def hub() -> HfApi:
     Raises:
         ValueError: the network must not be used.
     """
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
     if offline():
         raise ValueError("FCOS_ZOO_OFFLINE forbids the network: --dry-run DIR writes without it")
     if not sys.stderr.isatty():
@@ -108,6 +120,8 @@ def write(
     digest: str,
 ) -> list[Path]:
     """Write `<entry>.safetensors` and `README.md`; `digest` is of the file the weights are from."""
+    from zoo import converted
+
     folder.mkdir(parents=True, exist_ok=True)
     weights, page = folder / f"{detector.card.name}.safetensors", folder / "README.md"
     facts = {**converted.describe(detector), "config": json.dumps(detector.settings)}
@@ -122,6 +136,8 @@ def model_card(
     detector: Detector, repository: str, license: str, origin: str, results: Sequence[store.Row]
 ) -> str:
     """The repository's page: what it is, how to load it, measured figures, license, citation."""
+    from reports import tables
+
     card = detector.card
     known = {"license": license.lower()} if license in PERMISSIVE else {"license": "other"}
     facts = {
@@ -178,4 +194,6 @@ def _of(row: store.Row, entry: str, digest: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tools.cli import main
+
+    sys.exit(main(["push", *sys.argv[1:]]))

@@ -1,102 +1,106 @@
-"""Write reports from results files: which model to take, all measurements, the published tables."""
+"""Reports of results, and curves of training runs: `fcos-zoo report`."""
 
 from __future__ import annotations
 
-import argparse
 import fnmatch
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
 from benchmarks import store
-from reports import overview, published, tables
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the reports into a folder and print their names."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments[:1] == ["curves"]:
-        return draw_curves(arguments[1:])
-    options = _parser().parse_args(arguments)
-    rows = chosen(store.newest(store.read(options.results)), options)
+def report(
+    results: Annotated[list[Path], typer.Argument(help="Files that `fcos-zoo bench` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("outputs/report"),
+    html: Annotated[
+        bool, typer.Option("--html", help="Also write index.html, one interactive page.")
+    ] = False,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Also write the published tables as CSV files.")
+    ] = False,
+    entry: Annotated[str, typer.Option(help="Only these models; shell wildcards.")] = "*",
+    machine: Annotated[str, typer.Option(help="Only these machines; shell wildcards.")] = "*",
+    metrics: Annotated[
+        str | None, typer.Option(help="Only these metrics, such as latency,ap.", metavar="WORDS")
+    ] = None,
+) -> None:
+    """Report results: which model to take, all measurements, and the published tables.
+
+    `fcos-zoo report curves RUN...` plots training runs.
+    """
+    from reports import overview, published, tables
+
+    wanted = metrics.split(",") if metrics else None
+    rows = chosen(store.newest(store.read(results)), entry, machine, wanted)
     if not rows:
-        files = ", ".join(map(str, options.results))
-        raise LookupError(f"no such results in {files}")
+        raise LookupError(f"no such results in {', '.join(map(str, results))}")
     written = overview.files(rows)
     written |= {"measured.md": tables.page(rows), "published.md": published.page(rows)}
-    for comparison in published.compare_all(rows) if options.csv else ():
-        machine = re.sub(r"\W+", "-", comparison.machine).strip("-")
-        written[f"csv/{machine}/{comparison.table.id}.csv"] = comparison.csv()
-    if options.html:
+    for comparison in published.compare_all(rows) if csv else ():
+        folder = re.sub(r"\W+", "-", comparison.machine).strip("-")
+        written[f"csv/{folder}/{comparison.table.id}.csv"] = comparison.csv()
+    if html:
         from reports import page
 
         written["index.html"] = page.render(rows)
     for name, text in written.items():
-        path = options.out / name
+        path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    names = ", ".join(name for name in written if "/" not in name) + " and csv" * options.csv
-    Console().print(f"{names} in {options.out}", highlight=False, soft_wrap=True)
-    return 0
+    names = ", ".join(name for name in written if "/" not in name) + " and csv" * csv
+    _console().print(f"{names} in {out}")
 
 
-def draw_curves(arguments: Sequence[str]) -> int:
-    """Print the AP arrays and the COCO summary of training runs, and plot them."""
-    parser = argparse.ArgumentParser(
-        prog="fcos-zoo report curves", description="AP and losses of training runs, by epoch."
-    )
-    add = parser.add_argument
-    add("runs", nargs="+", type=Path, metavar="RUN", help="folders that `fcos-zoo train` wrote")
-    add(
-        "--out",
-        type=Path,
-        nargs="+",
-        help="image files, .png or .svg (default: curves.png, in the folder of a single run)",
-    )
-    options = parser.parse_args(arguments)
+def curves(
+    runs: Annotated[list[Path], typer.Argument(help="Folders that `fcos-zoo train` wrote.")],
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Image files to write, .png or .svg.",
+            show_default="curves.png, in the folder of a single run",
+        ),
+    ] = None,
+) -> None:
+    """Print the COCO summary of training runs, and plot their AP and losses by epoch."""
     from reports import curves
 
-    runs = curves.load_all(options.runs)
-    console = Console(soft_wrap=True, markup=False, highlight=False)
-    for run in runs:
+    loaded = curves.load_all(runs)
+    console = _console()
+    for run in loaded:
         console.print(curves.text(run), end="\n\n")
-    first: Path = options.runs[0]
-    folder = Path() if len(runs) > 1 else first.parent if first.is_file() else first
-    for path in options.out or [folder / "curves.png"]:
+    first = runs[0]
+    folder = Path() if len(loaded) > 1 else first.parent if first.is_file() else first
+    for path in out or [folder / "curves.png"]:
         if path.suffix not in (".png", ".svg"):
             raise ValueError(f"{path}: the name of an image file ends in .png or .svg")
-        curves.save(curves.draw(runs), path)
+        curves.save(curves.draw(loaded), path)
         console.print(path)
-    return 0
 
 
-def chosen(rows: Sequence[store.Row], options: argparse.Namespace) -> list[store.Row]:
+def chosen(
+    rows: Sequence[store.Row], entry: str, machine: str, metrics: Sequence[str] | None
+) -> list[store.Row]:
     """The rows that match the filters of the command line."""
     return [
         row
         for row in rows
-        if fnmatch.fnmatchcase(row["cell"]["entry"], options.entry)
-        and fnmatch.fnmatchcase(row["machine"], options.machine)
-        and (not options.metrics or row["cell"]["metric"] in options.metrics.split(","))
+        if fnmatch.fnmatchcase(row["cell"]["entry"], entry)
+        and fnmatch.fnmatchcase(row["machine"], machine)
+        and (not metrics or row["cell"]["metric"] in metrics)
     ]
 
 
-def _parser() -> argparse.ArgumentParser:
-    epilog = "`fcos-zoo report curves RUN [RUN ...]` plots training runs instead."
-    parser = argparse.ArgumentParser(prog="fcos-zoo report", description=__doc__, epilog=epilog)
-    add = parser.add_argument
-    add("results", nargs="+", type=Path, help="files that `fcos-zoo bench` wrote")
-    add("--out", type=Path, default=Path("outputs/report"), help="%(default)s")
-    add("--html", action="store_true", help="also write index.html, one interactive page")
-    add("--csv", action="store_true", help="also write the published tables as CSV files")
-    add("--entry", default="*", help="models, with shell wildcards (default: all)")
-    add("--machine", default="*", help="machines, with shell wildcards (default: all)")
-    add("--metrics", help="for example latency,ap (default: all)")
-    return parser
+def _console() -> Console:
+    return Console(soft_wrap=True, markup=False, highlight=False)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tools.cli import main
+
+    sys.exit(main(["report", *sys.argv[1:]]))

@@ -1,54 +1,56 @@
-"""Train a model by its published recipe, on its dataset or yours.
-
-One process: `fcos-zoo train MODEL`; eight GPUs: `torchrun --nproc-per-node 8 -m tools.train
-entry=MODEL`, or `torchrun --nproc-per-node 8 --no-python fcos-zoo train MODEL`.
-"""
+"""Train a model: `fcos-zoo train`, or `python -m tools.train` under torchrun."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Sequence
+from typing import Annotated
 
-import zoo
-from fcos.train import distributed
-from zoo.config import compose_entry
-from zoo.training import train
+import typer
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Read the model's configuration with overrides, and train it."""
-    parser = argparse.ArgumentParser(
-        prog="fcos-zoo train",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="`fcos-zoo info MODEL` shows every setting that can be overridden. Your own "
-        "dataset:\n"
-        "  fcos-zoo train FCOS_R_50_1x data.train=train.json data.test=val.json \\\n"
-        "      init.checkpoint=FCOS_R_50_1x schedule.iterations=5000 schedule.steps=[4000]",
-    )
-    parser.add_argument("--resume", action="store_true", help="continue the run, if there is one")
-    parser.add_argument("override", nargs="*", help="MODEL or entry=MODEL, and any KEY=VALUE")
-    options = parser.parse_intermixed_args(arguments)
-    names = [o.removeprefix("entry=") for o in options.override if _is_name(o)]
+def train(
+    override: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME|KEY=VALUE", help="An entry, and settings to override."),
+    ],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run from its newest checkpoint, if any.")
+    ] = False,
+) -> int:
+    """Train an entry by its published recipe, on its dataset or yours.
+
+    `fcos-zoo info NAME` shows every setting that can be overridden. On your own dataset:
+
+        fcos-zoo train FCOS_R_50_1x data.train=train.json data.test=val.json
+            init.checkpoint=FCOS_R_50_1x schedule.iterations=5000
+
+    On eight GPUs: `torchrun --nproc-per-node 8 -m tools.train NAME`.
+    """
+    import zoo
+    from fcos.train import distributed
+    from zoo import training
+    from zoo.config import compose_entry
+
+    names = [word.removeprefix("entry=") for word in override if _is_name(word)]
     if len(names) != 1:
-        parser.error(f"name one model, not {len(names)}: `fcos-zoo list` shows them")
-    overrides = [o for o in options.override if not _is_name(o)]
+        raise typer.BadParameter(f"name one entry, not {len(names)}: `fcos-zoo list` shows them")
     card = zoo.card(names[0])
-    config = compose_entry(card.name, overrides)
+    config = compose_entry(card.name, [word for word in override if not _is_name(word)])
     with distributed.process_group(config["run"]["device"]) as device:
         # An elastic restart has the arguments of the first start, and only the machine where a
         # process died counts it.
         restarts = distributed.maximum(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))
-        received = train(card, config, device, options.resume or restarts > 0)
+        received = training.train(card, config, device, resume or restarts > 0)
     return 128 + received if received else 0
 
 
 def _is_name(argument: str) -> bool:
-    """Whether an argument names a model: `NAME` or `entry=NAME`, but not `~KEY`."""
+    """Whether an argument names an entry: `NAME` or `entry=NAME`, but not `~KEY`."""
     return ("=" not in argument and not argument.startswith("~")) or argument.startswith("entry=")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tools.cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))

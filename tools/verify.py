@@ -1,52 +1,55 @@
-"""Check entries against golden fixtures: `python -m tools.verify FIXTURE_DIR`."""
+"""Check entries against golden fixtures: `fcos-zoo verify FOLDER`."""
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-
-from zoo import golden
+from rich.text import Text
 
 COLUMNS = ("logits", "ltrb", "quality", "detections", "losses", "gradients", "real image")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a table of all fixtures below a folder; 1 if any comparison fails."""
-    parser = argparse.ArgumentParser(prog="python -m tools.verify", description=__doc__)
-    parser.add_argument("folder", type=Path, help="holds NAME.json and NAME.npz, also below it")
-    parser.add_argument("--images", type=Path, help="folder of the fixtures' real images")
-    options = parser.parse_args(arguments)
+def verify(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of fixtures: NAME.json and NAME.npz, also in subfolders.")
+    ],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the photographs that the fixtures name.")
+    ] = None,
+) -> int:
+    """Compare entries with numbers of the original code, recorded as golden fixtures.
+
+    The exit code is 1 if a comparison fails. tests/golden/README.md describes the format.
+    """
+    from zoo import golden
+
     console = Console()
-    try:
-        fixtures = golden.find(options.folder)
-    except FileNotFoundError as error:
-        console.print(str(error), style="red")
-        return 2
-    images = options.images or _images_beside(options.folder)
+    fixtures = golden.find(folder)
+    images = images or _images_beside(folder)
     table = Table("entry", *COLUMNS, title=f"{len(fixtures)} fixtures, share of the tolerance used")
     failures: list[str] = []
     unstable: list[str] = []
     with Live(table, console=console, refresh_per_second=2):
         for fixture in fixtures:
-            cells = dict.fromkeys(COLUMNS, "-")
+            cells = dict.fromkeys(COLUMNS, Text("-"))
             try:
                 for check in golden.verify(fixture, images):
                     style = "yellow" if check.unstable else "green" if check.passed else "red"
                     text = check.detail.split(" of tolerance")[0].split(", ")[0]
-                    cells[check.what] = f"[{style}]{text}[/]"
+                    cells[check.what] = Text(text, style)
                     if check.unstable:
                         unstable.append(f"{fixture.entry}: {check.what}: {check.detail}")
                     if not check.passed:
                         failures.append(f"{fixture.entry}: {check.what}: {check.detail}")
             except (LookupError, ValueError, OSError) as error:
                 failures.append(f"{fixture.entry}: {error}")
-                cells[COLUMNS[0]] = "[red]failed[/]"
+                cells[COLUMNS[0]] = Text("failed", "red")
             table.add_row(fixture.entry, *cells.values())
     for line in unstable:
         console.print(line, style="yellow", markup=False)
@@ -68,4 +71,6 @@ def _images_beside(folder: Path) -> Path | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tools.cli import main
+
+    sys.exit(main(["verify", *sys.argv[1:]]))

@@ -1,28 +1,32 @@
-"""Hash every file of the cache anew, and repair what does not fit."""
+"""The cache's files against their hashes: `fcos-zoo verify-cache`."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.progress import track
 
 import zoo
-from zoo import cache, imagenet
-from zoo.converted import SUFFIX
+from zoo import cache
 from zoo.download import fetch
 from zoo.registry import entry_of_file
 from zoo.sources import FileSource, expected
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a line a file; 0 if all are good in the end."""
-    parser = argparse.ArgumentParser(prog="fcos-zoo verify-cache", description=__doc__)
-    parser.add_argument("--no-repair", action="store_true", help="tell only, change nothing")
-    options = parser.parse_args(arguments)
+def verify_cache(
+    no_repair: Annotated[
+        bool, typer.Option("--no-repair", help="Only report damaged files.")
+    ] = False,
+) -> int:
+    """Compare every downloaded file with its hash, and download damaged ones again.
+
+    The exit code is 1 if damaged files remain.
+    """
     console = Console(soft_wrap=True, markup=False, highlight=False)
     quiet = Console(stderr=True)
     broken = 0
@@ -34,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(f"{path.name}: no hash on record, nothing to hold it against")
         elif cache.matches(path, cache.sha256(path), wanted):
             console.print(f"{path.name}: good")
-        elif options.no_repair:
+        elif no_repair:
             broken += 1
             console.print(f"{path.name}: damaged", style="red")
         else:
@@ -47,12 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def published(filename: str) -> Sequence[FileSource]:
     """Where the zoo's entries or the ImageNet weights have a file of this name from."""
+    from zoo import imagenet  # imports torch
+
     name = entry_of_file(filename)
     return zoo.card(name).weights if name else imagenet.places(filename)
 
 
 def repair(path: Path) -> str | Exception:
     """Replace a damaged file by a fresh one; says what was done, or what went wrong."""
+    from zoo.converted import SUFFIX  # imports torch
+
     if path.name.endswith(SUFFIX):
         cache.remove(path.name)
         return "removed: the next load writes it again"
@@ -73,4 +81,6 @@ def repair(path: Path) -> str | Exception:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tools.cli import main
+
+    sys.exit(main(["verify-cache", *sys.argv[1:]]))

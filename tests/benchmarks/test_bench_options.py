@@ -13,10 +13,21 @@ from benchmarks import environment, store
 from benchmarks.cases import Case, Result, TimingBudget
 from benchmarks.suite import Suite
 from tools import bench
+from tools.cli import main, run
 
 
 def suite(*arguments: str) -> Suite:
-    return bench.suite_of(bench._parser().parse_args([*arguments, "--device", "cpu"]))
+    """The suite that a command line describes."""
+    measured: list[Suite] = []
+
+    def measure(suite: Suite, out: Path, fresh: bool) -> None:
+        measured.append(suite)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "measure", measure)
+        patch.setattr(bench, "take_gpu", lambda: None)
+        run(["bench", *arguments, "--device", "cpu"])
+    return measured[0]
 
 
 def test_names_come_before_those_of_a_suite_and_all_is_the_default_of_quick_metrics() -> None:
@@ -50,14 +61,12 @@ def test_the_command_line_overrides_the_parts_of_a_suite_too() -> None:
     [["--metrics", "beauty"], ["--precision", "fp8"], ["--weights", "x.pth"], ["--batches", "0"]],
 )
 def test_unknown_words_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        suite(*wrong)
+    assert main(["bench", *wrong]) == 2
     assert wrong[1] in capsys.readouterr().err
 
 
 def test_numbers_are_asked_for_by_example(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        suite("--batches", "x")
+    assert main(["bench", "--batches", "x"]) == 2
     assert "'x' is not a list of positive integers like 1,2,4" in capsys.readouterr().err
 
 
@@ -101,9 +110,17 @@ def test_a_failed_case_does_not_end_the_other_processes_of_torchrun(
         facts = environment.describe("cpu")
         return [store.row_of(Case("A", "params"), Result("failed", reason="why"), facts, "bench")]
 
-    monkeypatch.setattr(bench, "run", failed)
-    arguments = ["--metrics", "params", "--device", "cpu", "--out", str(tmp_path / "r.jsonl")]
-    assert bench.main(arguments) == 1
+    monkeypatch.setattr("benchmarks.runner.run", failed)
+    arguments = [
+        "bench",
+        "--metrics",
+        "params",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "r.jsonl"),
+    ]
+    assert main(arguments) == 1
     for name, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    assert bench.main(arguments) == 0
+    assert main(arguments) == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import report
+from tools.cli import main
 
 REPORTS = Path(__file__).resolve().parents[2] / "reports"
 COMMAND = "run `fcos-zoo report reports/results/*.jsonl --out reports/latest` and commit it"
@@ -17,7 +17,7 @@ COMMAND = "run `fcos-zoo report reports/results/*.jsonl --out reports/latest` an
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     results = sorted(map(str, (REPORTS / "results").glob("*.jsonl")))
-    assert report.main([*results, "--out", str(folder)]) == 0
+    assert main(["report", *results, "--out", str(folder)]) == 0
     return folder
 
 

@@ -12,7 +12,7 @@ from rows import row
 
 from benchmarks.store import Row, Store
 from reports.compare import compare, unmatched, unmatched_machines
-from tools import bench
+from tools.cli import main
 
 
 def latency(median: float, noise: float = 0.01, **more: Any) -> Row:
@@ -94,10 +94,10 @@ def test_the_exit_status_tells_of_a_regression(
     for name, median in (("a", 10.0), ("b", 10.1), ("c", 20.0)):
         Store(tmp_path / name).append(latency(median))
     paths = {name: str(tmp_path / name) for name in "abc"}
-    assert bench.main(["compare", paths["a"], paths["b"]]) == 0
-    assert bench.main(["compare", paths["a"], paths["c"]]) == 1
+    assert main(["bench", "compare", paths["a"], paths["b"]]) == 0
+    assert main(["bench", "compare", paths["a"], paths["c"]]) == 1
     assert "regression: A latency fp32, ms: 10 to 20" in capsys.readouterr().out
-    assert bench.main(["compare", paths["a"], paths["c"], "--tolerance", "1.5"]) == 0
+    assert main(["bench", "compare", paths["a"], paths["c"], "--tolerance", "1.5"]) == 0
 
 
 def test_cases_that_one_file_lacks_are_listed(
@@ -107,9 +107,9 @@ def test_cases_that_one_file_lacks_are_listed(
     for measured in (latency(10), throughput(9)):
         a.append(measured)
     b.append(latency(10))
-    assert bench.main(["compare", str(a.path), str(b.path)]) == 1
+    assert main(["bench", "compare", str(a.path), str(b.path)]) == 1
     assert f"not compared: 1 measured cases that only {a.path} has" in capsys.readouterr().out
-    assert bench.main(["compare", str(b.path), str(a.path)]) == 0
+    assert main(["bench", "compare", str(b.path), str(a.path)]) == 0
 
 
 def test_each_machine_is_compared_with_itself() -> None:
@@ -127,7 +127,7 @@ def test_cases_that_neither_file_measured_are_listed_as_such(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Store(tmp_path / "a").append(timed_out())
-    assert bench.main(["compare", str(tmp_path / "a"), str(tmp_path / "a")]) == 0
+    assert main(["bench", "compare", str(tmp_path / "a"), str(tmp_path / "a")]) == 0
     assert "measured in neither" in capsys.readouterr().out
 
 
@@ -136,5 +136,5 @@ def test_files_of_several_machines_are_merged_once(tmp_path: Path) -> None:
         Store(tmp_path / name).append(latency(10, facts={"cpu": cpu}))
     files = [str(tmp_path / name) for name in ("a", "b", "a")]
     for _ in range(2):
-        assert bench.main(["merge", str(tmp_path / "all"), *files]) == 0
+        assert main(["bench", "merge", str(tmp_path / "all"), *files]) == 0
     assert [r["machine"] for r in Store(tmp_path / "all").rows()] == ["a, 2 cores", "b, 2 cores"]

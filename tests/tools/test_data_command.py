@@ -229,7 +229,7 @@ def test_shapes_are_drawn_and_found_sound(tmp_path: Path, capsys: Capture) -> No
     assert "annotations.json: 4 images" in capsys.readouterr().out
     assert main(["data", "check", str(tmp_path / "s")]) == 0
     assert "objects, 2 classes" in capsys.readouterr().out
-    assert main(["data", "shapes", "--count", "0", "--out", str(tmp_path / "t")]) == 1
+    assert main(["data", "shapes", "--count", "0", "--out", str(tmp_path / "t")]) == 2
 
 
 def test_check_names_what_training_would_refuse(

@@ -12,12 +12,13 @@ from packaging.version import Version
 
 import zoo
 from backbones.deformable import DeformConv2d
-from benchmarks import random_weights, workload
+from benchmarks import exported, random_weights, workload
 from benchmarks.dataset import embedded, read_images
 from fcos import Detector, export
 from fcos.detections import matches
 from fcos.preprocess import as_float, resize_image
 from tools import export as command
+from tools.cli import main, run
 
 TINY = "FCOS_shapes_tiny"
 SIZE = (96, 150)  # a multiple of nothing: it is padded
@@ -70,8 +71,8 @@ def test_a_detector_of_fixed_shapes_finds_what_the_detector_finds(
 
 @pytest.mark.parametrize("form", ["pt2", "onnx"])
 def test_the_file_finds_the_shapes_that_the_detector_finds(form: str, tmp_path: Path) -> None:
-    arguments = [TINY, "--format", form, "--size", "160", "160", "--out", str(tmp_path)]
-    assert command.main(arguments) == 0
+    arguments = ["export", TINY, "--format", form, "--size", "160", "160", "--out", str(tmp_path)]
+    assert run(arguments) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"{TINY}.{form}", f"{TINY}.{form}.json"]
     facts = json.loads((tmp_path / f"{TINY}.{form}.json").read_text())
     assert facts["classes"] == list(zoo.get(TINY).classes)
@@ -83,10 +84,10 @@ def test_deformable_convolutions_are_one_operator_of_onnx(
 ) -> None:
     detector = drawn("FCOS_imprv_dcnv2_R_50_FPN_1x", photo)
     if Version(onnxruntime.__version__) < Version("1.25"):
-        with pytest.raises(RuntimeError, match=r"take 1\.25 or newer"):
-            command.write_onnx(export.program(detector, SIZE), tmp_path / "dcn.onnx")
+        with pytest.raises(RuntimeError, match=r"install 1\.25 or newer"):
+            exported.write_onnx(export.program(detector, SIZE), tmp_path / "dcn.onnx")
         return
-    run = command.write_onnx(export.program(detector, SIZE), tmp_path / "dcn.onnx")
+    run = exported.write_onnx(export.program(detector, SIZE), tmp_path / "dcn.onnx")
     image = as_float(photo)
     expected, [found] = detector([image])[0], export.detections(run(image[None]))
     assert matches(expected, found) >= 0.98 * len(expected["scores"])
@@ -97,9 +98,7 @@ def test_deformable_convolutions_are_one_operator_of_onnx(
 def test_wrong_arguments_are_refused_before_anything_is_traced(
     wrong: list[str], tmp_path: Path
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
-        command.main([TINY, "--out", str(tmp_path), *wrong])
-    assert ended.value.code == 2
+    assert main(["export", TINY, "--out", str(tmp_path), *wrong]) == 2
 
 
 def test_a_package_that_is_missing_is_told_before_anything_is_traced(
@@ -107,14 +106,14 @@ def test_a_package_that_is_missing_is_told_before_anything_is_traced(
 ) -> None:
     monkeypatch.setattr(command, "ONNX", ("onnx", "no_such_package"))
     with pytest.raises(ImportError, match=r"no_such_package is not installed: pip install"):
-        command.main([TINY, "--format", "pt2,onnx", "--out", str(tmp_path)])
+        run(["export", TINY, "--format", "pt2,onnx", "--out", str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_graph_that_finds_something_else_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "matches", lambda *_: 0)
-    with pytest.raises(RuntimeError, match=r"finds 0 of [1-9]"):
-        command.main([TINY, "--size", "160", "160", "--out", str(tmp_path)])
+    monkeypatch.setattr(exported, "matches", lambda *_: 0)
+    with pytest.raises(RuntimeError, match=r"only 0 of [1-9]"):
+        run(["export", TINY, "--size", "160", "160", "--out", str(tmp_path)])
     assert list(tmp_path.iterdir()) == []

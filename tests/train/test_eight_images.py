@@ -6,7 +6,7 @@ In fp32, because bf16 is many times as slow on a CPU without instructions for it
 from pathlib import Path
 
 from fcos.train.metrics import read
-from tools.train import main
+from tools import cli
 
 EIGHT = Path(__file__).parents[2] / "benchmarks" / "data" / "coco_val_ccby" / "eight_images.json"
 
@@ -32,7 +32,7 @@ def test_a_resnet_entry_begins_to_overfit_eight_images(tmp_path):
         "data.flip=0",
         "data.workers=0",
     ]
-    assert main(arguments) == 0
+    assert cli.run(["train", *arguments]) == 0
     losses = [record["loss"] for record in read(tmp_path / "metrics.jsonl")]
     assert len(losses) == 8
     assert losses[-1] < 0.85 * losses[0]

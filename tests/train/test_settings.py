@@ -12,7 +12,7 @@ from annotated_types import Ge
 import zoo
 from fcos.settings import check
 from fcos.train.settings import SECTIONS, check_training
-from tools.train import main
+from tools import cli
 from zoo.config import build_detector, check_detector, compose_entry
 
 ENTRY = "FCOS_shapes_tiny"
@@ -71,7 +71,7 @@ def test_the_signature_is_the_schema() -> None:
 )
 def test_training_refuses_it_before_anything_starts(tmp_path, override: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)) as error:
-        main([ENTRY, f"run.folder={tmp_path / 'run'}", override])
+        cli.run(["train", ENTRY, f"run.folder={tmp_path / 'run'}", override])
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 

@@ -16,7 +16,7 @@ import torch
 import zoo
 from fcos.data.shapes import write
 from fcos.train.metrics import read
-from tools.train import main
+from tools import cli
 
 # A run of seconds: few small images, 8 iterations.
 SHORT = [
@@ -77,9 +77,10 @@ def test_killed_at_any_moment_and_resumed_it_is_the_same_run(tmp_path, own):
             wait_for_iteration(tmp_path / name, 3, process, tmp_path / "log")
             process.kill()  # -9, in the middle of whatever it does
         process.wait(timeout=90)
-    assert main(["FCOS_shapes_tiny", f"run.folder={tmp_path / 'killed'}", *own, "--resume"]) == 0
-    whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    assert all(torch.equal(value, killed[key]) for key, value in whole.items())
+    folder = f"run.folder={tmp_path / 'killed'}"
+    assert cli.run(["train", "FCOS_shapes_tiny", folder, *own, "--resume"]) == 0
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
     losses = [
         [r["loss"] for r in read(tmp_path / n / "metrics.jsonl")] for n in ("whole", "killed")
     ]
@@ -89,7 +90,8 @@ def test_killed_at_any_moment_and_resumed_it_is_the_same_run(tmp_path, own):
 
 def test_your_own_dataset_brings_its_classes(tmp_path, own, drawn, capfd):
     run = tmp_path / "run"
-    assert main(["FCOS_shapes_tiny", f"run.folder={run}", *own, f"data.test={drawn}"]) == 0
+    given = [*own, f"run.folder={run}", f"data.test={drawn}"]
+    assert cli.run(["train", "FCOS_shapes_tiny", *given]) == 0
     said = capfd.readouterr().err
     assert "8 images of 4 classes" in said or "7 images of 4 classes" in said
     detector = zoo.get("FCOS_shapes_tiny", weights=run / "FCOS_shapes_tiny.pth")
@@ -104,7 +106,7 @@ def test_fine_tuning_renews_the_class_predictor_alone(tmp_path, own, capfd):
     torch.save({"model": source.state_dict(), "classes": list(source.classes)}, tmp_path / "s.pth")
     frozen = [f"run.folder={tmp_path / 'run'}", f"init.checkpoint={tmp_path / 's.pth'}"]
     arguments = ["FCOS_shapes_tiny", *own, *frozen, "schedule.iterations=1", "solver.base_lr=0"]
-    assert main(arguments) == 0
+    assert cli.run(["train", *arguments]) == 0
     said = capfd.readouterr().err
     assert "the class predictor is initialised again, from 3 to 4 classes" in said
     tuned, before = weights(tmp_path / "run"), source.state_dict()
@@ -121,7 +123,7 @@ def test_resuming_what_never_began_begins_with_its_weights(tmp_path, own):
     torch.save({"model": source.state_dict(), "classes": list("abcd")}, tmp_path / "s.pth")
     options = [f"init.checkpoint={tmp_path / 's.pth'}", "schedule.iterations=1", "solver.base_lr=0"]
     run = f"run.folder={tmp_path / 'run'}"
-    assert main(["FCOS_shapes_tiny", *own, run, *options, "--resume"]) == 0
+    assert cli.run(["train", "FCOS_shapes_tiny", *own, run, *options, "--resume"]) == 0
     name = "head.box_pred.weight"
     assert torch.equal(weights(tmp_path / "run")[name], source.state_dict()[name])
 
@@ -141,9 +143,9 @@ def test_slurm_tasks_train_together(tmp_path, own):
 
 def test_a_run_is_not_written_over(tmp_path, own):
     arguments = ["FCOS_shapes_tiny", *own, f"run.folder={tmp_path}", "schedule.iterations=1"]
-    assert main(arguments) == 0
+    assert cli.run(["train", *arguments]) == 0
     with pytest.raises(FileExistsError, match=r"holds a run: continue it with --resume"):
-        main(arguments)
+        cli.run(["train", *arguments])
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,7 @@ def test_a_run_is_not_written_over(tmp_path, own):
 )
 def test_a_mistake_is_one_clear_line(tmp_path, own, argument, message):
     with pytest.raises((ValueError, LookupError, FileNotFoundError), match=message):
-        main(["FCOS_shapes_tiny", *own, f"run.folder={tmp_path}", argument])
+        cli.run(["train", "FCOS_shapes_tiny", *own, f"run.folder={tmp_path}", argument])
 
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -213,7 +215,7 @@ def child_of(parent):
 
 
 def test_the_configuration_is_kept(tmp_path, own):
-    main(["FCOS_shapes_tiny", *own, f"run.folder={tmp_path}", "schedule.iterations=1"])
+    cli.run(["train", "FCOS_shapes_tiny", *own, f"run.folder={tmp_path}", "schedule.iterations=1"])
     kept = (tmp_path / "config.yaml").read_text()
     assert "batch: 4" in kept
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["iteration"] == 1
