@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from fcos.train import distributed
 from fcos.train.metrics import read
 from zoo.registry import CONFIGS
 from zoo.renamed import rename_overrides, rename_settings
-from zoo.training import train
+from zoo.training import for_batch, train
 
 
 @hydra.main(version_base=None, config_path=str(CONFIGS), config_name="sweep")
@@ -49,7 +50,7 @@ def main(config: DictConfig) -> float | None:
     if plain["run"]["folder"]:
         raise ValueError("each job needs its own folder: set hydra.sweep.dir, not run.folder")
     plain["run"]["folder"] = str(folder)
-    resume = _has_checkpoint(folder, plain)
+    resume = _has_checkpoint(folder, for_batch(plain, card.config["solver"]["batch"])[0])
     _set_rank()
     threads = torch.get_num_threads()
     with distributed.process_group(plain["run"]["device"]) as device:
@@ -60,7 +61,7 @@ def main(config: DictConfig) -> float | None:
     return max((r["AP"] for r in read(folder / "metrics.jsonl") if r.get("AP")), default=None)
 
 
-def _has_checkpoint(folder: Path, config: dict[str, Any]) -> bool:
+def _has_checkpoint(folder: Path, config: Mapping[str, Any]) -> bool:
     """Whether the job has a checkpoint to resume from.
 
     Raises:

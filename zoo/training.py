@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,37 @@ def train(entry: Card, config: Config, device: torch.device, resume: bool) -> in
     """Train a model of the zoo as configured, see `fcos.train.run.train`."""
     check_training(config, entry.config)
     check_detector(config)
+    config, note = for_batch(config, entry.config["solver"]["batch"])
 
     def make_detector(classes: Sequence[str]) -> Detector:
         detector = build_detector({**config, "classes": list(classes)})
         detector.card = entry
         return detector
 
-    initialize = partial(initialize_weights, config=config)
+    def initialize(detector: Detector) -> str:
+        return "\n".join([*note, initialize_weights(detector, config)])
+
     return run.train(entry.name, config, make_detector, initialize, device, resume)
+
+
+def for_batch(config: Config, recipe: int) -> tuple[Config, list[str]]:
+    """The settings for a batch that is not the recipe's, and a line that says so.
+
+    With `solver.scale_lr` the rate grows as the batch does (arXiv:1706.02677).
+    """
+    solver = config["solver"]
+    batch, rate = solver["batch"], solver["base_lr"]
+    if batch == recipe:
+        return config, []
+    scaled = rate * batch / recipe
+    if solver["scale_lr"]:
+        line = f"solver.base_lr={scaled:g}: {rate:g} is for batches of {recipe}, not {batch}"
+        done = {"base_lr": scaled, "scale_lr": False}
+        return {**config, "solver": {**solver, **done}}, [line]
+    return config, [
+        f"solver.batch={batch} is not the recipe's {recipe}, which solver.base_lr={rate:g} is for: "
+        f"solver.scale_lr=true would make it {scaled:g}"
+    ]
 
 
 def initialize_weights(detector: Detector, config: Config) -> str:

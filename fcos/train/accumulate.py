@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fcos.boxes import Size
+from fcos.data.dataset import DetectionDataset
 from fcos.detector import Detector
 from fcos.head import Level, map_size
 from fcos.preprocess import ImageBatch
@@ -206,3 +207,14 @@ def advice_if_out_of_memory(images: Sequence[Tensor], accumulate: int) -> Iterat
             f"solver.accumulate (now {accumulate}; the total batch stays the same), or "
             "set solver.activation_checkpointing=true or solver.precision=bf16"
         ) from error
+
+
+def largest_size(augmentation: Mapping[str, Any], dataset: DetectionDataset) -> Size:
+    """(height, width) of the largest images that augmentation makes, as landscape images."""
+    if "square" in augmentation:
+        return augmentation["square"], augmentation["square"]
+    if "longest" in augmentation:
+        shortest = augmentation.get("shortest") or augmentation["shortest_range"]
+        return max(shortest), augmentation["longest"]
+    height, width = dataset.sizes.max(axis=0).tolist()
+    return height, width

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import json
 import math
 import os
@@ -177,6 +178,25 @@ def read(path: Path) -> list[Record]:
         except ValueError:
             break
     return records
+
+
+def missing(loggers: Sequence[LoggerName]) -> list[str]:
+    """Those that are not installed."""
+    return [name for name in loggers if importlib.util.find_spec(name) is None]
+
+
+def outcome(folder: Path, name: str) -> list[str]:
+    """The last lines of a run: its files, the best AP, and what to do next."""
+    final = folder / f"{name}.pth"
+    measured = [record for record in read(folder / "metrics.jsonl") if record.get("AP") is not None]
+    if not measured or not (folder / "best.pth").is_file():
+        return [f"trained: {final}", f"next: fcos-zoo predict {final} IMAGES"]
+    best = max(measured, key=lambda record: float(record["AP"]))
+    return [
+        f"trained: {final}",
+        f"best: {folder / 'best.pth'}, AP {best['AP']:.4f} after iteration {best['iteration']}",
+        f"next: fcos-zoo predict {folder / 'best.pth'} IMAGES",
+    ]
 
 
 def curves(folder: str | Path) -> dict[str, list[float]]:

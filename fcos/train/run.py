@@ -16,7 +16,6 @@ from rich.console import Console
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones.layers import EvalBatchNorm2d
-from fcos.boxes import Size
 from fcos.data.dataset import DetectionDataset
 from fcos.data.loader import Batch, Loader
 from fcos.data.registry import (
@@ -32,11 +31,12 @@ from fcos.detector import Detector
 from fcos.evaluate import evaluate_detector
 from fcos.text import printable
 from fcos.train import distributed
-from fcos.train.accumulate import fitting_accumulation
+from fcos.train.accumulate import fitting_accumulation, largest_size
 from fcos.train.activation_checkpointing import checkpoint_activations
 from fcos.train.checkpoint import Checkpoints
 from fcos.train.config import DTYPES, TrainConfig
 from fcos.train.examine import examine
+from fcos.train.metrics import missing, outcome
 from fcos.train.optim import Schedule, make_optimizer
 from fcos.train.resume import claim
 from fcos.train.trainer import Trainer
@@ -113,7 +113,8 @@ def _train(
     # A run that was stopped before its first checkpoint starts again, from the same weights.
     resume = distributed.broadcast(resume)
     if not resume:
-        log(initialize(detector))
+        for line in initialize(detector).splitlines():
+            log(line)
     apply_options(detector, solver)
     trainer = make_trainer(name, detector, dataset, test, config, folder)
     if resume:
@@ -122,15 +123,21 @@ def _train(
     log(
         f"{name}: {len(dataset)} images of {len(dataset.classes)} classes, batches of "
         f"{solver['batch']} on {distributed.world()} x {device.type} in {accumulate} "
-        f"micro-batches, from iteration {trainer.iteration} in {folder}"
+        f"micro-batches, from iteration {trainer.iteration} of {trainer.schedule.iterations} "
+        f"({trainer.schedule.iterations / trainer.epoch:.3g} epochs) in {folder}"
     )
+    for logger in missing(run["loggers"]):
+        log(f"{logger} is not installed: {folder / 'metrics.jsonl'} alone has the curves")
     norms = [m for m in detector.modules() if isinstance(m, _BatchNorm)]
     if accumulate > 1 and not all(isinstance(m, EvalBatchNorm2d) for m in norms):
         log("batch norms compute their statistics over one micro-batch at a time")
     if distributed.rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
-    return trainer.run()
+    received = trainer.run()
+    for line in () if received else outcome(folder, name):
+        log(line)
+    return received
 
 
 def make_trainer(
@@ -267,17 +274,6 @@ def build_transforms(config: Config) -> Compose:
     # Flipping first is the same and moves fewer pixels, except for boxes that end on their last
     # pixel: maskrcnn-benchmark means one of the resized image.
     return Compose([resize, flip] if data["plus_one"] else [flip, resize])
-
-
-def largest_size(augmentation: Config, dataset: DetectionDataset) -> Size:
-    """(height, width) of the largest images that augmentation makes, as landscape images."""
-    if "square" in augmentation:
-        return augmentation["square"], augmentation["square"]
-    if "longest" in augmentation:
-        shortest = augmentation.get("shortest") or augmentation["shortest_range"]
-        return max(shortest), augmentation["longest"]
-    height, width = dataset.sizes.max(axis=0).tolist()
-    return height, width
 
 
 def build_schedule(config: Config, epoch: float) -> Schedule:

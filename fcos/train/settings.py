@@ -26,6 +26,7 @@ class Solver:
 
     batch: Count
     base_lr: NotNegative
+    scale_lr: bool
     momentum: Annotated[float, Interval(ge=0, lt=1)]
     weight_decay: NotNegative
     norm_weight_decay: NotNegative | None

@@ -135,9 +135,10 @@ class Trainer:
 
                 stop = distributed.any_rank(bool(signals.received)) and self.iteration < end
                 save = stop or self._every(config.checkpoint_every, config.evaluate_every)
-                if save or self._every(config.log_every):
+                shown = self.iteration == 1 or self._every(config.log_every)
+                if save or shown:
                     self._check(meter.read())  # only here the host waits for the device
-                if self._every(config.log_every):
+                if shown:
                     record = self._with_position(meter.record(self.device))
                     progress.show(record)
                     if log:
@@ -149,8 +150,6 @@ class Trainer:
                         progress.print(f"stopped after iteration {self.iteration}, which is saved")
                         return signals.received or signal.SIGTERM
                     self._evaluate(log, progress)
-            if leader:
-                progress.print(f"trained: {self.folder / self.name}.pth")
         return 0
 
     def step(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:

@@ -69,7 +69,7 @@ def test_jobs_have_folders_of_their_own_and_go_on_where_they_stopped(
     (tmp_path / "rates" / "1" / "checkpoints" / "iteration_0000004.pth").unlink()
     sweep(*rates)
     said = capfd.readouterr().err
-    assert said.index("from iteration 4 in") < said.index("from iteration 2 in")
+    assert said.index("from iteration 4 of") < said.index("from iteration 2 of")
     assert iterations(tmp_path / "rates" / "1") == [1, 2, 3, 4]
 
     with pytest.raises(SystemExit):

@@ -5,8 +5,9 @@ import pytest
 
 import zoo
 from fcos.data.transforms import HorizontalFlip, ResizeShortestSide, SquareView
+from fcos.train.accumulate import largest_size
 from fcos.train.optim import make_optimizer
-from fcos.train.run import build_schedule, build_transforms, largest_size
+from fcos.train.run import build_schedule, build_transforms
 from zoo.registry import CONFIGS
 
 

@@ -113,8 +113,8 @@ def test_losses_are_read_only_when_they_are_logged(make_trainer, make_detector, 
     monkeypatch.setattr(metrics.Meter, "read", lambda meter: reads.append(0) or read(meter))
     trainer = make_trainer(make_detector(), iterations=7, log_every=3, checkpoint_every=100)
     trainer.run()
-    assert len(reads) == 3  # after 3, 6 and the last of 7 iterations
-    assert [record["images"] for record in records(trainer.folder)] == [12, 12, 4]
+    assert len(reads) == 4  # after 1, 3, 6 and the last of 7 iterations
+    assert [record["images"] for record in records(trainer.folder)] == [4, 8, 12, 4]
 
 
 @pytest.mark.parametrize("fused", [False, True])
