@@ -5,6 +5,7 @@ Torch is imported only to build a detector, so that commands that show facts sta
 
 from __future__ import annotations
 
+import pydoc
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -124,7 +125,8 @@ def check_detector(config: Mapping[str, Any]) -> None:
 
     check_types({"classes": list[str]}, {"classes": config.get("classes")})
     for key, names in _modules().items():
-        check_types({"_target_": Literal[names]}, config.get(key), key, open_ended=True)
+        if not (key == "backbone" and _is_own(config.get(key))):
+            check_types({"_target_": Literal[names]}, config.get(key), key, open_ended=True)
         arguments = dict(config[key])
         module = get_class(arguments.pop("_target_"))
         check(module, arguments, key, given=("in_channels", "in_strides"))
@@ -142,8 +144,20 @@ def check_detector(config: Mapping[str, Any]) -> None:
     check(fcos.Detector, config.get("detector", {}), "detector", given=(*parts, "classes"))
 
 
+def _is_own(backbone: Any) -> bool:
+    """Whether an entry names an existing module as its backbone, also one of its author's.
+
+    Configurations that checkpoints hold may not; `zoo.checkpoint.check_config` refuses them.
+    """
+    import torch
+
+    target = backbone.get("_target_") if isinstance(backbone, Mapping) else None
+    found = pydoc.locate(target) if isinstance(target, str) else None
+    return isinstance(found, type) and issubclass(found, torch.nn.Module)
+
+
 def _modules() -> dict[str, tuple[str, ...]]:
-    """What each `_target_` may name: this project's modules; one of them takes timm's models."""
+    """What each `_target_` may name of this project's modules."""
     import torch
 
     import backbones
