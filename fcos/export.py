@@ -72,12 +72,12 @@ class FixedDetector(nn.Module):
 
 
 def program(detector: Detector, size: Size, images: int = 1) -> torch.export.ExportedProgram:
-    """The graph of a detector as `torch.export` writes it down; see `FixedDetector`.
+    """Trace a detector of fixed shapes by `torch.export`; see `FixedDetector`.
 
     Args:
         detector: in float32, on the CPU.
         size: (height, width) of the images.
-        images: how many at a time.
+        images: the batch size.
     """
     example = torch.zeros(images, 3, *size)
     with quiet():
@@ -102,20 +102,20 @@ def write_onnx(graph: torch.export.ExportedProgram, path: str | Path) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep back what exporters say of their own deprecations and guesses; errors still come."""
-    talker = logging.getLogger("onnx_ir")
-    level = talker.level
-    talker.setLevel(logging.ERROR)
+    """Suppress the exporters' warnings about their own deprecations; errors are still raised."""
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        talker.setLevel(level)
+        logger.setLevel(level)
 
 
 def _translations() -> dict[Any, Any]:
-    """Operators that torch.onnx does not translate, in ONNX's own."""
+    """Translations to ONNX of operators that torch.onnx does not know."""
     import onnxscript
 
     op: Any = onnxscript.opset20
@@ -174,5 +174,5 @@ def _translations() -> dict[Any, Any]:
 
 
 def detections(outputs: tuple[Tensor, Tensor, Tensor]) -> list[dict[str, Tensor]]:
-    """A graph's outputs in the form that `Detector` returns."""
+    """Convert the outputs of a graph to the dicts that `Detector` returns."""
     return Candidates(*outputs).unpad()
