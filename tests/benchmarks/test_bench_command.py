@@ -133,7 +133,7 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(told.splitlines()) == 1
 
 
-def test_what_the_time_was_too_short_for_is_told(
+def test_cases_that_the_budget_leaves_no_time_for_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [

@@ -65,7 +65,7 @@ def test_unknown_words_are_refused(wrong: list[str], capsys: pytest.CaptureFixtu
     assert wrong[1] in capsys.readouterr().err
 
 
-def test_numbers_are_asked_for_by_example(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_about_numbers_gives_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--batches", "x"]) == 2
     assert "'x' is not a list of positive integers like 1,2,4" in capsys.readouterr().err
 

@@ -166,7 +166,7 @@ def test_another_file_under_the_url_is_refused(
     assert not (tmp_path / "coco" / "val2017").exists()
 
 
-def test_too_small_a_disk_is_told_before_anything_is_fetched(
+def test_too_small_a_disk_is_reported_before_the_download(
     server: FaultyServer, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fcos.data.download.shutil.disk_usage", lambda _: SimpleNamespace(free=10))
@@ -183,7 +183,7 @@ def test_a_set_that_is_not_val2017_is_refused(
     assert "not those of val2017/minival" in capsys.readouterr().err
 
 
-def test_archives_known_by_their_md5_alone(
+def test_archives_of_which_only_the_md5_is_known(
     server: FaultyServer, tmp_path: Path, capsys: Capture
 ) -> None:
     voc = {
@@ -223,7 +223,7 @@ def test_the_zoo_s_own_datasets_are_well_described(path: Path) -> None:
     assert sum(dataset.splits.values()) <= images or last == "coco_2014_minival"
 
 
-def test_shapes_are_drawn_and_found_sound(tmp_path: Path, capsys: Capture) -> None:
+def test_drawn_shapes_pass_the_check(tmp_path: Path, capsys: Capture) -> None:
     arguments = ["data", "shapes", "--count", "4", "--seed", "3", "--out", str(tmp_path / "s")]
     assert main([*arguments, "--classes", "star,cross"]) == 0
     assert "annotations.json: 4 images" in capsys.readouterr().out

@@ -101,7 +101,7 @@ def test_wrong_arguments_are_refused_before_anything_is_traced(
     assert main(["export", TINY, "--out", str(tmp_path), *wrong]) == 2
 
 
-def test_a_package_that_is_missing_is_told_before_anything_is_traced(
+def test_a_missing_package_is_reported_before_tracing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "ONNX", ("onnx", "no_such_package"))
