@@ -130,7 +130,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ERRORS as error:
         if isinstance(error, KeyError | IndexError) or len(words) < len(given):
             raise
-        errors.print(f"{prefix}: {error}", style="red")
+        text = f"{prefix}: {error}"
+        if not text.replace("\n", "").isprintable():  # a name from outside: do not let it control
+            from fcos.text import printable
+
+            text = "\n".join(map(printable, text.split("\n")))
+        errors.print(text, style="red")
         _discard_output()
         return 1
     if code == 130:

@@ -170,3 +170,10 @@ def test_another_limit_computes_what_coco_computes_where_it_does_not_matter() ->
 def test_control_characters_are_escaped() -> None:
     assert printable("door [red]\x1b[31m\n") == r"door [red]\x1b[31m\n"
     assert printable("椅子 é") == "椅子 é"
+
+
+def test_an_error_does_not_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", ENTRY, "init.checkpoint='no\x1b[31m.pth'"]) == 1
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert r"no\x1b[31m.pth" in said
