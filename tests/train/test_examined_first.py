@@ -172,8 +172,10 @@ def test_control_characters_are_escaped() -> None:
     assert printable("椅子 é") == "椅子 é"
 
 
-def test_an_error_does_not_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["train", ENTRY, "init.checkpoint='no\x1b[31m.pth'"]) == 1
+def test_an_error_does_not_control_the_terminal(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(data, data, tmp_path, "init.checkpoint='no\x1b[31m.pth'") == 1
     said = capsys.readouterr().err
     assert "\x1b" not in said
     assert r"no\x1b[31m.pth" in said
