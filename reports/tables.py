@@ -48,6 +48,9 @@ def terminal(rows: Sequence[Row], width: int, details: str = "") -> list[Table |
     table = frame(rows)
     cells, noise = wide(table), wide(table, "noise")
     shown = {m.heading: m for m in METRICS if m.name in cells and cells[m.name].notna().any()}
+    if shown:  # a case without any figure is named below the table
+        measured = cells[[m.name for m in shown.values()]].notna().any(axis=1)
+        cells, noise = cells[measured], noise[measured]
     columns = {"model": list(cells["entry"])}
     if cells["settings"].nunique() > 1:
         columns["settings"] = list(cells["settings"])
