@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -95,13 +94,6 @@ def name_for_files(model: str) -> str:
     if path.suffix not in (".pth", ".pt", ".safetensors"):
         return path.name
     return "_".join(filter(None, (path.parent.name, path.stem)))
-
-
-def positive(text: str) -> int:
-    """A positive integer, for argparse."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive integer")
-    return int(text)
 
 
 def default_device() -> str:

@@ -23,6 +23,7 @@ from tools import (
     info,
     merge,
     pin,
+    predict,
     push,
     report,
     train,
@@ -70,24 +71,9 @@ def fcos_zoo(
     """FCOS detectors as published: use, train, measure and export them."""
 
 
-def _predict(context: typer.Context) -> int:
-    """Detect objects in images: write drawn boxes, and COCO results as JSON."""
-    from tools import predict
-
-    return predict.main(context.args)
-
-
 app.command("list", rich_help_panel=USE)(list_command.list_entries)
 app.command("info", rich_help_panel=USE)(info.info)
-app.command(
-    "predict",
-    rich_help_panel=USE,
-    context_settings={
-        "ignore_unknown_options": True,
-        "allow_extra_args": True,
-        "help_option_names": [],
-    },
-)(_predict)
+app.command("predict", rich_help_panel=USE)(predict.predict)
 app.command("export", rich_help_panel=USE)(export.export)
 app.command("download", rich_help_panel=USE)(download.download)
 app.command("cache", rich_help_panel=USE, cls=ListOptions)(cache.show_cache)

@@ -14,7 +14,6 @@ from fcos.coco_eval import Result, to_coco_results
 from tools.sources import Frame, Source, is_address
 from tools.video import FALLBACK_RATE, VideoWriter
 
-FORMATS = ("csv", "yolo")
 COLUMNS = ("file", "frame", "class", "score", "x1", "y1", "x2", "y2")
 
 
