@@ -41,7 +41,7 @@ def test_a_process_of_other_code_than_the_suite_began_with_measures_nothing(
     assert "the code changed" in found["second"].reason
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the forkserver here")
 def test_what_a_process_is_a_copy_of_has_done_nothing_but_import() -> None:
     assert results("fresh")["fresh"].values == {"threads of the original": 1, "GPU in use": False}
 
