@@ -27,7 +27,7 @@ def check(
         function: what the settings are passed to.
         values: the settings, as YAML gives them.
         where: the section of the configuration that they stand in, such as "decoder".
-        given: the arguments that are no settings.
+        given: the arguments that are not settings.
 
     Raises:
         ValueError: one line that names each wrong setting, its value and what is allowed.
@@ -60,7 +60,7 @@ def check_types(
     """
     make_schema: Any = TypedDict
     schema = make_schema(where or "settings", dict(types))
-    # Strict, so that 1 is no boolean; as JSON, in which a list may be a tuple.
+    # Strict, so that 1 is not a boolean; as JSON, in which a list may be a tuple.
     schema.__pydantic_config__ = ConfigDict(
         extra="allow" if open_ended else "forbid", strict=True, allow_inf_nan=False
     )
@@ -83,7 +83,7 @@ def nearest(name: str, names: Collection[str]) -> str:
 def _explain(key: str, details: list[ErrorDetails], types: Mapping[str, Any]) -> str:
     first = details[0]
     if first["type"] == "extra_forbidden":
-        return f"{key} is no setting: {nearest(str(first['loc'][0]), types)}"
+        return f"{key} is not a setting: {nearest(str(first['loc'][0]), types)}"
     if first["type"] == "missing":
         return f"{key} is missing"
     value = shorten(json.dumps(first["input"]), 80)

@@ -61,7 +61,7 @@ def push(
 
     match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)/?", repository)
     if not match:
-        raise ValueError(f"{repository!r} is no repository: write hf://owner/repository")
+        raise ValueError(f"{repository!r} is not a repository: write hf://owner/repository")
     api = None if dry_run else hub()
     trained = weights or (name if Path(name).is_file() else None)
     source = file_of(trained) if trained else fetch_weights(zoo.card(name))

@@ -46,7 +46,7 @@ def read_video(
         (H, W, 3) uint8 RGB and the video's frames per second.
 
     Raises:
-        ValueError: it is no video, or it is damaged; frames before the damage have been yielded.
+        ValueError: it is not a video, or it is damaged; frames before the damage have been yielded.
     """
     import av
 

@@ -1,8 +1,9 @@
 """The second load is a memory-mapped read: an entry's tensors under our keys, as safetensors.
 
 `ENTRY.converted.safetensors` lies in the cache beside the published file that it was made from and
-says so in its metadata; one that is stale or damaged is ignored and written anew. Its convolutions'
-weights lie in channels-last order, in which a detector computes: no tensor is copied on the way.
+says so in its metadata. A stale or damaged copy is ignored and written again. The weights of
+convolutions are stored in channels-last order, in which a detector computes, so that no tensor is
+copied.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def load(detector: Detector, source: Path) -> bool:
 def keep(detector: Detector, source: Path) -> None:
     """Write down the tensors that a detector got from `source`, for the next load.
 
-    That spares time and nothing else, so a cache that cannot be written is no error.
+    That spares time and nothing else, so a cache that cannot be written is not an error.
     """
     path = _place(detector, source)
     part = cache.sidecar(path, ".part")
@@ -125,7 +126,7 @@ def checked(classes: Any) -> list[str]:
     """What a file gives as its class names; CheckpointError if they are none."""
     if not isinstance(classes, list | tuple) or not all(isinstance(c, str) for c in classes):
         raise CheckpointError(
-            f'its "classes" are no list of names but {shorten(repr(classes), 80)}: '
+            f'its "classes" are not a list of names but {shorten(repr(classes), 80)}: '
             "write the names there, or leave them out"
         )
     return list(classes)

@@ -132,7 +132,9 @@ def _row(where: str, raw: Any, keys: list[str]) -> Row:
         for value in cell if isinstance(cell, list) else [cell]:
             # YAML reads an unquoted Yes as a boolean and an unquoted date as a date.
             if isinstance(value, bool) or not isinstance(value, float | int | str | None):
-                raise ValueError(f"{where}: {key}: {value!r} is no number or text: quote it")
+                raise ValueError(
+                    f"{where}: {key}: {value!r} is neither a number nor text: quote it"
+                )
     return Row(raw["entry"], raw["printed"], cells, raw.get("group", 0), raw.get("links", {}))
 
 

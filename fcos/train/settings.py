@@ -139,7 +139,7 @@ def check_training(config: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     names = {*known, *SECTIONS, "imagenet"}
     for key in config:
         if key not in names:
-            raise ValueError(f"{key} is no setting: {nearest(key, names)}")
+            raise ValueError(f"{key} is not a setting: {nearest(key, names)}")
     for key, section in SECTIONS.items():
         check(section, config.get(key), key)
     check(Warmup, config["solver"]["warmup"], "solver.warmup")

@@ -99,13 +99,13 @@ def test_a_picture_too_large_for_pillow_is_refused_like_any_other(
 
 
 def test_pictures_are_turned_upright(tmp_path: Path) -> None:
-    lying = Image.new("RGB", (4, 2), "red")
+    landscape = Image.new("RGB", (4, 2), "red")
     exif = Image.Exif()
     exif[0x0112] = 6
-    lying.save(tmp_path / "lying.jpg", exif=exif)
-    with Image.open(tmp_path / "lying.jpg") as opened:
+    landscape.save(tmp_path / "landscape.jpg", exif=exif)
+    with Image.open(tmp_path / "landscape.jpg") as opened:
         assert load_image(opened).shape == (3, 4, 2)
-    assert load_image(tmp_path / "lying.jpg").shape == (3, 4, 2)
+    assert load_image(tmp_path / "landscape.jpg").shape == (3, 4, 2)
 
 
 @pytest.mark.parametrize(

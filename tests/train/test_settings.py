@@ -27,7 +27,7 @@ def test_the_signature_is_the_schema() -> None:
         check(blur, {"kind": "bxo"}, "blur", given=("images",))
     with pytest.raises(ValueError, match=r"^blur\.kind is missing; blur\.radius=0 should be great"):
         check(blur, {"radius": 0}, "blur", given=("images",))
-    with pytest.raises(ValueError, match=r"^blur\.raduis is no setting: did you mean radius\?$"):
+    with pytest.raises(ValueError, match=r"^blur\.raduis is not a setting: did you mean radius\?$"):
         check(blur, {"kind": "box", "raduis": 3}, "blur", given=("images",))
 
 
@@ -39,7 +39,7 @@ def test_the_signature_is_the_schema() -> None:
         ("resize.side=x", "resize.side=\"x\" should be 'shortest' or 'longest'"),
         ("+head.box_scales=often", 'head.box_scales="often" should be a valid boolean'),
         ("images.mean=[1,x,2]", 'images.mean="x" should be a valid number'),
-        ("+assigner.raduis=2", "assigner.raduis is no setting: did you mean radius?"),
+        ("+assigner.raduis=2", "assigner.raduis is not a setting: did you mean radius?"),
         (
             "backbone._target_=os.system",
             "backbone._target_=\"os.system\" should be 'backbones.DLA'",
@@ -63,10 +63,13 @@ def test_the_signature_is_the_schema() -> None:
         ("data.flip=2", "data.flip=2 should be less than or equal to 1"),
         ("run.seed=-1", "run.seed=-1 should be greater than or equal to 0"),
         ("run.loggers=[paper]", "should be 'tensorboard', 'wandb' or 'mlflow'"),
-        ("+solver.base_rl=1", "solver.base_rl is no setting: did you mean base_lr?"),
-        ("+solver.warmup.factors=1", "solver.warmup.factors is no setting: did you mean factor?"),
-        ("+nope=1", "nope is no setting"),
-        ("+augmentation.longst=9", "augmentation.longst is no setting: did you mean longest?"),
+        ("+solver.base_rl=1", "solver.base_rl is not a setting: did you mean base_lr?"),
+        (
+            "+solver.warmup.factors=1",
+            "solver.warmup.factors is not a setting: did you mean factor?",
+        ),
+        ("+nope=1", "nope is not a setting"),
+        ("+augmentation.longst=9", "augmentation.longst is not a setting: did you mean longest?"),
     ],
 )
 def test_training_refuses_it_before_anything_starts(tmp_path, override: str, message: str) -> None:

@@ -186,7 +186,7 @@ def test_a_safetensors_header_longer_than_the_file_is_refused(tmp_path: Path, le
 
 
 def _repack(path: Path, change: Callable[[str, bytes], bytes], compression: int) -> None:
-    """Writes a torch zip anew with its entries changed."""
+    """Writes a torch zip again with its entries changed."""
     with zipfile.ZipFile(path) as archive:
         entries = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
     with zipfile.ZipFile(path, "w", compression) as archive:

@@ -214,8 +214,11 @@ def test_weights_of_a_sibling_do_not_fit(published: State) -> None:
     [
         ({}, "holds no state dict"),
         ({"model": {}}, "holds no state dict"),
-        ({"epoch": 12}, "'epoch' is no tensor but int"),
-        ({"ema": {"w": torch.zeros(1)}}, "'ema' is no tensor but dict: give the state dict alone"),
+        ({"epoch": 12}, "'epoch' is not a tensor but int"),
+        (
+            {"ema": {"w": torch.zeros(1)}},
+            "'ema' is not a tensor but dict: give the state dict alone",
+        ),
         (
             {"roi_heads.box_predictor.cls_score.weight": torch.zeros(81, 1024)},
             r"two-stage detector \(Faster or Mask R-CNN\)",

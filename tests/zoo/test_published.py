@@ -64,14 +64,14 @@ FCOS_MM_HRNet_W18_ms_2x FCOS_MM_HRNet_W32_ms_2x FCOS_MM_HRNet_W40_ms_2x
 FCOS_TV_R_50
 """
 
-# Tables that also hold rows which are no detector of the zoo.
+# Tables that also hold rows that are not detectors of the zoo.
 BESIDE = {"adelaidet_vovnet", "vovnet_imagenet", "xytpai", "xytpai_coco", "xytpai_curves"}
 BESIDE |= {"xytpai_curves_voc"}
 
 BAD_FILES = [
     ("ap: 1.0, ", "", r"rows\[0\]: missing key 'ap'"),
     ("ap: 1.0", "ap: 1.0, mAP: 1.0", r"rows\[0\]: unknown key 'mAP'"),
-    ('"Yes"', "Yes", r"rows\[0\]: multi_scale: True is no number or text"),
+    ('"Yes"', "Yes", r"rows\[0\]: multi_scale: True is neither a number nor text"),
     ("unit: name", "units: name", r"columns\[0\]: missing key 'unit'"),
     ("gpu: V100", "card: V100", "measured_on: missing key 'gpu'"),
     ("system: fcos", "system: yolo", "system: 'yolo' is not one of"),

@@ -75,7 +75,7 @@ def test_a_cached_file_needs_no_network(
     with pytest.raises(zoo.WeightsError, match=r"not in the cache, and FCOS_ZOO_OFFLINE forbids"):
         zoo.get(ENTRY)
     (tmp_path / FILE).write_bytes(saved({"model": published}))
-    monkeypatch.setenv("FCOS_ZOO_MIRRORS", str(tmp_path))  # a folder is no network
+    monkeypatch.setenv("FCOS_ZOO_MIRRORS", str(tmp_path))  # a folder is not the network
     assert differing(zoo.get(ENTRY), published) == []
     monkeypatch.delenv("FCOS_ZOO_MIRRORS")
     assert differing(zoo.get(ENTRY), published) == []
@@ -112,7 +112,7 @@ def test_another_model_under_the_right_name_is_refused(
         zoo.get(ENTRY)
     assert f"moved to {cache / FILE}.bad" in str(refusal.value)
     assert sorted(path.name for path in cache.glob("[!.]*")) == [f"{FILE}.bad"]
-    mirror.add(FILE, saved({"model": published}))  # the host has mended it
+    mirror.add(FILE, saved({"model": published}))  # the host has repaired it
     assert differing(zoo.get(ENTRY), published) == []
 
 

@@ -79,7 +79,7 @@ def test_what_is_no_list_of_class_names_is_refused(tmp_path: Path, classes: Any)
     torch.save({"model": state, "classes": classes, "entry": ENTRY}, tmp_path / "w.pth")
     with_header(tmp_path / "w.safetensors", {"fcos_zoo": "1", "classes": json.dumps(classes)})
     for name in ("w.pth", "w.safetensors"):
-        with pytest.raises(zoo.CheckpointError, match=rf'{name}: its "classes" are no list of'):
+        with pytest.raises(zoo.CheckpointError, match=rf'{name}: its "classes" are not a list of'):
             zoo.get(ENTRY, weights=tmp_path / name)
 
 
@@ -88,7 +88,7 @@ def test_a_header_s_classes_may_be_absent_but_not_broken(tmp_path: Path) -> None
     with_header(path, {"fcos_zoo": "1"})
     assert zoo.get(ENTRY, weights=path).classes == zoo.build(ENTRY).classes
     with_header(path, {"fcos_zoo": "1", "classes": "{"})
-    with pytest.raises(zoo.CheckpointError, match='its "classes" are no list of names'):
+    with pytest.raises(zoo.CheckpointError, match='its "classes" are not a list of names'):
         zoo.get(ENTRY, weights=path)
 
 

@@ -152,7 +152,7 @@ def _tensor(key: Any, value: Any) -> Tensor:
     """A checkpoint's value as a tensor whose values can be copied into another."""
     if not isinstance(key, str) or not hasattr(value, "shape"):
         raise CheckpointError(
-            f"the checkpoint's {key!r} is no tensor but {type(value).__name__}: "
+            f"the checkpoint's {key!r} is not a tensor but {type(value).__name__}: "
             'give the state dict alone, {key: tensor}, bare or under "model" or "state_dict"'
         )
     if not isinstance(value, Tensor):
@@ -160,7 +160,7 @@ def _tensor(key: Any, value: Any) -> Tensor:
         try:
             return torch.as_tensor(array.astype(array.dtype.newbyteorder("="), copy=False))
         except (TypeError, ValueError) as error:
-            raise CheckpointError(f"the checkpoint's {key!r} is no tensor: {error}") from None
+            raise CheckpointError(f"the checkpoint's {key!r} is not a tensor: {error}") from None
     if value.layout != torch.strided or value.is_quantized or value.is_nested or value.is_meta:
         raise CheckpointError(
             f"the checkpoint's {key!r} is a sparse, quantised, nested or meta tensor: "
