@@ -19,8 +19,8 @@ test: $(STAMP)  ## lint, types and tests
 DEVICE ?= cuda
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 
-# On a CPU it only rehearses: small images, one short run of each case.
-GPU_BENCH := $(if $(filter cpu,$(DEVICE)),--size 96 128 --limit 1 --runs 1 --seconds 0 --processes 1 --set budget=60)
+# On a CPU it only rehearses, with the smallest model and one short run of each case.
+GPU_BENCH := $(if $(filter cpu,$(DEVICE)),FCOS_shapes_tiny --size 96 128 --limit 1 --runs 1 --seconds 0 --processes 1 --set budget=120)
 
 gpu:  ## check every CUDA path against the CPU and measure; DEVICE=cpu rehearses
 	status=0; \
