@@ -33,7 +33,7 @@ class Loader:
     """Iterate over `(images, targets)`: lists of (3, H, W) uint8 tensors and of target dicts.
 
     The batches do not depend on the number of workers: each image is augmented with the seed that
-    the sampler gave it. The global random state is left alone.
+    the sampler gave it. The global random state does not change.
 
     Args:
         dataset: the images and their annotations.

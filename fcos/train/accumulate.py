@@ -22,7 +22,7 @@ from fcos.train import distributed
 Target = dict[str, Any]
 MicroBatch = tuple[list[Tensor], list[Target]]
 
-RESERVE = 0.1  # share of the free memory that is left alone: allocators fragment
+RESERVE = 0.1  # share of the free memory that stays unused: allocators fragment
 NCCL_BUFFERS = 1 << 30  # bytes
 OBJECTS = 64  # in each image of the probe, more than nearly any image of COCO has
 # How CUDA's libraries report that there is no memory for their workspace.

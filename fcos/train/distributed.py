@@ -141,7 +141,7 @@ def leader_first() -> Iterator[None]:
 def _is_launched() -> bool:
     """Whether a launcher started this process as one of several.
 
-    The images of some clusters set WORLD_SIZE alone, which starts nothing.
+    Some cluster images set only WORLD_SIZE, which starts no processes.
     """
     missing = [name for name in LAUNCHER_VARIABLES if name not in os.environ]
     if not missing:
