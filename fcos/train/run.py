@@ -5,7 +5,7 @@ The configuration is a plain mapping, laid out as `configs/training/defaults.yam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,24 +17,23 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones.layers import EvalBatchNorm2d
 from fcos.data.dataset import DetectionDataset
-from fcos.data.loader import Batch, Loader
-from fcos.data.registry import (
-    MINIVAL,
-    check_is_minival,
-    resolve_dataset,
-    test_set,
-    training_set,
-)
-from fcos.data.sampler import TrainingSampler
-from fcos.data.transforms import Compose, HorizontalFlip, ResizeShortestSide, SquareView
 from fcos.detector import Detector
 from fcos.evaluate import evaluate_detector
 from fcos.text import printable
-from fcos.train import distributed
+from fcos.train import distributed, mosaic
 from fcos.train.accumulate import fitting_accumulation, largest_size
 from fcos.train.activation_checkpointing import checkpoint_activations
 from fcos.train.checkpoint import Checkpoints
 from fcos.train.config import DTYPES, TrainConfig
+from fcos.train.datasets import (
+    SPLIT_FILE,
+    TestSet,
+    batches,
+    build_datasets,
+    record_split,
+    recorded_split,
+    remarks,
+)
 from fcos.train.examine import examine
 from fcos.train.metrics import missing, outcome
 from fcos.train.optim import Schedule, make_optimizer
@@ -42,7 +41,6 @@ from fcos.train.resume import claim
 from fcos.train.trainer import Trainer
 
 Config = Mapping[str, Any]
-TestSet = tuple[DetectionDataset, Any]  # the images, and the annotations to measure with
 
 
 def train(
@@ -104,14 +102,20 @@ def _train(
     torch.backends.cuda.matmul.allow_tf32 = solver["precision"] == "tf32"
     torch.backends.cudnn.allow_tf32 = solver["precision"] == "tf32"
 
+    # A run that was stopped before its first checkpoint starts again, from the same weights.
+    resume, held_out = distributed.broadcast((resume, recorded_split(folder) if resume else None))
     with distributed.leader_first():
-        dataset, test = build_datasets(data)
+        dataset, test = build_datasets(data, run["seed"], held_out)
     detector = make_detector(dataset.classes).to(device).train()
     faults = partial(examine, dataset.classes, test[0]) if test else list
     for line in distributed.broadcast(faults() if distributed.rank() == 0 else None):
         log(line)
-    # A run that was stopped before its first checkpoint starts again, from the same weights.
-    resume = distributed.broadcast(resume)
+    for line in remarks(data, dataset, test):
+        log(line)
+    if data["split"] and test:
+        if held_out is None and distributed.rank() == 0:
+            record_split(folder, test)
+        log(f"{len(test[0])} images are held out to test on, see {folder / SPLIT_FILE}")
     if not resume:
         for line in initialize(detector).splitlines():
             log(line)
@@ -132,7 +136,6 @@ def _train(
     if accumulate > 1 and not all(isinstance(m, EvalBatchNorm2d) for m in norms):
         log("batch norms compute their statistics over one micro-batch at a time")
     if distributed.rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
     received = trainer.run()
     for line in () if received else outcome(folder, name):
@@ -171,7 +174,7 @@ def make_trainer(
     )
     return Trainer(
         detector,
-        partial(batches, dataset, config, detector.normalizer.mean.device),
+        partial(batches, dataset, config, detector.normalizer.mean.device, folder),
         optimizer,
         build_schedule(config, epoch),
         folder,
@@ -189,7 +192,7 @@ def make_trainer(
             loggers=run["loggers"],
         ),
         epoch=epoch,
-        evaluate=partial(_measure, test, data["workers"]) if test else None,
+        evaluate=partial(_measure, test, data["workers"], folder) if test else None,
         settings=config,
     )
 
@@ -217,65 +220,6 @@ def images_per_process(batch: int) -> int:
     return batch // world
 
 
-def batches(
-    dataset: DetectionDataset, config: Config, device: torch.device, start: int
-) -> Iterable[Batch]:
-    """This process's share of every step's images from step `start` on, augmented."""
-    sampler = TrainingSampler(
-        dataset.portrait.tolist(),
-        config["solver"]["batch"],
-        config["run"]["seed"],
-        config["data"]["aspect_ratio_group_size"],
-        distributed.rank(),
-        distributed.world(),
-        start,
-    )
-    return Loader(
-        dataset,
-        sampler,
-        build_transforms(config),
-        config["data"]["workers"],
-        pin_memory=device.type == "cuda",
-    )
-
-
-def build_datasets(data: Config) -> tuple[DetectionDataset, TestSet | None]:
-    """The training set, and the test set if there is one that goes with it."""
-    drawn = data.get("shapes", {})
-    sources = resolve_dataset(data["train"], data["root"], data["train_images"], drawn.get("train"))
-    keys = ("plus_one", "whole_pixels", "keep_empty", "skip_unreadable")
-    dataset = training_set(sources, **{key: data[key] for key in keys})
-    own, named = Path(data["train"]).is_file(), data["test"] and not Path(data["test"]).is_file()
-    if data["test"] is None or (own and named):
-        return dataset, None
-    measured = resolve_dataset(data["test"], data["root"], data["test_images"], drawn.get("test"))
-    if data["test"] in MINIVAL:
-        check_is_minival(measured[0].annotations, [source.annotations for source in sources])
-    return dataset, test_set(measured)
-
-
-def build_transforms(config: Config) -> Compose:
-    """The augmentation of a recipe."""
-    augmentation, data = config["augmentation"], config["data"]
-    flip = HorizontalFlip(data["flip"], data["plus_one"])
-    if "square" in augmentation:
-        view = SquareView(augmentation["square"], tuple(augmentation["scale_range"]))
-        return Compose([flip, view])
-    if "longest" not in augmentation:
-        return Compose([flip])
-    ranged = "shortest_range" in augmentation
-    resize = ResizeShortestSide(
-        augmentation["shortest_range" if ranged else "shortest"],
-        augmentation["longest"],
-        "range" if ranged else "choice",
-        config["resize"].get("rounding", "nearest"),
-        antialias=config.get("detector", {}).get("resize_method", "pil") == "pil",
-    )
-    # Flipping first is the same and moves fewer pixels, except for boxes that end on their last
-    # pixel: maskrcnn-benchmark means one of the resized image.
-    return Compose([resize, flip] if data["plus_one"] else [flip, resize])
-
-
 def build_schedule(config: Config, epoch: float) -> Schedule:
     """The learning rates of a recipe; an epoch has `epoch` iterations."""
     times, solver = config["schedule"], config["solver"]
@@ -290,5 +234,10 @@ def build_schedule(config: Config, epoch: float) -> Schedule:
     )
 
 
-def _measure(test: TestSet, workers: int, detector: Detector) -> dict[str, Any]:
-    return evaluate_detector(detector, *test, workers=workers)
+def _measure(test: TestSet, workers: int, folder: Path, detector: Detector) -> dict[str, Any]:
+    """The figures of a detector; what it detects at the first evaluation is drawn."""
+    figures = evaluate_detector(detector, *test, workers=workers)
+    drawn = folder / "first_detections.jpg"
+    if distributed.rank() == 0 and not drawn.exists():
+        mosaic.draw_detections(detector, test[0], drawn)
+    return figures

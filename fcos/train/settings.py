@@ -73,6 +73,7 @@ class Data:
     train_images: str | None
     test: str | None
     test_images: str | None
+    split: Annotated[float, Interval(gt=0, lt=1)] | None
     plus_one: bool
     whole_pixels: bool
     keep_empty: bool

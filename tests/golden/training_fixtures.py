@@ -22,8 +22,9 @@ from fcos import Detector
 from fcos.coco_eval import FIGURES, evaluate_detections, to_coco_results
 from fcos.data.dataset import DetectionDataset
 from fcos.data.transforms import Transform
+from fcos.train.datasets import build_datasets, build_transforms
 from fcos.train.metrics import read
-from fcos.train.run import build_datasets, build_transforms, make_trainer
+from fcos.train.run import make_trainer
 from fcos.train.trainer import Trainer
 from zoo import formats
 from zoo.config import build_detector, compose_entry

@@ -6,8 +6,9 @@ import pytest
 import zoo
 from fcos.data.transforms import HorizontalFlip, ResizeShortestSide, SquareView
 from fcos.train.accumulate import largest_size
+from fcos.train.datasets import build_transforms
 from fcos.train.optim import make_optimizer
-from fcos.train.run import build_schedule, build_transforms
+from fcos.train.run import build_schedule
 from zoo.registry import CONFIGS
 
 
