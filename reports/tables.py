@@ -17,6 +17,7 @@ from reports.metrics import BY_NAME, METRICS, Metric
 GAP = "-"
 MARK = "~ marks noise over 10% or not known"
 ALWAYS = ("ap", "latency_ms", "peak_mb")  # shown even if names must be folded for them
+TEXTS = ("model", "backbone", "settings", "weights", "license of the weights")  # no numbers
 UNCERTAIN = ("latency_ms", "images_per_second")  # the metrics that bear the mark
 # The tables of the page: the measurements of each, and a setting whose values are columns.
 SECTIONS = {
@@ -225,6 +226,6 @@ def provenance(rows: Iterable[Row]) -> list[str]:
 
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A markdown table, numbers to the right."""
-    rule = ["---" if h in ("model", "settings", "weights") else "---:" for h in headings]
+    rule = ["---" if h in TEXTS else "---:" for h in headings]
     rule[0] = "---"
     return "\n".join(f"| {' | '.join(texts)} |" for texts in (headings, rule, *rows))

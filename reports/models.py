@@ -1,0 +1,205 @@
+"""The table of models in the README, and all models in docs/models.md: `python -m reports.models`.
+
+Made from the entries and from the committed results, never edited.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+import zoo
+from benchmarks import store
+from reports.frame import frame, records
+from reports.metrics import BY_NAME
+from reports.summary import summary
+from reports.tables import GAP, markdown
+from zoo.registry import entry_file, load_yaml
+from zoo.sources import FileSource
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "reports" / "results"
+CARDS = "docs/models.md"
+LATEST = "reports/latest/README.md"
+BEGIN, END = "<!-- made by `python -m reports.models` -->", "<!-- end of the table -->"
+# The columns after model, backbone and AP: their metrics and headings.
+FIGURES = {
+    "cpu_ms": ("latency_ms", "ms, CPU"),
+    "gpu_ms": ("latency_ms", "ms, GPU"),
+    "train_gb": ("train_gb", "train GB"),
+    "train_gb_predicted": ("train_gb_predicted", "train GB, predicted"),
+    "gflops": ("gflops", "GFLOPs"),
+    "params_m": ("params_m", "params M"),
+}
+BACKBONES = {
+    "dla34": "DLA-34",
+    "hrnet_w18": "HRNet-W18",
+    "hrnet_w32": "HRNet-W32",
+    "hrnet_w40": "HRNet-W40",
+    "mobilenet_v2": "MobileNetV2",
+    "resnet50": "ResNet-50",
+    "resnet101": "ResNet-101",
+    "resnext101_32x8d": "ResNeXt-101 32x8d",
+    "resnext101_64x4d": "ResNeXt-101 64x4d",
+    "vovnet39": "VoVNet-39",
+    "vovnet57": "VoVNet-57",
+    "vovnet75": "VoVNet-75",
+    "vovnet93": "VoVNet-93",
+    "vovnet99": "VoVNet-99",
+}
+INTRO = """\
+# All models
+
+Made by `python -m reports.models` from the entries and the committed results, never edited. The
+most accurate models come first. Which one to take for a latency or a memory:
+[which model for which budget](../reports/latest/README.md)."""
+CARDS_INTRO = """\
+## Cards
+
+What is known of each model, as `fcos-zoo info NAME` shows it together with every setting."""
+
+
+def models() -> pd.DataFrame:
+    """One row per model, the most accurate first, with what was measured of it.
+
+    Columns: `entry`, `backbone`, `ap` as published, `weights`: their terms, and those columns of
+    `FIGURES` that have figures. `attrs["machines"]` names the machines of `cpu_ms` and `gpu_ms`.
+    """
+    table = pd.DataFrame(
+        {
+            "entry": zoo.names(),
+            "backbone": [backbone(name) for name in zoo.names()],
+            "ap": pd.to_numeric([zoo.card(name).published.get("ap") for name in zoo.names()]),
+            "weights": [weights(zoo.card(name)) for name in zoo.names()],
+        }
+    )
+    measured = frame(store.newest(store.read(sorted(RESULTS.glob("*.jsonl")))))
+    measured = measured[measured["as_published"]]
+    machines = {}
+    for machine, own in measured.groupby("machine", sort=False):
+        figures = summary(own).set_index("entry")
+        gpu = bool((own["device"] != "cpu").any())
+        machines["gpu_ms" if gpu else "cpu_ms"] = str(machine)
+        figures = figures.rename(columns={"latency_ms": "gpu_ms" if gpu else "cpu_ms"})
+        new = figures.columns.intersection(list(FIGURES)).difference(table.columns)
+        table = table.join(figures[new], on="entry")
+    table.attrs["machines"] = machines
+    return table.sort_values("ap", ascending=False, kind="stable", ignore_index=True)
+
+
+def backbone(name: str) -> str:
+    """The backbone of an entry in words, with whether it has deformable convolutions."""
+    chosen = zoo.card(name).backbone
+    own = load_yaml(entry_file(name)).get("backbone") or {}
+    return BACKBONES.get(chosen, chosen) + ", deformable" * bool(own.get("deformable"))
+
+
+def weights(card: zoo.Card) -> str:
+    """The terms of the published weights in a word or two, and whether they can be had."""
+    terms = card.license.replace("BSD-2-Clause for academic use", "academic use").split(";")[0]
+    return terms + ("" if card.live else ", link dead" if card.weights else ", never published")
+
+
+def rows(table: pd.DataFrame, page: str = "") -> str:
+    """The table in markdown; names lead to their cards, which are on `page`."""
+    shown = {name: facts for name, facts in FIGURES.items() if name in table}
+    headings = ["model", "backbone", "AP", *(heading for _, heading in shown.values())]
+    headings.append("license of the weights")
+    cells = [
+        [
+            f"[{row['entry']}]({page}#{row['entry'].lower()})",
+            row["backbone"],
+            _text("ap", row["ap"]),
+            *(_text(metric, row[name]) for name, (metric, _) in shown.items()),
+            row["weights"],
+        ]
+        for row in records(table)
+    ]
+    return markdown(headings, cells)
+
+
+def conditions(table: pd.DataFrame, latest: str) -> str:
+    """What the columns mean, and on which machines the times were measured.
+
+    Args:
+        latest: the path of the page with the noise of the times.
+    """
+    machines = table.attrs["machines"].items()
+    timed = "; ".join(f"{FIGURES[name][1]}: {machine}" for name, machine in machines)
+    return f"""\
+AP is the published one on val2017 or minival. Times were measured here ({timed}), in fp32, for
+one image of the published test size, from the decoded image to its boxes, with random weights
+except for the embedded model; [which model for which budget]({latest}) states their noise.
+Training memory is that of a step of 2 images in fp32. *Academic use* means that the authors grant
+commercial use on request."""
+
+
+def readme_table(table: pd.DataFrame) -> str:
+    """The most accurate model of each backbone among those whose weights can be downloaded."""
+    live = [zoo.card(name).live for name in table["entry"]]
+    known = table[live].dropna(subset=["ap"]).drop_duplicates("backbone")
+    return f"{rows(known, CARDS)}\n\n{conditions(table, LATEST)}"
+
+
+def page(table: pd.DataFrame) -> str:
+    """docs/models.md: all models, and a card of each."""
+    cards = "\n\n".join(card(zoo.card(name)) for name in zoo.names())
+    return (
+        "\n\n".join([INTRO, rows(table), conditions(table, f"../{LATEST}"), CARDS_INTRO, cards])
+        + "\n"
+    )
+
+
+def card(facts: zoo.Card) -> str:
+    """What is known of a model, in markdown."""
+    own = f"configs/entry/{facts.name}.yaml"
+    origin = f" Published as `{facts.source}` of <{facts.repository}>." if facts.tables else ""
+    lines = [
+        f"### {facts.name}\n",
+        f"Backbone: {backbone(facts.name)}. Entry: [`{own}`](../{own}).{origin}\n",
+    ]
+    for table, row in facts.tables:
+        columns = [
+            column
+            for column in table.columns
+            if column.key != "printed" and column.unit != "url" and row[column.key] is not None
+        ]
+        cells = ", ".join(f"{c.heading} {c.text(row[c.key])}" for c in columns)
+        date = f", {table.source.date}" if table.source.date else ""
+        lines.append(f"- [{table.title}{date}]({table.source.url}): {cells}")
+    lines.append(f"- License of the weights: {facts.license}")
+    lines += [f"- {_source(place)}" for place in facts.weights]
+    return "\n".join(lines)
+
+
+def _source(place: FileSource) -> str:
+    """An address of a file, with what is known of the file."""
+    address = "part of the package" if place.url.startswith("/") else f"`{place.url}`"
+    size = f"{place.size:,} bytes" if place.size else ""
+    digest = f"SHA-256 `{place.digest}`" if place.digest else ""
+    known = [fact for fact in (address, size, digest, place.note) if fact]
+    return ("Weights, dead link: " if place.dead else "Weights: ") + ", ".join(known)
+
+
+def _text(metric: str, value: float) -> str:
+    """A figure as other tables print it; a time of over 100 ms in whole milliseconds."""
+    if pd.isna(value):
+        return GAP
+    return f"{value:.0f}" if metric == "latency_ms" and value > 100 else BY_NAME[metric].text(value)
+
+
+def write(root: Path = ROOT) -> None:
+    """Renew the table of the README, and docs/models.md."""
+    table = models()
+    readme = root / "README.md"
+    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    renewed = f"{before}{BEGIN}\n\n{readme_table(table)}\n\n{END}{after}"
+    readme.write_text(renewed, encoding="utf-8")
+    (root / CARDS).parent.mkdir(exist_ok=True)
+    (root / CARDS).write_text(page(table), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()
