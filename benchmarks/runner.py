@@ -166,6 +166,25 @@ def is_complete(row: Row, suite: Suite) -> bool:
     return bool(row["values"].get("processes", suite.processes) >= suite.processes)
 
 
+def closing_lines(rows: Sequence[Row], suite: Suite) -> list[str]:
+    """What the reader of the table must know: cases that failed, or were cut short."""
+    lines = []
+    failed = [row for row in rows if row["status"] not in ("measured", "missing")]
+    for row in failed[:5]:
+        cell = row["cell"]
+        lines.append(f"{row['status']}: {cell['entry']}, {cell['metric']}: {row['reason']}")
+    if len(failed) > 5:
+        lines.append(f"and {len(failed) - 5} more cases failed")
+    if late := sum(row["reason"].startswith(NOT_STARTED) for row in rows):
+        lines.append(f"{late} cases not started: the time for this suite was over")
+    if short := sum(not is_complete(row, suite) for row in rows):
+        lines.append(
+            f"{short} times are from fewer than {suite.processes} processes, so their noise may be "
+            "larger than stated: run the command again with --set budget=null for all of them"
+        )
+    return lines
+
+
 def reason_to_skip(case: Case, suite: Suite, rows: dict[str, Row]) -> str | None:
     """Why a case is not tried: no weights, or a smaller batch did not fit or took too long."""
     random = case.metric not in STATIC and case.weights.source == "random"

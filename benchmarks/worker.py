@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import Case, MissingError, Result
-from benchmarks.environment import fingerprint
+from benchmarks.environment import fingerprint, visible_gpus
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -58,6 +58,23 @@ def run(
                 if received is None:
                     process.kill()
                     break
+
+
+def take_gpu() -> None:
+    """Give each process that torchrun starts one of the visible GPUs.
+
+    Raises:
+        ValueError: there are GPUs, but fewer than processes.
+    """
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML numbers them
+    if "LOCAL_RANK" in os.environ and (gpus := visible_gpus()):
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= len(gpus):
+            raise ValueError(
+                f"no GPU for process {local} of this machine, which has {','.join(gpus)}: "
+                f"use --nproc-per-node {len(gpus)}"
+            )
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[local]
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,18 +16,12 @@ from benchmarks.cases import METRICS, PRECISIONS, STATIC, Dataset, TimingBudget
 from tools.arguments import Device, default_device, words
 
 if TYPE_CHECKING:
-    from benchmarks.store import Row
     from benchmarks.suite import Suite
 
 LAYOUTS = ("channels_last", "contiguous")
-WHAT, HOW, OUTPUT = "What to measure", "How to measure", "Output"
-
-
-def _rank() -> str | None:
-    """The shard of a process started by torchrun."""
-    if "WORLD_SIZE" not in os.environ:
-        return None
-    return f"{os.environ['RANK']}/{os.environ['WORLD_SIZE']}"
+what = partial(typer.Option, rich_help_panel="What to measure")
+how = partial(typer.Option, rich_help_panel="How to measure")
+output = partial(typer.Option, rich_help_panel="Output")
 
 
 def bench(
@@ -40,33 +35,26 @@ def bench(
     ] = None,
     suite: Annotated[
         str | None,
-        typer.Option(
-            rich_help_panel=WHAT,
+        what(
             metavar="NAME",
             help="Measure a suite: a file of configs/suite, such as quick or published.",
         ),
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set",
-            rich_help_panel=WHAT,
-            metavar="KEY=VALUE",
-            help="Override a setting of the suite; may be repeated.",
+        what(
+            "--set", metavar="KEY=VALUE", help="Override a setting of the suite; may be repeated."
         ),
     ] = None,
     metrics: Annotated[
         str | None,
-        typer.Option(
-            rich_help_panel=WHAT, metavar="WORDS", help=f"Comma-separated: {', '.join(METRICS)}."
-        ),
+        what(metavar="WORDS", help=f"Comma-separated: {', '.join(METRICS)}."),
     ] = None,
     baseline: Annotated[
         list[str] | None,
-        typer.Option(
+        what(
             "--baseline",
             "--peer",
-            rich_help_panel=WHAT,
             metavar="MODULE:FUNCTION",
             help="Also measure another detector: torchvision, or an adapter of your own; may be "
             "repeated.",
@@ -74,8 +62,7 @@ def bench(
     ] = None,
     dataset: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(
-            rich_help_panel=WHAT,
+        what(
             metavar="ANNOTATIONS IMAGES",
             help="An annotation file in COCO's format and the folder of its images.",
             show_default="the 31 embedded images of val2017",
@@ -83,135 +70,88 @@ def bench(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            rich_help_panel=WHAT,
-            help="Use only the first images, also for AP (--set limit=N: not for AP).",
-        ),
+        what(min=1, help="Use only the first images, also for AP (--set limit=N: not for AP)."),
     ] = None,
     weights: Annotated[
         list[str] | None,
-        typer.Option(
-            rich_help_panel=WHAT,
-            metavar="NAME=PATH",
-            help="Checkpoint of an entry; may be repeated.",
-        ),
+        what(metavar="NAME=PATH", help="Checkpoint of an entry; may be repeated."),
     ] = None,
     weights_dir: Annotated[
         Path | None,
-        typer.Option(
-            rich_help_panel=WHAT, help="Folder of checkpoints called as published, or NAME.pth."
-        ),
+        what(help="Folder of checkpoints called as published, or NAME.pth."),
     ] = None,
-    cached_only: Annotated[
-        bool, typer.Option("--cached-only", rich_help_panel=WHAT, help="Never download weights.")
-    ] = False,
+    cached_only: Annotated[bool, what("--cached-only", help="Never download weights.")] = False,
     no_random: Annotated[
         bool,
-        typer.Option(
+        what(
             "--no-random",
-            rich_help_panel=WHAT,
             help="Do not measure speed and memory with random weights where there are no others.",
         ),
     ] = False,
     precision: Annotated[
         str | None,
-        typer.Option(
-            rich_help_panel=HOW, metavar="WORDS", help=f"Comma-separated: {', '.join(PRECISIONS)}."
-        ),
+        how(metavar="WORDS", help=f"Comma-separated: {', '.join(PRECISIONS)}."),
     ] = None,
     device: Device = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, rich_help_panel=HOW, help="CPU threads.")
-    ] = None,
+    threads: Annotated[int | None, how(min=1, help="CPU threads.")] = None,
     size: Annotated[
         tuple[int, int] | None,
-        typer.Option(
-            rich_help_panel=HOW,
+        how(
             metavar="SHORT LONG",
             help="Resize images to this shortest side, with at most this longest side.",
         ),
     ] = None,
     batches: Annotated[
         str | None,
-        typer.Option(
-            rich_help_panel=HOW,
-            metavar="NUMBERS",
-            help="Batch sizes for throughput, such as 1,2,4,8.",
-        ),
+        how(metavar="NUMBERS", help="Batch sizes for throughput, such as 1,2,4,8."),
     ] = None,
     compile: Annotated[
         bool,
-        typer.Option("--compile", rich_help_panel=HOW, help="Also measure with torch.compile."),
+        how("--compile", help="Also measure with torch.compile."),
     ] = False,
     layout: Annotated[
         str | None,
-        typer.Option(
-            rich_help_panel=HOW,
-            metavar="WORDS",
-            help=f"Memory format of weights and inputs: {', '.join(LAYOUTS)}.",
-        ),
+        how(metavar="WORDS", help=f"Memory format of weights and inputs: {', '.join(LAYOUTS)}."),
     ] = None,
     evaluator: Annotated[
         Literal["pycocotools", "faster-coco-eval"] | None,
-        typer.Option(
-            rich_help_panel=HOW,
-            show_default="pycocotools",
-            help="Package that computes AP; results are equal.",
-        ),
+        how(show_default="pycocotools", help="Package that computes AP; results are equal."),
     ] = None,
     processes: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            rich_help_panel=HOW,
-            show_default="4",
-            help="Number of processes that time each case.",
-        ),
+        how(min=1, show_default="4", help="Number of processes that time each case."),
     ] = None,
     rounds: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            rich_help_panel=HOW,
-            help="Time at least this many passes over the images in each process.",
-        ),
+        how(min=1, help="Time at least this many passes over the images in each process."),
     ] = None,
     runs: Annotated[
         int | None,
-        typer.Option(rich_help_panel=HOW, help="Time at least this many runs in each process."),
+        how(help="Time at least this many runs in each process."),
     ] = None,
     seconds: Annotated[
         float | None,
-        typer.Option(rich_help_panel=HOW, help="Time for at least this long in each process."),
+        how(help="Time for at least this long in each process."),
     ] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(
-            rich_help_panel=HOW,
-            help="Stop a process that takes longer than this for one case (seconds).",
-        ),
+        how(help="Stop a process that takes longer than this for one case (seconds)."),
     ] = None,
     shard: Annotated[
         str | None,
-        typer.Option(
-            rich_help_panel=HOW,
+        how(
             metavar="I/N",
             help="Divide the cases among N processes, of which this is number I, from 0; set by "
             "torchrun.",
             show_default=False,
         ),
     ] = None,
-    out: Annotated[
-        Path, typer.Option(rich_help_panel=OUTPUT, help="Results file, to which rows are appended.")
-    ] = Path("outputs/bench/results.jsonl"),
+    out: Annotated[Path, output(help="Results file, to which rows are appended.")] = Path(
+        "outputs/bench/results.jsonl"
+    ),
     fresh: Annotated[
         bool,
-        typer.Option(
-            "--fresh",
-            rich_help_panel=OUTPUT,
-            help="Measure again what the results file already has.",
-        ),
+        output("--fresh", help="Measure again what the results file already has."),
     ] = False,
 ) -> int:
     """Measure parameters, GFLOPs, latency, throughput, memory and AP, each in its own process.
@@ -221,12 +161,14 @@ def bench(
     `fcos-zoo bench merge OUT FILES...` merges several; benchmarks/README.md says how each metric
     is measured.
     """  # fmt: skip
+    from benchmarks.worker import take_gpu
+
     take_gpu()
     static = bool(metrics) and set((metrics or "").split(",")) <= STATIC
     named = bool(names or baseline)
     base = settings_of(suite, set_ or [], named, static)
     timing = base.get("timing", TimingBudget())
-    index, shards = _shard(shard or _rank())
+    index, shards = _shard(shard)
     changes = {
         "entries": tuple(names or ()) or None,
         "baselines": tuple(baseline or ()) or None,
@@ -301,7 +243,7 @@ def measure(suite: Suite, out: Path, fresh: bool) -> int:
 
     Under torchrun the exit code is always 0, since torchrun ends all processes when one fails.
     """
-    from benchmarks.runner import run
+    from benchmarks.runner import closing_lines, run
     from benchmarks.store import Store, newest
     from reports import tables
 
@@ -314,35 +256,9 @@ def measure(suite: Suite, out: Path, fresh: bool) -> int:
         console.print(table)
     for line in closing_lines(rows, suite):
         console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    console.print(
-        f"Results: {out}, table: {page}. See them as a page: fcos-zoo report {out} --html",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    typer.echo(f"Results: {out}, table: {page}. See them as a page: fcos-zoo report {out} --html")
     broken = [row for row in rows if row["status"] not in ("measured", "missing")]
     return 1 if broken and "WORLD_SIZE" not in os.environ else 0
-
-
-def closing_lines(rows: Sequence[Row], suite: Suite) -> list[str]:
-    """What the reader of the table must know: cases that failed, or were cut short."""
-    from benchmarks.runner import NOT_STARTED, is_complete
-
-    lines = []
-    failed = [row for row in rows if row["status"] not in ("measured", "missing")]
-    for row in failed[:5]:
-        cell = row["cell"]
-        lines.append(f"{row['status']}: {cell['entry']}, {cell['metric']}: {row['reason']}")
-    if len(failed) > 5:
-        lines.append(f"and {len(failed) - 5} more cases failed")
-    if late := sum(row["reason"].startswith(NOT_STARTED) for row in rows):
-        lines.append(f"{late} cases not started: the time for this suite was over")
-    if short := sum(not is_complete(row, suite) for row in rows):
-        lines.append(
-            f"{short} times are from fewer than {suite.processes} processes, so their noise may be "
-            "larger than stated: run the command again with --set budget=null for all of them"
-        )
-    return lines
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:
@@ -364,31 +280,15 @@ def _weights(text: str) -> tuple[str, Path]:
 
 
 def _shard(text: str | None) -> tuple[int | None, int | None]:
+    """The shard that the user names, or that of a process started by torchrun."""
+    if text is None and "WORLD_SIZE" in os.environ:
+        text = f"{os.environ['RANK']}/{os.environ['WORLD_SIZE']}"
     if text is None:
         return None, None
     shard, _, shards = text.partition("/")
     if not (shard.isdecimal() and shards.isdecimal()):
         raise typer.BadParameter(f"{text!r} is not I/N, such as 0/2", param_hint="--shard")
     return int(shard), int(shards)
-
-
-def take_gpu() -> None:
-    """Give each process that torchrun starts one of the visible GPUs.
-
-    Raises:
-        ValueError: there are GPUs, but fewer than processes.
-    """
-    from benchmarks import environment
-
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML numbers them
-    if "LOCAL_RANK" in os.environ and (gpus := environment.visible_gpus()):
-        local = int(os.environ["LOCAL_RANK"])
-        if local >= len(gpus):
-            raise ValueError(
-                f"no GPU for process {local} of this machine, which has {','.join(gpus)}: "
-                f"use --nproc-per-node {len(gpus)}"
-            )
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[local]
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 """Our FCOS_R_50_1x beside torchvision's FCOS: `python -m benchmarks.studies.compare_torchvision`.
 
-Both take a decoded 8-bit photograph to its boxes, batch 1, in one process and in turns, so that
-whatever else the machine does falls on all alike. torchvision's runs as it comes, in channels_last,
-which suits CPUs better, and in that by autocast to bf16. The photograph is one that both resize to
-800x1066 and pad to 800x1088. A ratio is the median over the rounds of theirs, as it comes, by
-another's in the same round.
+Both take a decoded 8-bit photograph to its boxes, batch 1, in one process and in alternating
+rounds. The photograph is one that both resize to 800x1066 and pad to 800x1088. Equal layouts and
+precisions are compared with each other; torchvision's model as it comes, in fp32 and the contiguous
+layout, is a row of its own.
 
-Without weights files both are randomly initialised in the same way, as `benchmarks.random_weights`
-says: norms with the photograph's statistics, boxes of six strides, and class biases at which the
-same number of candidates passes each one's own score threshold, so that both have the same
-amount of decoding and NMS to do. torchvision's norms are then `BatchNorm2d`, the faster of its two
-kinds.
+Without weights files both models are randomly initialised in the same way (see
+`benchmarks.random_weights`): the norms have the photograph's statistics, boxes extend three strides
+to each side, and the class biases let the same number of candidates pass each model's own score
+threshold, so that both have as much decoding and NMS to do. torchvision's norms are then
+`BatchNorm2d`, the faster of its two kinds.
 """
 
 from __future__ import annotations
@@ -20,72 +19,85 @@ import copy
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 import zoo
-from benchmarks import baselines, environment, random_weights, workload
+from benchmarks import baselines, random_weights, workload
 from benchmarks.dataset import embedded, read_images
+from benchmarks.studies.side_by_side import conditions, medians, show, side_by_side, speedup
 from fcos import Detector
 from zoo.pretrained import DTYPES
 
 ENTRY = "FCOS_R_50_1x"
 INPUT = (800, 1088)
-STAGES = ("total", "preprocess", "network", "decode")
-WIDE = 130  # characters of a table in a file
-Times = dict[str, float]
+STAGES = ("seconds", "preprocess", "network", "decode")
+PAIRS = {  # contenders, and with which of them each is compared
+    "torchvision fp32, channels-last": "",
+    "ours fp32, channels-last": "torchvision fp32, channels-last",
+    "torchvision fp32, contiguous": "",
+    "torchvision bf16, channels-last": "",
+    "ours bf16, channels-last": "torchvision bf16, channels-last",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the two tables: times with their ratios, and what bf16 does to the scores."""
-    options = _parser().parse_args(arguments)
+    """Print a row for each contender, and what bf16 does to the scores."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--rounds", type=int, default=7, help="timed runs of each (%(default)s)")
+    add("--warmup", type=int, default=2, help="runs before them (%(default)s)")
+    add("--threads", type=int, default=2, help="%(default)s")
+    add("--images", type=int, default=8, help="embedded images for bf16's scores (%(default)s)")
+    add("--no-bf16", action="store_true", help="skip bf16, which many CPUs only emulate")
+    add("--weights", type=Path, help=f"checkpoint of {ENTRY}")
+    add("--torchvision-weights", type=Path, help="state dict of fcos_resnet50_fpn")
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    console = Console(width=None if sys.stdout.isatty() else WIDE)
     photos = read_images(embedded())
     ours, half = (our_detector(options.weights, photos, p) for p in ("fp32", "bf16"))
-    photo = next(image for image in photos if _input_size(ours, image) == INPUT)
+    photo = next(image for image in photos if input_size(ours, image) == INPUT)
     file = options.torchvision_weights
     theirs = baselines.load_torchvision(file) if file else baselines.randomized_torchvision(photo)
-    nhwc = copy.deepcopy(theirs).to(memory_format=torch.channels_last)
-    contenders: dict[str, Callable[[], Times]] = {
-        "torchvision fp32": lambda: time_theirs(theirs, photo),
-        "torchvision fp32, NHWC": lambda: time_theirs(nhwc, photo),
-        "ours fp32": lambda: time_ours(ours, photo),
-        "torchvision bf16, NHWC": lambda: time_theirs(nhwc, photo, torch.bfloat16),
-        "ours bf16": lambda: time_ours(half, photo),
-    }
-    rounds: list[dict[str, Times]] = []
-    with torch.inference_mode():
-        for number in track(
-            range(options.warmup + options.rounds),
-            "rounds",
-            console=console,
-            disable=not console.is_terminal,
-        ):
-            taken = {name: run() for name, run in contenders.items()}
-            if number >= options.warmup:
-                rounds.append(taken)
-    console.print(times_table(rounds))
-    facts = environment.describe("cpu")
-    console.print(
-        f"{facts['cpu']}, {torch.get_num_threads()} threads, torch {facts['torch']}, torchvision "
-        f"{facts['torchvision']}, {options.rounds} rounds, "
-        f"{'random' if options.weights is None else 'given'} weights, load "
-        f"{environment.state('cpu').get('load')}",
-        highlight=False,
+    channels_last = copy.deepcopy(theirs).to(memory_format=torch.channels_last)
+    runs = (
+        partial(time_torchvision, channels_last, photo),
+        partial(time_ours, ours, photo),
+        partial(time_torchvision, theirs, photo),
+        partial(time_torchvision, channels_last, photo, torch.bfloat16),
+        partial(time_ours, half, photo),
     )
-    if options.images:
-        console.print(score_difference(ours, half, photos[: options.images]), highlight=False)
+    contenders = dict(zip(PAIRS, runs, strict=True))
+    if options.no_bf16:
+        contenders = {name: run for name, run in contenders.items() if "bf16" not in name}
+    with torch.inference_mode():
+        frame = side_by_side(contenders, options.rounds, options.warmup)
+    weights = "given" if options.weights else "random"
+    title = f"Image to boxes, batch 1, {INPUT[0]}x{INPUT[1]}, {weights} weights, milliseconds"
+    show(table(frame), title, conditions("cpu", options.rounds))
+    if options.images and not options.no_bf16:
+        print(score_difference(ours, half, photos[: options.images]))
     return 0
+
+
+def table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Median milliseconds by stage, and the speed beside torchvision's in the same layout."""
+    rows = []
+    for name, times in medians(frame).iterrows():
+        other = PAIRS[str(name)]
+        row = {"": name, "total": f"{1e3 * times['seconds']:.0f}"}
+        row |= {stage: f"{1e3 * times[stage]:.1f}" for stage in STAGES[1:]}
+        row["times as fast as torchvision"] = speedup(frame, str(name), other) if other else "-"
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def our_detector(weights: Path | None, photos: Sequence[Tensor], precision: str) -> Detector:
@@ -95,62 +107,53 @@ def our_detector(weights: Path | None, photos: Sequence[Tensor], precision: str)
     if weights is not None:
         zoo.load_checkpoint(detector, weights)
     else:
-        fitting = [image for image in photos if _input_size(detector, image) == INPUT]
+        fitting = [image for image in photos if input_size(detector, image) == INPUT]
         random_weights.randomize(detector, fitting[:1])
-    return detector.to(dtype=DTYPES[precision]).to(memory_format=torch.channels_last)
+    return detector.fuse().to(dtype=DTYPES[precision]).to(memory_format=torch.channels_last)
 
 
-def time_ours(detector: Detector, photo: Tensor) -> Times:
+def time_ours(detector: Detector, photo: Tensor) -> dict[str, float]:
     """Seconds of one run, by stage."""
     clock = [time.perf_counter()]
     item: Any = [photo]
     for stage in workload.stages(detector).values():
         item = stage(item)
         clock.append(time.perf_counter())
-    spans = [clock[-1] - clock[0], *(b - a for a, b in pairwise(clock))]
-    return dict(zip(STAGES, spans, strict=True))
+    return spans(clock)
 
 
-def time_theirs(model: nn.Module, photo: Tensor, dtype: torch.dtype | None = None) -> Times:
-    """The same of torchvision's model, read off where its backbone begins and its head ends; with a
-    `dtype` by autocast, as its box coder needs fp32."""
-    clock = []
-    hooks = [
-        model.get_submodule("backbone").register_forward_pre_hook(
-            lambda *_: clock.append(time.perf_counter())
-        ),
-        model.get_submodule("head").register_forward_hook(
-            lambda *_: clock.append(time.perf_counter())
-        ),
-    ]
-    start = time.perf_counter()
+def time_torchvision(
+    model: nn.Module, photo: Tensor, dtype: torch.dtype | None = None
+) -> dict[str, float]:
+    """The same of torchvision's model, whose network lasts from its backbone to its head.
+
+    With a `dtype` it runs by autocast, as its box coder needs fp32.
+    """
+    clock = [time.perf_counter()]
+
+    def note(*_: object) -> None:
+        clock.append(time.perf_counter())
+
+    hooks = (
+        model.get_submodule("backbone").register_forward_pre_hook(note),
+        model.get_submodule("head").register_forward_hook(note),
+    )
     with torch.autocast("cpu", dtype, enabled=dtype is not None):
         model([photo.float() / 255])
-    end = time.perf_counter()
+    note()
     for hook in hooks:
         hook.remove()
-    spans = (end - start, clock[0] - start, clock[1] - clock[0], end - clock[1])
-    return dict(zip(STAGES, spans, strict=True))
+    return spans(clock)
 
 
-def times_table(rounds: Sequence[dict[str, Times]]) -> Table:
-    """Medians by stage, and the ratios of the totals round by round."""
-    table = Table(title="image to boxes, batch 1, 800x1088, milliseconds", title_justify="left")
-    for heading in ("", *STAGES, "decode / network", "times as fast"):
-        table.add_column(heading, justify="right" if heading else "left")
-    first = next(iter(rounds[0]))
-    for name in rounds[0]:
-        medians = {stage: statistics.median(r[name][stage] for r in rounds) for stage in STAGES}
-        share = statistics.median(r[name]["decode"] / r[name]["network"] for r in rounds)
-        ratios = [r[first]["total"] / r[name]["total"] for r in rounds]
-        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        figures = [f"{1e3 * medians[stage]:.1f}" for stage in STAGES]
-        table.add_row(name, *figures, f"{share:.1%}", spread)
-    return table
+def spans(clock: Sequence[float]) -> dict[str, float]:
+    """The whole time and the time of each stage, from the clock at their borders."""
+    times = (clock[-1] - clock[0], *(end - start for start, end in pairwise(clock)))
+    return dict(zip(STAGES, times, strict=True))
 
 
 def score_difference(full: Detector, half: Detector, photos: Sequence[Tensor]) -> str:
-    """What bf16 changes: fp32's detections matched by class and IoU over 0.5, best first."""
+    """What bf16 changes: fp32's detections, best first, matched by class and an IoU over 0.5."""
     differences: list[float] = []
     total = 0
     for photo in photos:
@@ -167,28 +170,16 @@ def score_difference(full: Detector, half: Detector, photos: Sequence[Tensor]) -
     if not differences:
         return f"bf16: none of {total} detections matched"
     return (
-        f"bf16 against fp32 on {len(photos)} embedded images: {len(differences)} of {total} "
-        f"detections matched, scores differ by {statistics.mean(differences):.4f} on average, "
+        f"bf16 and fp32 on {len(photos)} embedded images: {len(differences)} of {total} "
+        f"detections match; scores differ by {statistics.mean(differences):.4f} on average, "
         f"{statistics.median(differences):.4f} in the median, {max(differences):.4f} at most"
     )
 
 
-def _input_size(detector: Detector, image: Tensor) -> tuple[int, ...]:
-    height, width = detector.resize(image.shape[-2], image.shape[-1])
+def input_size(detector: Detector, image: Tensor) -> tuple[int, ...]:
+    """(height, width) of an image after resizing and padding."""
     divisor = detector.normalizer.divisor
-    return -(-height // divisor) * divisor, -(-width // divisor) * divisor
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--rounds", type=int, default=7, help="timed turns of each (%(default)s)")
-    add("--warmup", type=int, default=2, help="turns before them (%(default)s)")
-    add("--threads", type=int, default=2, help="%(default)s")
-    add("--images", type=int, default=8, help="embedded images for bf16's scores (%(default)s)")
-    add("--weights", type=Path, help=f"checkpoint of {ENTRY}")
-    add("--torchvision-weights", type=Path, help="state dict of fcos_resnet50_fpn")
-    return parser
+    return tuple(-(-side // divisor) * divisor for side in detector.resize(*image.shape[-2:]))
 
 
 if __name__ == "__main__":

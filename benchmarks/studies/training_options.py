@@ -1,15 +1,16 @@
-"""What does each option of training do to speed, memory and loss?
+"""What each option of training does to speed, memory and loss.
 
     python -m benchmarks.studies.training_options --out reports/training_options
 
-Every option is a run of `fcos-zoo train` in a process of its own: the same entry, embedded
-photographs of one size, the same starting weights and, step by step, the same batches, so that the
-loss curves of all options can be laid over each other. The first round has all steps; further,
-shorter rounds take turns for the speed alone, so that other load on the machine falls on all alike.
-A ratio is the median over rounds of an option's speed by that of plain fp32 in the same round.
+Each option is a run of `fcos-zoo train` in its own process, with the same entry, the same starting
+weights and, step by step, the same batches of embedded photographs of one size, so that the loss
+curves of all options can be compared. The first round has all steps; shorter rounds follow, which
+only measure the speed. In each round the options run one after the other, so that other load on the
+machine affects all of them. A ratio is the median over the rounds of an option's speed divided by
+that of fp32 in the same round.
 
-The starting weights are random, with the norms' statistics those of a photograph, for the published
-ones may not be at hand. On a CPU memory is the peak of the (first) process, torch itself included.
+The starting weights are random, and the norms have the statistics of a photograph. On a CPU the
+memory is the peak of the (first) process, including torch itself.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ from fcos.train.metrics import read
 HEADER = """\
 # What each option of training does
 
-Every row is a run of `fcos-zoo train` in a process of its own, from the same weights and on the
-same batches; `python -m benchmarks.studies.training_options` says more and made this page.
-"Times as fast" is the median (and range) over rounds that take turns. Options that compute
-the same differ by rounding at first, which training then magnifies; those that differ
-by nothing are the same to the bit. fp16 is left out on CPUs that would have to emulate it.
+Each row is a run of `fcos-zoo train` in its own process, from the same weights and on the same
+batches. `python -m benchmarks.studies.training_options` wrote this page; its docstring describes
+the protocol. "Times as fast" is the median over alternating rounds, with the range. Options that
+compute the same function differ by rounding, which training magnifies; a difference of zero means
+equal to the bit. fp16 is left out on a CPU, which only emulates it.
 
 ![Loss by step, and its distance from that of plain fp32](training_options.png)
 """
@@ -67,13 +68,13 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "2 processes": (),
 }
 PROCESSES = {"2 processes": 2}
-EQUAL = 1e-9  # where no difference at all is drawn
-SETTLING = 3  # first steps that do not count for the speed: caches, compilation
+EQUAL = 1e-9  # at which a difference of zero is drawn
+SETTLING = 3  # first steps, not counted in the speed because of caches and compilation
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one training run wrote down; `failed` is its last line where it did not end well."""
+    """The records of one training run; `failed` is its last line if it failed."""
 
     losses: tuple[float, ...] = ()
     images_per_second: float = 0.0
@@ -82,29 +83,29 @@ class Run:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run every option in turns and write the table and the curves."""
+    """Run every option in each round, and write the table and the curves."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--entry", default="FCOS_R_50_1x")
-    add("--steps", type=int, default=50, help="of the first round (%(default)s)")
+    add("--steps", type=int, default=50, help="steps of the first round (%(default)s)")
     add("--rounds", type=int, default=3, help="%(default)s")
-    add("--short", type=int, default=10, help="steps of the further rounds (%(default)s)")
-    add("--batch", type=int, default=4, help="images of a step (%(default)s)")
+    add("--short", type=int, default=10, help="steps of the other rounds (%(default)s)")
+    add("--batch", type=int, default=4, help="images per step (%(default)s)")
     add("--size", type=int, nargs=2, default=(256, 427), help="shortest and longest side")
-    # A CPU without fp16 arithmetic would take hours of emulating it: there it is named or left out.
+    # A CPU emulates fp16, which would take hours, so there it is run only if it is named.
     usual = [name for name in OPTIONS if name != "fp16" or torch.cuda.is_available()]
     add("--options", nargs="+", choices=OPTIONS, default=usual, metavar="OPTION")
     add("--out", type=Path, help="write OUT.md and OUT.png")
     options = parser.parse_args(arguments)
     console = Console()
     wanted = list(dict.fromkeys([BASE, *options.options]))
-    turns = [(number, name) for number in range(options.rounds) for name in wanted]
+    order = [(number, name) for number in range(options.rounds) for name in wanted]
     rounds: list[dict[str, Run]] = [{} for _ in range(options.rounds)]
     with tempfile.TemporaryDirectory() as folder:
         weights = starting_weights(options.entry, Path(folder) / "start.pth")
         annotations = photographs_of_one_size(Path(folder) / "annotations.json")
-        for turn, (number, name) in enumerate(
-            track(turns, "runs", console=console, disable=not console.is_terminal)
+        for run, (number, name) in enumerate(
+            track(order, "runs", console=console, disable=not console.is_terminal)
         ):
             rounds[number][name] = train(
                 options.entry,
@@ -112,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     f"data.train={annotations}",
                     f"data.train_images={EMBEDDED / 'images'}",
                     f"init.checkpoint={weights}",
-                    f"run.folder={folder}/{turn}",
+                    f"run.folder={folder}/{run}",
                     f"schedule.iterations={options.short if number else options.steps}",
                     "schedule.steps=[]",
                     f"solver.batch={options.batch}",
@@ -134,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def starting_weights(entry: str, path: Path) -> Path:
-    """Random weights that training can start from though constant norms do not adapt."""
+    """Write random weights from which training can start although its norms stay constant."""
     torch.manual_seed(0)
     [image] = read_images(embedded(), 1)
     detector = zoo.build(entry).eval()
@@ -145,8 +146,10 @@ def starting_weights(entry: str, path: Path) -> Path:
 
 
 def photographs_of_one_size(path: Path) -> Path:
-    """The embedded photographs of the commonest size: a batch of others is padded by its largest,
-    so that its parts, or its shares of two processes, would be other pixels than the whole.
+    """Write annotations of the embedded photographs of the most common size.
+
+    Images of different size are padded to the largest of their batch, so that the parts of a batch,
+    or the batches of two processes, would have other pixels than the whole batch.
     """
     content = load_annotations(embedded().annotations)
     size = Counter((image["width"], image["height"]) for image in content["images"])
@@ -159,7 +162,7 @@ def photographs_of_one_size(path: Path) -> Path:
 
 
 def train(entry: str, overrides: Sequence[str], processes: int) -> Run:
-    """Run `fcos-zoo train` and read what it measured of each step."""
+    """Run `fcos-zoo train` and read its record of each step."""
     launch = [sys.executable, "-m"]
     if processes > 1:
         launch += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
@@ -191,7 +194,7 @@ def train(entry: str, overrides: Sequence[str], processes: int) -> Run:
 
 
 def table(rounds: Sequence[Mapping[str, Run]]) -> str:
-    """A markdown table, a row an option."""
+    """A Markdown table with a row for each option."""
     plain = rounds[0][BASE]
     lines = [
         "| option | images/s | times as fast | peak MiB | loss, last ten steps "
@@ -216,12 +219,12 @@ def table(rounds: Sequence[Mapping[str, Run]]) -> str:
 
 
 def conditions(options: argparse.Namespace) -> str:
-    """Where and how it was measured, a paragraph."""
+    """A paragraph on where and how it was measured."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     facts = environment.describe(device)
     height, width = options.size
     return (
-        f"{options.entry}, {options.batch} images of {height}/{width} a step, "
+        f"{options.entry}, {options.batch} images of {height}x{width} per step, "
         f"{options.steps} steps, "
         f"then {options.rounds - 1} rounds of {options.short}; {facts.get('gpu') or facts['cpu']}, "
         f"{os.cpu_count()} cores, torch {facts['torch']}, load at the end "
@@ -230,7 +233,7 @@ def conditions(options: argparse.Namespace) -> str:
 
 
 def draw(curves: Mapping[str, Sequence[float]], path: Path) -> None:
-    """Loss by step, every option over the others, and how far each is from fp32."""
+    """Draw the loss by step of every option, and its difference from that of fp32."""
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(10, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import environment, store
+from benchmarks import environment, store, worker
 from benchmarks.cases import Case, Result, TimingBudget
 from benchmarks.suite import Suite
 from tools import bench
@@ -25,7 +25,7 @@ def suite(*arguments: str) -> Suite:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench, "measure", measure)
-        patch.setattr(bench, "take_gpu", lambda: None)
+        patch.setattr(worker, "take_gpu", lambda: None)
         run(["bench", *arguments, "--device", "cpu"])
     return measured[0]
 
@@ -85,7 +85,7 @@ def test_a_process_without_a_gpu_says_how_many_there_are(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with pytest.raises(ValueError, match="use --nproc-per-node 2"):
-        bench.take_gpu()
+        worker.take_gpu()
 
 
 @pytest.mark.parametrize(("visible", "own"), [(None, "1"), ("4,6", "6"), ("", "")])
@@ -99,7 +99,7 @@ def test_torchrun_gives_each_process_a_share_and_a_gpu(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert (suite().shard, suite().shards) == (3, 4)
-    bench.take_gpu()
+    worker.take_gpu()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == own
 
 
@@ -111,15 +111,8 @@ def test_a_failed_case_does_not_end_the_other_processes_of_torchrun(
         return [store.row_of(Case("A", "params"), Result("failed", reason="why"), facts, "bench")]
 
     monkeypatch.setattr("benchmarks.runner.run", failed)
-    arguments = [
-        "bench",
-        "--metrics",
-        "params",
-        "--device",
-        "cpu",
-        "--out",
-        str(tmp_path / "r.jsonl"),
-    ]
+    out = str(tmp_path / "r.jsonl")
+    arguments = ["bench", "--metrics", "params", "--device", "cpu", "--out", out]
     assert main(arguments) == 1
     for name, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
