@@ -11,6 +11,7 @@ from torch import Tensor
 
 from benchmarks.cases import Dataset
 from fcos.data.annotations import load_annotations
+from fcos.data.image_files import find_files
 from fcos.data.registry import resolve_dataset
 from fcos.image_io import load_image
 from fcos.image_io import read_image as read_file
@@ -50,8 +51,11 @@ def read_image(dataset: Dataset, image_id: int) -> Tensor:
         ImageError: it cannot be read; the message names the file.
     """
     record = _records(dataset)[image_id]
-    path = Path(dataset.images) / record["file_name"]
-    return load_image(read_file(path, (record["height"], record["width"])))
+    path, size = Path(dataset.images) / record["file_name"], (record["height"], record["width"])
+    if not path.is_file():
+        (found,) = find_files([record["file_name"]], Path(dataset.images))
+        path = Path(dataset.images) / (found or record["file_name"])
+    return load_image(read_file(path, None if 0 in size else size))
 
 
 def read_images(dataset: Dataset, limit: int | None = None) -> list[Tensor]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import warnings
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -30,6 +32,7 @@ TRANSPOSE = {
 # Not MPO, the JPEG of phones and cameras, whose other frames are previews or depth maps.
 MULTI_FRAME_FORMATS = {"GIF", "TIFF", "PNG", "WEBP", "AVIF"}
 ROUNDING = 1e-3  # by which float images may leave 0..1
+SUFFIXES = (*(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".avif"),)
 BIT_DEPTHS = (8, 12, 16)  # of integer images, whose files do not say which it is
 
 
@@ -168,6 +171,35 @@ def read_image(path: str | Path | BinaryIO, size: tuple[int, int] | None = None)
             "image of another size",
         )
     return image
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of an image file, rotated by its EXIF orientation, without its pixels.
+
+    Raises:
+        ImageError: the file is missing or unreadable.
+    """
+    try:
+        with Image.open(path) as file:
+            turned = orientation(file) >= 5
+            return file.size if turned else (file.height, file.width)
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file", "image missing") from None
+    except Exception as error:  # as in `read_image`
+        raise ImageError(f"{path}: not a readable image ({error})") from None
+
+
+def image_sizes(paths: Iterable[str | Path]) -> list[tuple[int, int]]:
+    """The `image_size` of each file, (0, 0) where it cannot be read."""
+
+    def size(path: str | Path) -> tuple[int, int]:
+        try:
+            return image_size(path)
+        except ImageError:
+            return 0, 0
+
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        return list(pool.map(size, paths))
 
 
 def read_frames(path: str | Path | BinaryIO, name: str) -> Iterator[tuple[int | None, Image.Image]]:

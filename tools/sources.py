@@ -20,13 +20,10 @@ import requests
 import torch
 from torch import Tensor
 
-from fcos.image_io import read_frames
+from fcos.image_io import SUFFIXES, read_frames
 from tools import video
 from zoo.sources import without_secrets
 
-IMAGE_SUFFIXES = {
-    *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".avif"),
-}
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv"}
 STREAMS = ("rtsp://", "rtsps://", "rtmp://")
 MAX_DOWNLOAD = 1 << 29  # bytes
@@ -171,7 +168,7 @@ def _with_own_name(source: Source, taken: Collection[str]) -> Source:
 
 def _is_wanted(path: Path, outputs: Path | None) -> bool:
     """Whether a file of a folder is an image or video, not hidden, and not written by us."""
-    known = path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    known = path.suffix.lower() in {*SUFFIXES, *VIDEO_SUFFIXES}
     if not known or path.name.startswith("."):
         return False
     return outputs is None or outputs.resolve() not in path.resolve().parents

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Any
+
+from pycocotools import mask as masks
 
 Annotations = str | Path | Mapping[str, Any]
 Note = Callable[[str, str], None]  # (kind of irregularity, where)
@@ -18,24 +20,27 @@ CROWD_FLAGS = {None: 0, 0: 0, 1: 1, "0": 0, "1": 1}
 
 
 def load_annotations(source: Annotations, labelled: bool = True) -> dict[str, Any]:
-    """Read an annotation file and check its lists of images and categories.
+    """Read an annotation file in COCO's format and check its lists of images and categories.
+
+    Ids that are text become integers: those that they spell, or else the positions of their rows.
+    A width or height that is missing or not positive becomes 0, and is read from the image later.
+    The category 0 that Roboflow adds, named like the supercategory of all others and without
+    objects, is left out of files.
 
     Args:
         source: the file, or its content.
         labelled: False accepts a list of images without annotations, as COCO's test sets have
             (`image_info_*.json`).
 
+    Returns:
+        The content; `notes` lists (kind of irregularity, where) of what was changed.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not in COCO's format; the message names the file and the row.
     """
     name = "annotations" if isinstance(source, Mapping) else str(source)
-    try:
-        content = source if isinstance(source, Mapping) else json.loads(Path(source).read_bytes())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{name}: no such annotation file") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name}: not a complete JSON file ({error})") from None
+    content = source if isinstance(source, Mapping) else _read_json(Path(source))
     if isinstance(content, list):
         raise ValueError(
             f"{name}: a list, as COCO results are; an annotation file has images, annotations "
@@ -46,35 +51,97 @@ def load_annotations(source: Annotations, labelled: bool = True) -> dict[str, An
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, Mapping) or not isinstance(content.get(key), list):
             raise ValueError(f'{name}: not a COCO annotation file, it has no list "{key}"')
+        for position, row in enumerate(content[key]):
+            if not isinstance(row, Mapping):
+                raise ValueError(f"{name}: {key}[{position}] is not a JSON object")
     if not content["images"] or not content["categories"]:
         raise ValueError(f"{name}: no images or no categories")
-    _check_rows(name, "images", content["images"], ("id", "height", "width"), ("file_name",))
-    _check_rows(name, "categories", content["categories"], ("id",), ())
-    _check_rows(name, "annotations", content["annotations"], (), ())
-    return dict(content)
+    for position, image in enumerate(content["images"]):
+        if not isinstance(image.get("file_name"), str):
+            raise ValueError(f"{name}: images[{position}] has no valid file_name")
+    notes = content.get("notes", []) if isinstance(source, Mapping) else []
+    plain = _with_integers(name, {**content, "notes": list(notes)})
+    return plain if isinstance(source, Mapping) else _without_supercategory(plain)
 
 
-def _check_rows(
-    name: str, key: str, rows: Sequence[Any], numbers: tuple[str, ...], texts: tuple[str, ...]
-) -> None:
-    for position, row in enumerate(rows):
-        if not isinstance(row, Mapping):
-            raise ValueError(f"{name}: {key}[{position}] is not a JSON object")
-        for field in numbers:
-            if not isinstance(row.get(field), int) or abs(row[field]) >= 1 << 63:
-                raise ValueError(f"{name}: {key}[{position}] has no valid {field}")
-        for field in texts:
-            if not isinstance(row.get(field), str):
-                raise ValueError(f"{name}: {key}[{position}] has no valid {field}")
-        if "height" in numbers and (row["height"] < 1 or row["width"] < 1):
-            raise ValueError(
-                f"{name}: {key}[{position}], {row['file_name']}, has a size of "
-                f"{row['width']}x{row['height']}"
-            )
-    if "id" in numbers:
-        (most, times), *_ = Counter(row["id"] for row in rows).most_common(1)
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such annotation file") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a complete JSON file ({error})") from None
+
+
+def _with_integers(name: str, content: dict[str, Any]) -> dict[str, Any]:
+    """The content with integers for ids and sizes; rows that have them are not copied."""
+    numbers = {}
+    for key, field, label in (
+        ("images", "image_id", "file_name"),
+        ("categories", "category_id", "name"),
+    ):
+        rows = content[key]
+        ids = [_id(row.get("id")) for row in rows]
+        if None in ids:
+            raise ValueError(f"{name}: {key}[{ids.index(None)}] has no valid id")
+        (most, times), *_ = Counter(ids).most_common(1)
         if times > 1:
             raise ValueError(f"{name}: {times} of the {key} have the id {most}")
+        spelled = all(isinstance(each, int) and abs(each) < 1 << 63 for each in ids)
+        numbers[field] = {each: each if spelled else place for place, each in enumerate(ids, 1)}
+        content["notes"] += [
+            ("id as text", str(row.get(label))) for row in rows if isinstance(row["id"], str)
+        ]
+        content[key] = [
+            row if row["id"] is number else {**row, "id": number}
+            for row, number in zip(rows, numbers[field].values(), strict=True)
+        ]
+    content["images"] = [
+        {**image, **{side: _size(image.get(side)) for side in ("height", "width")}}
+        for image in content["images"]
+    ]
+    same = all(each is number for ids in numbers.values() for each, number in ids.items())
+    if not same or any(
+        type(row.get(field)) is not int for row in content["annotations"] for field in numbers
+    ):
+        content["annotations"] = [
+            {**row, **{field: ids.get(_id(row.get(field))) for field, ids in numbers.items()}}
+            for row in content["annotations"]
+        ]
+    return content
+
+
+def _id(value: Any) -> int | str | None:
+    """An id as an integer, also where it is an integral float or its text; else text, or None."""
+    if isinstance(value, str):
+        return int(value) if value.isdecimal() and str(int(value)) == value else value
+    return _integer(value)
+
+
+def _integer(value: Any) -> int | None:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) else None
+
+
+def _size(value: Any) -> int:
+    """A width or height, or 0 where it is not known."""
+    return max(_integer(value) or 0, 0)
+
+
+def _without_supercategory(content: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the category that Roboflow adds to every export, see `load_annotations`."""
+    first, *others = sorted(content["categories"], key=lambda category: category["id"])
+    added = (
+        first["id"] == 0
+        and first.get("supercategory") in (None, "", "none")
+        and bool(others)
+        and all(other.get("supercategory") == first.get("name") for other in others)
+    )
+    if added and not any(row.get("category_id") == 0 for row in content["annotations"]):
+        content["notes"].append(("supercategory left out", str(first["name"])))
+        content["categories"] = others
+    return content
 
 
 def category_names(content: Mapping[str, Any]) -> dict[int, str]:
@@ -92,8 +159,9 @@ def valid_objects(content: Mapping[str, Any], note: Note | None = None) -> list[
             such image, the row) for every object that is left out or completed.
 
     Returns:
-        Dicts of `image_id`, `category_id`, `bbox` (x, y, width, height), `iscrowd` 0 or 1, and
-        `area`, which is the box's where the file has no valid one.
+        Dicts of `image_id`, `category_id`, `bbox` (x, y, width, height) which bounds the
+        segmentation where the file has no valid one, `iscrowd` 0 or 1, and `area`, which is the
+        box's where the file has no valid one.
     """
     files = {image["id"]: image["file_name"] for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
@@ -101,22 +169,23 @@ def valid_objects(content: Mapping[str, Any], note: Note | None = None) -> list[
     for position, row in enumerate(content["annotations"]):
         image_id, category_id = (_scalar(row.get(key)) for key in ("image_id", "category_id"))
         crowd, area = CROWD_FLAGS.get(_scalar(row.get("iscrowd"))), row.get("area")
-        kind = None
+        box, kind = row.get("bbox"), None
         if image_id not in files:
             kind = "unknown image"
         elif category_id not in categories:
             kind = "unknown category"
         elif crowd is None:
             kind = "malformed iscrowd"
-        elif not is_box(row.get("bbox")):
-            kind = "malformed box"
+        elif not is_box(box):
+            box = segmentation_box(row.get("segmentation"))
+            kind = "malformed box" if box is None else "box of the segmentation"
         elif area is not None and not (_is_number(area, LARGEST_COORDINATE**2) and area >= 0):
             kind = "malformed area"
         if kind and note:
             note(kind, files.get(image_id, f"annotations[{position}]"))
-        if kind in (None, "malformed area"):
-            box = list(row["bbox"])
-            if kind or area is None:
+        if kind in (None, "malformed area", "box of the segmentation"):
+            box = list(box)
+            if not (_is_number(area, LARGEST_COORDINATE**2) and area >= 0):
                 area = box[2] * box[3]
             objects.append(
                 {
@@ -128,6 +197,27 @@ def valid_objects(content: Mapping[str, Any], note: Note | None = None) -> list[
                 }
             )
     return objects
+
+
+def segmentation_box(segmentation: Any) -> list[float] | None:
+    """The box (x, y, width, height) around polygons or a run-length mask; None if malformed."""
+    try:
+        if isinstance(segmentation, Mapping):
+            counts, (height, width) = segmentation["counts"], segmentation["size"]
+            rle = segmentation
+            if isinstance(counts, list):
+                rle = masks.frPyObjects(dict(segmentation), height, width)
+            box = [float(side) for side in masks.toBbox(rle)]
+        else:
+            rings = (
+                [segmentation] if _is_number(segmentation[0], LARGEST_COORDINATE) else segmentation
+            )
+            points = [value for ring in rings for value in ring]
+            xs, ys = points[::2], points[1::2]
+            box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+    except Exception:  # of whatever a malformed one makes them raise
+        return None
+    return box if is_box(box) else None
 
 
 def is_box(box: Any) -> bool:

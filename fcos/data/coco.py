@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fcos.data.annotations import Annotations, Note, category_names, load_annotations, valid_objects
 from fcos.data.dataset import DetectionDataset
 from fcos.data.image_files import existing_images
+from fcos.image_io import image_size, image_sizes
 
 CLIP_TOLERANCE = 0.01  # pixels; boxes of official files exceed the image by rounding errors
 
@@ -56,9 +59,11 @@ class CocoDataset(DetectionDataset):
             if note is not None:
                 note(kind, where)
 
+        for kind, where in content["notes"]:
+            count(kind, where)
         images = existing_images(content["images"], Path(image_dir), skip_unreadable, count)
         files = [image["file_name"] for image in images]
-        sizes = np.array([(image["height"], image["width"]) for image in images], dtype=np.int64)
+        sizes = _sizes(images, Path(image_dir), skip_unreadable, count)
         classes = category_names(content)
         row_of = {image["id"]: row for row, image in enumerate(images)}
         label_of = {category_id: label for label, category_id in enumerate(classes)}
@@ -95,6 +100,25 @@ class CocoDataset(DetectionDataset):
             counts=counts,
             skip_unreadable=skip_unreadable,
         )
+
+
+def _sizes(
+    images: Sequence[Mapping[str, Any]], root: Path, skip_unreadable: bool, note: Note
+) -> np.ndarray:
+    """(n, 2) heights and widths, read from the images where the annotations have none.
+
+    An image that cannot be read gets a size of 1x1 if it is to be skipped.
+    """
+    sizes = np.array([(image["height"], image["width"]) for image in images], dtype=np.int64)
+    unknown = np.flatnonzero((sizes == 0).any(axis=1)).tolist()
+    paths = [root / images[row]["file_name"] for row in unknown]
+    for row, path, size in zip(unknown, paths, image_sizes(paths), strict=True):
+        if 0 not in size:
+            note("size read from the image", images[row]["file_name"])
+        elif not skip_unreadable:
+            image_size(path)  # raises the reason
+        sizes[row] = np.maximum(size, 1)
+    return sizes
 
 
 def _clip(

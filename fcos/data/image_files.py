@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from fcos.data.annotations import Annotations, Note, load_annotations
 from fcos.image_io import ImageError
 
 TRIED = 50  # images of a file that are looked for in each folder
+# What makes a file name that of another machine: a scheme, a drive, a leading slash, backslashes.
+FOREIGN = re.compile(r"[a-zA-Z][\w+.-]*:|[\\/]|.*\\")
 
 
 def find_image_dir(annotations: str | Path, content: Annotations | None = None) -> Path:
@@ -34,56 +40,126 @@ def find_image_dir(annotations: str | Path, content: Annotations | None = None) 
         folders += [base / name for name in (split, f"images/{split}", "images", "data", "")]
     images = load_annotations(path if content is None else content, labelled=False)["images"]
     names = [image["file_name"] for image in images[:TRIED]]
-    return max(folders, key=lambda folder: sum(os.path.isfile(folder / name) for name in names))
+    as_written = max(folders, key=partial(_present, names))
+    if _present(names, as_written) == len(names):
+        return as_written
+    return max(folders, key=lambda folder: len(names) - find_files(names, folder).count(None))
+
+
+def _present(names: Sequence[str], folder: Path) -> int:
+    return sum(os.path.isfile(folder / name) for name in names)
 
 
 def existing_images(
     images: Sequence[Mapping[str, Any]], root: Path, skip: bool = False, note: Note | None = None
 ) -> list[Mapping[str, Any]]:
-    """The images whose files exist, found by one listing per folder: there may be many files.
+    """The images whose files exist, with the names by which `find_files` finds them.
 
     Args:
         images: rows of an annotation file.
         root: the folder that their file names start from.
         skip: leave out missing files, unless all are.
-        note: called with "image missing" and the file name of each that is missing.
+        note: called with "image missing" or "file name corrected" and the name in the annotations.
 
     Raises:
         ImageError: files are missing; the message names the first and why it may not be found.
     """
-    places = [os.path.split(os.path.join(root, image["file_name"])) for image in images]
-    listings = {
-        folder: set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        for folder in {folder for folder, _ in places}
-    }
-    present: list[Mapping[str, Any]] = []
-    missing: list[Mapping[str, Any]] = []
-    for image, (folder, name) in zip(images, places, strict=True):
-        (present if name in listings[folder] else missing).append(image)
+    found = find_files([image["file_name"] for image in images], root)
+    present = [
+        image if name == image["file_name"] else {**image, "file_name": name}
+        for image, name in zip(images, found, strict=True)
+        if name is not None
+    ]
+    missing = [i["file_name"] for i, name in zip(images, found, strict=True) if name is None]
     if missing and (not skip or not present):
-        first = missing[0]["file_name"]
         raise ImageError(
-            f"{root}: {len(missing)} of {len(images)} annotated images are missing, first {first}"
-            + _hint(root, first),
+            f"{root}: {len(missing)} of {len(images)} annotated images are missing, first "
+            f"{missing[0]}{_hint(root, missing[0])}",
             "image missing",
         )
     if note is not None:
-        for image in missing:
-            note("image missing", image["file_name"])
+        for image, name in zip(images, found, strict=True):
+            if name is None:
+                note("image missing", image["file_name"])
+            elif name != image["file_name"]:
+                note("file name corrected", image["file_name"])
     return present
 
 
+def find_files(names: Sequence[str], root: Path) -> list[str | None]:
+    """The path below a folder of each file name, or None where there is no such file.
+
+    A name that is not there as written may differ in upper and lower case or in how accents are
+    encoded. If it is a path of another machine, its longest ending that is there is taken, also
+    without the eight digits that Label Studio puts before uploaded files. A file that several names
+    may mean is none of them.
+    """
+    folders: dict[str, dict[str, list[str]]] = {}
+    found: list[str | None] = []
+    for name in names:
+        folder, base = os.path.split(os.path.join(root, name))
+        written = base in _listing(folder, folders).get(_key(base), ())
+        found.append(name if written else None)
+    exact = {name for name in found if name is not None}
+    similar = [
+        next(_similar(name, str(root), folders), None) if name not in exact else None
+        for name in names
+    ]
+    times = Counter(dict(zip(names, similar, strict=True)).values())
+    return [
+        name or (other if other not in exact and times[other] == 1 else None)
+        for name, other in zip(found, similar, strict=True)
+    ]
+
+
+def _listing(folder: str, known: dict[str, dict[str, list[str]]]) -> dict[str, list[str]]:
+    """The names in a folder by their `_key`, read once: there may be many images."""
+    if folder not in known:
+        known[folder] = {}
+        for name in os.listdir(folder or ".") if os.path.isdir(folder or ".") else ():
+            known[folder].setdefault(_key(name), []).append(name)
+    return known[folder]
+
+
+def _key(name: str) -> str:
+    """What is the same for names that differ in case or in the encoding of accents."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _similar(name: str, root: str, folders: dict[str, dict[str, list[str]]]) -> Iterator[str]:
+    """Files below the root that the name may mean, the longest endings of it first."""
+    plain = name
+    foreign = FOREIGN.match(name) is not None
+    if foreign and not plain.startswith("\\"):
+        plain = unquote(plain.rpartition("?d=")[2])  # of Label Studio's local files
+    parts = [part for part in re.split(r"[\\/]+", plain) if part not in ("", ".")]
+    for start in range(len(parts) if foreign else 1):
+        yield from _walk(parts[start:], root, folders)
+    base = re.sub(r"^[0-9a-f]{8}-", "", parts[-1]) if parts else ""
+    if parts and base != parts[-1]:
+        for start in range(len(parts)):
+            yield from _walk([*parts[start:-1], base], root, folders)
+
+
+def _walk(
+    parts: Sequence[str], root: str, folders: dict[str, dict[str, list[str]]]
+) -> Iterator[str]:
+    """The path below the root that has these parts, if each means one name only."""
+    path: list[str] = []
+    for part in parts:
+        here = _listing(os.path.join(root, *path), folders).get(_key(part), [])
+        if part in here:
+            here = [part]
+        if part != ".." and len(here) != 1:
+            return
+        path += here or [part]
+    yield os.path.join(*path)
+
+
 def _hint(root: Path, name: str) -> str:
-    """What may be wrong with a file name: backslashes, a leading slash, upper and lower case."""
-    plain = name.replace("\\", "/").lstrip("/")
-    for path in (root / plain, root / Path(plain).name):
-        if not path.parent.is_dir():
-            continue
-        for entry in os.listdir(path.parent):
-            if entry.lower() == path.name.lower():
-                there = (path.parent / entry).relative_to(root)
-                return (
-                    f"; {there} is there: file names must have the same upper and lower case, "
-                    "forward slashes and no leading slash"
-                )
-    return ""
+    """What may be done about a missing file: of several similar ones, or of none."""
+    base = re.split(r"[\\/]", name)[-1]
+    similar = sorted(_listing(str(root), {}).get(_key(base), ()))
+    if similar:
+        return f"; the folder has {', '.join(similar)}: write names as the files are called there"
+    return "; name the folder from which the file names start (data.train_images, data.test_images)"

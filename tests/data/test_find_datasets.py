@@ -86,10 +86,37 @@ def test_a_folder_with_nothing_says_what_was_looked_for(tmp_path):
 
 @pytest.mark.parametrize(
     ("annotated", "stored"),
-    [("photos\\1.jpg", "photos/1.jpg"), ("/photos/1.jpg", "photos/1.jpg"), ("1.JPG", "1.jpg")],
+    [
+        ("photos\\1.jpg", "photos/1.jpg"),
+        ("/photos/1.jpg", "photos/1.jpg"),
+        ("1.JPG", "1.jpg"),
+        ("Cafe\u0301.jpg", "caf\u00e9.jpg"),  # accents as macOS encodes them
+        (r"C:\Users\me\photos\1.jpg", "1.jpg"),
+        ("s3://bucket/photos/1.jpg", "photos/1.jpg"),
+        ("file:///home/me/my%20photos/1.jpg", "my photos/1.jpg"),
+        ("/data/local-files/?d=photos/1.jpg", "photos/1.jpg"),
+        ("/data/upload/3/0a1b2c3d-1.jpg", "1.jpg"),  # of Label Studio
+    ],
 )
-def test_a_missing_image_of_a_similar_name_is_hinted_at(tmp_path, annotated, stored):
+def test_an_image_is_found_by_the_name_that_another_machine_gave_it(tmp_path, annotated, stored):
     write(tmp_path / "a.json", annotated)
     picture(tmp_path / stored)
-    with pytest.raises(ImageError, match=f"1 of 1 annotated .* missing.*; {stored} is there"):
+    dataset = CocoDataset(tmp_path / "a.json", find_image_dir(tmp_path / "a.json"))
+    assert Path(dataset.files[0]).samefile(tmp_path / stored)
+    assert dataset.counts == {"file name corrected": 1}
+
+
+def test_a_name_that_may_mean_two_images_means_neither(tmp_path):
+    write(tmp_path / "a.json", "PHOTO.jpg")
+    for name in ("Photo.jpg", "photo.jpg"):
+        picture(tmp_path / name)
+    with pytest.raises(ImageError, match=r"missing, first PHOTO.jpg; .* has Photo.jpg, photo.jpg:"):
+        CocoDataset(tmp_path / "a.json", tmp_path)
+
+
+def test_a_relative_name_does_not_lose_its_folder(tmp_path):
+    write(tmp_path / "a.json", "B/1.jpg")
+    picture(tmp_path / "A" / "1.jpg")
+    picture(tmp_path / "1.jpg")
+    with pytest.raises(ImageError, match=r"first B/1.jpg; the folder has 1.jpg"):
         CocoDataset(tmp_path / "a.json", tmp_path)
