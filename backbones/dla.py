@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.layers import ConcatConvNorm, ConvNorm, NormKind, NormLayer
+from backbones.ranges import Count, CountOrZero, NotNegative
 from backbones.staged import StagedBackbone
 
 WIDTHS = (64, 128, 256, 512)
@@ -117,9 +118,9 @@ class DLA(StagedBackbone):
         self,
         *,
         norm: NormKind = "bn",
-        norm_eps: float = 1e-5,
-        frozen_stages: int = 0,
-        out_stages: Sequence[int] = (3, 4, 5),
+        norm_eps: NotNegative = 1e-5,
+        frozen_stages: CountOrZero = 0,
+        out_stages: Sequence[Count] = (3, 4, 5),
     ) -> None:
         super().__init__(
             WIDTHS,

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.layers import ConvNorm, NormKind, NormLayer, constant_norm, norm_layer
+from backbones.ranges import Count, CountOrZero, NotNegative
 from backbones.resnet import Bottleneck
 
 MODULES = (1, 4, 3)  # exchange modules in stages 2, 3 and 4, which have 2, 3 and 4 branches
@@ -99,11 +100,11 @@ class HRNet(nn.Module):
 
     def __init__(
         self,
-        width: int = 32,
+        width: Count = 32,
         *,
         norm: NormKind = "eval_bn",
-        norm_eps: float = 1e-5,
-        frozen_stages: int = 0,
+        norm_eps: NotNegative = 1e-5,
+        frozen_stages: CountOrZero = 0,
     ) -> None:
         super().__init__()
         if not 0 <= frozen_stages <= 2:

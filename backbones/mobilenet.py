@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from backbones.layers import ConvNorm, NormKind, NormLayer
+from backbones.ranges import Count, CountOrZero, NotNegative, Positive
 from backbones.staged import StagedBackbone
 
 # Table 2 of the paper as (expansion, channels, blocks, stride), split where the stride doubles.
@@ -72,11 +73,11 @@ class MobileNetV2(StagedBackbone):
     def __init__(
         self,
         *,
-        width: float = 1.0,
+        width: Positive = 1.0,
         norm: NormKind = "bn",
-        norm_eps: float = 1e-5,
-        frozen_stages: int = 0,
-        out_stages: Sequence[int] = (3, 4, 5),
+        norm_eps: NotNegative = 1e-5,
+        frozen_stages: CountOrZero = 0,
+        out_stages: Sequence[Count] = (3, 4, 5),
     ) -> None:
         super().__init__(
             [_scaled(rows[-1][1], width) for rows in STAGES],

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from backbones.deformable import DeformConv2d
 from backbones.layers import ConvNorm, NormKind, NormLayer
+from backbones.ranges import Count, CountOrZero, NotNegative
 from backbones.staged import StagedBackbone
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -85,15 +86,15 @@ class ResNet(StagedBackbone):
         self,
         depth: int = 50,
         *,
-        groups: int = 1,
-        width_per_group: int = 64,
+        groups: Count = 1,
+        width_per_group: Count = 64,
         stride_in_1x1: bool = True,
         deformable: Sequence[bool] = (False, False, False, False),
         zero_offsets: bool = True,
         norm: NormKind = "frozen_bn",
-        norm_eps: float = 1e-5,
-        frozen_stages: int = 2,
-        out_stages: Sequence[int] = (3, 4, 5),
+        norm_eps: NotNegative = 1e-5,
+        frozen_stages: CountOrZero = 2,
+        out_stages: Sequence[Count] = (3, 4, 5),
     ) -> None:
         if depth not in BLOCKS:
             raise ValueError(f"ResNet depth {depth} is not one of 50, 101, 152")

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from backbones.ranges import Count, CountOrZero
+
 
 class TimmBackbone(nn.Module):
     """The features of a timm model at the strides that a pyramid asks for.
@@ -36,10 +38,10 @@ class TimmBackbone(nn.Module):
         out_indices: Sequence[int] | None = None,
         pretrained: bool = False,
         *,
-        strides: Sequence[int] = (8, 16, 32),
+        strides: Sequence[Count] = (8, 16, 32),
         norm: str | None = None,
         norm_eps: float | None = None,
-        frozen_stages: int = 0,
+        frozen_stages: CountOrZero = 0,
         **options: Any,
     ) -> None:
         super().__init__()

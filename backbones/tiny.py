@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from backbones.layers import ConvNorm, NormKind, NormLayer
+from backbones.ranges import Count, NotNegative
 from backbones.staged import StagedBackbone
 
 
@@ -48,12 +49,12 @@ class TinyNet(StagedBackbone):
 
     def __init__(
         self,
-        widths: Sequence[int] = (16, 32, 64, 128),
-        depths: Sequence[int] = (1, 3, 4, 3),
-        out_stages: Sequence[int] = (2, 3, 4),
+        widths: Sequence[Count] = (16, 32, 64, 128),
+        depths: Sequence[Count] = (1, 3, 4, 3),
+        out_stages: Sequence[Count] = (2, 3, 4),
         *,
         norm: NormKind = "bn",
-        norm_eps: float = 1e-5,
+        norm_eps: NotNegative = 1e-5,
     ) -> None:
         super().__init__(
             widths,

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.layers import ConcatConvNorm, ConvNorm, NormKind, NormLayer
+from backbones.ranges import Count, CountOrZero, NotNegative
 from backbones.staged import StagedBackbone
 
 
@@ -86,17 +87,17 @@ class VoVNet(StagedBackbone):
 
     def __init__(
         self,
-        blocks: Sequence[int] = (1, 1, 2, 2),
+        blocks: Sequence[Count] = (1, 1, 2, 2),
         *,
-        layers_per_block: int = 5,
-        stage_widths: Sequence[int] = (128, 160, 192, 224),
-        stage_channels: Sequence[int] = (256, 512, 768, 1024),
-        stem: Sequence[int] = (64, 64, 128),
+        layers_per_block: Count = 5,
+        stage_widths: Sequence[Count] = (128, 160, 192, 224),
+        stage_channels: Sequence[Count] = (256, 512, 768, 1024),
+        stem: Sequence[Count] = (64, 64, 128),
         ese: bool = False,
         norm: NormKind = "frozen_bn",
-        norm_eps: float = 1e-5,
-        frozen_stages: int = 0,
-        out_stages: Sequence[int] = (3, 4, 5),
+        norm_eps: NotNegative = 1e-5,
+        frozen_stages: CountOrZero = 0,
+        out_stages: Sequence[Count] = (3, 4, 5),
     ) -> None:
         super().__init__(
             stage_channels,

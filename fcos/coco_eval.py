@@ -32,6 +32,11 @@ FIGURES = (
 )
 
 
+def percent(figure: float | None) -> str:
+    """A figure as tables print it: in per cent, or "-" where there is none."""
+    return "-" if figure is None else f"{100 * figure:.1f}"
+
+
 def to_coco_results(
     image_id: int | str,
     boxes: Tensor,

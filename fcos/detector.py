@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from backbones import Backbone
+from backbones.ranges import Share
 from fcos.boxes import Size, inside, level_points
 from fcos.detections import Detections, class_names
 from fcos.head import Head, Level, map_size
@@ -60,7 +61,7 @@ class Detector(InferenceOptions):
         loss: Loss,
         decoder: Decoder,
         classes: Sequence[str],
-        point_offset: float = 0.5,
+        point_offset: Share = 0.5,
         point_spacing: Literal["stride", "map"] = "stride",
         ignore_padding: bool = False,
         resize_method: ResizeMethod = "pil",

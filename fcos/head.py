@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from backbones.deformable import DeformConv2d
 from backbones.layers import KeepFloat32, NormKind, norm_layer
+from backbones.ranges import CountOrZero
 
 HeadNorm = Literal["gn", "none"] | NormKind
 
@@ -146,8 +148,8 @@ class Head(nn.Module):
         num_classes: int,
         channels: int = 256,
         *,
-        tower_depth: int = 4,
-        shared_depth: int = 0,
+        tower_depth: CountOrZero = 4,
+        shared_depth: CountOrZero = 0,
         norm: HeadNorm = "gn",
         tower_bias: bool = True,
         deformable_last: bool = False,
@@ -155,7 +157,7 @@ class Head(nn.Module):
         quality_on: Literal["box", "class"] | None = "box",
         box: Literal["relu", "exp"] = "relu",
         box_scales: bool = True,
-        prior: float = 0.01,
+        prior: Annotated[float, Interval(gt=0, lt=1)] = 0.01,
     ) -> None:
         super().__init__()
         self.strides = tuple(strides)

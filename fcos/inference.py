@@ -25,6 +25,7 @@ class InferenceOptions(nn.Module):
     head: Any
     normalizer: ImageNormalizer
     fused = False
+    backbone_frozen = False
 
     def fuse(self) -> Self:
         """Fold the batch norms of the backbone into its convolutions, for faster inference.
@@ -56,6 +57,12 @@ class InferenceOptions(nn.Module):
             part.compile(dynamic=True, mode=mode)
         return self
 
+    def freeze_backbone(self) -> Self:
+        """Train only pyramid and head; the statistics of the backbone's norms stay, too."""
+        self.backbone.requires_grad_(False)
+        self.backbone_frozen = True
+        return self.train(self.training)
+
     def train(self, mode: bool = True) -> Self:
         """Training mode; RuntimeError if the norms are fused."""
         if mode and self.fused:
@@ -63,7 +70,10 @@ class InferenceOptions(nn.Module):
                 "a fused detector cannot be trained, its norms are folded into the convolutions: "
                 "build it again and leave out `fuse()`"
             )
-        return super().train(mode)
+        super().train(mode)
+        if self.backbone_frozen:
+            self.backbone.eval()
+        return self
 
 
 def inference_layout(device: torch.device | str, dtype: torch.dtype) -> torch.memory_format:

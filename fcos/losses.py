@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
+from backbones.ranges import Count, NotNegative, Share
 from fcos.boxes import centerness
 from fcos.head import Level
 from fcos.targets import Targets
@@ -85,9 +86,9 @@ class Loss(nn.Module):
         box_weight: Literal["centerness", "none"] = "centerness",
         quality: Literal["centerness", "iou"] | None = "centerness",
         normalizer: Normalizer = "positives",
-        normalizer_group: int | None = None,
-        alpha: float = 0.25,
-        gamma: float = 2.0,
+        normalizer_group: Count | None = None,
+        alpha: Share = 0.25,
+        gamma: NotNegative = 2.0,
     ) -> None:
         super().__init__()
         if normalizer_group is not None and (normalizer_group < 1 or normalizer == "moving"):

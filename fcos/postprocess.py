@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+from backbones.ranges import Count, Share
 from fcos.boxes import Size, ltrb_to_boxes
 from fcos.head import Level
 from fcos.preprocess import ImageBatch
@@ -78,15 +79,15 @@ class Decoder:
         self,
         *,
         score: Literal["sqrt", "product", "class"] = "sqrt",
-        score_threshold: float = 0.05,
+        score_threshold: Share = 0.05,
         threshold_on: Literal["class", "score"] = "class",
-        top_k: int | None = 1000,
+        top_k: Count | None = 1000,
         top_k_of: Literal["pairs", "locations"] = "pairs",
-        max_candidates: int | None = None,
+        max_candidates: Count | None = None,
         one_class: bool = False,
-        nms_threshold: float = 0.6,
+        nms_threshold: Share = 0.6,
         class_agnostic: bool = False,
-        max_detections: int | None = 100,
+        max_detections: Count | None = 100,
         plus_one: bool = False,
         clip: Literal["before", "after"] = "after",
     ) -> None:

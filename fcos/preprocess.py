@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from annotated_types import Len
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from backbones.layers import KeepFloat32
+from backbones.ranges import Count, Positive
 from fcos.boxes import Size
 from fcos.image_io import check_image
 
@@ -28,8 +30,8 @@ class ShortestSide:
     (data/transforms/transforms.py); "floor" rounds both sides down, as torchvision does.
     """
 
-    size: int = 800
-    longest: int = 1333
+    size: Count = 800
+    longest: Count = 1333
     rounding: Literal["nearest", "truncate", "floor"] = "nearest"
 
     def __call__(self, height: int, width: int) -> Size:
@@ -65,7 +67,7 @@ class ShortestSide:
 class LongestSide:
     """Longer side to `size`, int(x + 0.5) on both sides: the centre-ness-free system."""
 
-    size: int = 1025
+    size: Count = 1025
 
     def __call__(self, height: int, width: int) -> Size:
         scale = self.size / max(height, width)
@@ -153,11 +155,11 @@ class ImageNormalizer(KeepFloat32):
 
     def __init__(
         self,
-        mean: Sequence[float],
-        std: Sequence[float],
+        mean: Annotated[Sequence[float], Len(3, 3)],
+        std: Annotated[Sequence[Positive], Len(3, 3)],
         channel_order: Literal["BGR", "RGB"] = "BGR",
         value_range: Literal[1, 255] = 255,
-        divisor: int = 32,
+        divisor: Count = 32,
         square: bool = False,
     ) -> None:
         super().__init__()

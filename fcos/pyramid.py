@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbones.ranges import Count, CountOrZero
+
 
 @runtime_checkable
 class Pyramid(Protocol):
@@ -57,10 +59,10 @@ class FPN(nn.Module):
         self,
         in_channels: Sequence[int],
         in_strides: Sequence[int],
-        channels: int = 256,
+        channels: Count = 256,
         *,
         extra_from: Literal["p5", "c5"] | None = "p5",
-        extra_levels: int = 2,
+        extra_levels: CountOrZero = 2,
         upsample: Literal["nearest", "bilinear"] = "nearest",
         rectify_extra: bool = False,
         init: Init = "caffe2",
@@ -123,9 +125,9 @@ class HRFPN(nn.Module):
         self,
         in_channels: Sequence[int],
         in_strides: Sequence[int],
-        channels: int = 256,
+        channels: Count = 256,
         *,
-        levels: int = 5,
+        levels: Count = 5,
         conv_stride: Literal[1, 2] = 2,
         init: Init = "torch",
     ) -> None:

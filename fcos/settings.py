@@ -76,7 +76,7 @@ def check_types(
 
 def nearest(name: str, names: Collection[str]) -> str:
     """A hint at the nearest of some names, or at all of them."""
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name, names, n=1) or [n for n in names if name in n]
     return f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(names))}"
 
 
@@ -87,5 +87,8 @@ def _explain(key: str, details: list[ErrorDetails], types: Mapping[str, Any]) ->
     if first["type"] == "missing":
         return f"{key} is missing"
     value = shorten(json.dumps(first["input"]), 80)
-    allowed = dict.fromkeys(detail["msg"].removeprefix("Input should be ") for detail in details)
+    prefix = "Input should be "
+    if not first["msg"].startswith(prefix):
+        return f"{key}={value}: {first['msg']}"
+    allowed = dict.fromkeys(detail["msg"].removeprefix(prefix) for detail in details)
     return f"{key}={value} should be {' or '.join(allowed)}"

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from backbones.ranges import Positive
 from fcos.boxes import box_area, boxes_to_ltrb
 
 # Boxes are matched this many at a time, so that memory does not grow with their number.
@@ -43,11 +44,14 @@ class TargetAssigner:
         size_ranges: Sequence[tuple[float, float]],
         *,
         inclusive_range: bool = True,
-        radius: float | None = None,
+        radius: Positive | None = None,
         region: Literal["square", "disc"] = "square",
         plus_one_area: bool = False,
     ) -> None:
         self.size_ranges = [(float(low), float(high)) for low, high in size_ranges]
+        for low, high in self.size_ranges:
+            if low >= high:
+                raise ValueError(f"size_ranges: nothing lies between {low:g} and {high:g}")
         self.inclusive_range = inclusive_range
         self.radius = radius
         self.region = region

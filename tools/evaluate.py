@@ -148,23 +148,19 @@ def write(
 
 def print_figures(figures: dict[str, Any], title: str, console: Console) -> None:
     """Print the twelve metrics in per cent, and the classes from best to worst."""
-    from fcos.coco_eval import FIGURES
+    from fcos.coco_eval import FIGURES, percent
     from fcos.text import printable
 
     heading = f"{title} on {figures['split']}, {figures['images']} images"
     table = Table(title=Text(printable(heading)))
     for figure in FIGURES:
         table.add_column(figure, justify="right")
-    table.add_row(*(_percent(figures[figure]) for figure in FIGURES))
+    table.add_row(*(percent(figures[figure]) for figure in FIGURES))
     console.print(table)
     classes = {name: ap for name, ap in figures["per_class"].items() if ap is not None}
     ranked = sorted(classes.items(), key=lambda pair: -pair[1])
-    texts = [f"{printable(name)} {_percent(ap)}" for name, ap in ranked]
+    texts = [f"{printable(name)} {percent(ap)}" for name, ap in ranked]
     console.print(f"AP by class: {', '.join(texts)}", highlight=False, markup=False)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
 
 
 if __name__ == "__main__":

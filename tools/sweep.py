@@ -31,7 +31,7 @@ from fcos.train import distributed
 from fcos.train.metrics import read
 from zoo.registry import CONFIGS
 from zoo.renamed import rename_overrides, rename_settings
-from zoo.training import for_batch, train
+from zoo.training import resolved, train
 
 
 @hydra.main(version_base=None, config_path=str(CONFIGS), config_name="sweep")
@@ -50,7 +50,7 @@ def main(config: DictConfig) -> float | None:
     if plain["run"]["folder"]:
         raise ValueError("each job needs its own folder: set hydra.sweep.dir, not run.folder")
     plain["run"]["folder"] = str(folder)
-    resume = _has_checkpoint(folder, for_batch(plain, card.config["solver"]["batch"])[0])
+    resume = _has_checkpoint(folder, resolved(plain, card.config)[0])
     _set_rank()
     threads = torch.get_num_threads()
     with distributed.process_group(plain["run"]["device"]) as device:

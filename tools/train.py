@@ -23,7 +23,10 @@ def train(
     `fcos-zoo info NAME` shows every setting that can be overridden. On your own dataset:
 
         fcos-zoo train FCOS_R_50_1x data.train=train.json data.test=val.json
-            init.checkpoint=FCOS_R_50_1x schedule.iterations=5000
+            init.checkpoint=FCOS_R_50_1x epochs=20
+
+    Without a test set, `data.split=0.1` holds out a tenth of the images. `freeze=backbone` trains
+    only pyramid and head.
 
     On eight GPUs: `torchrun --nproc-per-node 8 -m tools.train NAME`.
     """

@@ -6,6 +6,7 @@ Torch is imported only to build a detector, so that commands that show facts sta
 from __future__ import annotations
 
 import pydoc
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,6 +21,7 @@ from hydra.utils import get_class
 from hydra.version import VersionBase
 from omegaconf import OmegaConf
 
+from zoo.overrides import set_texts, without_texts
 from zoo.registry import CONFIGS, entry_file
 from zoo.renamed import rename_overrides, rename_settings
 
@@ -37,10 +39,11 @@ def compose_entry(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         ValueError: an override of a setting that does not exist, or a malformed one.
     """
-    path, overrides = entry_file(name), rename_overrides(overrides)
-    if path.parent == CONFIGS / "entry":
-        return rename_settings(compose(f"entry/{name}", overrides))
-    return rename_settings(compose(name, overrides, path.parent))
+    path = entry_file(name)
+    plain, texts = without_texts(rename_overrides(overrides))
+    own = path.parent != CONFIGS / "entry"
+    config = compose(name, plain, path.parent) if own else compose(f"entry/{name}", plain)
+    return set_texts(rename_settings(config), texts)
 
 
 def compose(path: str, overrides: Sequence[str] = (), folder: Path | None = None) -> dict[str, Any]:
@@ -57,8 +60,16 @@ def compose(path: str, overrides: Sequence[str] = (), folder: Path | None = None
         try:
             config = hydra_compose(path, overrides=[*where, *overrides])
         except HydraException as error:
+            if unknown := re.match(r"Could not override '([^']+)'", str(error)):
+                from fcos.settings import nearest
+
+                raise ValueError(
+                    f"{unknown[1]} is not a setting: "
+                    f"{nearest(unknown[1], list(hydra_compose(path, overrides=where)))}"
+                ) from None
             name = path.rpartition("/")[2]
-            raise ValueError(f"{name}: {' '.join(str(error).split())}") from None
+            text = re.sub(r" See https://hydra\S+ for details", "", " ".join(str(error).split()))
+            raise ValueError(f"{name}: {text}") from None
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
@@ -95,6 +106,9 @@ def build_detector(
             in_strides=backbone.strides,
             _convert_="all",
         )
+        levels, ranges = len(pyramid.strides), len(config["assigner"]["size_ranges"])
+        if levels != ranges:
+            raise ValueError(f"assigner.size_ranges has {ranges} ranges for {levels} levels")
         head = fcos.Head(pyramid.strides, len(classes), pyramid.channels, **config["head"])
     rule = dict(config["resize"])
     resize = {"shortest": fcos.ShortestSide, "longest": fcos.LongestSide}[rule.pop("side")]

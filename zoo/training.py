@@ -25,7 +25,7 @@ def train(entry: Card, config: Config, device: torch.device, resume: bool) -> in
     """Train a model of the zoo as configured, see `fcos.train.run.train`."""
     check_training(config, entry.config)
     check_detector(config)
-    config, note = for_batch(config, entry.config["solver"]["batch"])
+    config, note = resolved(config, entry.config)
 
     def make_detector(classes: Sequence[str]) -> Detector:
         detector = build_detector({**config, "classes": list(classes)})
@@ -36,6 +36,32 @@ def train(entry: Card, config: Config, device: torch.device, resume: bool) -> in
         return "\n".join([*note, initialize_weights(detector, config)])
 
     return run.train(entry.name, config, make_detector, initialize, device, resume)
+
+
+def resolved(config: Config, recipe: Config) -> tuple[Config, list[str]]:
+    """The settings for the epochs and the batch that were asked for, and lines that say so."""
+    return for_batch(for_epochs(config, recipe["schedule"]), recipe["solver"]["batch"])
+
+
+def for_epochs(config: Config, recipe: Config) -> Config:
+    """The settings for `epochs`, with the recipe's steps at the same parts of the training.
+
+    Steps that are not the recipe's stay as they are.
+
+    Raises:
+        ValueError: the schedule's length is given as well.
+    """
+    epochs, schedule = config["epochs"], config["schedule"]
+    if epochs is None:
+        return config
+    if any(schedule.get(key) != recipe.get(key) for key in ("iterations", "epochs")):
+        raise ValueError("epochs and schedule.iterations are both given: leave one of them out")
+    changed = {**schedule, "iterations": None, "epochs": epochs}
+    if schedule == recipe:
+        length = recipe.get("epochs") or recipe["iterations"]
+        steps = recipe["step_epochs"] if recipe.get("epochs") else recipe["steps"]
+        changed |= {"steps": None, "step_epochs": [epochs * step / length for step in steps]}
+    return {**config, "epochs": None, "schedule": changed}
 
 
 def for_batch(config: Config, recipe: int) -> tuple[Config, list[str]]:

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from fcos.coco_eval import percent
 from fcos.train import distributed
 
 Record = dict[str, Any]
@@ -192,9 +193,10 @@ def outcome(folder: Path, name: str) -> list[str]:
     if not measured or not (folder / "best.pth").is_file():
         return [f"trained: {final}", f"next: fcos-zoo predict {final} IMAGES"]
     best = max(measured, key=lambda record: float(record["AP"]))
+    ap = percent(best["AP"])
     return [
         f"trained: {final}",
-        f"best: {folder / 'best.pth'}, AP {best['AP']:.4f} after iteration {best['iteration']}",
+        f"best: {folder / 'best.pth'}, AP {ap} after iteration {best['iteration']}",
         f"next: fcos-zoo predict {folder / 'best.pth'} IMAGES",
     ]
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from fcos.coco_eval import percent
 from fcos.train.metrics import Record
 
 
@@ -68,9 +69,9 @@ class Progress:
         self.bar.update(self.task, completed=iteration)
 
     def show_figures(self, figures: Mapping[str, Any]) -> None:
-        """Print the AP of an evaluation."""
+        """Print the AP of an evaluation, in per cent."""
         cells = [
-            f"{key} {figures[key]:.4f}"
+            f"{key} {percent(figures[key])}"
             for key in ("AP", "AP50", "AP75", "APs", "APm", "APl")
             if figures.get(key) is not None
         ]

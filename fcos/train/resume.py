@@ -17,7 +17,7 @@ KEYS = {"iteration", "epoch", "random", "skipped", "model", "average", "optimize
 FIXED = (
     *("backbone", "pyramid", "head", "images", "resize", "assigner", "loss", "decoder", "detector"),
     *("augmentation", "data.plus_one", "data.whole_pixels", "data.keep_empty", "data.flip"),
-    *("data.aspect_ratio_group_size", "data.split", "run.seed"),
+    *("data.aspect_ratio_group_size", "data.split", "freeze", "run.seed"),
 )
 
 

@@ -123,6 +123,10 @@ def _train(
         for line in initialize(detector).splitlines():
             log(line)
     apply_options(detector, solver)
+    if config["freeze"]:
+        detector.freeze_backbone()
+        trained = sum(p.numel() for p in detector.parameters() if p.requires_grad)
+        log(f"freeze=backbone: {trained:,} parameters, of pyramid and head, are trained")
     trainer = make_trainer(name, detector, dataset, test, config, folder)
     if resume:
         trainer.resume()
@@ -133,6 +137,9 @@ def _train(
         f"micro-batches, from iteration {trainer.iteration} of {trainer.schedule.iterations} "
         f"({trainer.schedule.iterations / trainer.epoch:.3g} epochs) in {folder}"
     )
+    warmup = trainer.schedule.warmup_iterations
+    if warmup >= trainer.schedule.iterations:
+        log(f"the learning rate still grows at the end: solver.warmup.iterations={warmup}")
     for logger in missing(run["loggers"]):
         log(f"{logger} is not installed: {folder / 'metrics.jsonl'} alone has the curves")
     norms = [m for m in detector.modules() if isinstance(m, _BatchNorm)]

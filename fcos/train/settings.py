@@ -7,17 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Interval
 
-from fcos.settings import check, nearest
+from backbones.ranges import Count, CountOrZero, NotNegative, Positive, Share
+from fcos.settings import check, check_types, nearest
 from fcos.train.config import OnNonFinite, Precision
 from fcos.train.metrics import LoggerName
 from fcos.train.optim import WarmupMethod
 
-Count = Annotated[int, Ge(1)]
-NotNegative = Annotated[float, Ge(0)]
-Positive = Annotated[float, Gt(0)]
-Probability = Annotated[float, Interval(ge=0, le=1)]
+Scale = Annotated[float, Interval(gt=0, le=1)]
 
 
 @dataclass
@@ -50,8 +48,8 @@ class Warmup:
     """The first iterations, in which the learning rate grows."""
 
     method: WarmupMethod
-    iterations: Annotated[int, Ge(0)]
-    factor: Probability
+    iterations: CountOrZero
+    factor: Share
 
 
 @dataclass
@@ -59,7 +57,7 @@ class Schedule:
     """How long to train, and when the learning rate drops; in iterations or else in epochs."""
 
     iterations: Count | None
-    steps: list[Annotated[int, Ge(0)]] | None
+    steps: list[CountOrZero] | None
     epochs: Positive | None = None
     step_epochs: list[NotNegative] | None = None
 
@@ -78,9 +76,9 @@ class Data:
     whole_pixels: bool
     keep_empty: bool
     skip_unreadable: bool
-    flip: Probability
+    flip: Share
     aspect_ratio_group_size: Count
-    workers: Annotated[int, Ge(0)]
+    workers: CountOrZero
     shapes: dict[str, Any] | None = None
 
 
@@ -92,7 +90,7 @@ class Augmentation:
     shortest_range: tuple[Count, Count] | None = None
     longest: Count | None = None
     square: Count | None = None
-    scale_range: tuple[Positive, Positive] | None = None
+    scale_range: tuple[Scale, Scale] | None = None
 
 
 @dataclass
@@ -117,6 +115,8 @@ class Run:
     loggers: list[LoggerName]
 
 
+# Settings that belong to no section.
+SINGLE = {"epochs": Positive | None, "freeze": Literal["backbone"] | None}
 SECTIONS = {
     "solver": Solver,
     "schedule": Schedule,
@@ -141,6 +141,7 @@ def check_training(config: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     for key in config:
         if key not in names:
             raise ValueError(f"{key} is not a setting: {nearest(key, names)}")
+    check_types(SINGLE, {key: config.get(key) for key in SINGLE})
     for key, section in SECTIONS.items():
         check(section, config.get(key), key)
     check(Warmup, config["solver"]["warmup"], "solver.warmup")

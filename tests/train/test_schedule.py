@@ -8,6 +8,9 @@ import zoo
 from fcos.train.optim import Schedule, make_optimizer
 from fcos.train.run import build_schedule
 from zoo.config import compose_entry
+from zoo.training import for_epochs
+
+NOCTR = "FCOS_R_50_noctr_2x"
 
 
 def rates(entry, *iterations):
@@ -49,6 +52,21 @@ def test_a_schedule_can_be_given_in_iterations(entry):
         given = ["schedule.iterations=5000", f"schedule.steps={steps}"]
         at = build_schedule(compose_entry(entry, given), epoch=7330)
         assert (at.iterations, at.steps) == (5000, steps)
+
+
+@pytest.mark.parametrize(
+    ("entry", "steps"),
+    [("FCOS_R_50_1x", [13.3, 17.8]), ("FCOS_MM_R_50_1x", [13.3, 18.3]), (NOCTR, [13.5, 18.0])],
+)
+def test_other_numbers_of_epochs_move_the_steps_in_proportion(entry, steps):
+    recipe = zoo.card(entry).config["schedule"]
+    config = for_epochs(compose_entry(entry, ["epochs=20"]), recipe)
+    assert config["schedule"]["step_epochs"] == pytest.approx(steps, abs=0.05)
+    assert build_schedule(config, epoch=10).iterations == 200
+    own = for_epochs(compose_entry(entry, ["epochs=20", "schedule.steps=[7]"]), recipe)
+    assert build_schedule(own, epoch=10).steps == [7]
+    with pytest.raises(ValueError, match="are both given"):
+        for_epochs(compose_entry(entry, ["epochs=20", "schedule.iterations=7"]), recipe)
 
 
 def test_a_schedule_that_cannot_be_is_refused():

@@ -47,6 +47,28 @@ def test_the_signature_is_the_schema() -> None:
         ("pyramid._target_=backbones.DLA", "should be 'fcos.FPN' or 'fcos.HRFPN'"),
         ("head=null", "head=null should be an object"),
         ("~loss", "loss=null should be an object"),
+        ("resize.size=0", "resize.size=0 should be greater than or equal to 1"),
+        ("images.std=[60,0,60]", "images.std=0 should be greater than 0"),
+        ("images.mean=[110]", "images.mean=[110]: Value should have at least 3 items"),
+        ("decoder.max_detections=-1", "decoder.max_detections=-1 should be greater than or equal"),
+        ("decoder.nms_threshold=2", "decoder.nms_threshold=2 should be less than or equal to 1"),
+        ("decoder.score_threshold=inf", "decoder.score_threshold=Infinity should be"),
+        ("decoder.nms=2", "decoder.nms is not a setting: did you mean nms_threshold?"),
+        ("head.shared_depth=-1", "head.shared_depth=-1 should be greater than or equal to 0"),
+        ("head.prior=1", "head.prior=1 should be less than 1"),
+        ("loss.alpha=1.5", "loss.alpha=1.5 should be less than or equal to 1"),
+        ("loss.gamma=nan", "loss.gamma=NaN should be"),
+        ("assigner.radius=0", "assigner.radius=0 should be greater than 0"),
+        ("pyramid.channels=0", "pyramid.channels=0 should be greater than or equal to 1"),
+        ("backbone.norm_eps=-1", "backbone.norm_eps=-1 should be greater than or equal to 0"),
+        ("backbone.widths=[16,32,64,0]", "backbone.widths=0 should be greater than or equal to 1"),
+        ("detector.point_offset=2", "detector.point_offset=2 should be less than or equal to 1"),
+        ("augmentation.scale_range=[0.5,2]", "augmentation.scale_range=2 should be less than"),
+        ("epochs=0", "epochs=0 should be greater than 0"),
+        ("freeze=head", "freeze=\"head\" should be 'backbone'"),
+        ("data.split=1", "data.split=1 should be less than 1"),
+        ("solver.base_rl=1", "solver.base_rl is not a setting: did you mean base_lr?"),
+        ("epoch=3", "epoch is not a setting: did you mean epochs?"),
         ("solver.clip_norm=-1", "solver.clip_norm=-1 should be greater than 0"),
         (
             "solver.accumulate=many",
@@ -82,6 +104,9 @@ def test_training_refuses_it_before_anything_starts(tmp_path, override: str, mes
 def test_building_refuses_it_too() -> None:
     config = compose_entry(ENTRY, ["decoder.clip=during"])
     with pytest.raises(ValueError, match=r"decoder\.clip=\"during\" should be 'before' or 'after'"):
+        build_detector(config)
+    config = compose_entry(ENTRY, ["assigner.size_ranges=[[0,8],[8,99]]"])
+    with pytest.raises(ValueError, match=r"size_ranges has 2 ranges for 3 levels"):
         build_detector(config)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import zoo
 from fcos.data.shapes import write
 from fcos.train.metrics import read
 from tools import cli
@@ -39,3 +40,23 @@ def test_the_rate_grows_as_the_batch_does_on_request() -> None:
     assert scaled["solver"]["base_lr"] == 0.1
     assert line == "solver.base_lr=0.1: 0.05 is for batches of 8, not 16"
     assert for_batch(compose_entry(ENTRY), 8)[1] == []
+
+
+def test_a_frozen_backbone_stays_as_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, run = write(tmp_path / "data", 8, seed=3, size=96), tmp_path / "run"
+    arguments = [f"data.train={data}", f"run.folder={run}", "epochs=1", "freeze=backbone"]
+    arguments += ["resize.size=96", "data.workers=0", "solver.batch=4", "run.device=cpu"]
+    assert cli.main(["train", ENTRY, *arguments, f"init.checkpoint={ENTRY}"]) == 0
+    assert "of pyramid and head, are trained" in capsys.readouterr().err
+    before, after = zoo.get(ENTRY).state_dict(), zoo.get(str(run / f"{ENTRY}.pth")).state_dict()
+    changed = {key.split(".")[0] for key in before if not before[key].equal(after[key])}
+    assert changed == {"pyramid", "head"}
+
+
+def test_paths_may_have_characters_of_the_grammar() -> None:
+    for path in ("a,b.json", "a=b(c#d e.json", "${x}", "[1", "é椅子.json", "~x", "a'b"):
+        assert compose_entry(ENTRY, [f"data.train={path}"])["data"]["train"] == path
+    assert compose_entry(ENTRY, ["data.test='my test.json'"])["data"]["test"] == "my test.json"
+    assert compose_entry(ENTRY, ["data.test=null"])["data"]["test"] is None
