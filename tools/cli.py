@@ -26,6 +26,7 @@ from tools import (
     predict,
     push,
     report,
+    serve,
     train,
     verify,
     verify_cache,
@@ -75,6 +76,7 @@ app.command("list", rich_help_panel=USE)(list_command.list_entries)
 app.command("info", rich_help_panel=USE)(info.info)
 app.command("predict", rich_help_panel=USE)(predict.predict)
 app.command("export", rich_help_panel=USE)(export.export)
+app.command("serve", rich_help_panel=USE)(serve.serve)
 app.command("download", rich_help_panel=USE)(download.download)
 app.command("cache", rich_help_panel=USE, cls=ListOptions)(cache.show_cache)
 app.command("verify-cache", rich_help_panel=USE)(verify_cache.verify_cache)

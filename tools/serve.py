@@ -1,0 +1,78 @@
+"""An app for a model in a web browser, which runs the model on this machine: `fcos-zoo serve`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tools.arguments import Device, Model, Precision, Weights, default_device, exact_float32
+
+if TYPE_CHECKING:
+    from fcos import Detector
+
+COLUMNS = ["name", "score", "x1", "y1", "x2", "y2"]
+
+
+def serve(
+    name: Model = "FCOS_shapes_tiny",
+    weights: Weights = None,
+    device: Device = None,
+    precision: Precision = "fp32",
+    port: Annotated[int, typer.Option(min=0, help="Port of 127.0.0.1.")] = 7860,
+) -> None:
+    """Serve an app that draws the detections of a model in uploaded images.
+
+    It needs the extra `demo`, which installs Gradio. Only this machine can open the app.
+    """
+    import_gradio()
+    import zoo
+
+    exact_float32()
+    detector = zoo.get(name, weights, device or default_device(), precision).fuse()
+    app(detector, name).launch(server_name="127.0.0.1", server_port=port)
+
+
+def app(detector: Detector, name: str) -> Any:
+    """The Gradio app of a detector: an image and a threshold in, a drawn image and a table out."""
+    gradio = import_gradio()
+
+    def detect(image: Any, score_threshold: float) -> tuple[Any, Any]:
+        if image is None:
+            raise gradio.Error("Choose an image first.")
+        [detections] = detector.detect([image], score_threshold=score_threshold)
+        return detections.draw(), detections.to_pandas()[COLUMNS].round(4)
+
+    return gradio.Interface(
+        detect,
+        [
+            gradio.Image(type="pil", label="image"),
+            gradio.Slider(0.05, 0.95, 0.3, label="score threshold"),
+        ],
+        [gradio.Image(label="detections"), gradio.Dataframe(headers=COLUMNS, label="boxes")],
+        title=name,
+        flagging_mode="never",
+        analytics_enabled=False,
+    )
+
+
+def import_gradio() -> Any:
+    """The gradio module, without its reports to its makers.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    try:
+        import gradio
+    except ImportError:
+        raise ImportError("gradio is not installed: pip install 'fcos-zoo[demo]'") from None
+    return gradio
+
+
+if __name__ == "__main__":
+    from tools.cli import main
+
+    sys.exit(main(["serve", *sys.argv[1:]]))
