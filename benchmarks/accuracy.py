@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
+from benchmarks import analysis
 from benchmarks.cases import Dataset
 from benchmarks.dataset import image_ids
-from fcos import Augmentation, Detector
-from fcos.coco_eval import Result, evaluate_detections
+from fcos import Augmentation, Detector, coco_eval
+from fcos.coco_eval import Result
 from fcos.data.annotations import load_annotations
 from fcos.data.coco import CocoDataset
 from fcos.data.registry import check_is_minival
@@ -73,10 +74,11 @@ def figures(
     evaluator: str = "pycocotools",
     max_detections: int = 100,
 ) -> dict[str, Any]:
-    """COCO's twelve metrics and the AP of each class on these images.
+    """COCO's twelve metrics, the AP of each class, and `analysis.analyse`, on these images.
 
     All are None where the dataset has images only, like COCO's test-dev, whose detections its
-    server evaluates. `split` is "val2017" for its 5,000 images, else the dataset's name.
+    server evaluates. `split` is "val2017" for its 5,000 images, else the dataset's name. Only
+    pycocotools keeps the matches that the analysis needs.
 
     Raises:
         ValueError: the dataset is called val2017 or minival but is neither.
@@ -87,5 +89,8 @@ def figures(
         whole = len(image_ids(dataset)) == len(ids)
         split = "val2017" if whole else f"{len(ids)} images of val2017"
     annotations = load_annotations(dataset.annotations, labelled=False)
-    measured = evaluate_detections(list(results), annotations, ids, evaluator, max_detections)
+    matched = coco_eval.match_detections(results, annotations, ids, evaluator, max_detections)
+    measured = coco_eval.figures(matched)
+    if measured["AP"] is not None and evaluator == "pycocotools":
+        measured |= analysis.analyse(matched)
     return {**measured, "split": split, "detections": len(results), "evaluator": evaluator}

@@ -34,6 +34,7 @@ NUMBERS = frozenset(
         *("parameters", "trained", "gflops", "backbone_gflops", "predicted_gb", "measured_gb"),
         *("median", "mean", "p90", "p99", "noise", "n", "processes", "images_per_second"),
         *("peak_mb", "candidates", "detections", "AP", "AP50", "AP75", "APs", "APm", "APl"),
+        *("ece", "oce", "oce_threshold"),
     )
 )
 RENAMED = {"benchmarks.peers:torchvision_fcos": "benchmarks.baselines:torchvision_fcos"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import json
 import math
@@ -23,7 +24,7 @@ from fcos.data.annotations import (
 )
 
 Result = dict[str, Any]
-BACKENDS = ("pycocotools", "faster-coco-eval")
+BACKENDS = ("pycocotools", "hotcoco")
 
 # In the order of COCOeval.stats.
 FIGURES = (
@@ -83,8 +84,8 @@ def evaluate_detections(
         annotations: a COCO annotation file, or its content. Objects that
             `fcos.data.annotations.valid_objects` leaves out are not measured.
         image_ids: measure on these images only, as if the dataset had no others.
-        backend: "pycocotools", or "faster-coco-eval" where it is installed, whose metrics are
-            the same to 1e-12 (`tests/benchmarks/test_bench_evaluators.py`).
+        backend: "pycocotools", or "hotcoco" where it is installed, whose metrics are the same to
+            1e-12 (`tests/benchmarks/test_bench_evaluators.py`).
         max_detections: how many of an image count, those of the highest scores. Another number than
             COCO's 100 also applies to "AR100".
 
@@ -98,7 +99,21 @@ def evaluate_detections(
             malformed, not finite, or of negative size.
         ImportError: the backend is not installed.
     """
-    evaluator = _evaluator(backend)
+    return figures(match_detections(detections, annotations, image_ids, backend, max_detections))
+
+
+def match_detections(
+    detections: str | Path | Sequence[Result],
+    annotations: Annotations,
+    image_ids: Iterable[int] | None = None,
+    backend: str = "pycocotools",
+    max_detections: int = 100,
+) -> Any:
+    """Match detections with objects: the evaluated and accumulated COCOeval of the backend.
+
+    Arguments and errors are those of `evaluate_detections`.
+    """
+    _check_backend(backend)
     truth = _truth(load_annotations(annotations))
     chosen = sorted(truth.imgs) if image_ids is None else sorted(set(image_ids))
     if not chosen:
@@ -108,24 +123,30 @@ def evaluate_detections(
             f"the annotations do not have image {unknown[0]}, nor {len(unknown) - 1} others"
         )
     results = _results(detections, truth)
-    evaluation = evaluator(truth, results, "bbox")
+    evaluation = COCOeval(truth, results, "bbox")
+    if backend == "hotcoco":
+        evaluation = to_hotcoco(truth, results)
     evaluation.params.imgIds = chosen
     evaluation.params.maxDets = [1, 10, max_detections]
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
         evaluation.accumulate()
-        if max_detections == 100:
-            evaluation.summarize()
-    stats = evaluation.stats if max_detections == 100 else _stats(evaluation.eval)
-    figures: dict[str, Any] = dict(zip(FIGURES, map(_figure, stats), strict=True))
+    return evaluation
+
+
+def figures(evaluation: Any) -> dict[str, Any]:
+    """COCO's metrics of matched detections, as `evaluate_detections` returns them."""
+    stats = map(_figure, _stats(evaluation.eval))
+    measured: dict[str, Any] = dict(zip(FIGURES, stats, strict=True))
     # precision: (IoU threshold, recall, class, area range, detections an image), -1 where undefined
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    figures["per_class"] = {
-        _unique(truth, category): _figure(precision[:, :, position].mean())
+    names = {category: row["name"] for category, row in evaluation.cocoGt.cats.items()}
+    measured["per_class"] = {
+        _unique(names, category): _figure(precision[:, :, position].mean())
         for position, category in enumerate(evaluation.params.catIds)
     }
-    figures["images"] = len(chosen)
-    return figures
+    measured["images"] = len(evaluation.params.imgIds)
+    return measured
 
 
 def _stats(accumulated: Mapping[str, Any]) -> list[float]:
@@ -141,25 +162,25 @@ def _stats(accumulated: Mapping[str, Any]) -> list[float]:
     return [float(part[part > -1].mean()) if (part > -1).any() else -1.0 for part in chosen]
 
 
-def _evaluator(backend: str) -> Any:
-    """The backend's COCOeval class."""
+def _check_backend(backend: str) -> None:
     if backend not in BACKENDS:
         raise ValueError(f"there is no backend {backend!r}; choose one of {', '.join(BACKENDS)}")
-    if backend == "pycocotools":
-        return COCOeval
-    try:
-        from faster_coco_eval import COCOeval_faster
-    except ImportError:
-        raise ImportError(
-            "faster-coco-eval is not installed: pip install 'fcos-zoo[fast-eval]'"
-        ) from None
-    return COCOeval_faster
+    if backend == "hotcoco" and importlib.util.find_spec("hotcoco") is None:
+        raise ImportError("hotcoco is not installed: pip install 'fcos-zoo[analysis]'")
 
 
-def _unique(truth: COCO, category: int) -> str:
+def to_hotcoco(truth: COCO, results: COCO) -> Any:
+    """A hotcoco.COCOeval of the objects and detections of pycocotools."""
+    import hotcoco
+
+    objects, detections = hotcoco.COCO(truth.dataset), hotcoco.COCO(results.dataset)
+    return hotcoco.COCOeval(objects, detections, "bbox")
+
+
+def _unique(names: Mapping[int, str], category: int) -> str:
     """The category's name, with its id where another has the same name."""
-    name = str(truth.cats[category]["name"])
-    same = sum(other["name"] == name for other in truth.cats.values())
+    name = names[category]
+    same = sum(other == name for other in names.values())
     return name if same == 1 else f"{name} (category {category})"
 
 

@@ -36,7 +36,7 @@ def frame(rows: Iterable[Row]) -> pd.DataFrame:
         value: the figure, NaN where nothing was measured.
         noise: relative; 0 for what is not timed, NaN where it is not known.
         note: why there is no value, or what to know about it.
-        scope, measurement: of the metric.
+        scope, measurement: of the metric; its section, where it has one.
         settings: the precision and all other settings that are not the default, in words.
         as_published: whether they are those of the published tables: fp32, eager, the test size.
         precision, threads, batch, device: single settings.
@@ -145,7 +145,7 @@ def _record(
         *(context["images"], 0.0 if np.isnan(speed) else speed),
     )
     own = {"metric": metric.name, "scope": metric.scope, "rank": rank}
-    own["measurement"] = metric.measurement
+    own["measurement"] = metric.section or metric.measurement
     return {**context, **own, "value": value, "noise": noise, "note": note}
 
 

@@ -27,6 +27,7 @@ class Metric:
         tolerance: by how much it may get worse before a comparison calls it a regression, in its
             own unit; None if it varies from run to run, so that a relative tolerance applies.
         compared: whether `fcos-zoo bench compare` shows it.
+        section: the table it stands in, if not that of its measurement.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Metric:
     scope: Literal["model", "precision", "settings"] = "settings"
     tolerance: float | None = None
     compared: bool = True
+    section: str = ""
 
     def text(self, value: float) -> str:
         """The figure as a table prints it."""
@@ -65,6 +67,23 @@ def _coco(name: str, heading: str, key: str, what: str) -> Metric:
 
     main = name == "ap"
     return Metric(name, heading, "ap", percent, what, 1, False, tolerance=0.1, compared=main)
+
+
+def _analysis(
+    name: str, heading: str, path: str, what: str, lower: bool = True, scale: float = 100.0
+) -> Metric:
+    """A figure of `benchmarks.analysis`; `path` is its key in the row, parts separated by dots."""
+
+    def value(values: Values) -> float | None:
+        found: Any = values
+        for key in path.split("."):
+            found = found.get(key) if isinstance(found, Mapping) else None
+        return scale * found if isinstance(found, float | int) else None
+
+    digits = 1 if scale == 100 else 2
+    return Metric(
+        name, heading, "ap", value, what, digits, lower, compared=False, section="analysis"
+    )
 
 
 # In the order of importance in which tables show them.
@@ -106,6 +125,22 @@ METRICS = (
     _coco("ar_small", "ARs", "ARs", "recall of small objects"),
     _coco("ar_medium", "ARm", "ARm", "recall of medium objects"),
     _coco("ar_large", "ARl", "ARl", "recall of large objects"),
+    _analysis("ap_low", "AP from", "bootstrap.low",
+              "lower end of the interval with the AP of 95% of random draws of the images", False),
+    _analysis("ap_high", "to", "bootstrap.high", "its upper end", False),
+    _analysis("tide_cls", "class", "tide.cls",
+              "AP50 lost by boxes of a wrong class, and so on by TIDE's other errors"),
+    _analysis("tide_loc", "location", "tide.loc", "AP50 lost by badly placed boxes"),
+    _analysis("tide_both", "both", "tide.both", "AP50 lost by badly placed boxes of a wrong class"),
+    _analysis("tide_dup", "duplicate", "tide.dup", "AP50 lost by objects found twice"),
+    _analysis("tide_bkg", "background", "tide.bkg", "AP50 lost by boxes on the background"),
+    _analysis("tide_miss", "missed", "tide.miss", "AP50 lost by objects that no box is near"),
+    _analysis("tide_fp", "false positives", "tide.fp", "AP50 lost by all wrong boxes"),
+    _analysis("tide_fn", "false negatives", "tide.fn", "AP50 lost by all objects not found"),
+    _analysis("ece", "ECE", "ece", "expected calibration error of scores at IoU 0.5, in percent"),
+    _analysis("oce", "OCE", "oce", "object-level calibration error, from 0 to 2", scale=1.0),
+    _analysis("oce_threshold", "OCE threshold", "oce_threshold",
+              "the score threshold with the least OCE", scale=1.0),
 )  # fmt: skip
 BY_NAME = {metric.name: metric for metric in METRICS}
 # The figure that stands for a measurement that failed.

@@ -24,6 +24,7 @@ SECTIONS = {
     "Latency": (["latency"], None),
     "Throughput": (["throughput"], "batch"),
     "AP": (["ap"], None),
+    "What AP consists of": (["analysis"], None),
     "Memory of detection": (["memory"], None),
     "Memory of training": (["training_memory"], "precision"),
     "Parameters and GFLOPs": (["params", "flops"], None),
@@ -48,7 +49,8 @@ def terminal(rows: Sequence[Row], width: int, details: str = "") -> list[Table |
     """
     table = frame(rows)
     cells, noise = wide(table), wide(table, "noise")
-    shown = {m.heading: m for m in METRICS if m.name in cells and cells[m.name].notna().any()}
+    main = [m for m in METRICS if m.name in cells and not m.section]
+    shown = {m.heading: m for m in main if cells[m.name].notna().any()}
     if shown:  # a case without any figure is named below the table
         measured = cells[[m.name for m in shown.values()]].notna().any(axis=1)
         cells, noise = cells[measured], noise[measured]

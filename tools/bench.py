@@ -114,7 +114,7 @@ def bench(
         how(metavar="WORDS", help=f"Memory format of weights and inputs: {', '.join(LAYOUTS)}."),
     ] = None,
     evaluator: Annotated[
-        Literal["pycocotools", "faster-coco-eval"] | None,
+        Literal["pycocotools", "hotcoco"] | None,
         how(show_default="pycocotools", help="Package that computes AP; results are equal."),
     ] = None,
     processes: Annotated[

@@ -1,4 +1,4 @@
-"""faster-coco-eval counts what pycocotools counts: all figures to 1e-12, of real detections and of
+"""hotcoco counts what pycocotools counts: all figures to 1e-12, of real detections and of
 those that are made to be counted wrongly."""
 
 from __future__ import annotations
@@ -27,13 +27,12 @@ SHRINK = (1.0, 0.5, 0.55, 0.75, 0.95)  # boxes whose IoU with the object is a th
 SCORES = (0.0, 0.25, 1 / 3, 0.3, 0.1 + 0.2, 0.5, 1.0)
 IMAGES, CATEGORIES = (1, 2, 7), (1, 3, 90)
 
-pytest.importorskip("faster_coco_eval", reason="needs the extra fast-eval")
+pytest.importorskip("hotcoco", reason="needs the extra analysis")
 
 
 def assert_same(results: list[dict[str, Any]], content: Any) -> dict[str, Any]:
     reference, fast = (
-        evaluate_detections(results, content, backend=name)
-        for name in ("pycocotools", "faster-coco-eval")
+        evaluate_detections(results, content, backend=name) for name in ("pycocotools", "hotcoco")
     )
     for mine, theirs in ((fast, reference), (fast["per_class"], reference["per_class"])):
         assert mine.keys() == theirs.keys()
@@ -130,6 +129,6 @@ def test_the_figures_of_a_trained_detector_are_equal(tmp_path: Path) -> None:
 def test_a_backend_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="no backend 'fastest'; choose one of pycocotools"):
         evaluate_detections([], truth([]), backend="fastest")
-    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
-    with pytest.raises(ImportError, match=r"pip install 'fcos-zoo\[fast-eval\]'"):
-        evaluate_detections([], truth([]), backend="faster-coco-eval")
+    monkeypatch.setitem(sys.modules, "hotcoco", None)
+    with pytest.raises(ImportError, match=r"pip install 'fcos-zoo\[analysis\]'"):
+        evaluate_detections([], truth([]), backend="hotcoco")
