@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import zoo
-from benchmarks import accuracy, baselines, environment, flops, memory, prediction
+from benchmarks import accuracy, baselines, environment, flops, memory, prediction, weights
 from benchmarks.cases import TIMED, Case, MissingError
 from benchmarks.dataset import image_ids
 from benchmarks.timing import time_stages
@@ -47,7 +47,7 @@ def _check_device(case: Case) -> None:
 
 def _parameters(case: Case) -> dict[str, Any]:
     if not baselines.is_baseline(case.entry):
-        return flops.parameters(zoo.build(case.entry))
+        return flops.parameters(weights.architecture(case.entry))
     baseline = baselines.load(case.entry, case.device, case.precision)
     if not isinstance(baseline, torch.nn.Module):
         raise MissingError("the adapter's detector is not a torch.nn.Module")
@@ -55,13 +55,15 @@ def _parameters(case: Case) -> dict[str, Any]:
 
 
 def _flops(case: Case) -> dict[str, Any]:
-    return flops.count(zoo.build(case.entry).eval())
+    return flops.count(weights.architecture(case.entry))
 
 
 def _training_memory(case: Case) -> dict[str, Any]:
     """Predicted, and on a GPU also measured, with the ratio of the two and images per second."""
     if baselines.is_baseline(case.entry):
         return _training_of_baseline(case)
+    if weights.is_file(case.entry):
+        raise MissingError("the file does not hold the settings of its training")
     size = memory.largest_training_size(case.entry)
     count, precision = memory.IMAGES_PER_GPU, case.precision
     values: dict[str, Any] = {"input": f"{size[0]}x{size[1]}", "images": count}

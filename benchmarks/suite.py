@@ -18,7 +18,7 @@ from benchmarks import baselines, weights
 from benchmarks.cases import METRICS, PRECISIONS, STATIC, Case, Dataset, TimingBudget, Weights
 from benchmarks.dataset import default_dataset, embedded
 from zoo.config import compose
-from zoo.registry import CONFIGS, Card
+from zoo.registry import CONFIGS
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Suite:
         """
         names: dict[str, None] = {}
         for pattern in self.entries:
-            matches = zoo.names(pattern)
+            matches = [pattern] if weights.is_file(pattern) else zoo.names(pattern)
             if not matches:
                 zoo.card(pattern)  # raises, with the nearest names
             names.update(dict.fromkeys(matches))
@@ -111,7 +111,9 @@ class Suite:
         # Made explicit, since torch's default differs between machines.
         threads = self.threads or torch.get_num_threads()
         for name in self.names():
-            card = zoo.card(name)
+            trained = weights.architecture(name) if weights.is_file(name) else None
+            card = trained.card if trained else zoo.card(name)
+            config = (trained.settings if trained else None) or card.config
             needs_images = set(self.metrics) - STATIC
             dataset = self.dataset
             if needs_images and dataset is None:
@@ -121,9 +123,11 @@ class Suite:
                 "params",
                 device=self.device,
                 threads=threads,
-                size=smaller(card, self.size),
+                size=smaller(config["resize"], self.size),
                 dataset=dataset if needs_images else None,
-                weights=self._weights(name) if needs_images else Weights(note="not needed"),
+                weights=self._weights(name)
+                if needs_images or trained
+                else Weights(note="not needed"),
             )
             for metric in METRICS:
                 cases += self._of_metric(common, metric) if metric in self.metrics else ()
@@ -166,10 +170,11 @@ class Suite:
     def _of_metric(self, common: Case, metric: str) -> Iterator[Case]:
         """The cases of a metric, each with only those settings that affect it."""
         baseline = baselines.is_baseline(common.entry)
+        own = baseline or weights.is_file(common.entry)
         if metric in ("params", "flops"):  # always counted at the published size
-            yield Case(common.entry, metric, weights=common.weights if baseline else Weights())
+            yield Case(common.entry, metric, weights=common.weights if own else Weights())
         elif metric == "training_memory":
-            source = common.weights if baseline else Weights()
+            source = common.weights if own else Weights()
             for precision in self.precisions:
                 yield Case(
                     common.entry,
@@ -216,9 +221,8 @@ def _shares_process(case: Case) -> bool:
     return case.metric in STATIC and not on_gpu
 
 
-def smaller(card: Card, size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """`size` if it is smaller than the entry's published test size, else None to keep that."""
-    rule = card.config["resize"]
+def smaller(rule: Mapping[str, Any], size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """`size` if it is smaller than an entry's test size, else None to keep that."""
     published = (rule["size"], rule.get("longest", rule["size"]))
     if size is None or (published[0] <= size[0] and published[1] <= size[1]):
         return None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import zoo
 from benchmarks.cases import Weights
+from fcos import Detector
 from zoo.cache import recorded, sha256
 from zoo.weights import fetch_weights
 
@@ -30,6 +31,8 @@ def resolve(
     Returns:
         Weights of source "published" or "file", or of source "random" with the reason as `note`.
     """
+    if is_file(entry):
+        return _file(Path(entry))
     card = zoo.card(entry)
     if files and entry in files:
         return _file(files[entry])
@@ -45,6 +48,16 @@ def resolve(
     except zoo.WeightsError as error:
         return Weights(note=_why(str(error), cached_only))
     return Weights("published", str(path), (recorded(path) or sha256(path))[:12])
+
+
+def is_file(entry: str) -> bool:
+    """Whether the entry of a case is a file that training wrote, and not one of the zoo."""
+    return Path(entry).suffix in (".pth", ".pt", ".safetensors")
+
+
+def architecture(entry: str) -> Detector:
+    """The detector of a case in eval mode, whatever its weights."""
+    return zoo.get(entry) if is_file(entry) else zoo.build(entry).eval()
 
 
 def _file(path: Path) -> Weights:

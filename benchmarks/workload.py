@@ -15,6 +15,7 @@ import zoo
 from benchmarks import baselines, random_weights
 from benchmarks.cases import Case
 from benchmarks.dataset import read_images
+from benchmarks.weights import is_file
 from fcos import Detector
 from fcos.preprocess import LongestSide, ShortestSide
 from zoo.pretrained import DTYPES
@@ -42,7 +43,9 @@ def build_detector(case: Case, images: Sequence[Tensor]) -> Detector:
         case: the settings.
         images: (3, H, W) uint8; random weights are calibrated on the first one.
     """
-    if case.weights.path is not None:
+    if is_file(case.entry):
+        detector = zoo.get(case.entry)
+    elif case.weights.path is not None:
         detector = zoo.get(case.entry, case.weights.path)
     else:
         detector = zoo.build(case.entry).eval().to(case.device)

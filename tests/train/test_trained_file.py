@@ -9,6 +9,9 @@ import pytest
 import torch
 
 import zoo
+from benchmarks import measure
+from benchmarks.cases import Dataset, MissingError
+from benchmarks.suite import Suite
 from fcos.data.shapes import write
 from fcos.train.checkpoint import release
 from fcos.train.metrics import read
@@ -64,6 +67,20 @@ def test_push_keeps_the_settings(run: Path, tmp_path: Path) -> None:
     image = torch.rand(3, 96, 96)
     for ours, theirs in zip(pushed.levels([image]), trained.levels([image]), strict=True):
         torch.testing.assert_close(ours.logits, theirs.logits)
+
+
+def test_bench_measures_it(run: Path, data: Path) -> None:
+    file, dataset = str(run / "best.pth"), Dataset.of(data, data.parent / "images")
+    metrics = ["params", "ap", "training_memory"]
+    params, memory, ap = Suite([file], metrics=metrics, dataset=dataset, device="cpu").cases()
+    own, entry = (sum(p.numel() for p in zoo.get(each).parameters()) for each in (file, ENTRY))
+    assert measure.measure(params)["parameters"] == own != entry
+    with pytest.raises(MissingError, match="settings of its training"):
+        measure.measure(memory)
+    assert measure.measure(ap)["AP"] > 0
+    assert {params.weights.source, ap.weights.source} == {"file"}
+    with pytest.raises(zoo.WeightsError, match=r"runs/other/best\.pth"):
+        Suite(["runs/other/best.pth"], metrics=["params"], device="cpu").cases()
 
 
 def test_what_is_made_with_a_run_is_named_after_it() -> None:
