@@ -14,15 +14,15 @@ in milliseconds per image. The candidates are random boxes around random objects
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+from benchmarks.studies.side_by_side import medians, side_by_side
 from fcos.postprocess import PADDING, Candidates, Decoder
 
 CLASSES, OBJECTS = 80, 60
@@ -53,14 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     all_agree = True
     for size in options.batches:
         batch = random_candidates(size, options.places, options.candidates, options.device)
-        methods = [
-            method
-            for name, method in METHODS.items()
-            if name != "matrix" or size <= options.matrix_up_to
-        ]
-        agree = same_result(methods, batch)
-        times = time_alternating(methods, batch, options.rounds)
-        cells = "".join(f"{milliseconds:9.2f}" for milliseconds in times)
+        methods = dict(METHODS)
+        if size > options.matrix_up_to:
+            del methods["matrix"]
+        agree = same_result(list(methods.values()), batch)
+        cells = "".join(f"{ms:9.2f}" for ms in milliseconds(batch, methods, options.rounds))
         print(f"{size:6}{cells:27}  {'yes' if agree else 'NO'}", flush=True)
         all_agree &= agree
     return 0 if all_agree else 1
@@ -157,24 +154,18 @@ def same_result(methods: Sequence[Method], candidates: Candidates) -> bool:
     return all(torch.equal(masks[0], mask) for mask in masks)
 
 
-def time_alternating(methods: Sequence[Method], candidates: Candidates, rounds: int) -> list[float]:
-    """The median milliseconds per image of each method; the first round is not counted."""
-    times: list[list[float]] = [[] for _ in methods]
+def milliseconds(candidates: Candidates, methods: Mapping[str, Method], rounds: int) -> list[float]:
+    """The median milliseconds per image of each method."""
     decoder = Decoder()
-    for number in range(rounds + 1):
-        for method, taken in zip(methods, times, strict=True):
-            begin = now(candidates)
-            method(decoder, candidates, candidates.counts())
-            if number > 0:
-                taken.append(1e3 * (now(candidates) - begin) / len(candidates.scores))
-    return [statistics.median(taken) for taken in times]
 
+    def run(method: Method) -> None:
+        method(decoder, candidates, candidates.counts())
+        if candidates.scores.is_cuda:
+            torch.cuda.synchronize()
 
-def now(candidates: Candidates) -> float:
-    """Seconds, once the device has finished its work."""
-    if candidates.scores.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter()
+    contenders = {name: partial(run, method) for name, method in methods.items()}
+    seconds = medians(side_by_side(contenders, rounds, warmup=1))["seconds"]
+    return [1e3 * float(taken) / len(candidates.scores) for taken in seconds]
 
 
 def where(device: str) -> str:
