@@ -133,28 +133,6 @@ def check(annotations: Annotations, image_dir: str | Path) -> Report:
     return Report(len(dataset), int(objects.sum()), dataset.classes, tuple(findings))
 
 
-def summary(counts: Mapping[str, int], keep_empty: bool = False) -> list[str]:
-    """A line that counts what training leaves out or corrects, or none if there is nothing.
-
-    Args:
-        counts: of a `DetectionDataset`.
-        keep_empty: whether images without objects are trained on.
-    """
-    parts = []
-    for outcome, kinds in (
-        ("left out", (LEFT_OUT, REFUSED)),  # the latter only if they are to be skipped
-        ("corrected", (CORRECTED,)),
-    ):
-        numbers = [
-            f"{number:,} x {kind.removesuffix(f' {outcome}')}"
-            for kind, number in counts.items()
-            if OUTCOMES[kind] in kinds and not (keep_empty and kind == "image without objects")
-        ]
-        if numbers:
-            parts.append(f"{outcome}: {', '.join(numbers)}")
-    return ["; ".join(parts)] if parts else []
-
-
 def _repetitions(content: Mapping[str, Any], classes: Iterable[str]) -> list[Finding]:
     """Names, files, ids and objects that occur more than once, none of which is an error."""
     file_of = {image["id"]: image["file_name"] for image in content["images"]}

@@ -16,7 +16,6 @@ from rich.console import Console
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones.layers import EvalBatchNorm2d
-from fcos.data.check import summary
 from fcos.data.dataset import DetectionDataset
 from fcos.detector import Detector
 from fcos.evaluate import evaluate_detector
@@ -107,8 +106,6 @@ def _train(
     resume, held_out = distributed.broadcast((resume, recorded_split(folder) if resume else None))
     with distributed.leader_first():
         dataset, test = build_datasets(data, run["seed"], held_out)
-    for line in summary(dataset.counts, data["keep_empty"]):
-        log(line)
     detector = make_detector(dataset.classes).to(device).train()
     faults = partial(examine, dataset.classes, test[0]) if test else list
     for line in distributed.broadcast(faults() if distributed.rank() == 0 else None):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcos.data.check import ASSUMED, Finding, check, summary
+from fcos.data.check import ASSUMED, Finding, check
 from fcos.data.coco import CocoDataset
 from fcos.image_io import ORIENTATION, ImageError
 
@@ -146,11 +146,3 @@ def test_check_and_training_agree_on_every_file(tmp_path):
         else:
             assert dataset[index][0].shape == (3, 40, 50)
     assert len(refused) == 5
-
-
-def test_training_says_in_one_line_what_it_leaves_out_or_corrects():
-    counts = {"crowd left out": 1200, "id as text": 3, "image without objects": 2}
-    assert summary(counts) == [
-        "left out: 1,200 x crowd, 2 x image without objects; corrected: 3 x id as text"
-    ]
-    assert summary({"image without objects": 2}, keep_empty=True) == summary({}) == []
