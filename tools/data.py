@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -25,7 +25,15 @@ from zoo.sources import FileSource
 if TYPE_CHECKING:
     from fcos.data.check import Finding, Report
     from fcos.data.download import Archive, DatasetSpec
-    from fcos.data.registry import DatasetSource
+
+AnyDataset = Annotated[
+    Path,
+    typer.Argument(
+        help="COCO's JSON, YOLO's data.yaml, VOC's or CVAT's XML, LabelMe's JSON, or a folder that "
+        "holds one of them, as exports of Roboflow, CVAT and Label Studio do.",
+        show_default=False,
+    ),
+]
 
 app: typer.Typer = typer.Typer(help="Download datasets, draw shapes, or check your own dataset.")
 
@@ -114,12 +122,10 @@ def shapes(
 
 @app.command("check")
 def check_dataset(
-    dataset: Annotated[
-        Path, typer.Argument(help="A folder in COCO's or VOC's layout, or an annotation file.")
-    ],
+    dataset: AnyDataset,
     images: Annotated[
         Path | None,
-        typer.Argument(help="The annotation file's image folder, if it cannot be found."),
+        typer.Argument(help="The folder of the images, if it cannot be found."),
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write every finding to this file.")
@@ -130,26 +136,18 @@ def check_dataset(
     The exit code is 1 if training would refuse it.
     """
     from fcos.data.check import check
+    from fcos.data.registry import find_datasets
 
     console = Console()
     reports: dict[str, Report] = {}
-    for name, source in _sources(dataset, images):
-        reports[name] = check(source.annotations, source.image_dir)
-        _show(console, name, source.image_dir, reports[name])
+    for name, source in find_datasets(dataset):
+        image_dir = images or source.image_dir
+        reports[name] = check(source.annotations, image_dir)
+        _show(console, name, image_dir, reports[name])
     if json_file:
         content = {name: _plain(report) for name, report in reports.items()}
         json_file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return 0 if all(report.ok for report in reports.values()) else 1
-
-
-def _sources(dataset: Path, image_dir: Path | None) -> Iterable[tuple[str, DatasetSource]]:
-    from fcos.data.image_files import find_image_dir
-    from fcos.data.registry import DatasetSource, find_datasets
-
-    if dataset.is_dir() and image_dir is None:
-        return find_datasets(dataset)
-    source = DatasetSource(dataset, image_dir or find_image_dir(dataset))
-    return [(dataset.stem, source)]
 
 
 def _show(console: Console, name: str, image_dir: Path, report: Report) -> None:

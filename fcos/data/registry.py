@@ -1,17 +1,22 @@
-"""Datasets by name under a root folder, by annotation file, or found in a folder."""
+"""Datasets by name under a root folder, or by the path of a file or folder."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fcos.data import shapes
-from fcos.data.annotations import Annotations, load_annotations, valid_objects
+from fcos.data.annotations import (
+    Annotations,
+    DatasetSource,
+    load_annotations,
+    valid_objects,
+)
 from fcos.data.coco import CocoDataset
 from fcos.data.dataset import DetectionDataset, concatenate
-from fcos.data.image_files import find_image_dir
+from fcos.data.formats import choose_split, find_splits
 from fcos.data.voc import voc_annotations
 
 MINIVAL = ("coco_2017_val", "coco_2014_minival")  # the same 5,000 images
@@ -21,11 +26,9 @@ MINIVAL_IMAGES = 5000
 MINIVAL_ANNOTATED = "4eb450a8bbceb096870d56608cf4e9284570c0f8800f87c93179517f6abfa9eb"
 
 
-class DatasetSource(NamedTuple):
-    """Annotations in COCO's format, a file or its content, and the folder of the images."""
-
-    annotations: Path | Mapping[str, Any]
-    image_dir: Path
+def is_named(name: str) -> bool:
+    """Whether it is the name of a dataset, not a path."""
+    return name in NAMED_DATASETS or name == "shapes"
 
 
 def resolve_dataset(
@@ -33,31 +36,39 @@ def resolve_dataset(
     root: str | Path,
     image_dir: str | Path | None = None,
     drawn: Mapping[str, Any] | None = None,
+    training: bool = True,
 ) -> list[DatasetSource]:
     """The annotations and image folders of a dataset, several where it joins several.
 
     Args:
-        name: one of `NAMED_DATASETS`; "shapes"; or the path of an annotation file.
+        name: one of `NAMED_DATASETS`; "shapes"; or the path of a dataset in a format that
+            `fcos.data.formats` recognises.
         root: the folder that holds the named datasets.
-        image_dir: the folder of an annotation file's images; default: see `find_image_dir`.
+        image_dir: the folder of the images; default: where the dataset's format has them.
         drawn: arguments of `fcos.data.shapes.write` for shapes, which are drawn if need be.
+        training: which split of a path to take if it has several: the one to train on, or the one
+            to evaluate on.
 
     Raises:
         FileNotFoundError: there is no such dataset; the message names it.
-        ValueError: its annotations cannot be read.
+        ValueError: its annotations cannot be read, or it has no such split.
     """
     root = Path(root)
     if name in NAMED_DATASETS:
         return [source(root) for source in NAMED_DATASETS[name]]
     if name == "shapes":
         return [_shapes(root, drawn or {"count": 1000})]
-    annotations = Path(name)
-    if not annotations.is_file():
+    if not Path(name).exists():
         names = ", ".join([*NAMED_DATASETS, "shapes"])
-        raise FileNotFoundError(f"{name} is neither an annotation file nor one of {names}")
-    if image_dir:
-        return [DatasetSource(annotations, Path(image_dir))]
-    return [DatasetSource(annotations, find_image_dir(annotations))]
+        raise FileNotFoundError(f"{name} is neither a dataset's file or folder nor one of {names}")
+    if image_dir and Path(name).suffix == ".json":
+        return [DatasetSource(Path(name), Path(image_dir))]
+    splits = find_splits(name)
+    chosen = choose_split(name, splits, training)
+    if chosen is None:
+        raise ValueError(f"{name} has no split to evaluate on, only {', '.join(splits)}")
+    source = splits[chosen]()
+    return [source._replace(image_dir=Path(image_dir)) if image_dir else source]
 
 
 def training_set(sources: Sequence[DatasetSource], **options: Any) -> DetectionDataset:
@@ -71,36 +82,15 @@ def test_set(sources: Sequence[DatasetSource]) -> tuple[DetectionDataset, Mappin
     return CocoDataset(*source, keep_empty=True), source.annotations
 
 
-def find_datasets(folder: str | Path) -> Iterator[tuple[str, DatasetSource]]:
-    """The datasets of a folder in COCO's or VOC's layout with their names, read one by one.
-
-    COCO: annotation files in `annotations/` or in the folder itself; where some are called
-    instances_*.json, only those. VOC: image sets in `ImageSets/Main`, also one folder below.
+def find_datasets(path: str | Path) -> Iterator[tuple[str, DatasetSource]]:
+    """The splits of a dataset in any known format with their names, read one by one.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: a file is not an annotation file; the message names it.
+        ValueError: a file cannot be read; the message names it.
     """
-    folder = Path(folder)
-    found = False
-    for root in (folder, *sorted(folder.glob("VOC*"))):
-        lists = root / "ImageSets" / "Main"
-        complete = (lists / "trainval.txt").is_file()
-        for name in ("trainval", "test") if complete else ("train", "val", "test"):
-            if (lists / f"{name}.txt").is_file():
-                found = True
-                source = DatasetSource(voc_annotations(root, name), root / "JPEGImages")
-                yield f"{root.name} {name}", source
-    files = sorted((folder / "annotations").glob("*.json")) or sorted(folder.glob("*.json"))
-    for path in [file for file in files if file.name.startswith("instances_")] or files:
-        found = True
-        content = load_annotations(path)
-        yield path.stem, DatasetSource(content, find_image_dir(path, content))
-    if not found:
-        raise FileNotFoundError(
-            f"{folder} holds neither annotations/*.json nor ImageSets/Main/*.txt: name an "
-            "annotation file and its image folder"
-        )
+    for name, read in find_splits(path).items():
+        yield name, read()
 
 
 def check_is_minival(annotations: Annotations, training: Sequence[Annotations] = ()) -> None:

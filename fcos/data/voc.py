@@ -1,11 +1,16 @@
-"""Datasets in the PASCAL VOC layout: JPEGImages, Annotations and ImageSets/Main."""
+"""Datasets in the PASCAL VOC format: XML files, and image sets in ImageSets/Main."""
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from fcos.data.annotations import DatasetSource, LabelledImage, to_coco
+from fcos.image_io import SUFFIXES
 
 # fmt: off
 CLASSES = (
@@ -14,6 +19,7 @@ CLASSES = (
     "tvmonitor",
 )
 # fmt: on
+IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "")
 
 
 def voc_annotations(
@@ -39,20 +45,81 @@ def voc_annotations(
     for place, name in enumerate(names, 1):
         image_id = int(digits[place - 1]) if numbered else place
         path = root / "Annotations" / f"{name}.xml"
+        page = _parse(path)
         try:
-            page = ET.parse(path).getroot()
             width, height = (int(_text(page, f"size/{side}")) for side in ("width", "height"))
             images.append(
                 {"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width}
             )
             for element in page.iter("object"):
                 things.append({"id": len(things) + 1, "image_id": image_id, **_object(element)})
-        except (OSError, ET.ParseError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f"{path}: not a VOC annotation ({error})") from None
     for thing in things:
         thing["category_id"] = category_of.get(thing.pop("name"))
     categories = [{"id": index, "name": name} for index, name in enumerate(classes, 1)]
     return {"images": images, "annotations": things, "categories": categories}
+
+
+def voc_splits(root: Path) -> dict[str, Callable[[], DatasetSource]]:
+    """The image sets of a folder by name: trainval and test, or else train, val and test."""
+    lists = root / "ImageSets" / "Main"
+    joined = (lists / "trainval.txt").is_file()
+    names = ("trainval", "test") if joined else ("train", "val", "test")
+    return {n: partial(_image_set, root, n) for n in names if (lists / f"{n}.txt").is_file()}
+
+
+def _image_set(root: Path, name: str) -> DatasetSource:
+    """A set of a published dataset, with its 20 classes, or of one with classes of its own."""
+    if re.fullmatch(r"VOC\d{4}", root.name):
+        content = voc_annotations(root, name)
+        if all(thing["category_id"] for thing in content["annotations"]):
+            return DatasetSource(content, root / "JPEGImages")
+    names = _names(root / "ImageSets" / "Main" / f"{name}.txt")
+    stems = [n.removesuffix(Path(n).suffix if Path(n).suffix in SUFFIXES else "") for n in names]
+    return read_voc([root / "Annotations" / f"{stem}.xml" for stem in stems], root)
+
+
+def read_voc(files: Sequence[Path], root: Path) -> DatasetSource:
+    """The dataset of XML files, as labelImg and Roboflow write them, with all classes, sorted.
+
+    An image is the one of the XML file's name, in JPEGImages or images, or beside the XML file; or
+    else the one that the file names. Boxes are those of `voc_annotations`, unless coordinates of 0
+    show that pixels are counted from 0.
+
+    Raises:
+        ValueError: a file is invalid; the message names it.
+    """
+    folders = [root / name for name in IMAGE_FOLDERS] + sorted({file.parent for file in files})
+    image_of: dict[str, str] = {}
+    for folder in folders:
+        for file in folder.iterdir() if folder.is_dir() else ():
+            if file.suffix.lower() in SUFFIXES:
+                image_of.setdefault(file.stem, str(file.absolute()))
+    pages = [_parse(path) for path in files]
+    objects = [_named_boxes(path, page) for path, page in zip(files, pages, strict=True)]
+    first = 0 if any(0 in box[:2] for named in objects for _, box in named) else 1
+    images = []
+    for path, page, named in zip(files, pages, objects, strict=True):
+        height, width = (page.findtext(f"size/{side}") or "0" for side in ("height", "width"))
+        name = image_of.get(path.stem) or page.findtext("filename") or path.stem
+        boxes = [(n, (x1 - first, y1 - first, x2, y2)) for n, (x1, y1, x2, y2) in named]
+        images.append(LabelledImage(name, (int(float(height)), int(float(width))), boxes))
+    return DatasetSource(to_coco(root, images), root)
+
+
+def _named_boxes(path: Path, page: ET.Element) -> list[tuple[str, list[float]]]:
+    try:
+        return [_named_box(element) for element in page.iter("object")]
+    except ValueError as error:
+        raise ValueError(f"{path}: not a VOC annotation ({error})") from None
+
+
+def _parse(path: Path) -> ET.Element:
+    try:
+        return ET.parse(path).getroot()
+    except (OSError, ET.ParseError) as error:
+        raise ValueError(f"{path}: not a VOC annotation ({error})") from None
 
 
 def _names(path: Path) -> list[str]:
@@ -64,16 +131,21 @@ def _names(path: Path) -> list[str]:
 
 
 def _object(element: ET.Element) -> dict[str, Any]:
-    left, top, right, bottom = (
-        float(_text(element, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")
-    )
+    name, (left, top, right, bottom) = _named_box(element)
     width, height = right - left + 1, bottom - top + 1
     return {
-        "name": _text(element, "name").strip().lower(),
+        "name": name.lower(),
         "bbox": [left - 1, top - 1, width, height],
         "area": width * height,
         "iscrowd": int((element.findtext("difficult") or "0").strip() == "1"),
     }
+
+
+def _named_box(element: ET.Element) -> tuple[str, list[float]]:
+    """The name of an object and its xmin, ymin, xmax, ymax as they are written."""
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    box = [float(_text(element, f"bndbox/{side}")) for side in sides]
+    return _text(element, "name").strip(), box
 
 
 def _text(element: ET.Element, path: str) -> str:

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from fcos.data.annotations import load_annotations
+from fcos.data.annotations import DatasetSource, load_annotations
 from fcos.data.dataset import DetectionDataset
 from fcos.data.loader import Batch, Loader
 from fcos.data.registry import (
     MINIVAL,
-    DatasetSource,
     check_is_minival,
+    is_named,
     resolve_dataset,
     test_set,
     training_set,
@@ -48,10 +48,11 @@ def build_datasets(
         training, held = split(sources, data["split"], seed, held_out)
         return training_set([training], **options), test_set([held])
     dataset = training_set(sources, **options)
-    own, named = Path(data["train"]).is_file(), data["test"] and not Path(data["test"]).is_file()
-    if data["test"] is None or (own and named):
+    if data["test"] is None or (not is_named(data["train"]) and is_named(data["test"])):
         return dataset, None
-    measured = resolve_dataset(data["test"], data["root"], data["test_images"], drawn.get("test"))
+    measured = resolve_dataset(
+        data["test"], data["root"], data["test_images"], drawn.get("test"), training=False
+    )
     if data["test"] in MINIVAL:
         check_is_minival(measured[0].annotations, [source.annotations for source in sources])
     return dataset, test_set(measured)

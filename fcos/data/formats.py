@@ -1,0 +1,179 @@
+"""Recognise what a file or folder holds, and read it as annotations in COCO's format.
+
+All formats but COCO's are read by the short functions of `yolo`, `voc`, `labelme` and `cvat`.
+Four libraries were tried on small exports of each tool. globox 2.9 left out polygons and circles,
+and stopped at polygons in YOLO's files; labelformat 0.1.17 left those out; datumaro 1.13 read no
+YOLO export of Roboflow, no VOC folder with classes of its own and no LabelMe file; supervision
+0.31 was right on COCO, YOLO and VOC, but stops at the first malformed line, must be told every
+folder, and reads neither LabelMe nor CVAT.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from fcos.data import yolo
+from fcos.data.annotations import DatasetSource
+from fcos.data.cvat import read_cvat
+from fcos.data.image_files import find_image_dir
+from fcos.data.labelme import read_labelme
+from fcos.data.voc import read_voc, voc_splits
+
+Splits = dict[str, Callable[[], DatasetSource]]  # each is read when it is called
+
+FORMATS = (
+    "COCO's *.json, YOLO's data.yaml or classes.txt, VOC's *.xml, LabelMe's *.json or CVAT's "
+    "annotations.xml"
+)
+DEPTH = 2  # folders below the given one in which splits may be
+
+
+def find_splits(path: str | Path) -> Splits:
+    """The splits of a dataset in any known format, by name.
+
+    A folder holds its dataset in itself or in `annotations` or `Annotations`, or else a split, or
+    several, in each folder below, as Roboflow's exports do. Nothing but names and beginnings of
+    files is read before a split is.
+
+    Raises:
+        FileNotFoundError: there is no such path, or no dataset in it.
+        ValueError: it is a file of no known format.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    splits = _of_folder(path, DEPTH) if path.is_dir() else _of_file(path)
+    if not splits:
+        raise FileNotFoundError(
+            f"{path} holds neither annotations/*.json nor ImageSets/Main/*.txt, nor another of "
+            f"{FORMATS}: name an annotation file and its image folder"
+        )
+    return splits
+
+
+def choose_split(path: str | Path, splits: Splits, training: bool) -> str | None:
+    """The name of the split to train on, or of that to evaluate on, None if there is none.
+
+    Raises:
+        ValueError: there is none to train on, or the names do not tell which it is.
+    """
+    if len(splits) == 1:
+        return next(iter(splits))
+    words = {name: re.findall("[a-z]+", name.lower()) for name in splits}
+    kinds = ("train",) if training else ("val", "dev", "test")
+    for kind in kinds:
+        chosen = [n for n, parts in words.items() if any(part.startswith(kind) for part in parts)]
+        if len(chosen) == 1:
+            return chosen[0]
+        if chosen:
+            break
+    if not chosen and not training:
+        return None
+    number = f"{len(chosen)} splits" if chosen else "no split"
+    key = "data.train" if training else "data.test"
+    raise ValueError(
+        f"{path} has {number} called {kind}, but {', '.join(splits)}: set {key} to one of its files"
+    )
+
+
+def _of_file(path: Path) -> Splits:
+    suffix = path.suffix.lower()
+    if suffix in (".yaml", ".yml"):
+        return yolo.yaml_splits(path)
+    if suffix == ".xml":
+        return _of_xml(path.parent, [path])
+    if suffix == ".json":
+        is_labelme = _is_labelme(path)
+        return {path.stem: partial(read_labelme, [path]) if is_labelme else partial(_coco, path)}
+    if suffix in (".zip", ".tar", ".gz", ".tgz"):
+        raise ValueError(f"{path}: unpack the archive and name the folder")
+    raise ValueError(f"{path}: not a dataset; name a folder, or one of {FORMATS}")
+
+
+def _of_folder(folder: Path, depth: int) -> Splits:
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    yaml_files = [p for p in files if p.suffix in (".yaml", ".yml") and yolo.is_dataset_file(p)]
+    if yaml_files:
+        return yolo.yaml_splits(_only(yaml_files, "data.yaml"))
+    if splits := voc_splits(folder):
+        return splits
+    inner = sorted(folder.glob("[aA]nnotations/*"))
+    for group in (inner, files):
+        if splits := _of_json([path for path in group if path.suffix == ".json"]):
+            return splits
+    for name in yolo.NAME_FILES:
+        if (folder / name).is_file():
+            return yolo.folder_splits(folder, folder / name)
+    for group in (inner, files):
+        if splits := _of_xml(folder, [path for path in group if path.suffix == ".xml"]):
+            return splits
+    below: Splits = {}
+    for part in (path for path in files if depth and path.is_dir() and path.name != "__MACOSX"):
+        splits = _of_folder(part, depth - 1)
+        below |= {_joined(part.name, name, splits): read for name, read in splits.items()}
+    unknown = [path for path in (*inner, *files) if path.suffix == ".json"]
+    return below or {path.stem: partial(_coco, path) for path in unknown[:1]}
+
+
+def _joined(folder: str, name: str, splits: Splits) -> str:
+    """The name of a split in a folder, which is the folder's if there is only one."""
+    return folder if len(splits) == 1 else f"{folder} {name}"
+
+
+def _of_json(paths: Sequence[Path]) -> Splits:
+    for path in paths:
+        if _is_labelme(path):
+            return {path.parent.name: partial(read_labelme, paths)}
+        if _is_coco(path):
+            files = [path for path in paths if _is_coco(path)]
+            instances = [file for file in files if file.name.startswith("instances_")]
+            return {file.stem: partial(_coco, file) for file in instances or files}
+    return {}
+
+
+def _of_xml(folder: Path, paths: Sequence[Path]) -> Splits:
+    if not paths:
+        return {}
+    if _root_tag(paths[0]) == "annotations":
+        return {path.stem: partial(read_cvat, path) for path in paths}
+    return {folder.name: partial(read_voc, paths, folder)}
+
+
+def _coco(path: Path) -> DatasetSource:
+    return DatasetSource(path, find_image_dir(path))
+
+
+def _only(paths: Sequence[Path], name: str) -> Path:
+    """The file of this name, or the only one."""
+    named = [path for path in paths if path.name == name] or paths
+    if len(named) > 1:
+        raise ValueError(f"{paths[0].parent} has {', '.join(p.name for p in paths)}: name one")
+    return named[0]
+
+
+def _is_coco(path: Path) -> bool:
+    return _holds(path, b'"images"')
+
+
+def _is_labelme(path: Path) -> bool:
+    return _holds(path, b'"shapes"') and _holds(path, b'"imagePath"')
+
+
+def _holds(path: Path, text: bytes) -> bool:
+    """Whether a file holds a text, read no further than to it."""
+    if path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(text) >= 0
+
+
+def _root_tag(path: Path) -> str | None:
+    try:
+        return next((element.tag for _, element in ET.iterparse(path, ("start",))), None)
+    except ET.ParseError as error:
+        raise ValueError(f"{path}: not an XML file ({error})") from None

@@ -1,0 +1,151 @@
+"""What annotation tools export is recognised, and becomes boxes in pixels."""
+
+from pathlib import Path
+
+import made_datasets
+import pytest
+from made_datasets import CAT, DOG, images, voc_xml, write
+
+from fcos.data.coco import CocoDataset
+from fcos.data.formats import choose_split, find_splits
+from fcos.data.registry import resolve_dataset
+
+
+def objects(dataset: CocoDataset) -> dict[str, list[tuple[str, tuple[float, ...]]]]:
+    """By file name, the class and box of each object."""
+    found = {}
+    for index, file in enumerate(dataset.files):
+        image, target = dataset[index]
+        assert image.shape[1:] == tuple(dataset.sizes[index])
+        names = [dataset.classes[label] for label in target["labels"]]
+        boxes = [tuple(round(side, 3) for side in box) for box in target["boxes"].tolist()]
+        found[Path(file).name.split("-")[-1]] = list(zip(names, boxes, strict=True))
+    return found
+
+
+@pytest.mark.parametrize("name", made_datasets.DATASETS)
+def test_boxes_sizes_and_empty_images(tmp_path, name):
+    made_datasets.DATASETS[name](tmp_path)
+    for training in (True, False):
+        (source,) = resolve_dataset(str(tmp_path), tmp_path, training=training)
+        dataset = CocoDataset(*source, keep_empty=True)
+        assert objects(dataset) == {"street.jpg": [("dog", DOG), ("cat", CAT)], "empty.png": []}
+
+
+@pytest.mark.parametrize(
+    ("name", "splits", "chosen"),
+    [
+        ("Roboflow COCO", ["test", "train", "valid"], ("train", "valid")),
+        ("Roboflow YOLO", ["train", "val"], ("train", "val")),
+        ("own VOC", ["train", "val"], ("train", "val")),
+        ("Roboflow VOC", ["train", "valid"], ("train", "valid")),
+    ],
+)
+def test_which_split_is_trained_on_and_which_evaluated_on(tmp_path, name, splits, chosen):
+    made_datasets.DATASETS[name](tmp_path)
+    found = find_splits(tmp_path)
+    assert list(found) == splits
+    assert tuple(choose_split(tmp_path, found, training) for training in (True, False)) == chosen
+
+
+def test_splits_whose_names_do_not_tell(tmp_path):
+    for folder in ("left", "right"):
+        made_datasets.label_me(tmp_path / folder)
+    splits = find_splits(tmp_path)
+    with pytest.raises(ValueError, match="no split called train, but left, right: set data"):
+        choose_split(tmp_path, splits, training=True)
+    assert choose_split(tmp_path, splits, training=False) is None
+
+
+@pytest.mark.parametrize("file", ["data.yaml", "train/_annotations.coco.json", "street.json"])
+def test_a_file_in_place_of_a_folder(tmp_path, file):
+    for name in ("Roboflow YOLO", "Roboflow COCO", "LabelMe"):
+        made_datasets.DATASETS[name](tmp_path)
+    (source,) = resolve_dataset(str(tmp_path / file), tmp_path)
+    assert objects(CocoDataset(*source))["street.jpg"] == [("dog", DOG), ("cat", CAT)]
+
+
+@pytest.mark.parametrize(
+    ("line", "box", "kind"),
+    [
+        ("1 0.5 0.5 0.2 0.5 0.87", (24, 12.5, 36, 37.5), None),  # with a score
+        ("1 0.4 0.25 0.6 0.25 0.6 0.75 0.4 0.75", (24, 12.5, 36, 37.5), None),  # four corners
+        ("1 0.5 0.5 1.001 0.5", (0, 12.5, 60, 37.5), "box clipped"),
+        ("1 50 40 20 40", None, "malformed box"),  # pixels
+        ("1 0.5 0.5 0.2", None, "malformed box"),
+        ("one 0.5 0.5 0.2 0.5", None, "malformed box"),
+        ("2 0.5 0.5 0.2 0.5", None, "unknown category"),
+        ("1 0.5 0.5 0 0.5", None, "box without area"),
+    ],
+)
+def test_lines_of_yolo_labels(tmp_path, line, box, kind):
+    made_datasets.ultralytics(tmp_path)
+    write(tmp_path / "labels" / "train" / "empty.txt", f"\ufeff{line}\n\n")
+    (source,) = resolve_dataset(str(tmp_path), tmp_path)
+    dataset = CocoDataset(*source, keep_empty=True)
+    assert objects(dataset)["empty.png"] == ([("cat", box)] if box else [])
+    assert dataset.counts[kind] == 1 if kind else not dataset.counts
+
+
+@pytest.mark.parametrize(
+    ("shape", "box"),
+    [
+        ({"points": [[50, 40], [50, 50]], "shape_type": "circle"}, (40, 30, 60, 50)),
+        ({"points": [[5, 6], [15, 26], [9, 9]], "shape_type": "linestrip"}, (5, 6, 15, 26)),
+        ({"points": [[5, 6], [15, 26]]}, (5, 6, 15, 26)),
+    ],
+)
+def test_shapes_of_labelme(tmp_path, shape, box):
+    images(tmp_path)
+    content = {"shapes": [{"label": "dog", **shape}], "imagePath": r"C:\photos\street.jpg"}
+    write(tmp_path / "street.json", content)
+    (source,) = resolve_dataset(str(tmp_path), tmp_path)
+    assert objects(CocoDataset(*source)) == {"street.jpg": [("dog", box)]}
+
+
+def test_shapes_of_one_labelme_group_are_one_object(tmp_path):
+    images(tmp_path)
+    parts = [[[1, 2], [3, 4]], [[20, 30], [40, 50]]]
+    shapes = [{"label": "dog", "points": points, "group_id": 1} for points in parts]
+    write(tmp_path / "street.json", {"shapes": shapes, "imagePath": "street.jpg"})
+    (source,) = resolve_dataset(str(tmp_path), tmp_path)
+    assert objects(CocoDataset(*source)) == {"street.jpg": [("dog", (1, 2, 40, 50))]}
+
+
+def test_a_rotated_box_of_cvat(tmp_path):
+    images(tmp_path / "images")
+    box = '<box label="dog" xtl="40" ytl="30" xbr="60" ybr="40" rotation="90"/>'
+    image = f'<image name="street.jpg" width="100" height="80">{box}</image>'
+    write(tmp_path / "annotations.xml", f"<annotations>{image}</annotations>")
+    (source,) = resolve_dataset(str(tmp_path), tmp_path)
+    assert objects(CocoDataset(*source)) == {"street.jpg": [("dog", (45, 25, 55, 45))]}
+
+
+def test_voc_files_that_count_pixels_from_0(tmp_path):
+    images(tmp_path)
+    voc_xml(tmp_path / "street.xml", "street.jpg", ("dog", (9, 19, 40, 60)), ("cat", (-1, 4, 9, 9)))
+    (source,) = resolve_dataset(str(tmp_path), tmp_path)
+    expected = [("dog", (10, 20, 40, 60)), ("cat", (0, 5, 9, 9))]
+    assert objects(CocoDataset(*source)) == {"street.jpg": expected}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("data.yaml", "train: [", "data.yaml: not a YAML file"),
+        (
+            "data.yaml",
+            "names: [a]\ntrain: none",
+            "data.yaml: no such folder or list of images: none",
+        ),
+        ("a.xml", "<annotation>", "a.xml: not a VOC annotation"),
+        ("a.xml", "<annotations><track/></annotations>", "a.xml: tracks of a video"),
+        ("a.json", '{"imagePath": "a", "shapes": [{}]}', "a.json: not a LabelMe annotation file"),
+        ("a.zip", "PK", "a.zip: unpack the archive"),
+        ("a.txt", "", "a.txt: not a dataset"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, name, content, message):
+    path = write(tmp_path / name, content)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        resolve_dataset(str(path), tmp_path)
