@@ -14,7 +14,7 @@ from reports.metrics import BY_NAME, MAIN, METRICS, Metric
 COLUMNS = (
     *("machine", "entry", "metric", "value", "noise", "note", "scope", "settings"),
     *("precision", "as_published", "threads", "batch", "weights", "split", "images", "input"),
-    *("device", "measurement", "measured", "rank", "time", "key"),
+    *("device", "measurement", "measured", "rank", "time", "key", "draws"),
 )
 TIMED = ("latency", "throughput")
 NOISY = 0.1  # relative noise from which a time is marked as uncertain
@@ -45,6 +45,7 @@ def frame(rows: Iterable[Row]) -> pd.DataFrame:
         measured: whether there is a value.
         rank, time: what `best` chooses by.
         key: of the case.
+        draws: of AP, its values in random draws of the images, in their order; else None.
     """
     records = [record for row in rows for record in _records(row)]
     table = pd.DataFrame(records, columns=list(COLUMNS))
@@ -120,6 +121,7 @@ def _records(row: Row) -> Iterable[dict[str, Any]]:
         "measured": measured,
         "time": row.get("time", ""),
         "key": row["key"],
+        "draws": _draws(values.get("bootstrap")),
     }
     if not measured:
         metric = BY_NAME[MAIN[case["metric"]]]
@@ -144,9 +146,16 @@ def _record(
         *(context["measured"], weights != "file", split == "val2017", weights == "published"),
         *(context["images"], 0.0 if np.isnan(speed) else speed),
     )
-    own = {"metric": metric.name, "scope": metric.scope, "rank": rank}
+    own: dict[str, Any] = {"metric": metric.name, "scope": metric.scope, "rank": rank}
     own["measurement"] = metric.section or metric.measurement
+    own["draws"] = context["draws"] if metric.name == "ap" else None
     return {**context, **own, "value": value, "noise": noise, "note": note}
+
+
+def _draws(bootstrap: Any) -> list[float] | None:
+    values = bootstrap.get("ap") if isinstance(bootstrap, Mapping) else None
+    fine = isinstance(values, list) and all(isinstance(ap, float | int) for ap in values)
+    return values if fine else None
 
 
 def _settings(case: Mapping[str, Any]) -> str:

@@ -35,7 +35,8 @@ BUDGETS = {
 INTRO = """\
 Made from the results by `fcos-zoo report`, never edited. A model is **best** for a budget if no
 other one has at least its AP at a lower cost, and **tied** if others have, but by less than the
-measured noise of both times. All figures in all settings, with their conditions:
+measured noise of both times. The APs of two models are tied if 95% of the differences in random
+draws of the images do not have one sign. All figures in all settings, with their conditions:
 [measured.md](measured.md). Every published table again, row for row:
 [published.md](published.md)."""
 DETAILS = tuple(metric.name for metric in METRICS if not metric.compared)
@@ -153,13 +154,15 @@ def _points(models: pd.DataFrame, cost: str) -> pd.DataFrame:
             "y": models["accuracy"],
             "noise": models["latency_ms_noise"] if cost == "latency_ms" else 0.0,
             "mark": models[f"{cost}_choice"],
+            "as_accurate": models["as_accurate"],
         }
     )
     return points.dropna(subset=["x", "y"])
 
 
 def _choices(points: pd.DataFrame, cost: str) -> str:
-    """The best models from the cheapest on, each with those that are tied with it."""
+    """The best models from the cheapest on, each with those that are tied with it in cost, and
+    with those whose AP is not different."""
     metric = BY_NAME[cost]
     best = points[points["mark"] == BEST].sort_values("x")
     tied = points[points["mark"] == TIED]
@@ -169,11 +172,13 @@ def _choices(points: pd.DataFrame, cost: str) -> str:
         near = near[near["y"] > max([y for y in best["y"] if y < point["y"]], default=-1)]
         noise = f" ± {100 * point['noise']:.0f}%" if point["noise"] > 0 else ""
         cells = [point["entry"], f"{point['y']:.1f}", metric.text(point["x"]) + noise]
-        rows.append([*cells, ", ".join(near.sort_values("x")["entry"])])
-    headings = ["model", "AP", f"from {metric.heading}", "tied"]
-    if not any(row[-1] for row in rows):
-        headings, rows = headings[:-1], [row[:-1] for row in rows]
-    return markdown(headings, rows)
+        cells += [", ".join(near.sort_values("x")["entry"]), ", ".join(point["as_accurate"])]
+        rows.append(cells)
+    headings = ["model", "AP", f"from {metric.heading}", "tied", "AP tied with"]
+    filled = [place for place in range(5) if place < 3 or any(row[place] for row in rows)]
+    return markdown(
+        [headings[place] for place in filled], [[row[place] for place in filled] for row in rows]
+    )
 
 
 def _conditions(table: pd.DataFrame, models: pd.DataFrame) -> str:

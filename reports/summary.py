@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -21,8 +22,9 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
     Columns: `entry`, `settings`, the metrics that were measured, `latency_ms_noise`, `family`,
     `ap_published`, `accuracy`: the AP to choose by, which is the measured one where most models
-    have it on the same images (see `accuracy_name`), else the published one; and for each cost,
-    such as `latency_ms`, a column `latency_ms_choice` (see `pareto`).
+    have it on the same images (see `accuracy_name`), else the published one; `as_accurate`, the
+    models of tied AP (see `tied_accuracy`); and for each cost, such as `latency_ms`, a column
+    `latency_ms_choice` (see `pareto`).
     """
     cells = wide(table)
     cells["latency_ms_noise"] = wide(table, "noise").get("latency_ms", np.nan)
@@ -35,9 +37,13 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     split = _shared_split(table)
     if split:
         own = best(table[(table["metric"] == "ap") & (table["split"] == split)], ["entry"])
-        models["accuracy"] = models["entry"].map(own.set_index("entry")["value"])
+        by_entry = own.set_index("entry")
+        models["accuracy"] = models["entry"].map(by_entry["value"])
+        ties = tied_accuracy({entry: draws for entry, draws in by_entry["draws"].items() if draws})
     else:
         models["accuracy"] = models["ap_published"]
+        ties = {}
+    models["as_accurate"] = [ties.get(entry, []) for entry in models["entry"]]
     for cost in models.columns.intersection(COSTS):
         noise = models["latency_ms_noise"] if cost == "latency_ms" else 0.0
         models[f"{cost}_choice"] = pareto(models[cost], models["accuracy"], noise)
@@ -83,6 +89,28 @@ def pareto(cost: pd.Series, gain: pd.Series, noise: pd.Series | float = 0.0) -> 
     known = (cost.notna() & gain.notna()).to_numpy()
     marks = np.where(dominated, np.where(surely, "", TIED), BEST)
     return pd.Series(np.where(known, marks, ""), index=cost.index)
+
+
+def tied_accuracy(draws: Mapping[Hashable, Sequence[float]]) -> dict[Hashable, list[str]]:
+    """For each model the others whose AP is not different from its own.
+
+    Two models are different if in 95% of the same random draws of the images the differences of
+    their APs have one sign.
+
+    Args:
+        draws: the APs of each model in these draws, see `benchmarks.analysis.bootstrap`.
+    """
+
+    def tied(one: Sequence[float], other: Sequence[float]) -> bool:
+        if len(one) != len(other):  # of other images
+            return False
+        low, high = np.percentile(np.subtract(one, other), [2.5, 97.5])
+        return bool(low <= 0 <= high)
+
+    return {
+        name: [str(other) for other in draws if other != name and tied(own, draws[other])]
+        for name, own in draws.items()
+    }
 
 
 @cache

@@ -64,6 +64,7 @@ def latency(entry: str, median: float, weights: str = "published", **cell: Any) 
 
 def ap(entry: str, split: str = "val2017", images: int = 5000, **cell: Any) -> store.Row:
     values = {**AP, "per_class": {}, "split": split, "images": images, "detections": 9}
+    values |= cell.pop("values", {})
     return row(entry, "ap", values, **{"dataset": VAL, "weights": PUBLISHED, **cell})
 
 

@@ -90,3 +90,21 @@ def test_each_machine_has_its_own_choice_and_charts() -> None:
     files = overview.files([{**row} for row in rows])
     assert "## Some CPU, 2 cores" in files["README.md"]
     assert "some-cpu-2-cores-latency.svg" in files
+
+
+def test_models_whose_ap_does_not_differ_in_the_same_draws_are_tied() -> None:
+    draws = {SLOW: [0.36, 0.37, 0.38], FAST: [0.35, 0.38, 0.37], ACCURATE: [0.41, 0.42, 0.43]}
+    rows = [
+        row
+        for number, (entry, aps) in enumerate(draws.items(), 1)
+        for row in (
+            latency(entry, 20 * number),
+            ap(entry, values={"AP": sum(aps) / 3, "bootstrap": {"ap": aps}}),
+        )
+    ]
+    assert list(summary(frame(rows))["as_accurate"]) == [[FAST], [SLOW], []]
+    page = overview.files(rows)["README.md"]
+    assert "| model | AP | from ms | AP tied with |" in page
+    assert f"| {SLOW} | 37.0 | 20.0 ± 1% | {FAST} |" in page
+    fewer = [*rows[:3], ap(FAST, values={"bootstrap": {"ap": [0.37]}}), *rows[4:]]
+    assert not any(summary(frame(fewer))["as_accurate"])  # not the same draws
