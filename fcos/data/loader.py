@@ -6,12 +6,15 @@ import math
 import os
 import random
 import signal
+import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.synchronize import Event
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,7 +62,10 @@ class Loader:
         pin_memory: bool = False,
         start_method: str | None = None,
     ) -> None:
-        closing = get_context(start_method).Event()
+        closing: Any = threading.Event()
+        if workers:
+            with _explained(("",)):  # whatever the reason: an event is shared memory, too
+                closing = get_context(start_method).Event()
         weakref.finalize(self, closing.set)  # also at the end of the program
         self.loader: DataLoader[PILSample] = DataLoader(
             AugmentedDataset(dataset, transforms),
@@ -83,20 +89,28 @@ class Loader:
     def _unpacked(self, batches: Iterator[PackedBatch | ImageError]) -> Iterator[Batch]:
         while True:
             try:
-                batch = next(batches)
+                with _explained():
+                    batch = next(batches)
             except StopIteration:
                 return
-            except (RuntimeError, OSError) as error:
-                if not any(reason in str(error) for reason in EXHAUSTED):
-                    raise
-                raise RuntimeError(
-                    "the loader's workers ran out of shared memory or file descriptors: enlarge "
-                    "/dev/shm (docker run --ipc=host or --shm-size=8g), raise `ulimit -n`, or "
-                    "lower data.workers, down to 0 to read images in the main process"
-                ) from error
             if isinstance(batch, ImageError):
                 raise ImageError(str(batch), batch.kind)  # the batch's own would keep this frame
             yield batch.unpack()
+
+
+@contextmanager
+def _explained(reasons: Sequence[str] = EXHAUSTED) -> Iterator[None]:
+    """Say what to do where workers cannot share memory."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        if not any(reason in str(error) for reason in reasons):
+            raise
+        raise RuntimeError(
+            "the loader's workers ran out of shared memory or file descriptors: enlarge "
+            "/dev/shm (docker run --ipc=host or --shm-size=8g), raise `ulimit -n`, or "
+            "lower data.workers, down to 0 to read images in the main process"
+        ) from error
 
 
 class AugmentedDataset(Dataset[PILSample]):

@@ -158,21 +158,26 @@ def _is_launched() -> bool:
 def _join_slurm_step() -> None:
     """Set torchrun's environment variables from Slurm's when `srun` started several tasks.
 
-    A batch script has a task number, too, but no step. Variables of torchrun take precedence.
+    A batch script has a task number, too, but no step, and of the tasks of an interactive step
+    (`srun --pty`) only the first has a shell. Variables of torchrun take precedence.
     """
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
-    if tasks == 1 or all(name in os.environ for name in LAUNCHER_VARIABLES):
+    tasks, rank, local, job = (
+        int(os.environ.get(f"SLURM_{name}", "").strip() or -1)
+        for name in ("STEP_NUM_TASKS", "PROCID", "LOCALID", "JOB_ID")
+    )
+    if tasks < 2 or min(rank, local) < 0 or "SLURM_PTY_PORT" in os.environ:
         return
-    job = int(os.environ.get("SLURM_JOB_ID", 0))
+    if all(name in os.environ for name in LAUNCHER_VARIABLES):
+        return
     own_gpu = torch.cuda.device_count() == 1  # with --gpus-per-task=1 a task sees only its own
     os.environ.update(
         WORLD_SIZE=str(tasks),
-        RANK=os.environ["SLURM_PROCID"],
-        LOCAL_RANK="0" if own_gpu else os.environ["SLURM_LOCALID"],
+        RANK=str(rank),
+        LOCAL_RANK="0" if own_gpu else str(local),
     )
     # The step starts from the first of the batch script's machines.
     os.environ.setdefault("MASTER_ADDR", os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
-    os.environ.setdefault("MASTER_PORT", str(20000 + job % 20000))
+    os.environ.setdefault("MASTER_PORT", str(20000 + max(job, 0) % 20000))
 
 
 def _one_machine() -> bool:

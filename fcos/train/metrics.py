@@ -36,6 +36,22 @@ class Step(NamedTuple):
     files: list[str]  # this process's images
 
 
+class NonFiniteLossError(RuntimeError):
+    """A loss or gradient is NaN or infinite; the message names the step and its images."""
+
+    def __init__(self, step: Step) -> None:
+        losses = {name: value for name, value in step.local.items() if name != "grad_norm"}
+        where = "the loss is"
+        if all(map(math.isfinite, losses.values())):
+            where = "the gradient, or the loss of another process, is"
+        values = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        super().__init__(
+            f"iteration {step.iteration}: {where} not finite ({values}); this process's images: "
+            f"{', '.join(step.files)}. Lower solver.base_lr, set solver.clip_norm, or "
+            "solver.on_nonfinite=skip"
+        )
+
+
 class Meter:
     """Averages over the steps between two records.
 
@@ -171,13 +187,15 @@ class Log:
 
 
 def read(path: Path) -> list[Record]:
-    """The records of a `metrics.jsonl`; a last line that was cut short is left out."""
+    """The records of a `metrics.jsonl`; a line that was cut short or damaged is left out."""
     records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
-            break
+            continue
+        if isinstance(record, dict) and isinstance(record.get("iteration"), int):
+            records.append(record)
     return records
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 
+from fcos.data.dataset import DetectionDataset
 from fcos.train import distributed
 
 # What a checkpoint of training holds.
@@ -26,20 +29,24 @@ def claim(folder: Path) -> Iterator[None]:
     """Hold a run's folder; the lock ends with the process, however that ends.
 
     Raises:
-        FileExistsError: on all ranks: another run holds it.
+        OSError: on all ranks: another run holds it, or nothing can be written there.
     """
     lock = FileLock(folder / "run.lock")
-    taken = False
+    error: OSError | None = None
     if distributed.rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
-            taken = True
-    if distributed.broadcast(taken):
-        raise FileExistsError(
-            f"another process is training in {folder}: wait for it, or choose another run.folder"
-        )
+            error = FileExistsError(
+                f"another process is training in {folder}: wait for it, or choose another "
+                "run.folder"
+            )
+        except OSError as reason:
+            error = OSError(f"{folder} cannot be written ({reason}): choose another run.folder")
+    error = distributed.broadcast(error)
+    if error is not None:
+        raise error
     try:
         yield
     finally:
@@ -51,7 +58,7 @@ def difference(state: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:
 
     Args:
         state: of the checkpoint. Those of earlier versions do not have all of what `own` has.
-        own: "entry", "classes", "epoch", "average" and "settings" of the run.
+        own: "entry", "classes", "epoch", "dataset", "average" and "settings" of the run.
     """
     if not isinstance(state, Mapping) or not state.keys() >= KEYS:
         return "is not a checkpoint of training"
@@ -65,6 +72,11 @@ def difference(state: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:
         return (
             f"was trained on the class {old!r} where the dataset now has {new!r}: its categories "
             "or their ids have changed"
+        )
+    if state.get("dataset") and own["dataset"] and state["dataset"] != own["dataset"]:
+        return (
+            "was trained on another state of the dataset, whose images or boxes have changed: "
+            "restore it, or start a new run from the weights by init.checkpoint"
         )
     if state["epoch"] != own["epoch"]:
         return (
@@ -80,6 +92,14 @@ def difference(state: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:
         if then.get(key) != today.get(key):
             return f"was trained with {key}={then.get(key)}, not {today.get(key)}"
     return None
+
+
+def fingerprint(dataset: DetectionDataset) -> str:
+    """A hash of the images' ids and sizes and of their boxes, wherever the files are."""
+    digest = hashlib.sha256(repr(dataset.classes).encode())
+    for array in (dataset.image_ids, dataset.sizes, dataset.boxes, dataset.labels, dataset.ends):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _fixed(settings: Mapping[str, Any]) -> dict[str, Any]:

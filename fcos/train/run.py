@@ -37,7 +37,7 @@ from fcos.train.datasets import (
 from fcos.train.examine import examine
 from fcos.train.metrics import missing, outcome
 from fcos.train.optim import Schedule, make_optimizer
-from fcos.train.resume import claim
+from fcos.train.resume import claim, fingerprint
 from fcos.train.trainer import Trainer
 
 Config = Mapping[str, Any]
@@ -201,6 +201,7 @@ def make_trainer(
         epoch=epoch,
         evaluate=partial(_measure, test, data["workers"], folder) if test else None,
         settings=config,
+        fingerprint=fingerprint(dataset),
     )
 
 

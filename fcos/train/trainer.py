@@ -20,29 +20,13 @@ from fcos.detector import Detector
 from fcos.train import checkpoint, distributed
 from fcos.train.accumulate import StepNormalizers, Target, advice_if_out_of_memory, split
 from fcos.train.config import DTYPES, TrainConfig
-from fcos.train.metrics import Log, Meter, Step
+from fcos.train.metrics import Log, Meter, NonFiniteLossError, Step
 from fcos.train.optim import Schedule, moving_average, update_where
 from fcos.train.progress import Progress
 from fcos.train.resume import difference
 from fcos.train.signals import StopSignals
 
 SKIPS = 20  # steps in a row with non-finite losses after which the weights must be the cause
-
-
-class NonFiniteLossError(RuntimeError):
-    """A loss or gradient is NaN or infinite; the message names the step and its images."""
-
-    def __init__(self, step: Step) -> None:
-        losses = {name: value for name, value in step.local.items() if name != "grad_norm"}
-        where = "the loss is"
-        if all(map(math.isfinite, losses.values())):
-            where = "the gradient, or the loss of another process, is"
-        values = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-        super().__init__(
-            f"iteration {step.iteration}: {where} not finite ({values}); this process's images: "
-            f"{', '.join(step.files)}. Lower solver.base_lr, set solver.clip_norm, or "
-            "solver.on_nonfinite=skip"
-        )
 
 
 class Trainer:
@@ -57,6 +41,7 @@ class Trainer:
         name: of the model.
         config: precision, accumulation, intervals and the like.
         epoch: iterations in which as many images are seen as the dataset has.
+        fingerprint: of the dataset, see `resume.fingerprint`.
         evaluate: measures a detector; called on all ranks, and returns the same figures on all.
         settings: the whole configuration of the run, for loggers and the released file.
     """
@@ -74,6 +59,7 @@ class Trainer:
         epoch: float,
         evaluate: Callable[[Detector], Mapping[str, Any]] | None = None,
         settings: Mapping[str, Any] | None = None,
+        fingerprint: str | None = None,
     ) -> None:
         self.detector = detector
         self.batches = batches
@@ -85,6 +71,7 @@ class Trainer:
         self.epoch = epoch
         self.evaluate = evaluate
         self.settings = settings
+        self.fingerprint = fingerprint
 
         self.device = detector.normalizer.mean.device
         self.dtype = DTYPES[config.precision]
@@ -239,11 +226,12 @@ class Trainer:
         )
 
     def _with_position(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        last = max(self.iteration - 1, 0)
         return {
             "iteration": self.iteration,
             "epoch": self.iteration / self.epoch,
             **record,
-            "rate": self.optimizer.param_groups[0]["lr"],
+            "rate": self.optimizer.param_groups[0]["base_lr"] * self.schedule(last),
             "skipped_steps": self.skipped,
         }
 
@@ -291,6 +279,7 @@ class Trainer:
             "classes": list(self.detector.classes),
             "settings": self.settings,
             "epoch": self.epoch,
+            "dataset": self.fingerprint,
         }
 
     @property

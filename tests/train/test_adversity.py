@@ -1,0 +1,137 @@
+"""What a run does when files, folders or the machine are not as it left them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fcos.data.shapes import write
+from fcos.train import distributed
+from fcos.train.metrics import read
+from tools import cli
+
+ENTRY = "FCOS_shapes_tiny"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write(tmp_path / "data", 8, seed=3, size=96)
+
+
+def words(data: Path, run: Path, iterations: int = 2) -> list[str]:
+    arguments = [f"data.train={data}", f"run.folder={run}", f"schedule.iterations={iterations}"]
+    arguments += ["schedule.steps=[]", "resize.size=96", "solver.batch=4", "run.device=cpu"]
+    return ["train", ENTRY, *arguments]
+
+
+def train(data: Path, run: Path, *more: str, workers: int = 0) -> int:
+    return cli.main([*words(data, run), f"data.workers={workers}", *more])
+
+
+def test_a_changed_dataset_is_not_resumed(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(data, tmp_path / "run") == 0
+    content = json.loads(data.read_text())
+    content["annotations"][0]["bbox"][2] -= 2
+    data.write_text(json.dumps(content))
+    assert train(data, tmp_path / "run", "--resume", "schedule.iterations=3") == 1
+    assert "was trained on another state of the dataset" in capsys.readouterr().err
+
+
+def test_a_damaged_record_hides_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"iteration": 1}\n{"iterat\xff\n[3]\nnull\n{"iteration": 4}\n{"itera')
+    assert read(path) == [{"iteration": 1}, {"iteration": 4}]
+
+
+def test_an_evaluation_after_resuming_records_the_rate_of_the_schedule(data: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    options = [f"data.test={data}", "solver.warmup.iterations=0"]
+    assert train(data, run, *options) == 0
+    records = [record for record in read(run / "metrics.jsonl") if "AP" not in record]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert train(data, run, *options, "--resume", "schedule.steps=[1]") == 0
+    (evaluation,) = [record for record in read(run / "metrics.jsonl") if "AP" in record]
+    assert evaluation["rate"] == pytest.approx(0.005)
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert train(data, tmp_path / "file" / "run") == 1
+    assert f"{tmp_path}/file/run cannot be written" in capsys.readouterr().err.replace("\n", "")
+
+
+def test_pixels_that_are_no_numbers_are_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(data.read_text())
+    first = content["images"][0]
+    pixels = np.full((first["height"], first["width"]), np.nan, np.float32)
+    Image.fromarray(pixels).save(data.parent / "images" / "nan.tiff")
+    first["file_name"] = "nan.tiff"
+    data.write_text(json.dumps(content))
+    assert train(data, tmp_path / "run") == 1
+    assert "nan.tiff" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounts need root")
+def test_without_shared_memory_the_remedy_is_named(data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tools.cli", *words(data, tmp_path / "run"), "data.workers=1"]
+    script = 'mount -t tmpfs -o ro none /dev/shm || exit 77; exec "$@"'
+    unshared = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", *command], capture_output=True, text=True
+    )
+    if unshared.returncode == 77 or "unshare" in unshared.stderr:
+        pytest.skip("this system does not let us mount")
+    assert unshared.returncode == 1
+    assert "ran out of shared memory or file descriptors" in unshared.stderr
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+def test_a_signal_before_the_first_step_ends_the_run(data: Path, tmp_path: Path, name: str) -> None:
+    run, number = tmp_path / "run", getattr(signal, name)
+    command = [sys.executable, "-m", "tools.cli", *words(data, run), "data.workers=0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    end = time.monotonic() + 60
+    while not (run / "run.lock").exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode in (-number, 128 + number)
+    assert not (run / "checkpoints").exists()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"},
+        {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "1"},
+        {"SLURM_STEP_NUM_TASKS": "4"},
+        {"SLURM_STEP_NUM_TASKS": "", "SLURM_PROCID": "", "SLURM_JOB_ID": ""},
+        {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+        | {"SLURM_PTY_PORT": "12345"},
+    ],
+)
+def test_a_shell_in_a_slurm_job_trains_on_its_own(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    for name in [*os.environ]:
+        if name.startswith("SLURM_") or name in distributed.LAUNCHER_VARIABLES:
+            monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with distributed.process_group("cpu"):
+        assert distributed.world() == 1
