@@ -11,7 +11,7 @@ import zoo
 from benchmarks.cases import Weights
 from fcos import Detector
 from zoo.cache import recorded, sha256
-from zoo.weights import fetch_weights
+from zoo.download import fetch_weights
 
 
 def resolve(

@@ -14,9 +14,9 @@ from huggingface_hub import constants
 sys.path.append(str(Path(__file__).parent / "weights"))
 
 from faulty_server import FaultyServer, drop
-from hub_server import HubServer
+from hub_server import COMMIT, HubServer
 
-__all__ = ["FaultyServer", "HubServer", "drop", "own_settings", "saved"]
+__all__ = ["COMMIT", "FaultyServer", "HubServer", "drop", "own_settings", "saved"]
 
 
 def own_settings(monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:

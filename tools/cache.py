@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -37,54 +38,42 @@ def show_cache(
 
 
 def table() -> Table:
-    """A line a file: whole files, then what interrupted or refused transfers left."""
-    from zoo.converted import SUFFIX  # imports torch
-
-    entries, rest = cache.entries(), leftovers()
+    """A row for each complete file, then for what interrupted or refused downloads left."""
+    rows = [(path.name, path.stat().st_size, _describe(path)) for path in cache.files()]
+    rows += [(name, size, LEFTOVERS[name.rpartition(".")[2]]) for name, size in leftovers()]
     shown = Table(title=f"{cache.folder()}", title_justify="left", show_footer=True)
-    total = sum(entry.size for entry in entries) + sum(size for _, size in rest)
-    shown.add_column("file", overflow="fold", footer=f"{len(entries) + len(rest)} files")
-    shown.add_column("size", footer=decimal(total), justify="right")
+    shown.add_column("file", overflow="fold", footer=f"{len(rows)} files")
+    shown.add_column("size", footer=decimal(sum(row[1] for row in rows)), justify="right")
     shown.add_column("what it is")
-    for entry in entries:
-        converted = entry.path.name.endswith(SUFFIX)
-        what = "converted copy" if converted else "published weights"
-        unknown = "" if entry.sha256 else ", no hash on record"
-        shown.add_row(entry.path.name, decimal(entry.size), what + unknown)
-    for name, size in rest:
-        shown.add_row(name, decimal(size), LEFTOVERS[name.rpartition(".")[2]])
+    for name, size, what in rows:
+        shown.add_row(name, decimal(size), what)
     return shown
 
 
 def leftovers() -> list[tuple[str, int]]:
     """Names and sizes of unfinished and refused files."""
-    folder = cache.folder()
-    found = [path for kind in LEFTOVERS for path in folder.glob(f"*.{kind}")]
-    return sorted((path.name, cache.size_on_disk(path)) for path in found)
+    paths = [path for kind in LEFTOVERS for path in cache.folder().glob(f"*.{kind}")]
+    return sorted((path.name, cache.size_on_disk(path)) for path in paths)
 
 
 def remove(pattern: str) -> int:
-    """Remove the files of an entry, or a file by its name; returns the bytes freed.
-
-    A file that entries share goes with the last of their converted copies.
+    """Remove the files of entries, or files by their names; returns the bytes freed.
 
     Raises:
-        LookupError: the cache holds nothing of that name.
-        WeightsError: a file is being fetched.
+        LookupError: the cache holds no such file.
+        WeightsError: a file is being downloaded.
     """
-    from zoo.converted import SUFFIX  # imports torch
+    names = {path.name for path in cache.files()}
+    names |= {name.rpartition(".")[0] for name, _ in leftovers()}
+    chosen = {name for name in names if fnmatch.fnmatchcase(name, pattern)}
+    chosen |= {str(zoo.card(name).filename) for name in zoo.names(pattern)} & names
+    if not chosen:
+        raise LookupError(f"the cache has no file of {pattern!r}: `fcos-zoo cache` shows all")
+    return sum(cache.remove(name) for name in sorted(chosen))
 
-    held = {entry.path.name for entry in cache.entries()}
-    held |= {name.rpartition(".")[0] for name, _ in leftovers()}
-    wanted = {name for name in held if fnmatch.fnmatchcase(name, pattern)}
-    chosen = zoo.names(pattern)
-    others = [name for name in zoo.names() if name not in chosen and name + SUFFIX in held]
-    shared = {zoo.card(name).filename for name in others}
-    for name in chosen:
-        wanted |= {str(zoo.card(name).filename), name + SUFFIX} & held - shared
-    if not wanted:
-        raise LookupError(f"the cache holds nothing of {pattern!r}: `fcos-zoo cache` shows it all")
-    return sum(cache.remove(name) for name in sorted(wanted))
+
+def _describe(path: Path) -> str:
+    return "weights" if cache.recorded(path) else "weights, no hash on record"
 
 
 if __name__ == "__main__":

@@ -14,8 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 import zoo
-from zoo.download import progress_bars
-from zoo.weights import fetch_weights
+from zoo.download import fetch_weights, progress_bars
 
 
 def download(

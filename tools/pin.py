@@ -14,7 +14,7 @@ from rich.console import Console
 
 import zoo
 from zoo.download import probe
-from zoo.registry import CONFIGS
+from zoo.registry import entry_file
 from zoo.sources import FileSource
 
 
@@ -24,7 +24,7 @@ def pin_entries(
         bool, typer.Option("--overwrite", help="Also replace what an entry states differently.")
     ] = False,
 ) -> int:
-    """Ask the hosts of weights for size and SHA-256, and write them into the entries' files.
+    """Ask the hosts of weights for size, SHA-256 and commit; write them into the entries' files.
 
     The exit code is 1 if a host does not answer, or states something else than the entry.
     """
@@ -32,44 +32,44 @@ def pin_entries(
     failures = 0
     entries = [name for pattern in names for name in zoo.names(pattern) or [pattern]]
     for name in dict.fromkeys(entries):
-        for place in zoo.card(name).weights:
-            if place.dead or not place.remote:
+        for source in zoo.card(name).weights:
+            if source.dead or not source.remote:
                 continue
             try:
-                found = pin(CONFIGS / "entry" / f"{name}.yaml", place, overwrite)
-                known = f"{found.size} bytes, sha256 {found.digest or 'not stated'}"
-                console.print(f"{name}: {place.url}: {known}")
+                actual = pin(entry_file(name), source, overwrite)
+                facts = f"{actual.size} bytes, sha256 {actual.digest or 'not stated'}"
+                console.print(f"{name}: {actual.url}: {facts}")
             except (zoo.WeightsError, ValueError) as error:
                 failures += 1
                 console.print(f"{name}: {error}", style="red")
     return 1 if failures else 0
 
 
-def pin(path: Path, place: FileSource, overwrite: bool = False) -> FileSource:
-    """Write what the host of a location states of its file into an entry's YAML.
+def pin(path: Path, source: FileSource, overwrite: bool = False) -> FileSource:
+    """Write what the host of a source states of its file into an entry's YAML.
 
-    Nothing but the location's own line changes.
+    Only the source's own line changes: its size, its hash and, on the Hub, its commit.
 
     Raises:
         WeightsError: the host does not serve it.
-        ValueError: it is another file than the entry says, or the line is not found.
+        ValueError: it is not the file that the entry states, or the source has no line of its own.
     """
-    found = probe(place)
-    stated = (place.size, place.digest)
-    fits = found.size is None or place.matches(found.size, found.digest or place.digest or "")
-    if not (fits or overwrite):
+    actual = probe(source)
+    same_size = source.size in (None, actual.size) or actual.size is None
+    same_hash = not actual.sha256 or actual.sha256.startswith(source.digest or "")
+    if not (same_size and same_hash) and not overwrite:
         raise ValueError(
-            f"{place.url} is now another file: {found.size} bytes, sha256 {found.sha256}, the "
-            f"entry says {stated[0]}, {stated[1]}; --overwrite believes the host"
+            f"{source.url} is now another file: {actual.size} bytes, sha256 {actual.sha256}, the "
+            f"entry says {source.size}, {source.digest}; --overwrite replaces what the entry says"
         )
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     for number, line in enumerate(lines):
         match = re.fullmatch(r"(\s*- )(.+?)(\s+#.*)?(\s*)", line)
-        if match and _url(match[2]) == place.url:
-            lines[number] = match[1] + _flow(found) + (match[3] or "") + match[4]
+        if match and _url(match[2]) == source.url:
+            lines[number] = match[1] + _flow(actual) + (match[3] or "") + match[4]
             path.write_text("".join(lines), encoding="utf-8")
-            return found
-    raise ValueError(f"{path}: {place.url} does not stand in a line of its own")
+            return actual
+    raise ValueError(f"{path}: no line of its own states {source.url}")
 
 
 def _url(item: str) -> Any:
@@ -80,10 +80,10 @@ def _url(item: str) -> Any:
     return value.get("url") if isinstance(value, dict) else value
 
 
-def _flow(place: FileSource) -> str:
-    """A location in a line of YAML, what is as usual left out."""
-    usual = {field.name: field.default for field in dataclasses.fields(FileSource)}
-    facts = {k: v for k, v in dataclasses.asdict(place).items() if v != usual[k]}
+def _flow(source: FileSource) -> str:
+    """A source in one line of YAML, without defaults."""
+    defaults = {field.name: field.default for field in dataclasses.fields(FileSource)}
+    facts = {k: v for k, v in dataclasses.asdict(source).items() if v != defaults[k]}
     return yaml.safe_dump(facts, default_flow_style=True, sort_keys=False, width=10**6).strip()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -57,7 +56,7 @@ def push(
 ) -> None:
     """Publish weights on the Hugging Face Hub: a safetensors file and its model card."""
     from zoo.checkpoint import file_of
-    from zoo.weights import fetch_weights
+    from zoo.download import fetch_weights
 
     match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)/?", repository)
     if not match:
@@ -66,7 +65,7 @@ def push(
     trained = weights or (name if Path(name).is_file() else None)
     source = file_of(trained) if trained else fetch_weights(zoo.card(name))
     entry = None if name == trained else zoo.card(name).name
-    detector = zoo.get(entry, weights=source) if entry else zoo.get(name)
+    detector = zoo.get(entry, weights=source) if entry and trained else zoo.get(name)
     card = detector.card
     folder = nullcontext(dry_run) if dry_run else tempfile.TemporaryDirectory()
     with folder as place:
@@ -120,12 +119,11 @@ def write(
     digest: str,
 ) -> list[Path]:
     """Write `<entry>.safetensors` and `README.md`; `digest` is of the file the weights are from."""
-    from zoo import converted
+    from zoo.checkpoint import write_safetensors
 
     folder.mkdir(parents=True, exist_ok=True)
     weights, page = folder / f"{detector.card.name}.safetensors", folder / "README.md"
-    facts = {**converted.describe(detector), "config": json.dumps(detector.settings)}
-    converted.write(detector, weights, facts)
+    write_safetensors(detector, weights)
     mine = [row for row in results if _of(row, detector.card.name, digest)]
     page.write_text(model_card(detector, repository, license, origin, mine), encoding="utf-8")
     shutil.copymode(page, weights)  # safetensors lets nobody else read
@@ -166,8 +164,8 @@ import zoo
 
 address = "hf://{repository}/{card.name}.safetensors"
 detector = zoo.get("{card.name}", weights=address)
-for found in detector.detect(["street.jpg"], score_threshold=0.3):
-    print(found.names, found.boxes)
+for detections in detector.detect(["street.jpg"], score_threshold=0.3):
+    print(detections.names, detections.boxes)
 ```
 
 ## Measured
@@ -187,7 +185,7 @@ Of the weights: {license}.
 
 
 def _of(row: store.Row, entry: str, digest: str) -> bool:
-    """Whether a result is the entry's; an AP must be of these very weights."""
+    """Whether a row is of the entry; an AP must have been measured with these weights."""
     cell = row["cell"]
     same = cell["weights"].endswith(f"@{digest[:12]}") or cell["metric"] != "ap"
     return bool(cell["entry"] == entry and same)

@@ -28,52 +28,45 @@ def verify_cache(
     The exit code is 1 if damaged files remain.
     """
     console = Console(soft_wrap=True, markup=False, highlight=False)
-    quiet = Console(stderr=True)
-    broken = 0
-    for entry in track(cache.entries(), console=quiet, disable=not quiet.is_terminal):
-        path = entry.path
-        places = published(path.name)
-        wanted = expected(path.name, places) if places else [FileSource(path.name, sha256="")]
-        if entry.sha256 is None and not any(place.digest or place.size for place in wanted):
-            console.print(f"{path.name}: no hash on record, nothing to hold it against")
+    errors = Console(stderr=True)
+    damaged = 0
+    for path in track(cache.files(), console=errors, disable=not errors.is_terminal):
+        sources = published(path.name)
+        wanted = expected(path.name, sources) if sources else [FileSource(path.name, sha256="")]
+        if not (cache.recorded(path) or any(each.digest or each.size for each in wanted)):
+            console.print(f"{path.name}: no hash is known, not checked")
         elif cache.matches(path, cache.sha256(path), wanted):
             console.print(f"{path.name}: good")
         elif no_repair:
-            broken += 1
+            damaged += 1
             console.print(f"{path.name}: damaged", style="red")
         else:
-            outcome = repair(path)
-            broken += isinstance(outcome, Exception)
-            style = "red" if isinstance(outcome, Exception) else None
-            console.print(f"{path.name}: damaged, {outcome}", style=style)
-    return 1 if broken else 0
+            outcome = repair(path, sources)
+            failed = isinstance(outcome, Exception)
+            damaged += failed
+            console.print(f"{path.name}: damaged, {outcome}", style="red" if failed else None)
+    return 1 if damaged else 0
 
 
 def published(filename: str) -> Sequence[FileSource]:
-    """Where the zoo's entries or the ImageNet weights have a file of this name from."""
+    """Where entries or ImageNet weights have the file of this name from; empty for others."""
     from zoo import imagenet  # imports torch
 
     name = entry_of_file(filename)
-    return zoo.card(name).weights if name else imagenet.places(filename)
+    return zoo.card(name).weights if name else imagenet.sources_of(filename)
 
 
-def repair(path: Path) -> str | Exception:
-    """Replace a damaged file by a fresh one; says what was done, or what went wrong."""
-    from zoo.converted import SUFFIX  # imports torch
-
-    if path.name.endswith(SUFFIX):
-        cache.remove(path.name)
-        return "removed: the next load writes it again"
-    places = published(path.name)
+def repair(path: Path, sources: Sequence[FileSource]) -> str | Exception:
+    """Replace a damaged file by a fresh one; returns what was done, or what went wrong."""
     try:
         with cache.locked_now(path):
-            aside = cache.quarantine(path)
-        if not places:
+            moved = cache.quarantine(path)
+        if not sources:
             return LookupError(
-                f"{aside}: no entry of the zoo has a file of this name; one that was fetched from "
-                "an address comes again with the next zoo.get of it"
+                f"{moved}: no entry of the zoo has a file of this name; one that was downloaded "
+                "from an address is downloaded again by the next zoo.get of it"
             )
-        fetch(path.name, places)
+        fetch(path.name, sources)
     except zoo.WeightsError as error:
         return error
     cache.sidecar(path, ".bad").unlink(missing_ok=True)

@@ -13,16 +13,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zoo.download import NoWeightsError
     from zoo.formats import CheckpointError
     from zoo.pretrained import build, get, load_checkpoint
     from zoo.registry import Card, UnknownEntryError, card, names, register
     from zoo.sources import WeightsError
-    from zoo.weights import NoWeightsError
 
 _MODULES = {
     "Card": "registry",
     "CheckpointError": "formats",
-    "NoWeightsError": "weights",
+    "NoWeightsError": "download",
     "UnknownEntryError": "registry",
     "WeightsError": "sources",
     "build": "pretrained",

@@ -16,7 +16,6 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
@@ -25,15 +24,6 @@ from filelock import FileLock, Timeout
 from zoo.sources import FileSource, WeightsError
 
 _SIDECARS = (".sha256", ".part", ".part.json", ".hub", ".bad")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file of the cache; ``sha256`` as recorded when it arrived, or None."""
-
-    path: Path
-    size: int
-    sha256: str | None
 
 
 def folder() -> Path:
@@ -59,15 +49,12 @@ def sidecar(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def entries(cache: Path | None = None) -> list[Entry]:
+def files(cache: Path | None = None) -> list[Path]:
     """The complete files of the cache, by name."""
     at = cache or folder()
     paths = sorted(path for path in at.iterdir() if path.is_file()) if at.is_dir() else []
-    return [
-        Entry(path, path.stat().st_size, recorded(path))
-        for path in paths
-        if not path.name.startswith(".") and not path.name.endswith((*_SIDECARS, ".lock"))
-    ]
+    own = (*_SIDECARS, ".lock")
+    return [path for path in paths if path.name[0] != "." and not path.name.endswith(own)]
 
 
 def remove(name: str, cache: Path | None = None) -> int:
@@ -172,23 +159,24 @@ def disk_space(part: Path, needed: int) -> Iterator[None]:
 
 def is_valid(path: Path, expected: Sequence[FileSource]) -> bool:
     """Whether the file exists and is the expected one; the hash of a valid file is recorded."""
-    if not path.is_file():
+    if not (path.is_file() and matches(path, digest := known_sha256(path), expected)):
         return False
-    digest = known_sha256(path)
-    valid = matches(path, digest, expected)
-    if valid:
-        with suppress(OSError):  # the cache may be read-only
-            record(path, digest)
-    return valid
+    with suppress(OSError):  # the cache may be read-only
+        record(path, digest)
+    return True
 
 
 def matches(path: Path, digest: str, expected: Sequence[FileSource]) -> bool:
-    """Whether a file with this SHA-256 is the expected one.
+    """Whether a file with this SHA-256 is the expected one: nothing else decides that.
 
-    Where no source states a hash, the one recorded at arrival counts.
+    Where no source states a hash, the one that was recorded when the file arrived counts.
     """
     size = path.stat().st_size
-    matching = [source for source in expected if source.matches(size, digest)]
+    matching = [
+        source
+        for source in expected
+        if source.size in (None, size) and digest.startswith(source.digest or "")
+    ]
     hashed = any(source.digest for source in matching)
     return hashed or (bool(matching) and recorded(path) in (None, digest))
 

@@ -1,26 +1,35 @@
-"""A checkpoint from a file, an address or a mapping: its tensors, and what was trained."""
+"""A checkpoint from a file, an address or a mapping: its tensors, and what they are of."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 from urllib.parse import unquote
 
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Module
 
 import backbones
 import fcos
-from zoo import cache, converted, formats
+from fcos import Detector
+from zoo import cache, formats
+from zoo.config import build_detector
 from zoo.download import fetch
 from zoo.files import UnreadableError, read
 from zoo.formats import CheckpointError
-from zoo.registry import Card
+from zoo.formats.backbones import TABLES, rename
+from zoo.formats.detectors import NATIVE, PUBLISHED, Format, Levels
+from zoo.registry import Card, card, names, registered_targets, targets
 from zoo.renamed import rename_settings
 from zoo.sources import FileSource, WeightsError
 
@@ -31,7 +40,7 @@ class Checkpoint:
 
     Attributes:
         state: the tensors under their published keys.
-        name: what errors call it.
+        name: of the file, for messages.
         entry: the entry that was trained, None where the file does not state it.
         classes: the names of its classes, or None.
         config: the configuration that it was trained with, or None.
@@ -46,53 +55,43 @@ class Checkpoint:
     trained: bool = False
 
     def check_entry(self, entry: Card) -> None:
-        """CheckpointError if it says that it is of another."""
+        """CheckpointError if the file states another entry."""
         if self.entry not in (None, entry.name):
             raise CheckpointError(
                 f"{self.name} holds a trained {self.entry}, whose boxes {entry.name} would not "
                 f"decode: load it by zoo.get({self.entry!r}, weights=...)"
             )
 
+    def check_config(self) -> None:
+        """Refuse a configuration that would call anything but known modules.
 
-def check_config(checkpoint: Checkpoint) -> None:
-    """Refuse a configuration that would call anything but modules of this project.
+        A file is data from anywhere, and `_target_` in its configuration chooses what is called:
+        only modules of this project and those that the user's registered folders name.
 
-    A file is data from anywhere; only `_target_` in its configuration chooses what is called.
-
-    Raises:
-        CheckpointError: naming the target.
-    """
-    allowed = {
-        f"{package.__name__}.{name}"
-        for package in (backbones, fcos)
-        for name, value in vars(package).items()
-        if isinstance(value, type) and issubclass(value, Module)
-    }
-    for target in _targets(checkpoint.config):
-        if target not in allowed:
-            raise CheckpointError(
-                f"{checkpoint.name} asks for {target!r}, which is not a module of fcos-zoo: load "
-                "its weights by zoo.load_checkpoint into a detector of your own"
-            )
-
-
-def _targets(config: Any) -> Iterator[Any]:
-    """Every `_target_` in nested containers."""
-    if isinstance(config, Mapping):
-        if "_target_" in config:
-            yield config["_target_"]
-        config = list(config.values())
-    if isinstance(config, list | tuple):
-        for value in config:
-            yield from _targets(value)
+        Raises:
+            CheckpointError: naming the target.
+        """
+        allowed = registered_targets() | {
+            f"{package.__name__}.{name}"
+            for package in (backbones, fcos)
+            for name, value in vars(package).items()
+            if isinstance(value, type) and issubclass(value, Module)
+        }
+        for target in targets(self.config):
+            if target not in allowed:
+                raise CheckpointError(
+                    f"{self.name} asks for {target!r}, which is not a module of fcos-zoo: register "
+                    "the folder of the entry that names it (zoo.register, FCOS_ZOO_CONFIGS), or "
+                    "load its weights by zoo.load_checkpoint into a detector of your own"
+                )
 
 
 def open_checkpoint(source: str | Path | Mapping[str, Any]) -> Checkpoint:
-    """The checkpoint in a file, behind an address, or in a mapping.
+    """The checkpoint in a file, at an address, or in a mapping.
 
     Raises:
-        WeightsError: it cannot be fetched or read; what is damaged does not stay in the cache.
-        CheckpointError: it is none.
+        WeightsError: it cannot be fetched or read; a damaged download does not stay in the cache.
+        CheckpointError: it is not a checkpoint.
     """
     if isinstance(source, Mapping):
         return _parse(source, {}, "the checkpoint")
@@ -110,7 +109,7 @@ def open_checkpoint(source: str | Path | Mapping[str, Any]) -> Checkpoint:
 
 
 def file_of(source: str) -> Path:
-    """The file at a path, or behind an address, fetched once.
+    """The file at a path, or at an address, fetched once.
 
     Raises:
         FileNotFoundError: it is neither.
@@ -126,27 +125,132 @@ def file_of(source: str) -> Path:
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """The checkpoint in a file; errors as of `open_checkpoint`."""
     content = read(path)
-    facts = converted.metadata(Path(path))
     try:
-        return _parse(converted.in_order(content, facts), facts, str(path))
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+    except (OSError, SafetensorError):  # a file of another kind
+        header = {}
+    try:
+        return _parse(content, header, str(path))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def _parse(content: Mapping[str, Any], facts: dict[str, str], name: str) -> Checkpoint:
-    entry, classes = facts.get("entry"), converted.classes(facts)
-    config = converted.settings(facts)
+def write_safetensors(detector: Detector, path: Path) -> None:
+    """Write a detector's weights, with its entry, classes and settings in the file's header."""
+    state = {key: value.contiguous() for key, value in detector.state_dict().items()}
+    header = {"format": "pt", "fcos_zoo": "1", "entry": detector.card.name}
+    facts = {"classes": detector.classes, "config": detector.settings}
+    save_file(state, path, {**header, **{key: json.dumps(fact) for key, fact in facts.items()}})
+
+
+def describe(state: Mapping[str, Tensor], entry: Card | None = None) -> str:
+    """What a published state dict seems to be, in a clause; takes a few seconds at worst.
+
+    Args:
+        state: its tensors.
+        entry: what it should be; it may be that for another number of classes.
+    """
+    if any(re.match(r"roi_heads?\.", key) for key in state):
+        return "it looks like a two-stage detector (Faster or Mask R-CNN)"
+    try:
+        form = formats.recognise(state)
+    except CheckpointError as error:
+        return str(error)
+    if entry and form in (NATIVE, PUBLISHED.get(entry.family)):
+        rows = _num_classes(build_detector(entry.config, empty=True), state)
+        if rows not in (None, len(entry.config["classes"])) and _fits(entry, state):
+            return (
+                f"it is one of {rows} classes: zoo.build({entry.name!r}, num_classes={rows}), "
+                "then zoo.load_checkpoint"
+            )
+    if form is NATIVE:
+        return "it looks like a detector that this project wrote, perhaps of another entry"
+    fitting: list[str] = []
+    for same_network in _by_network(form, state):
+        if _fits(same_network[0], state):
+            fitting += [card.name for card in same_network]
+    if not fitting:
+        return f"it looks like a {form.name} checkpoint that fits no entry of the zoo"
+    more = f" and {len(fitting) - 3} more" if len(fitting) > 3 else ""
+    return f"its tensors are those of {', '.join(fitting[:3])}{more}"
+
+
+def _by_network(form: Format, state: Mapping[str, Tensor]) -> list[list[Card]]:
+    """The entries that a state may be of, those with the same network together."""
+
+    def matching_keys(backbone: type) -> int:
+        rules = form.rules(TABLES[backbone], Levels(3, 3))
+        return sum(rename(key, rules) not in (None, key) for key in state)
+
+    backbone = max(TABLES, key=matching_keys).__name__
+    networks: dict[str, list[Card]] = {}
+    other: set[str] = set()  # choices of backbone that are of another class
+    for entry in map(card, names()):
+        if PUBLISHED.get(entry.family) is not form or entry.backbone in other:
+            continue
+        config = entry.config
+        if config["backbone"]["_target_"].rpartition(".")[2] != backbone:
+            other |= {entry.backbone} - {""}
+            continue
+        network = json.dumps([config[part] for part in ("backbone", "pyramid", "head", "images")])
+        networks.setdefault(network, []).append(entry)
+    return list(networks.values())
+
+
+def _num_classes(detector: Detector, state: Mapping[str, Tensor]) -> int | None:
+    """The number of classes that a state predicts, None if it has no class predictor."""
+    names = formats.translate(state, detector).items()
+    return next((state[key].numel() for key, name in names if name == "head.cls_logits.bias"), None)
+
+
+def _fits(entry: Card, state: Mapping[str, Tensor]) -> bool:
+    """Whether names and shapes are the entry's, whatever the number of classes."""
+    shapes = {
+        key: value if key.startswith("pixel_") else torch.empty_like(value, device="meta")
+        for key, value in state.items()
+    }
+    detector = build_detector(entry.config, empty=True)
+    rows = _num_classes(detector, state)
+    if rows and rows != len(detector.classes):
+        detector = build_detector(entry.config, rows, empty=True)
+    try:
+        formats.load_state(detector, shapes)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _parse(content: Mapping[str, Any], header: Mapping[str, str], name: str) -> Checkpoint:
     trained = "model" in content and "classes" in content
-    if trained:
-        entry, classes, config = content.get("entry"), content["classes"], content.get("config")
+    facts: Mapping[str, Any] = content
+    if not trained:
+        facts = header if "fcos_zoo" in header else {}
+        facts = {key: _from_json(fact) for key, fact in facts.items()}
+    entry, classes, config = (facts.get(key) for key in ("entry", "classes", "config"))
+    if (classes is not None or trained) and not (
+        isinstance(classes, list | tuple) and all(isinstance(each, str) for each in classes)
+    ):
+        raise CheckpointError(
+            f'its "classes" are not a list of names but {shorten(repr(classes), 80)}: '
+            "write the names there, or leave them out"
+        )
     return Checkpoint(
         formats.unwrap(content),
         name,
         entry if isinstance(entry, str) else None,
-        None if classes is None else converted.checked(classes),
+        None if classes is None else list(classes),
         rename_settings(config) if isinstance(config, dict) else None,
         trained,
     )
+
+
+def _from_json(text: str) -> Any:
+    """The value of a header's field, which is text where it is not JSON."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 def _fetch_address(url: str) -> Path:

@@ -161,7 +161,7 @@ def check_detector(config: Mapping[str, Any]) -> None:
 def _is_own(backbone: Any) -> bool:
     """Whether an entry names an existing module as its backbone, also one of its author's.
 
-    Configurations that checkpoints hold may not; `zoo.checkpoint.check_config` refuses them.
+    Those in checkpoints may name only known ones, see `zoo.checkpoint.Checkpoint.check_config`.
     """
     import torch
 

@@ -1,22 +1,17 @@
-"""Files by name: from the cache, or else from the first source that serves them whole.
-
-Files on the Hugging Face Hub are left to huggingface_hub, which brings the user's token, Xet,
-retries and offline mode. Files behind ``https://`` are downloaded by `zoo.https`, which resumes
-them after an interruption and recognises the log-in pages that hosts send instead of weights.
-"""
+"""The published file of an entry, or any other file: from the cache, or from the first source
+that serves it whole."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from difflib import SequenceMatcher
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from filelock import Timeout
 from rich.console import Console
@@ -29,10 +24,67 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from zoo import cache, https
+from zoo import cache, https, hub
 from zoo.files import HEAD
-from zoo.https import SourceError
-from zoo.sources import FileSource, WeightsError, endpoint, expected, offline, with_mirrors
+from zoo.registry import Card, card, names
+from zoo.sources import (
+    FileSource,
+    SourceError,
+    WeightsError,
+    expected,
+    mirrors,
+    offline,
+    with_mirrors,
+)
+
+
+class NoWeightsError(WeightsError, LookupError):
+    """No host serves the entry's weights; the message names the nearest entry with weights.
+
+    `reason` says only why, in a few words.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def fetch_weights(entry: Card, progress: Progress | None = None) -> Path:
+    """The entry's published file in the cache, downloaded and verified if it is not there yet.
+
+    A license that is not permissive is printed to stderr when the file arrives.
+
+    Args:
+        entry: its card.
+        progress: progress bars to which to add one.
+
+    Raises:
+        NoWeightsError: no host is known to serve the file.
+        WeightsError: no source served it this time; the message has a line for each.
+    """
+    if entry.filename is None:
+        reason = "no weights were ever published"
+        raise NoWeightsError(f"{reason} for {entry.name}: {_alternative(entry)}", reason)
+    cached = cache.path_of(entry.filename).is_file()
+    if not (cached or mirrors() or entry.live):
+        reason = next((source.note for source in entry.weights if source.note), "dead link")
+        gone = f"any more ({reason})"
+        raise NoWeightsError(
+            f"no host serves the weights of {entry.name} {gone}: {_alternative(entry)}",
+            f"no host serves the weights {gone}",
+        )
+    try:
+        path = fetch(entry.filename, entry.weights, progress=progress)
+    except WeightsError as error:
+        if entry.live and offline():
+            raise
+        message = f"{error}\nAlternatively, {_alternative(entry)}."
+        if entry.live:
+            raise WeightsError(message) from None
+        raise NoWeightsError(message, "no mirror has the weights") from None
+    if not (cached or entry.permissive) and os.environ.get("RANK", "0") == "0":
+        print(f"{entry.name}: license of these weights: {entry.license}", file=sys.stderr)
+    return path
 
 
 def fetch(
@@ -72,18 +124,20 @@ def fetch(
         failures = []
         if path.is_file():
             failures.append(f"{path}: is not the expected file; {cache.quarantine(path)}")
-        for source in _with_cached_copies(with_mirrors(filename, sources)):
-            if source.remote and offline():
-                continue
-            try:
-                return _fetch_from(source, path, wanted, update)
-            except SourceError as error:
-                failures.append(f"{source.shown}: {error}")
+        for source in with_mirrors(filename, sources):
+            copy = hub.cached_copy(source) if source.hub else None
+            for each in filter(None, (copy, source)):
+                if each.remote and offline():
+                    continue
+                try:
+                    return _fetch_from(each, path, wanted, update)
+                except SourceError as error:
+                    failures.append(f"{each.shown}: {error}")
     raise WeightsError(_failure(path, sources, failures))
 
 
 def probe(source: FileSource) -> FileSource:
-    """Ask a host for a file's size and, on the Hub, its SHA-256, without downloading it.
+    """Ask a host for a file's size and, on the Hub, its SHA-256 and commit, without downloading it.
 
     Returns:
         The source with what the host states filled in.
@@ -94,20 +148,9 @@ def probe(source: FileSource) -> FileSource:
     if offline():
         raise WeightsError(f"{source.shown} was not asked: unset FCOS_ZOO_OFFLINE to do so")
     try:
-        if source.hub is None:
-            return replace(source, size=https.content_length(source) or source.size)
-        from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-        repo, revision, file = source.hub
-        url = hf_hub_url(repo, file, revision=revision, endpoint=endpoint())
-        with _hub_errors():
-            facts = get_hf_file_metadata(url)
-        hashed = re.fullmatch("[0-9a-f]{64}", facts.etag or "")
-        return replace(
-            source,
-            size=facts.size or source.size,
-            sha256=facts.etag if hashed else source.sha256,
-        )
+        if source.hub:
+            return hub.probe(source)
+        return replace(source, size=https.content_length(source) or source.size)
     except SourceError as error:
         raise WeightsError(f"{source.shown}: {error}; try another source") from error
 
@@ -130,16 +173,16 @@ def _fetch_from(
 ) -> Path:
     """Download from one source, verify, and put the file in its place."""
     part = cache.sidecar(path, ".part")
-    # What a source says of its own file goes before what is known from the others.
+    # What a source states of its own file goes before what is known from the others.
     wanted = [source] if source.digest else wanted
     if source.hub:
-        _download_from_hub(source, part, update)
+        hub.download(source, part, update)
     elif source.remote:
         https.download(source, part, wanted, update)
     else:
         _copy(source, part, update)
     digest = cache.sha256(part)
-    if not any(each.matches(part.stat().st_size, digest) for each in wanted):
+    if not cache.matches(part, digest, wanted):
         bad = cache.sidecar(path, ".bad")
         os.replace(part, bad)
         https.discard(part)
@@ -161,85 +204,12 @@ def _copy(source: FileSource, part: Path, update: Callable[..., None]) -> None:
     https.discard(part)
     with cache.disk_space(part, size):
         try:
-            if not _is_hub_blob(path):
+            if not hub.is_blob(path):
                 raise OSError
             os.link(path, part)  # its content never changes: it is named by its hash
         except OSError:
             shutil.copyfile(path, part)
     update(completed=size, total=size)
-
-
-def _with_cached_copies(sources: Sequence[FileSource]) -> Iterator[FileSource]:
-    """The sources, each on the Hub preceded by its copy in huggingface_hub's own cache, if any."""
-    for source in sources:
-        if source.hub:
-            from huggingface_hub import try_to_load_from_cache
-
-            repo, revision, file = source.hub
-            found = try_to_load_from_cache(repo, file, revision=revision)
-            if isinstance(found, str):
-                copy = Path(found).resolve()
-                digest = copy.name if _is_hub_blob(copy) else ""
-                yield FileSource(str(copy), sha256=source.digest or digest)
-        yield source
-
-
-def _is_hub_blob(path: Path) -> bool:
-    """Whether this is a large file in huggingface_hub's cache, named by its SHA-256."""
-    return re.fullmatch("blobs/[0-9a-f]{64}", "/".join(path.parts[-2:])) is not None
-
-
-def _download_from_hub(source: FileSource, part: Path, update: Callable[..., None]) -> None:
-    """Download by huggingface_hub into the cache's own folder, so that it is on the disk once."""
-    from huggingface_hub import hf_hub_download
-
-    assert source.hub is not None
-    repo, revision, file = source.hub
-    folder = part.with_suffix(".hub")
-    with _hub_errors(), cache.disk_space(part, 0):
-        path = hf_hub_download(
-            repo,
-            file,
-            revision=revision,
-            local_dir=folder,
-            endpoint=endpoint(),
-            tqdm_class=_bar(update),
-        )
-        os.replace(path, part)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _hub_errors() -> Iterator[None]:
-    """Turn what huggingface_hub raises into one line."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError) as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if isinstance(error, WeightsError):
-            raise
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = " ".join(lines[:2]) or type(error).__name__
-        if status and str(status) not in reason:
-            reason = f"{status}: {reason}"
-        raise SourceError(reason) from error
-
-
-def _bar(update: Callable[..., None]) -> type:
-    """A tqdm class that reports to a bar of ours and shows nothing itself."""
-    from huggingface_hub.utils.tqdm import tqdm
-
-    class Bar(tqdm):
-        def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **{**options, "disable": True})
-            self.received = options.get("initial") or 0
-            update(total=options.get("total"))
-
-        def update(self, n: float | None = 1) -> None:
-            self.received += n or 0
-            update(completed=self.received)
-
-    return Bar
 
 
 @contextmanager
@@ -284,3 +254,17 @@ def _failure(path: Path, sources: Sequence[FileSource], failures: Sequence[str])
     unset = "unset FCOS_ZOO_OFFLINE, " if offline() else ""
     remedy = f"{unset}put the file at {path}, or set FCOS_ZOO_MIRRORS to a host that serves it"
     return "\n  ".join(lines) + f"\n{remedy[0].upper()}{remedy[1:]}."
+
+
+def _alternative(entry: Card) -> str:
+    """What to do without the entry's weights; of the other entries, the most similar is named."""
+
+    def similarity(name: str) -> tuple[bool, float]:
+        ratio = SequenceMatcher(None, entry.name, name).ratio()
+        return card(name).backbone == entry.backbone, ratio
+
+    nearest = max((name for name in names(weights=True) if name != entry.name), key=similarity)
+    return (
+        f"the nearest entry with weights is {nearest}; "
+        f"`fcos-zoo train {entry.name}` trains this one"
+    )

@@ -21,7 +21,7 @@ import urllib3
 
 from zoo import cache
 from zoo.files import HEAD, describe_non_weights
-from zoo.sources import FileSource, without_secrets
+from zoo.sources import FileSource, SourceError, without_secrets
 
 TRIES = 5  # attempts in a row without progress, after which a source is given up
 CONNECT_TIMEOUT = 10.0  # seconds
@@ -31,10 +31,6 @@ _PROGRESS = 1 << 16  # bytes that an attempt must add to count as progress
 _BLOCK = 1 << 18
 
 Update = Callable[..., None]
-
-
-class SourceError(Exception):
-    """The source cannot serve the file; asking again would not help."""
 
 
 class _TransientError(Exception):

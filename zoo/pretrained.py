@@ -13,15 +13,15 @@ import torch
 from fcos import Detector
 from fcos.inference import inference_layout
 from fcos.preprocess import ResizeMethod
-from zoo import cache, converted, formats
-from zoo.checkpoint import Checkpoint, check_config, open_checkpoint, read_checkpoint
+from zoo import cache, formats
+from zoo.checkpoint import Checkpoint, describe, open_checkpoint, read_checkpoint
 from zoo.config import build_detector
-from zoo.diagnose import LINEAGE, describe_checkpoint
+from zoo.download import fetch_weights
 from zoo.files import UnreadableError
 from zoo.formats import CheckpointError
+from zoo.formats.detectors import NATIVE, PUBLISHED
 from zoo.registry import Card, UnknownEntryError, card, entry_of_file
 from zoo.sources import WeightsError
-from zoo.weights import fetch_weights
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -65,7 +65,7 @@ def get(
     if weights is not None:
         detector = _load_given(card(name), weights)
     elif _is_path(name):
-        detector = _load_trained(Path(name))
+        detector = _load_path(Path(name))
     else:
         detector = _load_published(card(name))
     detector.eval()
@@ -117,38 +117,31 @@ def load_checkpoint(detector: Detector, source: str | Path | Mapping[str, Any]) 
 
 
 def _load_published(entry: Card) -> Detector:
-    """With the published weights; from the second time on, mapped from their converted copy."""
     path = fetch_weights(entry)
     detector = _empty(entry, entry.config)
-    if converted.load(detector, path):
-        return detector
     try:
         _fill(detector, read_checkpoint(path))
     except UnreadableError:
         raise
     except (CheckpointError, WeightsError) as error:
-        if _has_stated_hash(entry, path):
-            raise type(error)(
-                f"{shorten(str(error), 600)}\n{path} is the published file, by its SHA-256, but "
-                "this version of the zoo cannot load it: take a newer one"
-            ) from error
-        raise type(error)(
-            f"{shorten(str(error), 600)}\n{path.name}: {cache.quarantine(path)}. The next call "
-            f"downloads it again; if that does not help, put the right file at {path}, or set "
-            "FCOS_ZOO_MIRRORS to a host that serves it."
-        ) from error
-    converted.keep(detector, path)
+        # A file that does not have the hash that the entry states is not even fetched.
+        if any(source.digest for source in entry.weights if not source.dead):
+            advice = (
+                f"{path} is the published file, by its SHA-256, but this version of the zoo "
+                "cannot load it: take a newer one"
+            )
+        else:
+            advice = (
+                f"{path.name}: {cache.quarantine(path)}. The next call downloads it again; if that "
+                f"does not help, put the right file at {path}, or set FCOS_ZOO_MIRRORS to a host "
+                "that serves it."
+            )
+        raise type(error)(f"{shorten(str(error), 600)}\n{advice}") from error
     return detector
 
 
-def _has_stated_hash(entry: Card, path: Path) -> bool:
-    """Whether the file has a hash that the card states."""
-    size, digest = path.stat().st_size, cache.sha256(path)
-    return any(source.digest and source.matches(size, digest) for source in entry.weights)
-
-
 def _load_given(entry: Card, source: str | Path) -> Detector:
-    """With the weights of a user's file or address, and its settings where it states them."""
+    """An entry with the weights of a user's file or address, and the settings that it states."""
     checkpoint = open_checkpoint(source)
     filename = Path(source).name
     other = None if checkpoint.entry or filename == entry.filename else entry_of_file(filename)
@@ -159,54 +152,49 @@ def _load_given(entry: Card, source: str | Path) -> Detector:
             "others"
         )
     checkpoint.check_entry(entry)
-    return _load_trained_as(entry, checkpoint)
+    return _load_trained(entry, checkpoint)
 
 
-def _load_trained(path: Path) -> Detector:
-    """What training wrote, as the file itself says what it is."""
+def _load_path(path: Path) -> Detector:
+    """What training wrote, which states the entry that it is of."""
     checkpoint = read_checkpoint(path)
     if checkpoint.entry is None:
         raise CheckpointError(
             f"{path} does not state which entry it is: "
             f"load it by zoo.get(ENTRY, weights={str(path)!r})"
         )
-    config = checkpoint.config
     try:
         entry = card(checkpoint.entry)
     except UnknownEntryError:
-        if config is None:
+        if checkpoint.config is None:
             raise
-        entry = Card(checkpoint.entry, config["family"], "", "", "not stated", False, (), "")
-    return _load_trained_as(entry, checkpoint)
+        family = checkpoint.config["family"]
+        entry = Card(checkpoint.entry, family, "", "", "not stated", False, (), "")
+    return _load_trained(entry, checkpoint)
 
 
-def _load_trained_as(entry: Card, checkpoint: Checkpoint) -> Detector:
-    config: Mapping[str, Any] = entry.config if checkpoint.config is None else checkpoint.config
+def _load_trained(entry: Card, checkpoint: Checkpoint) -> Detector:
     if checkpoint.config is not None:
-        check_config(checkpoint)
+        checkpoint.check_config()
     elif checkpoint.trained:  # by an earlier version
         warnings.warn(
             f"{checkpoint.name} does not hold the settings that it was trained with: those of "
             f"{entry.name} are assumed",
             stacklevel=4,
         )
+    config = checkpoint.config or entry.config
     detector = _empty(entry, {**config, "classes": checkpoint.classes or config["classes"]})
     _fill(detector, checkpoint)
     return detector
 
 
 def _empty(entry: Card, config: Mapping[str, Any]) -> Detector:
-    """A detector whose tensors are yet to be loaded."""
+    """A detector whose tensors are yet to be loaded: nothing is initialised only to be replaced."""
     detector = build_detector(config, empty=True)
     saved = detector.state_dict().keys()
     if any(buffer.is_meta and name not in saved for name, buffer in detector.named_buffers()):
-        detector = build_detector(config)  # it has computed constants, which no checkpoint holds
-    detector.card = entry
-    return detector
-
-
-def _fill(detector: Detector, checkpoint: Checkpoint) -> None:
-    """Load a checkpoint in the entry's own format; the error says what it is instead."""
+        detector = build_detector(config)  # it computes constants, which no checkpoint holds
+    detector.to(memory_format=torch.channels_last)  # while that costs no copy
     for part in (detector.backbone, detector.pyramid, detector.head):
         assert isinstance(part, torch.nn.Module)
         if any(tensor.is_meta for tensor in part.state_dict().values()):
@@ -214,21 +202,24 @@ def _fill(detector: Detector, checkpoint: Checkpoint) -> None:
     for name, buffer in detector.named_buffers():
         if name.endswith(formats.COUNTER):  # the one tensor that a checkpoint may lack
             buffer.zero_()
+    detector.card = entry
+    return detector
+
+
+def _fill(detector: Detector, checkpoint: Checkpoint) -> None:
+    """Load a checkpoint in the entry's own format; the error says what it is instead."""
     entry, state = detector.card, checkpoint.state
+    problem = f"{checkpoint.name} is not {entry.name}"
     try:
         form = formats.recognise(state)
     except CheckpointError as error:
-        raise CheckpointError(f"{checkpoint.name} is not {entry.name}: {error}") from None
-    if form not in (formats.native, LINEAGE.get(entry.family)):
-        raise CheckpointError(
-            f"{checkpoint.name} is not {entry.name}: {describe_checkpoint(state)}"
-        )
+        raise CheckpointError(f"{problem}: {error}") from None
+    if form not in (NATIVE, PUBLISHED.get(entry.family)):
+        raise CheckpointError(f"{problem}: {describe(state)}")
     try:
         formats.load_state(detector, state)
     except CheckpointError as error:
-        raise CheckpointError(
-            f"{checkpoint.name} is not {entry.name}: {describe_checkpoint(state, entry)}; {error}"
-        ) from error
+        raise CheckpointError(f"{problem}: {describe(state, entry)}; {error}") from error
 
 
 def _is_path(name: str) -> bool:

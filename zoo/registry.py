@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -171,6 +171,23 @@ def source_of(place: str | Mapping[str, Any]) -> FileSource:
     if facts["url"].startswith("package:"):
         facts["url"] = str(CONFIGS.parent / facts["url"].removeprefix("package:"))
     return FileSource(**facts)
+
+
+def registered_targets() -> set[str]:
+    """Every `_target_` that a file of the registered folders names."""
+    files = [path for folder in _folders() for path in folder.rglob("*.yaml")]
+    return {str(target) for path in files for target in targets(load_yaml(path))}
+
+
+def targets(config: Any) -> Iterator[Any]:
+    """Every `_target_` in nested containers."""
+    if isinstance(config, Mapping):
+        if "_target_" in config:
+            yield config["_target_"]
+        config = list(config.values())
+    if isinstance(config, list | tuple):
+        for value in config:
+            yield from targets(value)
 
 
 def load_yaml(path: Path) -> dict[str, Any]:

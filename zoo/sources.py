@@ -24,6 +24,10 @@ class WeightsError(RuntimeError):
     """A weights file cannot be fetched or must not be read; the message names it and the remedy."""
 
 
+class SourceError(Exception):
+    """A source cannot serve its file; asking again would not help."""
+
+
 @dataclass(frozen=True)
 class FileSource:
     """One place that serves, or once served, a file.
@@ -88,10 +92,6 @@ class FileSource:
         match = _HASH_IN_NAME.search(path)
         return match and match[1]
 
-    def matches(self, size: int, sha256: str) -> bool:
-        """Whether a file of this size and hash is the one that the source describes."""
-        return self.size in (None, size) and sha256.startswith(self.digest or "")
-
 
 def expected(filename: str, sources: Sequence[FileSource]) -> list[FileSource]:
     """What is known about the file: it is the right one if it matches at least one of these."""
@@ -104,8 +104,8 @@ def expected(filename: str, sources: Sequence[FileSource]) -> list[FileSource]:
 
 def with_mirrors(filename: str, sources: Sequence[FileSource]) -> list[FileSource]:
     """The user's mirrors, then the live sources in the given order."""
-    found = [FileSource(_join(base, filename), sha256="") for base in mirrors()]
-    return found + [source for source in sources if not source.dead]
+    copies = [FileSource(_join(base, filename), sha256="") for base in mirrors()]
+    return copies + [source for source in sources if not source.dead]
 
 
 def mirrors() -> list[str]:

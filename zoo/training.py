@@ -14,9 +14,9 @@ from fcos.train.settings import check_training
 from zoo import formats
 from zoo.checkpoint import file_of, read_checkpoint
 from zoo.config import build_detector, check_detector
+from zoo.download import fetch_weights
 from zoo.imagenet import load_backbone
 from zoo.registry import Card, card
-from zoo.weights import fetch_weights
 
 Config = Mapping[str, Any]
 

@@ -15,19 +15,18 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import constants
-from mirrors import FaultyServer, HubServer, own_settings, saved
+from mirrors import COMMIT, FaultyServer, HubServer, own_settings, saved
 
 import zoo
 from benchmarks import store
 from benchmarks.cases import Case, Result, Weights
 from tools import cli, pin
-from zoo import cache, imagenet
-from zoo.converted import SUFFIX
+from zoo import cache, imagenet, registry
 from zoo.download import fetch
 from zoo.sources import FileSource
 
 SMALL = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
-FILE, COPY = f"{SMALL}.pth", f"{SMALL}.converted.safetensors"
+FILE = f"{SMALL}.pth"
 ROOT = Path(cli.__file__).parent.parent
 BODY = b"\x80\x02" + bytes(1000)  # what may be a weights file, as far as its first bytes tell
 
@@ -73,7 +72,7 @@ def test_download_fetches_several_and_tells_of_failures(
     assert "2 of 3 entries could not be downloaded" in text
     mirror.add(f"{wanted[0]}.pth", BODY)
     assert cli.main(["download", *wanted]) == 0
-    assert [entry.path.stem for entry in cache.entries()] == wanted
+    assert [path.stem for path in cache.files()] == wanted
 
 
 def test_download_all_is_every_entry_whose_weights_are_served(
@@ -115,7 +114,7 @@ def test_an_interrupted_download_ends_at_once_and_is_resumed(
     assert (folder / FILE).read_bytes() == body
 
 
-def test_cache_shows_and_removes_an_entry_with_its_copy(
+def test_cache_shows_and_removes_files(
     published: bytes, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     zoo.get(SMALL)
@@ -124,13 +123,13 @@ def test_cache_shows_and_removes_an_entry_with_its_copy(
     (folder / "FCOS_R_50_1x.pth.hub" / "some").write_bytes(bytes(20))
     assert cli.main(["cache"]) == 0
     text = said(capsys)
-    for word in (FILE, "published weights", "converted copy", "resumed", "20 bytes", "4 files"):
+    for word in (FILE, "weights", "resumed", "20 bytes", "3 files"):
         assert word in text
     assert cli.main(["cache", "--remove", SMALL, "FCOS_R_50_1x.pth"]) == 0
     assert "MB freed" in said(capsys)
     assert list(folder.glob("[!.]*")) == []
     assert cli.main(["cache", "--remove", SMALL]) == 1
-    assert f"holds nothing of '{SMALL}'" in said(capsys)
+    assert f"has no file of '{SMALL}'" in said(capsys)
 
 
 def test_verify_cache_repairs_what_no_longer_fits(
@@ -138,18 +137,16 @@ def test_verify_cache_repairs_what_no_longer_fits(
 ) -> None:
     zoo.get(SMALL)
     assert cli.main(["verify-cache"]) == 0
-    for name in (FILE, COPY):
-        with (folder / name).open("r+b") as file:
-            file.seek(-3, 2)
-            file.write(b"bad")
+    with (folder / FILE).open("r+b") as file:
+        file.seek(-3, 2)
+        file.write(b"bad")
     assert cli.main(["verify-cache", "--no-repair"]) == 1
     assert f"{FILE}: damaged" in said(capsys)
     assert cli.main(["verify-cache"]) == 0
     text = said(capsys)
     assert f"{FILE}: damaged, downloaded again" in text
-    assert f"{COPY}: damaged, removed: the next load writes it again" in text
     assert (folder / FILE).read_bytes() == published
-    assert [entry.path.name for entry in cache.entries()] == [FILE]
+    assert [path.name for path in cache.files()] == [FILE]
     assert not list(folder.glob("*.bad"))
 
 
@@ -159,7 +156,7 @@ def test_verify_cache_says_what_it_cannot_repair(
     folder.mkdir()
     (folder / "mine.pth").write_bytes(BODY)
     assert cli.main(["verify-cache"]) == 0
-    assert "mine.pth: no hash on record" in said(capsys)
+    assert "mine.pth: no hash is known" in said(capsys)
     cache.record(folder / "mine.pth", "0" * 64)
     assert cli.main(["verify-cache"]) == 1
     assert "no entry of the zoo has a file of this name" in said(capsys)
@@ -185,7 +182,7 @@ def test_verify_cache_repairs_imagenet_weights(
 ) -> None:
     name = "vovnet39_statedict_norm.pth"  # of configs/imagenet, with no hash stated
     mirror.add(name, BODY)
-    path = fetch(name, imagenet.places(name))
+    path = fetch(name, imagenet.sources_of(name))
     with path.open("r+b") as file:
         file.write(b"\x80\x03")
     cache.record(path, hashlib.sha256(BODY).hexdigest())  # of a disk that changes no date
@@ -207,17 +204,6 @@ def test_what_is_being_fetched_is_neither_removed_nor_repaired(
     assert (folder / "mine.pth").exists()
 
 
-def test_a_file_that_entries_share_goes_with_the_last_of_them(folder: Path) -> None:
-    one, other, shared = "FCOS_R_101_FPN_2x", "FCOS_R_101_5l_2x", "FCOS_R_101_FPN_2x.pth"
-    folder.mkdir()
-    for name in (f"{one}{SUFFIX}", f"{other}{SUFFIX}", shared):
-        (folder / name).write_bytes(BODY)
-    assert cli.main(["cache", "--remove", one]) == 0
-    assert sorted(path.name for path in folder.glob("[!.]*")) == [f"{other}{SUFFIX}", shared]
-    assert cli.main(["cache", "--remove", other]) == 0
-    assert list(folder.glob("[!.]*")) == []
-
-
 @pytest.fixture
 def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     with HubServer() as hub:
@@ -233,20 +219,22 @@ def test_pin_writes_what_the_hub_states_and_keeps_the_rest(hub: HubServer, tmp_p
         f"# why\nsource: x\nweights:\n  - {url}  # the authors'\n  - {dead}\nhead: {{a: [1,  2]}}\n"
     )
     entry.write_text(text)
-    found = pin.pin(entry, FileSource(url))
-    assert (found.size, found.sha256) == (len(BODY), hashlib.sha256(BODY).hexdigest())
-    line = f"  - {{url: '{url}', size: {found.size}, sha256: {found.sha256}}}  # the authors'"
+    actual = pin.pin(entry, FileSource(url))
+    assert actual.url == f"hf://me/mine@{COMMIT}/a.pth"
+    assert (actual.size, actual.sha256) == (len(BODY), hashlib.sha256(BODY).hexdigest())
+    facts = f"size: {actual.size}, sha256: {actual.sha256}"
+    line = f"  - {{url: '{actual.url}', {facts}}}  # the authors'"
     assert entry.read_text() == text.replace(f"  - {url}  # the authors'", line)
     (pinned, _) = yaml.safe_load(entry.read_text())["weights"]
-    assert FileSource(**pinned) == found
-    assert pin.pin(entry, found) == found
+    assert FileSource(**pinned) == actual
+    assert pin.pin(entry, actual) == actual
 
     hub.store("me/mine/a.pth", BODY + b"more")
     before = entry.read_text()
     with pytest.raises(ValueError, match="is now another file: 1006 bytes"):
-        pin.pin(entry, found)
+        pin.pin(entry, actual)
     assert entry.read_text() == before
-    assert pin.pin(entry, found, overwrite=True).size == 1006
+    assert pin.pin(entry, actual, overwrite=True).size == 1006
 
 
 def test_pin_goes_through_the_live_sources_of_an_entry(
@@ -257,9 +245,9 @@ def test_pin_goes_through_the_live_sources_of_an_entry(
 ) -> None:
     (tmp_path / "entry").mkdir()
     copy = tmp_path / "entry" / "FCOS_RT_MS_R_50_4x.yaml"
-    text = (pin.CONFIGS / "entry" / "FCOS_RT_MS_R_50_4x.yaml").read_text()
+    text = (registry.CONFIGS / "entry" / "FCOS_RT_MS_R_50_4x.yaml").read_text()
     copy.write_text(text)
-    monkeypatch.setattr(pin, "CONFIGS", tmp_path)
+    monkeypatch.setattr(pin, "entry_file", lambda name: tmp_path / "entry" / f"{name}.yaml")
     repo, _, file = zoo.card("FCOS_RT_MS_R_50_4x").weights[0].hub or ("", "", "")
     hub.store(f"{repo}/{file}", BODY)
     assert cli.main(["pin", "FCOS_RT_MS_R_50_4x"]) == 0

@@ -24,13 +24,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def test_entries_are_the_complete_files(folder: Path) -> None:
+def test_files_are_the_complete_ones(folder: Path) -> None:
     (folder / "c.pth.part").write_bytes(b"half")
     (folder / "d.pth.bad").write_bytes(b"bad")
-    first, second = cache.entries(folder)
-    assert (first.path, first.size) == (folder / "a.pth", 3)
-    assert second.sha256 == hashlib.sha256(b"\x80\x02bb").hexdigest()
-    assert cache.entries(folder / "absent") == []
+    assert cache.files(folder) == [folder / "a.pth", folder / "b.safetensors"]
+    assert cache.files(folder / "absent") == []
 
 
 def test_the_records_are_what_sha256sum_reads(folder: Path) -> None:

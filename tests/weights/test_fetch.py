@@ -50,7 +50,7 @@ def test_a_file_put_there_by_hand_is_used_if_it_matches(tmp_path: Path) -> None:
     dead = FileSource("http://host.invalid/w.pth", dead=True)
     alive = FileSource("http://host.invalid/w.pth", sha256=SHA256[:10])
     assert fetch("w.pth", [dead, alive], folder=tmp_path) == tmp_path / "w.pth"
-    assert cache.entries(tmp_path)[0].sha256 == SHA256
+    assert cache.recorded(tmp_path / "w.pth") == SHA256
 
 
 def test_a_cached_file_that_is_another_is_replaced(server: FaultyServer, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import faulty_server as host
 import pytest
-from hub_server import HubServer
+from hub_server import COMMIT, HubServer
 from huggingface_hub import constants, hf_hub_download
 
 from zoo.download import fetch, probe
@@ -55,8 +55,11 @@ def test_a_file_is_downloaded_once(
     assert hub.asked == []
 
 
-def test_probe_states_size_and_hash(hub: HubServer) -> None:
-    assert probe(SOURCE) == FileSource(SOURCE.url, size=len(BODY), sha256=SHA256)
+def test_probe_states_commit_size_and_hash(hub: HubServer) -> None:
+    pinned = f"hf://owner/name@{COMMIT}/w.pth"
+    assert probe(SOURCE) == FileSource(pinned, size=len(BODY), sha256=SHA256)
+    tagged = FileSource("hf://owner/name@v1/w.pth")
+    assert probe(tagged) == FileSource(tagged.url, size=len(BODY), sha256=SHA256)
     with pytest.raises(WeightsError, match=r"missing\.pth"):
         probe(FileSource("hf://owner/name/missing.pth"))
 

@@ -217,7 +217,7 @@ def test_weights_of_a_sibling_do_not_fit(published: State) -> None:
         ({"epoch": 12}, "'epoch' is not a tensor but int"),
         (
             {"ema": {"w": torch.zeros(1)}},
-            "'ema' is not a tensor but dict: give the state dict alone",
+            "'ema' is not a tensor but dict: give only the state dict",
         ),
         (
             {"roi_heads.box_predictor.cls_score.weight": torch.zeros(81, 1024)},

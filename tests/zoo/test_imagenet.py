@@ -14,8 +14,7 @@ from torchvision.models import mobilenet_v2, resnet50
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import zoo
-from zoo import imagenet
-from zoo.imagenet import load_backbone
+from zoo.imagenet import check_stride, facts_of, load_backbone
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
@@ -141,13 +140,13 @@ def test_what_a_detector_s_code_put_before_every_key_is_dropped(prefix: str) -> 
 def test_a_stride_in_another_place_is_refused() -> None:
     detector = zoo.build("FCOS_TV_R_50")
     with pytest.raises(zoo.CheckpointError, match="stride of a stage in the first 1x1"):
-        imagenet._check_stride(detector, imagenet._facts("msra_r50"))
+        check_stride(detector, facts_of("msra_r50"))
 
 
 def test_another_network_is_refused_and_nothing_changes() -> None:
     detector = zoo.build("FCOS_syncbn_bs32_c128_MNV2_FPN_1x")
     before = detector.backbone.stem.conv.weight.clone()
-    with pytest.raises(zoo.CheckpointError, match="no ImageNet weights of this MobileNetV2"):
+    with pytest.raises(zoo.CheckpointError, match="not ImageNet weights of this MobileNetV2"):
         load_backbone(detector, resnet50().state_dict())
     assert torch.equal(before, detector.backbone.stem.conv.weight)
 
@@ -156,9 +155,7 @@ def test_another_network_is_refused_and_nothing_changes() -> None:
     "name", sorted({str(zoo.card(n).config.get("imagenet")) for n in zoo.names()} - {"None"})
 )
 def test_every_entry_names_weights_that_are_described(name: str) -> None:
-    from zoo.imagenet import _facts
-
-    facts = _facts(name)
+    facts = facts_of(name)
     assert facts["weights"]
     assert facts["input"] is None or set(facts["input"]) == {
         "channel_order",

@@ -13,8 +13,9 @@ import torchvision
 from mirrors import FaultyServer, own_settings, saved
 
 import zoo
-from zoo.diagnose import describe_checkpoint
-from zoo.weights import nearest
+from zoo.checkpoint import describe
+from zoo.config import build_detector
+from zoo.pretrained import _empty
 
 ENTRY = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
 FILE = f"{ENTRY}.pth"
@@ -130,12 +131,9 @@ def test_the_network_that_a_checkpoint_is_of_is_named() -> None:
         state = torchvision.models.detection.fcos_resnet50_fpn(
             weights=None, weights_backbone=None
         ).state_dict()
-    assert describe_checkpoint(state) == "its tensors are those of FCOS_TV_R_50"
+    assert describe(state) == "its tensors are those of FCOS_TV_R_50"
     del state["head.classification_head.conv.0.weight"]
-    assert (
-        describe_checkpoint(state)
-        == "it looks like a torchvision checkpoint that fits no entry of the zoo"
-    )
+    assert describe(state) == "it looks like a torchvision checkpoint that fits no entry of the zoo"
 
 
 def test_where_nobody_serves_the_weights_one_line_says_what_else_there_is(cache: Path) -> None:
@@ -193,9 +191,47 @@ def test_a_hash_in_the_name_of_a_user_s_own_file_counts(mirror: FaultyServer, ca
         zoo.get(ENTRY, weights=mirror.url("w-0123abcd.pth"))
 
 
-def test_the_nearest_entry_has_the_same_backbone_if_any_has() -> None:
-    assert zoo.card(nearest("FCOS_R_50_5l_2x")).config["backbone"]["depth"] == 50
-    assert nearest("FCOS_V_75_FPN_2x") == "FCOS_V_57_FPN_2x"
+@pytest.mark.parametrize(
+    ("entry", "nearest"),
+    [("FCOS_R_50_5l_2x", r"\w+_R_50_\w+"), ("FCOS_V_75_FPN_2x", "FCOS_V_57_FPN_2x")],
+)
+def test_the_nearest_entry_has_the_same_backbone_if_any_has(
+    cache: Path, entry: str, nearest: str
+) -> None:
+    with pytest.raises(zoo.NoWeightsError, match=f"entry with weights is {nearest};"):
+        zoo.get(entry)
+
+
+def test_what_happens_to_a_detector_does_not_reach_its_file(
+    mirror: FaultyServer, published: dict[str, torch.Tensor]
+) -> None:
+    mirror.add(FILE, saved({"model": published}))
+    with torch.no_grad():
+        for tensor in zoo.get(ENTRY).state_dict().values():
+            tensor.zero_()
+    assert differing(zoo.get(ENTRY), published) == []
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["FCOS_RT_MS_DLA_34_4x_bn", "FCOS_HRNet_W18_5l_2x", "FCOS_MS_V_39_3x", "FCOS_R_50_noctr_2x"],
+)
+def test_an_empty_network_lacks_only_its_state(entry: str) -> None:
+    detector = build_detector(zoo.card(entry).config, empty=True)
+    saved = detector.state_dict()
+    assert all(tensor.is_meta for tensor in saved.values())
+    assert not detector.normalizer.mean.is_meta
+    assert {name for name, buffer in detector.named_buffers() if buffer.is_meta} <= saved.keys()
+
+
+def test_constants_that_a_backbone_computes_are_computed() -> None:
+    card = zoo.card("FCOS_R_50_1x")
+    config = {"_target_": "backbones.TimmBackbone", "name": "efficientformerv2_s0"}
+    expected = build_detector({**card.config, "backbone": config}).backbone
+    ours = dict(_empty(card, {**card.config, "backbone": config}).backbone.named_buffers())
+    constants = dict(expected.named_buffers()).keys() - expected.state_dict().keys()
+    assert constants
+    assert all(torch.equal(ours[name], expected.get_buffer(name)) for name in constants)
 
 
 def test_names_by_license_and_by_whether_weights_are_served() -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import zoo
 from fcos import Detector
 from fcos.train.checkpoint import release
-from zoo import converted
+from zoo.checkpoint import write_safetensors
 from zoo.config import build_detector
 
 ENTRY = "FCOS_shapes_tiny"
@@ -37,7 +37,7 @@ def test_a_trained_file_brings_its_classes(tmp_path: Path, trained: Detector, ki
     if kind == "pth":
         release(trained.state_dict(), trained.classes, ENTRY, path)
     else:
-        converted.write(trained, path, converted.describe(trained))
+        write_safetensors(trained, path)
     detector = zoo.get(ENTRY, weights=path)
     assert detector.classes == tuple(CLASSES)
     image = torch.rand(3, 64, 64)
@@ -106,9 +106,8 @@ def test_a_file_of_other_classes_without_their_names_is_said_to_be_one(tmp_path:
 def test_load_checkpoint_takes_the_files_that_get_takes(
     tmp_path: Path, trained: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / f"{ENTRY}.pth").touch()
-    converted.keep(trained, tmp_path / f"{ENTRY}.pth")
-    copy = tmp_path / f"{ENTRY}.converted.safetensors"
+    copy = tmp_path / "copy.safetensors"
+    write_safetensors(trained, copy)
     monkeypatch.setattr("zoo.checkpoint._fetch_address", lambda address: copy)
     for source in (copy, "https://host.invalid/copy"):
         detector = zoo.build(ENTRY, num_classes=len(CLASSES))
@@ -161,6 +160,43 @@ def test_an_older_file_has_the_settings_of_its_entry(tmp_path: Path, trained: De
         assert zoo.get(str(path)).classes == tuple(CLASSES)
     torch.save(trained.state_dict(), path)
     with pytest.raises(zoo.CheckpointError, match="does not state which entry it is"):
+        zoo.get(str(path))
+
+
+MINE = """
+from torch import nn
+
+class Mine(nn.Conv2d):
+    channels, strides = (8, 8, 8), (8, 16, 32)
+
+    def __init__(self, norm, norm_eps=1e-5, frozen_stages=0):
+        super().__init__(3, 8, 8, 8)
+
+    def forward(self, images):
+        finest = super().forward(images)
+        return [finest, finest[..., ::2, ::2], finest[..., ::4, ::4]]
+"""
+
+
+def test_a_file_may_name_a_backbone_of_a_registered_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, path = tmp_path / "my_zoo", tmp_path / "best.pth"
+    folder.mkdir()
+    (folder / "my_backbone.py").write_text(MINE)
+    backbone = {"_target_": "my_backbone.Mine"}
+    defaults = "[/entry/FCOS_shapes_tiny@_here_, override /backbone: mine, _self_]"
+    (folder / "FCOS_mine.yaml").write_text(f"defaults: {defaults}\nweights: []\n")
+    (folder / "backbone").mkdir()
+    (folder / "backbone" / "mine.yaml").write_text(f"# @package _global_\nbackbone: {backbone}\n")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("FCOS_ZOO_CONFIGS", str(folder))
+    built = zoo.build("FCOS_mine")
+    release(built.state_dict(), built.classes, "FCOS_mine", path, zoo.card("FCOS_mine").config)
+    loaded = zoo.get(str(path))
+    assert torch.equal(loaded.backbone.weight, built.backbone.weight)
+    monkeypatch.delenv("FCOS_ZOO_CONFIGS")
+    with pytest.raises(zoo.CheckpointError, match=r"asks for 'my_backbone\.Mine'.*zoo\.register"):
         zoo.get(str(path))
 
 

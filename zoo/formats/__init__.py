@@ -1,51 +1,22 @@
-"""How others wrote their checkpoints: published keys -> ours, strictly, recognised from the keys.
-
-A format is a module with `NAME`, `MARKER` (a pattern that some key of it, and of no other,
-matches), `IGNORED` (keys that hold nothing learned) and `rules(body, levels)`; one whose tensors
-differ too has `prepare(state)`.
-"""
+"""Checkpoints as each code base wrote them, recognised by their keys and loaded strictly."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from types import ModuleType
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from backbones import DLA, HRNet, MobileNetV2, ResNet, VoVNet
 from fcos import Detector
-from zoo.formats import (
-    adelaidet,
-    bodies,
-    maskrcnn_benchmark,
-    native,
-    openmmlab,
-    torchvision,
-    xytpai,
-)
-from zoo.formats.rules import Levels, Rule, rename
+from zoo.formats.backbones import TABLES, rename
+from zoo.formats.detectors import NATIVE, PUBLISHED, Format, Levels
 
-FORMATS: tuple[ModuleType, ...] = (
-    native,
-    adelaidet,
-    maskrcnn_benchmark,
-    xytpai,
-    openmmlab,
-    torchvision,
-)
-BODIES: dict[type, Sequence[Rule]] = {
-    ResNet: bodies.RESNET,
-    HRNet: bodies.HRNET,
-    VoVNet: bodies.VOVNET,
-    DLA: bodies.DLA,
-    MobileNetV2: bodies.MOBILENET_V2,
-}
-# Counters that no published system reads; detectron2 wrote them at some dates and not at others.
+FORMATS = (NATIVE, *dict.fromkeys(PUBLISHED.values()))
+# Counters that no published code reads; detectron2 wrote them at some dates and not at others.
 COUNTER = ".num_batches_tracked"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -55,12 +26,13 @@ class CheckpointError(ValueError):
 
 
 def unwrap(content: Any) -> dict[str, Tensor]:
-    """The state dict within a checkpoint: bare, or under "model" or "state_dict", with or without
-    the `module.` of data-parallel training and the `_orig_mod.` of torch.compile; arrays become
-    tensors.
+    """The state dict in a checkpoint: bare, or under "model" or "state_dict".
+
+    The `module.` of data-parallel training and the `_orig_mod.` of torch.compile are removed from
+    its keys; arrays become tensors.
 
     Raises:
-        CheckpointError: it is none, or a tensor of it has no plain values.
+        CheckpointError: it is not a state dict, or a tensor of it has no plain values.
     """
     for key in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -72,35 +44,39 @@ def unwrap(content: Any) -> dict[str, Tensor]:
     return {name: state[key] for name, key in bare.items()} if len(bare) == len(state) else state
 
 
-def recognise(keys: Iterable[str]) -> ModuleType:
+def recognise(keys: Iterable[str]) -> Format:
     """The format of a checkpoint with these keys; CheckpointError says what they look like."""
     keys = list(keys)
     for form in FORMATS:
-        if any(re.fullmatch(form.MARKER, key) for key in keys):
+        if any(re.fullmatch(form.marker, key) for key in keys):
             return form
-    raise CheckpointError(f"no FCOS checkpoint of a known format: {_describe_checkpoint(keys)}")
+    if any("roi_head" in key for key in keys):
+        what = "it looks like a two-stage detector (Faster or Mask R-CNN)"
+    elif any(re.match(r"(fc|classifier|head\.fc)\.", key) for key in keys):
+        what = "it looks like a classification network"
+    else:
+        what = f"its keys are like {', '.join(sorted(keys)[:3])}"
+    raise CheckpointError(f"not an FCOS checkpoint of a known format: {what}")
 
 
 def prepare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state with its tensors as our modules take them, still under the published keys."""
-    form = recognise(state)
-    return form.prepare(state) if hasattr(form, "prepare") else dict(state)
+    """The state with its tensors in the form of our modules, still under the published keys."""
+    return recognise(state).prepare(state)
 
 
 def translate(keys: Iterable[str], detector: Detector) -> dict[str, str | None]:
     """Our key for each published one; None for those that are to be ignored.
 
-    A key that no rule knows keeps its own name, which the detector will not have.
+    A key that no rule matches keeps its own name, which the detector will not have.
     """
     keys = list(keys)
     form = recognise(keys)
-    body = BODIES.get(type(detector.backbone), ())
     pyramid: Any = detector.pyramid
     levels = Levels(round(math.log2(detector.backbone.strides[0])), len(pyramid.output))
-    rules = form.rules(body, levels)
+    rules = form.rules(TABLES.get(type(detector.backbone), ()), levels)
     names: dict[str, str | None] = {}
     for key in keys:
-        name = "" if re.fullmatch(form.IGNORED, key) else rename(key, rules)
+        name = "" if re.fullmatch(form.ignored, key) else rename(key, rules)
         names[key] = key if name is None else name or None
     return names
 
@@ -117,33 +93,32 @@ def load_state(detector: Detector, state: Mapping[str, Tensor]) -> None:
     _check_pixels(detector, state)
     wanted = detector.state_dict()
     ours: dict[str, Tensor] = {}
-    unexpected, misshapen, odd, infinite = [], [], [], []
+    faults: dict[str, list[str]] = {
+        "missing": [
+            name for name in wanted if name not in names.values() and not name.endswith(COUNTER)
+        ],
+        **{kind: [] for kind in ("unexpected", "of another shape", "of another kind")},
+        "not finite": [],
+    }
     for key, name in names.items():
         if name is None or (name.endswith(COUNTER) and name not in wanted):
             continue
         if name not in wanted or name in ours:
-            unexpected.append(key)
-        elif state[key].shape != wanted[name].shape:
-            misshapen.append(f"{key} {_shape(state[key])} instead of {_shape(wanted[name])}")
-        elif not _alike(state[key], wanted[name]):
-            odd.append(f"{key} {state[key].dtype} instead of {wanted[name].dtype}")
-        elif not (state[key].is_meta or state[key].isfinite().all()):
-            infinite.append(key)
+            faults["unexpected"].append(key)
+            continue
+        value, own = state[key], wanted[name]
+        if value.shape != own.shape:
+            faults["of another shape"].append(f"{key} {_shape(value)} instead of {_shape(own)}")
+        elif not (value.dtype in FLOATS if own.is_floating_point() else not value.is_complex()):
+            faults["of another kind"].append(f"{key} {value.dtype} instead of {own.dtype}")
+        elif not (value.is_meta or _is_finite(value)):
+            faults["not finite"].append(key)
         else:
-            ours[name] = state[key]
-    arrived = set(names.values())
-    missing = [name for name in wanted if name not in arrived and not name.endswith(COUNTER)]
-    faults = {
-        "missing": missing,
-        "unexpected": unexpected,
-        "of another shape": misshapen,
-        "of another kind": odd,
-        "not finite": infinite,
-    }
+            ours[name] = value
     if any(faults.values()):
-        lists = [f"{len(v)} {k}: {', '.join(v)}" for k, v in faults.items() if v]
+        lists = [f"{len(keys)} {kind}: {', '.join(keys)}" for kind, keys in faults.items() if keys]
         entry = detector.card.name if detector.card else "this detector"
-        form = recognise(state).NAME
+        form = recognise(state).name
         raise CheckpointError(f"the {form} checkpoint does not fit {entry}: {'; '.join(lists)}")
     detector.load_state_dict(ours, strict=False)
 
@@ -153,7 +128,7 @@ def _tensor(key: Any, value: Any) -> Tensor:
     if not isinstance(key, str) or not hasattr(value, "shape"):
         raise CheckpointError(
             f"the checkpoint's {key!r} is not a tensor but {type(value).__name__}: "
-            'give the state dict alone, {key: tensor}, bare or under "model" or "state_dict"'
+            'give only the state dict, {key: tensor}, bare or under "model" or "state_dict"'
         )
     if not isinstance(value, Tensor):
         array = np.asarray(value)
@@ -169,9 +144,9 @@ def _tensor(key: Any, value: Any) -> Tensor:
     return value
 
 
-def _alike(theirs: Tensor, ours: Tensor) -> bool:
-    """Whether their values mean what ours do, in whatever precision."""
-    return theirs.dtype in FLOATS if ours.is_floating_point() else not theirs.is_complex()
+def _is_finite(values: Tensor) -> bool:
+    # The sum is much faster; where it overflows, every value is looked at.
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 def _check_pixels(detector: Detector, state: Mapping[str, Tensor]) -> None:
@@ -187,14 +162,6 @@ def _check_pixels(detector: Detector, state: Mapping[str, Tensor]) -> None:
                 f"the checkpoint's {key} {theirs} is not this entry's {ours}: "
                 "it belongs to another model"
             )
-
-
-def _describe_checkpoint(keys: Sequence[str]) -> str:
-    if any("roi_heads" in key for key in keys):
-        return "it looks like a two-stage detector (Faster or Mask R-CNN)"
-    if any(re.match(r"(fc|classifier|head\.fc)\.", key) for key in keys):
-        return "it looks like a classification network"
-    return f"its keys are like {', '.join(sorted(keys)[:3])}"
 
 
 def _shape(tensor: Tensor) -> str:

@@ -1,9 +1,8 @@
-"""How others name the tensors inside a backbone.
+"""How a published key becomes ours, and the names of tensors inside backbones.
 
-Each table holds (pattern, replacement) pairs for one backbone in one lineage. They apply to a
-published key without the prefix of the body (`backbone.body.`, `backbone.bottom_up.`, ...); the
-first pattern that matches the whole key gives the key in our backbone. An empty result means a
-tensor of the ImageNet classifier on top, which a detector has no use for.
+Each table holds rules for one backbone. They apply to a published key without what stands before
+the backbone's own keys (`backbone.body.`, `backbone.bottom_up.`, ...). An empty replacement is a
+tensor of the ImageNet classifier, for which a detector has no use.
 
 The tables hold for detectors and for ImageNet files alike:
 
@@ -19,50 +18,52 @@ The tables hold for detectors and for ImageNet files alike:
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
+from typing import TypeAlias
 
-from zoo.formats.rules import Rule
+import backbones
+
+# A pattern that the whole key matches, and the key that takes its place.
+Rule: TypeAlias = tuple[str, str | Callable[[re.Match[str]], str]]
+
+
+def rename(key: str, rules: Iterable[Rule]) -> str | None:
+    """The key by the first rule that matches; "" leaves the tensor out, None: no rule matches."""
+    for pattern, replacement in rules:
+        if match := re.fullmatch(pattern, key):
+            return replacement(match) if callable(replacement) else match.expand(replacement)
+    return None
+
 
 # The two halves of a convolution with norm, as attributes or as places in an nn.Sequential.
 _HALF = {"conv": "conv", "bn": "norm", "norm": "norm", "0": "conv", "1": "norm"}
 
 
-def _detectron2(match: re.Match[str]) -> str:
-    return f"stages.{int(match['stage']) - 2}.{match['block']}.{_bottleneck(match['rest'])}"
-
-
-def _torchvision(match: re.Match[str]) -> str:
-    return f"stages.{int(match['stage']) - 1}.{match['block']}.{_bottleneck(match['rest'])}"
-
-
-def _bottleneck(rest: str) -> str:
-    """A block's own key: `conv2.norm.weight`, `bn2.weight`, `downsample.1.bias`, ..."""
-    for pattern, replacement in _BOTTLENECK:
-        match = re.fullmatch(pattern, rest)
-        if match:
-            return match.expand(replacement)
-    return rest
-
-
-_BOTTLENECK = (
-    (r"conv2_offset\.(\w+)", r"conv2.conv.offset.\1"),
-    (r"conv2\.(?:conv_)?offset\.(\w+)", r"conv2.conv.offset.\1"),
-    (r"conv2\.conv\.weight", r"conv2.conv.weight"),
+_BOTTLENECK: tuple[Rule, ...] = (
+    (r"conv2[._](?:conv_)?offset\.(\w+)", r"conv2.conv.offset.\1"),
     (r"conv(\d)\.weight", r"conv\1.conv.weight"),
     (r"bn(\d)\.(\w+)", r"conv\1.norm.\2"),
     (r"(?:shortcut|downsample\.0)\.weight", r"shortcut.conv.weight"),
     (r"downsample\.1\.(\w+)", r"shortcut.norm.\1"),
+    (r"(.+)", r"\1"),
 )
+
+
+def _bottleneck(match: re.Match[str]) -> str:
+    """`res2`, as detectron2 counts, and `layer1`, as torchvision does, are our `stages.0`."""
+    stage = int(match[2]) - (2 if match[1] == "res" else 1)
+    return f"stages.{stage}.{match[3]}.{rename(match[4], _BOTTLENECK)}"
+
 
 RESNET: tuple[Rule, ...] = (
     (r"(?:stem\.)?conv1\.weight", "stem.conv.weight"),
     (r"(?:stem\.)?(?:conv1\.norm|bn1)\.(\w+)", r"stem.norm.\1"),
-    (r"res(?P<stage>\d)\.(?P<block>\d+)\.(?P<rest>.+)", _detectron2),
-    (r"layer(?P<stage>\d)\.(?P<block>\d+)\.(?P<rest>.+)", _torchvision),
+    (r"(res|layer)(\d)\.(\d+)\.(.+)", _bottleneck),
 )
 
-_CAFFE2 = {"a": "conv1", "b": "conv2", "c": "conv3"}
-# Detectron's, whose norms are mere affine maps, and detectron2's with their statistics.
+_CAFFE2 = {"1": "shortcut", "2a": "conv1", "2b": "conv2", "2c": "conv3"}
+# Detectron's, whose norms are only affine maps, and detectron2's with their statistics.
 _NORM = {
     **{"s": "weight", "b": "bias"},
     **{"gamma": "weight", "beta": "bias"},
@@ -70,27 +71,19 @@ _NORM = {
 }
 _BN = rf"bn_({'|'.join(_NORM)})"
 
-# Caffe2's blobs: `res2_0_branch2a_w`, `res2_0_branch2a_bn_s`, ... Biases of convolutions, which are
-# in some files, were never read: the norms behind have theirs.
+# Caffe2's blobs: `res2_0_branch2a_w`, `res2_0_branch2a_bn_s`, ... Some files also hold biases of
+# convolutions, which were never read: the norms that follow have their own.
 CAFFE2_RESNET: tuple[Rule, ...] = (
     (r"conv1_w", "stem.conv.weight"),
     (r"(conv1|res\d_\d+_branch(1|2[abc]))_b", ""),
     (rf"res_conv1_{_BN}", lambda m: f"stem.norm.{_NORM[m[1]]}"),
     (
-        r"res(\d)_(\d+)_branch2([abc])_w",
+        r"res(\d)_(\d+)_branch(1|2[abc])_w",
         lambda m: f"stages.{int(m[1]) - 2}.{m[2]}.{_CAFFE2[m[3]]}.conv.weight",
     ),
     (
-        rf"res(\d)_(\d+)_branch2([abc])_{_BN}",
+        rf"res(\d)_(\d+)_branch(1|2[abc])_{_BN}",
         lambda m: f"stages.{int(m[1]) - 2}.{m[2]}.{_CAFFE2[m[3]]}.norm.{_NORM[m[4]]}",
-    ),
-    (
-        r"res(\d)_(\d+)_branch1_w",
-        lambda m: f"stages.{int(m[1]) - 2}.{m[2]}.shortcut.conv.weight",
-    ),
-    (
-        rf"res(\d)_(\d+)_branch1_{_BN}",
-        lambda m: f"stages.{int(m[1]) - 2}.{m[2]}.shortcut.norm.{_NORM[m[3]]}",
     ),
 )
 
@@ -170,10 +163,10 @@ DLA: tuple[Rule, ...] = (
     ),
     (r"fc\..+", ""),
 )
-DLA_UNREAD = r"stages\.[12]\.project\..+"  # our keys of tensors that the network never reads
+DLA_UNREAD = r"stages\.[12]\.project\..+"  # our keys of tensors that the network never uses
 
 
-# The last block of each of our stages, in the row of blocks that the others count through.
+# The last block of each of our stages; published code numbers the blocks of all stages in one row.
 _MOBILENET_ENDS = tuple(accumulate((1, 2, 3, 7, 4)))
 
 
@@ -189,12 +182,12 @@ def _mobilenet_flat(match: re.Match[str]) -> str:
     block, place = int(match[1]), int(match[2])
     layers = ("depthwise", "project") if block == 1 else ("expand", "depthwise", "project")
     if place % 3 == 2 or place // 3 >= len(layers):
-        return match[0]  # an activation's place has no tensors: another lineage
+        return match[0]  # activations have no tensors: this is another network
     return _mobilenet(block, f"{layers[place // 3]}.{_HALF[str(place % 3)]}.{match[3]}")
 
 
 def _mobilenet_nested(match: re.Match[str]) -> str:
-    """Activated layers are groups of two, the last convolution and its norm stand alone."""
+    """Layers with an activation are groups; the last convolution and its norm are not grouped."""
     block, group, half, leaf = int(match[1]), int(match[2]), match[3], match[4]
     layers = ("depthwise",) if block == 1 else ("expand", "depthwise")
     if half is None:
@@ -233,3 +226,11 @@ MOBILENET_V2_TORCHVISION: tuple[Rule, ...] = (
     _MOBILENET_CLASSIFIER,
     (r"features\.(\d+)\.conv\.(\d)(?:\.([01]))?\.(\w+)", _mobilenet_nested),
 )
+
+TABLES: dict[type, Sequence[Rule]] = {
+    backbones.ResNet: RESNET,
+    backbones.HRNet: HRNET,
+    backbones.VoVNet: VOVNET,
+    backbones.DLA: DLA,
+    backbones.MobileNetV2: MOBILENET_V2,
+}

@@ -1,4 +1,4 @@
-"""Others' names of a body's tensors, held against other implementations of the same networks."""
+"""Published names of a backbone's tensors, compared with other implementations of the networks."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from backbones.dla import DLA
 from backbones.hrnet import HRNet
 from backbones.mobilenet import MobileNetV2
 from backbones.vovnet import VoVNet
-from zoo.formats import bodies
-from zoo.formats.rules import Rule, rename
+from zoo.formats import backbones as tables
+from zoo.formats.backbones import Rule, rename
 
 IMAGE = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
@@ -41,28 +41,28 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], Any, An
         lambda: HRNet(18),
         lambda: timm.create_model("hrnet_w18", head=""),
         lambda model: model.stages(model.act2(model.bn2(model.conv2(stem(model))))),
-        bodies.HRNET,
+        tables.HRNET,
         "",
     ),
     "DLA-34, timm": (
         DLA,
         lambda: timm.create_model("dla34"),
         lambda model: intermediates(model)[-3:],
-        bodies.DLA,
-        bodies.DLA_UNREAD,
+        tables.DLA,
+        tables.DLA_UNREAD,
     ),
     "MobileNetV2, timm": (
         MobileNetV2,
         lambda: timm.create_model("mobilenetv2_100"),
         lambda model: intermediates(model)[-3:],
-        bodies.MOBILENET_V2,
+        tables.MOBILENET_V2,
         "",
     ),
     "MobileNetV2, torchvision": (
         MobileNetV2,
         lambda: torchvision.models.mobilenet_v2(),
         torchvision_features,
-        bodies.MOBILENET_V2_TORCHVISION,
+        tables.MOBILENET_V2_TORCHVISION,
         "",
     ),
 }
@@ -73,7 +73,7 @@ def stem(model: Any) -> Tensor:
 
 
 def translated(keys: Sequence[str], rules: Sequence[Rule]) -> dict[str, str]:
-    """{published: ours} without the classifier; no two may meet."""
+    """{published: ours} without the classifier; no two published keys have the same name."""
     names = {key: rename(key, rules) for key in keys}
     assert None not in names.values()
     kept = {key: name for key, name in names.items() if name}
@@ -85,19 +85,19 @@ def translated(keys: Sequence[str], rules: Sequence[Rule]) -> dict[str, str]:
 def test_the_same_weights_give_the_same_features(case: str) -> None:
     ours, theirs, run, rules, unread = CASES[case]
     torch.manual_seed(0)
-    peer, body = theirs().eval(), ours().eval()
-    published = peer.state_dict()
+    reference, backbone = theirs().eval(), ours().eval()
+    published = reference.state_dict()
     for key, value in published.items():
         if key.endswith("running_mean"):
             nn.init.normal_(value, std=0.1)
     names = translated(list(published), rules)
-    result = body.load_state_dict(
+    result = backbone.load_state_dict(
         {name: published[key] for key, name in names.items()}, strict=False
     )
     assert not result.unexpected_keys
     assert all(re.fullmatch(unread, key) for key in result.missing_keys)
     with torch.no_grad():
-        for a, b in zip(body(IMAGE), run(peer), strict=True):
+        for a, b in zip(backbone(IMAGE), run(reference), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()))
 
 
@@ -112,38 +112,38 @@ def test_the_same_weights_give_the_same_features(case: str) -> None:
     ],
 )
 def test_vovnet_names(published: str, ours: str) -> None:
-    assert rename(published, bodies.VOVNET) == ours
+    assert rename(published, tables.VOVNET) == ours
     assert ours in VoVNet((1, 1, 8, 3), ese=True, norm="bn").state_dict()
 
 
 def test_original_mobilenet_names_agree_with_torchvisions() -> None:
-    """Both count the blocks alike; the original numbers a block's layers in one row."""
+    """Both number the blocks alike; the original numbers all layers of a block in one row."""
     row = {"0.0": 0, "0.1": 1, "1.0": 3, "1.1": 4, "2": 6, "3": 7}
     first = {"0.0": 0, "0.1": 1, "1": 3, "2": 4}
     keys = [k for k in torchvision.models.mobilenet_v2().state_dict() if ".conv." in k]
-    for key, name in translated(keys, bodies.MOBILENET_V2_TORCHVISION).items():
+    for key, name in translated(keys, tables.MOBILENET_V2_TORCHVISION).items():
         match = re.fullmatch(r"features\.(\d+)\.conv\.([\d.]+)\.(\w+)", key)
         assert match
         block, place, leaf = match.groups()
         number = (first if block == "1" else row)[place]
-        assert rename(f"features.{block}.conv.{number}.{leaf}", bodies.MOBILENET_V2) == name
+        assert rename(f"features.{block}.conv.{number}.{leaf}", tables.MOBILENET_V2) == name
 
 
 @pytest.mark.parametrize(
     ("rules", "key"),
     [
-        (bodies.HRNET, "classifier.weight"),
-        (bodies.HRNET, "incre_modules.0.0.conv1.weight"),
-        (bodies.VOVNET, "classifier.weight"),
-        (bodies.DLA, "fc.bias"),
-        (bodies.MOBILENET_V2, "conv_head.weight"),
-        (bodies.MOBILENET_V2_TORCHVISION, "features.18.0.weight"),
+        (tables.HRNET, "classifier.weight"),
+        (tables.HRNET, "incre_modules.0.0.conv1.weight"),
+        (tables.VOVNET, "classifier.weight"),
+        (tables.DLA, "fc.bias"),
+        (tables.MOBILENET_V2, "conv_head.weight"),
+        (tables.MOBILENET_V2_TORCHVISION, "features.18.0.weight"),
     ],
 )
 def test_classifiers_are_known_and_left_out(rules: Sequence[Rule], key: str) -> None:
     assert rename(key, rules) == ""
 
 
-def test_names_of_no_body_are_not_guessed() -> None:
-    assert rename("layer1.0.conv1.bias.extra", bodies.HRNET) is None
-    assert rename("stage2.OSA2_1.weight", bodies.VOVNET) is None
+def test_unknown_names_are_not_guessed() -> None:
+    assert rename("layer1.0.conv1.bias.extra", tables.HRNET) is None
+    assert rename("stage2.OSA2_1.weight", tables.VOVNET) is None
