@@ -24,6 +24,7 @@ from fcos.data.annotations import (
 )
 
 Result = dict[str, Any]
+COCO_LIMIT = 100  # detections of an image that COCO's AP counts
 BACKENDS = ("pycocotools", "hotcoco")
 
 # In the order of COCOeval.stats.
@@ -74,7 +75,7 @@ def evaluate_detections(
     annotations: Annotations,
     image_ids: Iterable[int] | None = None,
     backend: str = "pycocotools",
-    max_detections: int = 100,
+    max_detections: int = COCO_LIMIT,
 ) -> dict[str, Any]:
     """Compute COCO's metrics with pycocotools, or with an equal and faster package.
 

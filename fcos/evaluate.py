@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from fcos.coco_eval import Result, evaluate_detections, to_coco_results
+from fcos.coco_eval import COCO_LIMIT, Result, evaluate_detections, to_coco_results
 from fcos.data.annotations import Annotations
 from fcos.data.dataset import DetectionDataset
 from fcos.data.loader import Loader
@@ -29,6 +29,7 @@ def evaluate_detector(
     annotations: Annotations,
     batch: int = 1,
     workers: int = 2,
+    max_detections: int | None = None,
 ) -> dict[str, Any]:
     """Detect on every image of a dataset and compute COCO's metrics.
 
@@ -38,6 +39,7 @@ def evaluate_detector(
         annotations: COCO annotations to measure with.
         batch: images of a forward pass; see `Detector.detect`.
         workers: processes that read images.
+        max_detections: of an image; None for the detector's own limit and COCO's.
 
     Returns:
         The metrics of `fcos.coco_eval.evaluate_detections`, on every rank.
@@ -51,12 +53,18 @@ def evaluate_detector(
         return [{"boxes": d.boxes, "scores": d.scores, "labels": d.labels} for d in detections]
 
     category_ids = match_categories(detector.classes, dataset)
-    plus_one = detector.decoder.plus_one
-    training = detector.training
+    decoder, training = detector.decoder, detector.training
+    own = decoder.max_detections
+    decoder.max_detections = max_detections or own
     detector.eval()
-    results = detect_dataset(predict, dataset, category_ids, batch, workers, plus_one=plus_one)
+    results = detect_dataset(
+        predict, dataset, category_ids, batch, workers, plus_one=decoder.plus_one
+    )
     detector.train(training)
-    figures = evaluate_detections(results, annotations) if distributed.rank() == 0 else None
+    decoder.max_detections = own
+    limit, figures = max_detections or COCO_LIMIT, None
+    if distributed.rank() == 0:
+        figures = evaluate_detections(results, annotations, max_detections=limit)
     return dict(distributed.broadcast(figures))
 
 

@@ -76,9 +76,9 @@ def evaluate(
     from benchmarks import accuracy
     from benchmarks.dataset import default_dataset, image_ids
     from fcos import TTA_MULTI_SCALE
+    from fcos.coco_eval import COCO_LIMIT
     from fcos.text import printable
     from fcos.train import distributed
-    from fcos.train.examine import COCO_LIMIT
 
     exact_float32()
     given = _dataset(dataset) if dataset else None
@@ -94,7 +94,7 @@ def evaluate(
             detector.decoder.max_detections = max_detections
         results = accuracy.detect(detector, data, ids, batch, tta, workers)
         if distributed.rank() == 0:
-            for line in remarks(detector.classes, data, ids, max_detections):
+            for line in remarks(detector.classes, data, ids, max_detections or COCO_LIMIT):
                 Console(stderr=True, soft_wrap=True, markup=False).print(printable(line))
             write(results, data, ids, folder, title, max_detections or COCO_LIMIT)
 
@@ -109,9 +109,7 @@ def _dataset(paths: Sequence[Path]) -> Dataset:
     return Dataset.of(annotations, image_dir[0] if image_dir else find_image_dir(annotations))
 
 
-def remarks(
-    classes: Sequence[str], dataset: Dataset, ids: Sequence[int], limit: int | None
-) -> list[str]:
+def remarks(classes: Sequence[str], dataset: Dataset, ids: Sequence[int], limit: int) -> list[str]:
     """Warnings about classes that are not measured and images of too many objects."""
     from fcos.data.annotations import category_names, load_annotations, valid_objects
     from fcos.evaluate import unmatched
@@ -121,7 +119,7 @@ def remarks(
     objects = Counter(thing["image_id"] for thing in valid_objects(content))
     counts = [objects[image_id] for image_id in ids]
     names = list(category_names(content).values())
-    return [*unmatched(classes, names), *(crowded(counts) if limit is None else ())]
+    return [*unmatched(classes, names), *crowded(counts, limit, "--max-detections")]
 
 
 def write(

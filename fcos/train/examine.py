@@ -8,15 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from fcos.coco_eval import COCO_LIMIT
 from fcos.data.dataset import DetectionDataset
 from fcos.evaluate import match_categories, unmatched
 from fcos.image_io import ImageError, read_image
 
-COCO_LIMIT = 100  # detections of an image that COCO's AP counts
 
-
-def examine(classes: Sequence[str], test: DetectionDataset) -> list[str]:
+def examine(classes: Sequence[str], test: DetectionDataset, limit: int | None = None) -> list[str]:
     """Read every image of a test set, and match its classes with the detector's.
+
+    Args:
+        classes: the detector's.
+        test: the test set.
+        limit: detections of an image that count; None for COCO's limit.
 
     Returns:
         Lines that say what will not be measured as one may expect.
@@ -31,22 +35,26 @@ def examine(classes: Sequence[str], test: DetectionDataset) -> list[str]:
     if errors:
         raise ImageError(f"{len(errors)} of {len(test)} images to evaluate on: {errors[0]}")
     objects = np.diff(test.ends, prepend=0)
-    return [*unmatched(classes, test.classes), *crowded(objects.tolist())]
+    return [
+        *unmatched(classes, test.classes),
+        *crowded(objects.tolist(), limit or COCO_LIMIT, "data.max_detections"),
+    ]
 
 
-def crowded(objects: Iterable[int]) -> list[str]:
-    """A line where images have more objects than COCO's AP counts detections; else none.
+def crowded(objects: Iterable[int], limit: int, option: str) -> list[str]:
+    """A line where images have more objects than AP counts detections; else none.
 
     Args:
         objects: the number of each image's.
+        limit: detections of an image that count.
+        option: what sets the limit.
     """
-    many = [number for number in objects if number > COCO_LIMIT]
+    many = [number for number in objects if number > limit]
     if not many:
         return []
     return [
-        f"{len(many)} images have more than {COCO_LIMIT} objects, up to {max(many)}: COCO's AP "
-        f"counts {COCO_LIMIT} detections of an image; `fcos-zoo evaluate --max-detections "
-        f"{max(many)}` counts more"
+        f"{len(many)} images have more than {limit} objects, up to {max(many)}, but AP counts "
+        f"{limit} detections of an image: {option}={max(many)} counts more"
     ]
 
 

@@ -107,7 +107,7 @@ def _train(
     with distributed.leader_first():
         dataset, test = build_datasets(data, run["seed"], held_out)
     detector = make_detector(dataset.classes).to(device).train()
-    faults = partial(examine, dataset.classes, test[0]) if test else list
+    faults = partial(examine, dataset.classes, test[0], data["max_detections"]) if test else list
     for line in distributed.broadcast(faults() if distributed.rank() == 0 else None):
         log(line)
     for line in remarks(data, dataset, test):
@@ -199,7 +199,7 @@ def make_trainer(
             loggers=run["loggers"],
         ),
         epoch=epoch,
-        evaluate=partial(_measure, test, data["workers"], folder) if test else None,
+        evaluate=partial(_measure, test, data, folder) if test else None,
         settings=config,
         fingerprint=fingerprint(dataset),
     )
@@ -242,9 +242,11 @@ def build_schedule(config: Config, epoch: float) -> Schedule:
     )
 
 
-def _measure(test: TestSet, workers: int, folder: Path, detector: Detector) -> dict[str, Any]:
+def _measure(test: TestSet, data: Config, folder: Path, detector: Detector) -> dict[str, Any]:
     """The figures of a detector; what it detects at the first evaluation is drawn."""
-    figures = evaluate_detector(detector, *test, workers=workers)
+    figures = evaluate_detector(
+        detector, *test, workers=data["workers"], max_detections=data["max_detections"]
+    )
     drawn = folder / "first_detections.jpg"
     if distributed.rank() == 0 and not drawn.exists():
         mosaic.draw_detections(detector, test[0], drawn)

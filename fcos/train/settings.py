@@ -72,6 +72,7 @@ class Data:
     test: str | None
     test_images: str | None
     split: Annotated[float, Interval(gt=0, lt=1)] | None
+    max_detections: Count | None
     plus_one: bool
     whole_pixels: bool
     keep_empty: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,20 @@ def test_paths_may_have_characters_of_the_grammar() -> None:
         assert compose_entry(ENTRY, [f"data.train={path}"])["data"]["train"] == path
     assert compose_entry(ENTRY, ["data.test='my test.json'"])["data"]["test"] == "my test.json"
     assert compose_entry(ENTRY, ["data.test=null"])["data"]["test"] is None
+
+
+def test_more_objects_than_ap_counts_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write(tmp_path / "data", 4, seed=3, size=96)
+    content = json.loads(data.read_text())
+    first = content["images"][0]["id"]
+    row = {"image_id": first, "category_id": 1, "iscrowd": 0, "area": 9}
+    content["annotations"] += [{**row, "bbox": [i % 50, i // 9, 3, 3]} for i in range(120)]
+    data.write_text(json.dumps(content))
+    arguments = [f"data.train={data}", f"data.test={data}", "epochs=1", "resize.size=96"]
+    arguments += ["data.workers=0", "solver.batch=4", "run.device=cpu"]
+    for limit, said in ((None, True), (150, False)):
+        more = [f"data.max_detections={limit or 'null'}", f"run.folder={tmp_path / str(limit)}"]
+        assert cli.main(["train", ENTRY, *arguments, *more]) == 0
+        assert ("AP counts 100 detections of an image" in capsys.readouterr().err) is said
