@@ -14,7 +14,7 @@ from benchmarks.cases import Dataset
 from benchmarks.dataset import image_ids
 from fcos import Augmentation, Detector, coco_eval
 from fcos.coco_eval import Result
-from fcos.data.annotations import load_annotations
+from fcos.data.annotations import category_names, load_annotations
 from fcos.data.coco import CocoDataset
 from fcos.data.registry import check_is_minival
 from fcos.evaluate import detect_dataset, match_categories
@@ -74,7 +74,8 @@ def figures(
     evaluator: str = "pycocotools",
     max_detections: int = 100,
 ) -> dict[str, Any]:
-    """COCO's twelve metrics, the AP of each class, and `analysis.analyse`, on these images.
+    """COCO's twelve metrics, the AP of each class, and `analysis.analyse`, on these images; and the
+    twelve of COCO-ReM's annotations as `rem`, where these lie beside the dataset's.
 
     All are None where the dataset has images only, like COCO's test-dev, whose detections its
     server evaluates. `split` is "val2017" for its 5,000 images, else the dataset's name. Only
@@ -93,4 +94,21 @@ def figures(
     measured = coco_eval.figures(matched)
     if measured["AP"] is not None and evaluator == "pycocotools":
         measured |= analysis.analyse(matched)
+        measured |= _refined(results, dataset, ids, max_detections)
     return {**measured, "split": split, "detections": len(results), "evaluator": evaluator}
+
+
+def _refined(
+    results: Sequence[Result], dataset: Dataset, ids: Sequence[int], max_detections: int
+) -> dict[str, Any]:
+    """The twelve metrics by COCO-ReM's annotations, if these have all images and classes."""
+    if not dataset.refined:
+        return {}
+    refined, own = (
+        load_annotations(file, labelled=False) for file in (dataset.refined, dataset.annotations)
+    )
+    known = {image["id"] for image in refined["images"]}
+    if not known.issuperset(ids) or category_names(refined) != category_names(own):
+        return {}
+    measured = coco_eval.evaluate_detections(results, refined, ids, max_detections=max_detections)
+    return {"rem": {name: measured[name] for name in coco_eval.FIGURES}}

@@ -14,6 +14,7 @@ METRICS = ("params", "flops", "training_memory", "latency", "throughput", "memor
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 # Metrics that other work on the machine does not disturb: those of one entry share a process.
 STATIC = frozenset({"params", "flops", "training_memory"})
+REFINED = "instances_valrem.json"  # what COCO-ReM calls its annotations of val2017
 TIMED = frozenset({"latency", "throughput"})
 
 
@@ -37,12 +38,14 @@ class Dataset:
     """A COCO-format dataset.
 
     `digest` is that of the annotation file, so that a case is the same wherever the files are.
+    `refined` is the file of COCO-ReM's annotations where it lies beside that, else "".
     """
 
     annotations: str
     images: str
     name: str
     digest: str
+    refined: str = ""
 
     @classmethod
     def of(cls, annotations: str | Path, images: str | Path) -> Dataset:
@@ -58,7 +61,10 @@ class Dataset:
             raise FileNotFoundError(f"{images}: no such image folder")
         name = path.parent.name if path.stem == "annotations" else path.stem
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        return cls(str(path.resolve()), str(Path(images).resolve()), name, digest)
+        refined = path.resolve().with_name(REFINED)
+        places = str(path.resolve()), str(Path(images).resolve())
+        beside = str(refined) if refined.is_file() and refined != path.resolve() else ""
+        return cls(*places, name, digest, beside)
 
 
 @dataclass(frozen=True)

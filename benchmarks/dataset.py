@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +14,7 @@ from torch import Tensor
 from benchmarks.cases import Dataset
 from fcos.data.annotations import load_annotations
 from fcos.data.image_files import find_files
-from fcos.data.registry import resolve_dataset
+from fcos.data.registry import coco_safe, resolve_dataset
 from fcos.image_io import load_image
 from fcos.image_io import read_image as read_file
 from zoo.registry import Card
@@ -23,6 +25,21 @@ EMBEDDED = Path(__file__).resolve().parent / "data" / "coco_val_ccby"
 def embedded() -> Dataset:
     """The 31 images of COCO val2017 under CC BY that are part of this package."""
     return Dataset.of(EMBEDDED / "annotations.json", EMBEDDED / "images")
+
+
+def safe_subset(dataset: Dataset, folder: Path) -> Dataset:
+    """The images that may be redistributed, see `fcos.data.registry.coco_safe`.
+
+    Their annotation file is written into `folder`.
+    """
+    content = json.dumps(coco_safe(dataset.annotations), sort_keys=True)
+    path = folder / "coco_safe.json"
+    if not path.is_file() or path.read_text() != content:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f"coco_safe.{os.getpid()}"  # other shards may write it at the same time
+        part.write_text(content)
+        part.replace(path)
+    return replace(Dataset.of(path, dataset.images), refined=dataset.refined)
 
 
 def default_dataset(card: Card, folder: Path) -> Dataset:

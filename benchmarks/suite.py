@@ -16,9 +16,9 @@ import torch
 import zoo
 from benchmarks import baselines, weights
 from benchmarks.cases import METRICS, PRECISIONS, STATIC, Case, Dataset, TimingBudget, Weights
-from benchmarks.dataset import default_dataset, embedded
+from benchmarks.dataset import default_dataset, embedded, safe_subset
 from zoo.config import compose
-from zoo.registry import CONFIGS
+from zoo.registry import CONFIGS, Card
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Suite:
         batches: batch sizes of throughput, in increasing order.
         size: largest (shortest, longest) side of the images; smaller test sizes stay.
         dataset: the images; None for the embedded ones, or the shapes an entry was trained on.
+        subset: "safe" for only the images that may be redistributed, see `dataset.safe_subset`.
         folder: where shapes are drawn to and detections kept.
         limit, ap_limit: number of images to measure speed and AP on; None for all.
         evaluator: computes AP, one of `fcos.coco_eval.BACKENDS`.
@@ -59,6 +60,7 @@ class Suite:
     threads: int | None = None
     size: tuple[int, int] | None = None
     dataset: Dataset | None = None
+    subset: str | None = None
     folder: Path = Path("outputs/bench")
     limit: int | None = None
     ap_limit: int | None = None
@@ -83,6 +85,8 @@ class Suite:
                     raise ValueError(f"unknown {word!r}; choose from {', '.join(known)}")
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"unknown device {self.device!r}; choose cpu, cuda or cuda:N")
+        if self.subset not in (None, "safe"):
+            raise ValueError(f"unknown subset {self.subset!r}; the only one is safe")
         if self.processes < 1:
             raise ValueError(f"processes must be at least 1, not {self.processes}")
         if not 0 <= self.shard < self.shards:
@@ -115,16 +119,13 @@ class Suite:
             card = trained.card if trained else zoo.card(name)
             config = (trained.settings if trained else None) or card.config
             needs_images = set(self.metrics) - STATIC
-            dataset = self.dataset
-            if needs_images and dataset is None:
-                dataset = default_dataset(card, self.folder / "data")
             common = Case(
                 name,
                 "params",
                 device=self.device,
                 threads=threads,
                 size=smaller(config["resize"], self.size),
-                dataset=dataset if needs_images else None,
+                dataset=self._dataset(card) if needs_images else None,
                 weights=self._weights(name)
                 if needs_images or trained
                 else Weights(note="not needed"),
@@ -139,7 +140,7 @@ class Suite:
                 device=self.device,
                 threads=threads,
                 size=self.size,
-                dataset=self.dataset or embedded(),
+                dataset=self._dataset(),
                 weights=Weights("baseline", digest=baselines.digest(entry)),
             )
             for metric in baselines.METRICS:
@@ -210,6 +211,13 @@ class Suite:
                     limit=self.limit,
                     timing=TimingBudget() if metric == "memory" else self.timing,
                 )
+
+    def _dataset(self, card: Card | None = None) -> Dataset:
+        """The images to measure on: where none are given, those of an entry or the embedded."""
+        folder = self.folder / "data"
+        dataset = self.dataset or (default_dataset(card, folder) if card else embedded())
+        drawn = dataset.name == "shapes"  # by us, so that there is no license to ask for
+        return safe_subset(dataset, folder) if self.subset and not drawn else dataset
 
     def _weights(self, name: str) -> Weights:
         return weights.resolve(name, self.weights_files, self.weights_folder, self.cached_only)

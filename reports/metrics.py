@@ -128,6 +128,8 @@ METRICS = (
     _analysis("ap_low", "AP from", "bootstrap.low",
               "lower end of the interval with the AP of 95% of random draws of the images", False),
     _analysis("ap_high", "to", "bootstrap.high", "its upper end", False),
+    _analysis("ap_rem", "AP ReM", "rem.AP",
+              "AP by COCO-ReM's refined annotations, of the same detections", False),
     _analysis("tide_cls", "class", "tide.cls",
               "AP50 lost by boxes of a wrong class, and so on by TIDE's other errors"),
     _analysis("tide_loc", "location", "tide.loc", "AP50 lost by badly placed boxes"),

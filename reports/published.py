@@ -89,7 +89,7 @@ def compare(table: Table, figures: pd.DataFrame, machine: str) -> Comparison:
     """A published table beside the figures that one machine measured in the published settings."""
     standing = best(figures[figures["as_published"]], ["entry"])
     found = {(row["entry"], row["metric"]): row for row in records(standing)}
-    notes: list[str] = []
+    notes = list(table.notes)
     headings: list[str] = []
     columns: list[list[str]] = []
     for column in table.columns:

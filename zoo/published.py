@@ -2,7 +2,8 @@
 
 One YAML file is one table of one version of a page, cell by cell: numbers as numbers, `null` where
 the page has a dash, its own words where it has words. Where a page changed over time each version
-is a table of its own, with its own commit and date. Nothing here is measured by this project.
+is a table of its own, with its own commit and date. Nothing here is measured by this project; only
+`notes` are its own words.
 """
 
 from __future__ import annotations
@@ -71,7 +72,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """One published table; `id` is the stem of its file, rows and columns in the page's order."""
+    """One published table; `id` is the stem of its file, rows and columns in the page's order.
+
+    `footnotes` are the page's, `notes` ours: what to know before comparing with its figures.
+    """
 
     id: str
     title: str
@@ -81,6 +85,7 @@ class Table:
     columns: tuple[Column, ...]
     footnotes: tuple[str, ...]
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
 
 
 def tables() -> list[Table]:
@@ -100,7 +105,7 @@ def read(path: Path) -> Table:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    _check(f"{path}: table", content, _fields(Table) - {"id"})
+    _check(f"{path}: table", content, _fields(Table) - {"id", "notes"}, {"notes"})
     if content["system"] not in SYSTEMS:
         raise ValueError(f"{path}: system: {content['system']!r} is not one of {SYSTEMS}")
     for key in ("columns", "footnotes", "rows"):
@@ -122,6 +127,7 @@ def read(path: Path) -> Table:
         columns=tuple(columns),
         footnotes=tuple(content["footnotes"]),
         rows=tuple(_row(f"{path}: rows[{i}]", row, keys) for i, row in enumerate(content["rows"])),
+        notes=tuple(content.get("notes", ())),
     )
 
 

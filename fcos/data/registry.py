@@ -25,6 +25,13 @@ MINIVAL_IMAGES = 5000
 # spaces.
 MINIVAL_ANNOTATED = "4eb450a8bbceb096870d56608cf4e9284570c0f8800f87c93179517f6abfa9eb"
 
+# The licenses of coco_safe, see `coco_safe`: all that allow others to be given the image.
+SAFE_LICENSES = (
+    *("creativecommons.org/licenses/by/", "creativecommons.org/licenses/by-sa/"),
+    *("creativecommons.org/licenses/by-nd", "flickr.com/commons/usage", "www.usa.gov"),
+)
+SAFE_IMAGES = 1525  # of val2017
+
 
 def is_named(name: str) -> bool:
     """Whether it is the name of a dataset, not a path."""
@@ -125,6 +132,42 @@ def check_is_minival(annotations: Annotations, training: Sequence[Annotations] =
             )
 
 
+def coco_safe(annotations: Annotations) -> dict[str, Any]:
+    """The images whose license allows redistribution, with their objects.
+
+    The rule is that of MLCommons, by which val2017 has 1,525 such images
+    (`vision/classification_and_detection/yolo/create_safe_annotations.py` of mlcommons/inference).
+
+    Raises:
+        ValueError: the annotations do not name licenses, no image has such a license, or there are
+            5,000 images, of which not 1,525 have one.
+    """
+    content = load_annotations(annotations, labelled=False)
+    name = "these annotations" if isinstance(annotations, Mapping) else str(annotations)
+    rows = content.get("licenses")
+    licenses = [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
+    safe = [
+        row.get("id")
+        for row in licenses
+        if any(text in str(row.get("url", "")).lower() for text in SAFE_LICENSES)
+    ]
+    images = [image for image in content["images"] if image.get("license") in safe]
+    if not images:
+        raise ValueError(f"{name}: no image has a license that allows redistribution")
+    if len(content["images"]) == MINIVAL_IMAGES and len(images) != SAFE_IMAGES:
+        raise ValueError(
+            f"{name}: {len(images):,} images may be redistributed, but {SAFE_IMAGES:,} of val2017"
+        )
+    ids = {image["id"] for image in images}
+    objects = [thing for thing in content["annotations"] if thing.get("image_id") in ids]
+    return {**content, "images": images, "annotations": objects}
+
+
+def _coco_safe(root: Path) -> DatasetSource:
+    whole = _coco("instances_val2017", "val2017")(root)
+    return DatasetSource(coco_safe(whole.annotations), whole.image_dir)
+
+
 def _coco(annotations: str, images: str) -> Callable[[Path], DatasetSource]:
     def source(root: Path) -> DatasetSource:
         found = DatasetSource(root / "annotations" / f"{annotations}.json", root / images)
@@ -167,6 +210,8 @@ _VOC_2012 = _voc("VOC2012", "trainval", difficult=True)
 NAMED_DATASETS: dict[str, list[Callable[[Path], DatasetSource]]] = {
     "coco_2017_train": [_coco("instances_train2017", "train2017")],
     "coco_2017_val": [_coco("instances_val2017", "val2017")],
+    "coco_2017_val_rem": [_coco("instances_valrem", "val2017")],
+    "coco_2017_val_safe": [_coco_safe],
     "coco_2014_trainval35k": [
         _coco("instances_train2014", "train2014"),
         _coco("instances_valminusminival2014", "val2014"),

@@ -13,7 +13,9 @@ from torch import Tensor
 from benchmarks import accuracy
 from benchmarks import dataset as datasets
 from benchmarks.cases import Dataset
-from benchmarks.dataset import embedded, image_ids, read_image
+from benchmarks.dataset import embedded, image_ids, read_image, safe_subset
+from benchmarks.suite import Suite
+from fcos import coco_eval
 from fcos.data import shapes
 
 
@@ -101,6 +103,33 @@ def test_the_embedded_images_are_real_and_readable() -> None:
     image = read_image(dataset, ids[0])
     assert image.dtype == torch.uint8
     assert image.shape[0] == 3
+
+
+def test_all_embedded_images_may_be_redistributed(tmp_path: Path) -> None:
+    safe = safe_subset(embedded(), tmp_path)
+    assert safe.name == "coco_safe"
+    assert image_ids(safe) == image_ids(embedded())
+    assert safe_subset(embedded(), tmp_path) == safe
+    (case,) = Suite(["FCOS_R_50_1x"], metrics=["latency"], subset="safe", folder=tmp_path).cases()
+    assert case.identity["dataset"] == f"coco_safe@{safe.digest}"
+
+
+def test_refined_annotations_beside_the_dataset_give_a_second_ap(
+    drawn: Dataset, tmp_path: Path
+) -> None:
+    content = json.loads(Path(drawn.annotations).read_text())
+    (tmp_path / "shapes.json").write_text(json.dumps(content))
+    results = [{**thing, "score": 0.9} for thing in content["annotations"]]
+    del content["annotations"][:8]  # as if these were no objects
+    refined = tmp_path / "instances_valrem.json"
+    refined.write_text(json.dumps(content))
+    dataset = Dataset.of(tmp_path / "shapes.json", drawn.images)
+    ids = image_ids(dataset)
+    figures = accuracy.figures(results, dataset, ids)
+    assert figures["AP"] == 1 > figures["rem"]["AP"]
+    assert figures["rem"]["AP"] == coco_eval.evaluate_detections(results, content)["AP"]
+    refined.write_text(json.dumps({**content, "images": content["images"][1:]}))
+    assert "rem" not in accuracy.figures(results, dataset, ids)  # of other images
 
 
 def test_a_missing_dataset_is_named(tmp_path: Path) -> None:

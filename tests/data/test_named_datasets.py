@@ -6,7 +6,7 @@ import json
 import pytest
 
 from fcos.data import registry
-from fcos.data.registry import check_is_minival, resolve_dataset
+from fcos.data.registry import check_is_minival, coco_safe, resolve_dataset
 
 
 def annotations(ids, annotated=()) -> dict:
@@ -46,6 +46,37 @@ def test_minival_must_not_have_been_trained_on(minival):
         check_is_minival(minival, training=[annotations([1, 2]), annotations([4, 6, 9])])
 
 
+LICENSES = [
+    {"id": 1, "url": "http://creativecommons.org/licenses/by-nc-sa/2.0/"},
+    {"id": 4, "url": "http://creativecommons.org/licenses/by/2.0/"},
+    {"id": 6, "url": "http://creativecommons.org/licenses/by-nd/2.0/"},
+    {"id": 8, "url": "http://www.usa.gov/copyright.shtml"},
+]
+
+
+def test_coco_safe_has_the_images_that_may_be_redistributed():
+    content = annotations([1, 2, 3, 4], [1, 2, 2, 4]) | {"licenses": LICENSES}
+    for image, license in zip(content["images"], (1, 4, 6, 8), strict=True):
+        image["license"] = license
+    safe = coco_safe(content)
+    assert [image["id"] for image in safe["images"]] == [2, 3, 4]
+    assert [thing["image_id"] for thing in safe["annotations"]] == [2, 2, 4]
+    with pytest.raises(ValueError, match="no image has a license that allows redistribution"):
+        coco_safe(annotations([1]))
+
+
+@pytest.mark.parametrize(("safe", "fine"), [(1525, True), (1524, False)])
+def test_of_val2017_they_are_1525(safe, fine):
+    content = annotations(range(5000)) | {"licenses": LICENSES}
+    for number, image in enumerate(content["images"]):
+        image["license"] = 4 if number < safe else 1
+    if fine:
+        assert len(coco_safe(content)["images"]) == 1525
+    else:
+        with pytest.raises(ValueError, match="1,524 images may be redistributed, but 1,525 of val"):
+            coco_safe(content)
+
+
 def test_splits_under_a_root_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"instances_train2017\.json is missing"):
         resolve_dataset("coco_2017_train", tmp_path)
@@ -65,5 +96,7 @@ def test_splits_under_a_root_folder(tmp_path):
         ("instances_valminusminival2014", "val2014"),
     ]
     assert names("coco_2014_minival") == [("instances_minival2014", "val2014")]
-    with pytest.raises(FileNotFoundError, match="coco_2018 is neither an annotation file nor one"):
+    with pytest.raises(
+        FileNotFoundError, match="coco_2018 is neither a dataset's file or folder nor one"
+    ):
         resolve_dataset("coco_2018", tmp_path)

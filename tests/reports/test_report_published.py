@@ -139,3 +139,9 @@ def test_a_restricted_report_lists_only_its_models() -> None:
     restricted = published.restricted({"FCOS_R_50_1x"})
     assert {row.entry for table in restricted for row in table.rows} == {"FCOS_R_50_1x"}
     assert len(restricted) == 2
+
+
+def test_what_to_know_about_published_figures_stands_beside_them() -> None:
+    table = read(DIRECTORY / "xytpai_early.yaml")
+    first, *_ = notes([ap("FCOS_R_50_noctr_2x")], table)
+    assert "4,952 images of val2017 that have boxes" in first

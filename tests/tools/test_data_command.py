@@ -216,7 +216,8 @@ def test_archives_of_which_only_the_md5_is_known(
 @pytest.mark.parametrize("path", sorted((CONFIGS / "dataset").glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_zoo_s_own_datasets_are_well_described(path: Path) -> None:
     dataset = DatasetSpec.parse(path.stem, yaml.safe_load(path.read_text()))
-    assert all(archive.sha256 or archive.md5 for archive in dataset.archives)
+    unknown = [a.name for a in dataset.archives if not (a.sha256 or a.md5)]
+    assert unknown == (["instances_valrem.json.zip"] if path.stem == "coco_rem" else [])
     images = sum(r.count for a in dataset.archives for r in a.extract if r.pattern.endswith(".jpg"))
     assert images >= max(dataset.splits.values())
     last = list(dataset.splits)[-1]
