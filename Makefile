@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: bench test gpu env clean
+.PHONY: bench test docs gpu env clean
 .DELETE_ON_ERROR:
 
 bench: $(STAMP)  ## measure one entry of each kind on the embedded images
@@ -14,6 +14,9 @@ test: $(STAMP)  ## lint, types and tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+docs: $(STAMP)  ## build the documentation in outputs/docs; broken links are errors
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -c docs . outputs/docs
 
 # Without .venv it takes the Python at hand, for machines that have torch but no package registry.
 DEVICE ?= cuda

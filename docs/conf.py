@@ -1,0 +1,40 @@
+"""Sphinx builds the site from the Markdown files of the repository as they are: `make docs`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+project = "fcos-zoo"
+html_title = "fcos-zoo"
+root_doc = "docs/index"
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+include_patterns = [
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"),
+    *("docs/*.md", "docs/*.ipynb", "benchmarks/README.md", "tests/golden/README.md"),
+    *("reports/*.md", "reports/*/README.md", "reports/latest/*.md"),
+]
+exclude_patterns = [".*", "build", "outputs", "runs"]  # not searched for pages
+html_theme = "furo"
+html_show_copyright = False
+html_extra_path = ["../llms.txt", "_static/index.html"]
+html_copy_source = False
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # a test runs the notebook
+default_role = "code"  # `name` in a docstring
+autodoc_member_order = "bysource"
+suppress_warnings = ["toc.not_included"]  # pages that others link to
+
+
+def copy_sources(app: Sphinx, failure: Exception | None) -> None:
+    """Put the Markdown beside the pages, where llms.txt points to."""
+    for page in () if failure else app.env.found_docs:
+        source = Path(app.env.doc2path(page))
+        if source.suffix == ".md":
+            shutil.copy(source, app.outdir / f"{page}.md")
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("build-finished", copy_sources)
