@@ -18,6 +18,7 @@ from benchmarks import baselines, weights
 from benchmarks.cases import METRICS, PRECISIONS, STATIC, Case, Dataset, TimingBudget, Weights
 from benchmarks.dataset import default_dataset, embedded, safe_subset
 from zoo.config import compose
+from zoo.overrides import quoted
 from zoo.registry import CONFIGS, Card
 
 
@@ -251,7 +252,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
     if name not in suites():
         raise LookupError(f"no suite {name!r}; choose from {', '.join(suites())}")
-    return settings(compose(f"suite/{name}", overrides))
+    return settings(compose(f"suite/{name}", quoted(overrides)))
 
 
 def settings(config: Any) -> dict[str, Any]:

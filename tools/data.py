@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 import yaml
@@ -35,7 +35,9 @@ AnyDataset = Annotated[
     ),
 ]
 
-app: typer.Typer = typer.Typer(help="Download datasets, draw shapes, or check your own dataset.")
+app: typer.Typer = typer.Typer(
+    help="Download datasets, draw shapes, check or convert your own dataset."
+)
 
 
 def downloader(name: str) -> Callable[..., None]:
@@ -148,6 +150,29 @@ def check_dataset(
         content = {name: _plain(report) for name, report in reports.items()}
         json_file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return 0 if all(report.ok for report in reports.values()) else 1
+
+
+@app.command("convert")
+def convert_dataset(
+    dataset: AnyDataset,
+    out: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
+    format: Annotated[Literal["coco", "yolo"], typer.Option(help="Format to write.")] = "coco",
+    images: Annotated[
+        Literal["copy", "link"], typer.Option(help="Copy the images, or link to them.")
+    ] = "copy",
+) -> None:
+    """Write a dataset of any known format as COCO's JSON or YOLO's text files, with its images.
+
+    Objects become boxes; those that training would leave out are left out.
+    """
+    from fcos.data.convert import convert
+    from fcos.data.formats import find_splits
+
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    for name, split in convert(find_splits(dataset), out, format, images).items():
+        counts = "".join(f", {number:,} x {kind}" for kind, number in split.counts.items())
+        console.print(f"{name}: {split.images:,} images, {split.objects:,} objects{counts}")
+    console.print(f"train on it with data={out}")
 
 
 def _show(console: Console, name: str, image_dir: Path, report: Report) -> None:

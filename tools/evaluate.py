@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -36,9 +37,9 @@ def evaluate(
     dataset: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="ANNOTATIONS [IMAGES]",
-            help="An annotation file in COCO's format and, if it cannot be found beside that, the "
-            "folder of the images.",
+            metavar="PATH [IMAGES]",
+            help="An annotation file in COCO's format, or a dataset in any format that `fcos-zoo "
+            "data check` takes; and the folder of the images, if it cannot be found.",
             show_default="the 31 embedded images of val2017, or drawn shapes",
         ),
     ] = None,
@@ -68,7 +69,7 @@ def evaluate(
         typer.Option(help="Folder to write.", show_default="outputs/evaluate/NAME"),
     ] = None,
 ) -> None:
-    """Compute COCO's twelve metrics and the AP of each class, on a dataset in COCO's format.
+    """Compute COCO's twelve metrics and the AP of each class, on a dataset.
 
     Several processes share the images: `torchrun --nproc-per-node 8 -m tools.evaluate NAME`.
     """
@@ -81,13 +82,13 @@ def evaluate(
     from fcos.train import distributed
 
     exact_float32()
-    given = _dataset(dataset) if dataset else None
     title = f"{name} multi-scale" if multi_scale else name
     stem = name_for_files(name) + title.removeprefix(name)
     folder = out or Path("outputs/evaluate") / stem.replace(" ", "_")
     with distributed.process_group(device) as chosen:
         detector = zoo.get(name, weights, chosen, precision, resize=resize).fuse()
-        data = given or default_dataset(detector.card, DRAWN)
+        with distributed.leader_first():
+            data = _dataset(dataset, folder) if dataset else default_dataset(detector.card, DRAWN)
         ids = image_ids(data, limit)
         tta = TTA_MULTI_SCALE if multi_scale else ()
         if max_detections:
@@ -99,14 +100,24 @@ def evaluate(
             write(results, data, ids, folder, title, max_detections or COCO_LIMIT)
 
 
-def _dataset(paths: Sequence[Path]) -> Dataset:
+def _dataset(paths: Sequence[Path], folder: Path) -> Dataset:
+    """The dataset of a path; one in another format than COCO's is written into the folder."""
     from benchmarks.cases import Dataset
-    from fcos.data.image_files import find_image_dir
+    from fcos.data.registry import resolve_dataset
+    from fcos.train import distributed
 
-    annotations, *image_dir = paths
+    path, *image_dir = paths
     if len(image_dir) > 1:
-        raise ValueError("--dataset takes an annotation file and at most one folder of images")
-    return Dataset.of(annotations, image_dir[0] if image_dir else find_image_dir(annotations))
+        raise ValueError("--dataset takes a dataset and at most one folder of images")
+    images = image_dir[0] if image_dir else None
+    (source,) = resolve_dataset(str(path.absolute()), "", images, training=False)
+    if isinstance(source.annotations, Path):
+        return Dataset.of(source.annotations, source.image_dir)
+    annotations = folder / "annotations.json"
+    if distributed.rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        annotations.write_text(json.dumps(source.annotations))
+    return replace(Dataset.of(annotations, source.image_dir), name=path.absolute().stem)
 
 
 def remarks(classes: Sequence[str], dataset: Dataset, ids: Sequence[int], limit: int) -> list[str]:

@@ -29,6 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 import zoo
 from fcos.train import distributed
 from fcos.train.metrics import read
+from zoo.overrides import quoted
 from zoo.registry import CONFIGS
 from zoo.renamed import rename_overrides, rename_settings
 from zoo.training import resolved, train
@@ -88,5 +89,5 @@ def _set_rank() -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = rename_overrides(sys.argv[1:])
+    sys.argv[1:] = quoted(rename_overrides(sys.argv[1:]))
     sys.exit(main())

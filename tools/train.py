@@ -22,8 +22,10 @@ def train(
 
     `fcos-zoo info NAME` shows every setting that can be overridden. On your own dataset:
 
-        fcos-zoo train FCOS_R_50_1x data.train=train.json data.test=val.json
-            init.checkpoint=FCOS_R_50_1x epochs=20
+        fcos-zoo train FCOS_R_50_1x data=PATH init.checkpoint=FCOS_R_50_1x epochs=20
+
+    PATH is a dataset in any format that `fcos-zoo data check` takes, with the splits that its
+    folders or files are called after; `data.train=PATH data.test=PATH` names them apart.
 
     Without a test set, `data.split=0.1` holds out a tenth of the images. `freeze=backbone` trains
     only pyramid and head.

@@ -2,35 +2,83 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from hydra.core.override_parser.types import Quote, QuotedString
 
 # Settings whose values are text as it stands: a path may have characters of Hydra's grammar.
 TEXTS = (
     *("data.root", "data.train", "data.train_images", "data.test", "data.test_images"),
     *("init.checkpoint", "init.backbone", "run.folder"),
 )
+FOLDERS = ("hydra.sweep.dir", "hydra.run.dir", "folder", "weights_folder")
+PLAIN = re.compile(r"^$|^null$|\$\{|^(['\"]).*\1$", re.DOTALL)  # what needs no quotes, or has them
 
 
 def without_texts(overrides: Sequence[str]) -> tuple[list[str], dict[str, str | None]]:
     """Overrides for Hydra, and the settings that are text, by their names.
 
-    "null" stands for None, and quotes around a text are taken off.
+    "null" stands for None, and quotes around a text are taken off. `data=PATH` sets both the
+    training and the test set, if the dataset has a split to evaluate on.
     """
     others: list[str] = []
     texts: dict[str, str | None] = {}
     for override in overrides:
         key, equals, value = override.partition("=")
         key = key.lstrip("+")
-        if not (equals and key in TEXTS):
+        if key == "data" and equals:
+            texts |= _dataset(without_quotes(value))
+        elif not (equals and key in TEXTS):
             others.append(_addable(override))
         elif value in ("null", ""):
             texts[key] = None
         else:
-            quoted = re.fullmatch(r"(['\"])(.*)\1", value, re.DOTALL)
-            texts[key] = quoted[2] if quoted else value
+            texts[key] = without_quotes(value)
     return others, texts
+
+
+def quoted(overrides: Sequence[str]) -> list[str]:
+    """Overrides for Hydra's own command line, with quotes around texts and folders.
+
+    Of a text, commas and brackets make several values for a sweep, unless it is an existing path.
+    """
+    words: list[str] = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        swept = key in TEXTS and re.search("[,(]", value) and not Path(value).exists()
+        if key == "data" and equals:
+            dataset = _dataset(without_quotes(value))
+            words += quoted([f"{name}={path or 'null'}" for name, path in dataset.items()])
+        elif key in (*TEXTS, *FOLDERS) and not swept and not PLAIN.search(value):
+            words.append(f"{key}={QuotedString(value, Quote.single).with_quotes()}")
+        else:
+            words.append(override)
+    return words
+
+
+def without_quotes(value: str) -> str:
+    """A text without the quotes around it, which Hydra needs and a path may have."""
+    quoted = None if Path(value).exists() else re.fullmatch(r"(['\"])(.*)\1", value, re.DOTALL)
+    return quoted[2] if quoted else value
+
+
+def _dataset(path: str) -> dict[str, str | None]:
+    """The settings that `data=PATH` stands for: its split to train on and its split to evaluate on.
+
+    Raises:
+        FileNotFoundError: there is no dataset.
+        ValueError: the names of its splits do not tell which is which.
+    """
+    from fcos.data.formats import choose_split, find_splits
+
+    splits = find_splits(path)
+    path = os.path.join(".", path)  # it may be called like a named dataset
+    training, test = (choose_split(path, splits, training=which) for which in (True, False))
+    return {"data.train": path, "data.test": path if test != training else None}
 
 
 def set_texts(config: Mapping[str, Any], texts: Mapping[str, str | None]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +14,6 @@ from pycocotools import mask as masks
 
 Annotations = str | Path | Mapping[str, Any]
 Note = Callable[[str, str], None]  # (kind of irregularity, where)
-
-Box = Sequence[float]
 
 LARGEST_COORDINATE = 1 << 31  # pixels; beyond it a box is a mistake and its area may overflow
 CROWD_FLAGS = {None: 0, 0: 0, 1: 1, "0": 0, "1": 1}
@@ -26,63 +24,6 @@ class DatasetSource(NamedTuple):
 
     annotations: Path | Mapping[str, Any]
     image_dir: Path
-
-
-class LabelledImage(NamedTuple):
-    """An image of a dataset in another format than COCO's.
-
-    `size` is (height, width), 0 where it is not known; `objects` are class names and xyxy boxes in
-    pixels, None where the file has no valid one.
-    """
-
-    file_name: str
-    size: tuple[int, int]
-    objects: Sequence[tuple[str, Box | None]]
-
-
-def to_coco(
-    source: str | Path, images: Sequence[LabelledImage], classes: Sequence[str] | None = None
-) -> dict[str, Any]:
-    """The content of a COCO annotation file that holds these images.
-
-    Args:
-        source: where they are from, for the error.
-        images: in the order of their ids, which count from 1.
-        classes: names in the order of the category ids, which count from 1; default: all that
-            occur, sorted. Objects of other classes have no category.
-
-    Raises:
-        ValueError: there are no images or no classes.
-    """
-    if classes is None:
-        classes = sorted({name for image in images for name, _ in image.objects})
-    if not images or not classes:
-        raise ValueError(f"{source}: no image has an object")
-    category_of = {name: number for number, name in enumerate(classes, 1)}
-    things = [
-        {
-            "image_id": number,
-            "category_id": category_of.get(name),
-            "bbox": box and [box[0], box[1], box[2] - box[0], box[3] - box[1]],
-            "iscrowd": 0,
-        }
-        for number, image in enumerate(images, 1)
-        for name, box in image.objects
-    ]
-    return {
-        "images": [
-            {"id": number, "file_name": name, "height": height, "width": width}
-            for number, (name, (height, width), _) in enumerate(images, 1)
-        ],
-        "annotations": [{"id": number, **thing} for number, thing in enumerate(things, 1)],
-        "categories": [{"id": number, "name": name} for name, number in category_of.items()],
-    }
-
-
-def bounds(points: Sequence[Box]) -> Box | None:
-    """The xyxy box around points (x, y); None without any."""
-    xs, ys = ([point[axis] for point in points] for axis in (0, 1))
-    return [min(xs), min(ys), max(xs), max(ys)] if points else None
 
 
 def load_annotations(source: Annotations, labelled: bool = True) -> dict[str, Any]:

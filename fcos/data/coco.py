@@ -63,7 +63,7 @@ class CocoDataset(DetectionDataset):
             count(kind, where)
         images = existing_images(content["images"], Path(image_dir), skip_unreadable, count)
         files = [image["file_name"] for image in images]
-        sizes = _sizes(images, Path(image_dir), skip_unreadable, count)
+        sizes = image_dimensions(images, Path(image_dir), skip_unreadable, count)
         classes = category_names(content)
         row_of = {image["id"]: row for row, image in enumerate(images)}
         label_of = {category_id: label for label, category_id in enumerate(classes)}
@@ -102,7 +102,7 @@ class CocoDataset(DetectionDataset):
         )
 
 
-def _sizes(
+def image_dimensions(
     images: Sequence[Mapping[str, Any]], root: Path, skip_unreadable: bool, note: Note
 ) -> np.ndarray:
     """(n, 2) heights and widths, read from the images where the annotations have none.

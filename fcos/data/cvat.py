@@ -6,8 +6,9 @@ import math
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from fcos.data.annotations import Box, DatasetSource, LabelledImage, bounds, to_coco
+from fcos.data.annotations import DatasetSource
 from fcos.data.image_files import find_image_dir
+from fcos.data.labelled import Box, LabelledImage, bounds, to_coco
 
 SHAPES = ("box", "polygon", "polyline", "points", "ellipse", "mask")
 

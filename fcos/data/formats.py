@@ -64,10 +64,8 @@ def choose_split(path: str | Path, splits: Splits, training: bool) -> str | None
     """
     if len(splits) == 1:
         return next(iter(splits))
-    words = {name: re.findall("[a-z]+", name.lower()) for name in splits}
-    kinds = ("train",) if training else ("val", "dev", "test")
-    for kind in kinds:
-        chosen = [n for n, parts in words.items() if any(part.startswith(kind) for part in parts)]
+    for kind in ("train",) if training else ("val", "test"):
+        chosen = [name for name in splits if split_kind(name) == kind]
         if len(chosen) == 1:
             return chosen[0]
         if chosen:
@@ -79,6 +77,14 @@ def choose_split(path: str | Path, splits: Splits, training: bool) -> str | None
     raise ValueError(
         f"{path} has {number} called {kind}, but {', '.join(splits)}: set {key} to one of its files"
     )
+
+
+def split_kind(name: str) -> str | None:
+    """ "train", "val" or "test", by the words of a split's name."""
+    beginnings = {"train": "train", "val": "val", "dev": "val", "test": "test"}
+    words = re.findall("[a-z]+", name.lower())
+    kinds = (kind for start, kind in beginnings.items() if any(w.startswith(start) for w in words))
+    return next(kinds, None)
 
 
 def _of_file(path: Path) -> Splits:

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fcos.data.annotations import Box, DatasetSource, LabelledImage, bounds, to_coco
+from fcos.data.annotations import DatasetSource
 from fcos.data.image_files import find_image_dir
+from fcos.data.labelled import Box, LabelledImage, bounds, to_coco
 from fcos.image_io import SUFFIXES
 
 

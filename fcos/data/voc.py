@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fcos.data.annotations import DatasetSource, LabelledImage, to_coco
+from fcos.data.annotations import DatasetSource
+from fcos.data.labelled import LabelledImage, to_coco
 from fcos.image_io import SUFFIXES
 
 # fmt: off

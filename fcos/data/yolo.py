@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from fcos.data.annotations import Box, DatasetSource, LabelledImage, bounds, to_coco
+from fcos.data.annotations import DatasetSource
+from fcos.data.labelled import Box, LabelledImage, bounds, to_coco
 from fcos.image_io import SUFFIXES, image_sizes
 
 Names = Mapping[int, str]
