@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
 import zoo
+from tools.console import TextConsole
 from zoo import cache
 
 LEFTOVERS = {
@@ -29,10 +29,10 @@ def show_cache(
     ] = None,
 ) -> None:
     """Show the downloaded files and their sizes, or remove some."""
-    console = Console(soft_wrap=True)
+    console = TextConsole(soft_wrap=True)
     if removed:
         freed = sum(remove(pattern) for pattern in removed)
-        console.print(f"{decimal(freed)} freed in {cache.folder()}", markup=False, highlight=False)
+        console.print(f"{decimal(freed)} freed in {cache.folder()}")
         return
     console.print(table())
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from tools import (
@@ -33,6 +32,7 @@ from tools import (
 )
 from tools import list as list_command
 from tools.arguments import DefaultCommand, ListOptions
+from tools.console import TextConsole
 
 ERRORS = (LookupError, ValueError, TypeError, OSError, RuntimeError, ImportError, ArithmeticError)
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]  # typer does not export it
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; errors that a user can fix are one line and a non-zero exit."""
     given = sys.argv[1:] if arguments is None else arguments
     words = [word for word in given if word != "--debug"]
-    errors = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
+    errors = TextConsole(stderr=True, soft_wrap=True)
     prefix = " ".join(["fcos-zoo", *words[:1]])
     try:
         code = run(words or ["--help"])
@@ -118,12 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ERRORS as error:
         if isinstance(error, KeyError | IndexError) or len(words) < len(given):
             raise
-        text = f"{prefix}: {error}"
-        if not text.replace("\n", "").isprintable():  # a name from outside: do not let it control
-            from fcos.text import printable
-
-            text = "\n".join(map(printable, text.split("\n")))
-        errors.print(text, style="red")
+        errors.print(f"{prefix}: {error}", style="red")
         _discard_output()
         return 1
     if code == 130:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.store import read
+from tools.console import TextConsole
 
 if TYPE_CHECKING:
     from reports.compare import Comparison
@@ -36,7 +36,7 @@ def compare_results(
     comparisons = compare(rows_before, rows_after, tolerance)
     if not comparisons:
         raise LookupError(f"{before} and {after} have no case in common")
-    console = Console()
+    console = TextConsole()
     several = len({one.machine for one in comparisons}) > 1
     console.print(_table(comparisons, several))
     lost, more = unmatched(rows_before, rows_after)
@@ -61,7 +61,7 @@ def compare_results(
     return 1 if regressions or lost else 0
 
 
-def _print(console: Console, text: str, style: str) -> None:
+def _print(console: TextConsole, text: str, style: str) -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 

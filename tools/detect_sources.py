@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import track
 
 from fcos import Augmentation, Detections, Detector
 from fcos.slicing import detect_sliced
 from fcos.text import printable
+from tools.console import TextConsole
 from tools.outputs import Outputs
 from tools.sources import Failure, Frame, Source, read_ahead, read_frames_of
 
@@ -46,7 +46,7 @@ def detect_sources(
     Returns:
         0, or 1 if something could not be read or written.
     """
-    console = Console(markup=False, highlight=False, soft_wrap=True)
+    console = TextConsole(soft_wrap=True)
     if max_detections is not None:
         limit = detector.decoder.max_detections
         detector.decoder.max_detections = None if limit is None else max(limit, max_detections)
@@ -115,7 +115,7 @@ def describe(found: Detections) -> str:
 
 
 def _batches(
-    sources: Sequence[Source], batch_size: int, seconds: dict[str, float], console: Console
+    sources: Sequence[Source], batch_size: int, seconds: dict[str, float], console: TextConsole
 ) -> Iterator[list[Frame | Failure]]:
     """Frames, which a thread reads ahead of the detector; adds the time of waiting for them."""
     items = read_ahead(read_frames_of(sources), 2 * batch_size)

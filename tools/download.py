@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 
 import zoo
+from tools.console import TextConsole
 from zoo.download import fetch_weights, progress_bars
 
 
@@ -33,7 +33,7 @@ def download(
     if bool(names) == everything:
         raise typer.BadParameter("name entries, or use --all")
     chosen = zoo.names(weights=True) if everything else list(matching(names or ()))
-    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console = TextConsole(soft_wrap=True)
     failed: dict[str, Exception] = {}
     with progress_bars() as progress:
         for name, outcome in fetch_all(chosen, jobs, progress):

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from tools.arguments import (
     Device,
@@ -24,6 +22,7 @@ from tools.arguments import (
     exact_float32,
     name_for_files,
 )
+from tools.console import TextConsole
 
 if TYPE_CHECKING:
     from benchmarks.cases import Dataset
@@ -78,7 +77,6 @@ def evaluate(
     from benchmarks.dataset import default_dataset, image_ids
     from fcos import TTA_MULTI_SCALE
     from fcos.coco_eval import COCO_LIMIT
-    from fcos.text import printable
     from fcos.train import distributed
 
     exact_float32()
@@ -96,7 +94,7 @@ def evaluate(
         results = accuracy.detect(detector, data, ids, batch, tta, workers)
         if distributed.rank() == 0:
             for line in remarks(detector.classes, data, ids, max_detections or COCO_LIMIT):
-                Console(stderr=True, soft_wrap=True, markup=False).print(printable(line))
+                TextConsole(stderr=True, soft_wrap=True).print(line)
             write(results, data, ids, folder, title, max_detections or COCO_LIMIT)
 
 
@@ -143,25 +141,23 @@ def write(
 ) -> None:
     """Write the detections, then compute and print the metrics."""
     from benchmarks import accuracy
-    from fcos.text import printable
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "detections.json").write_text(json.dumps(results))
     figures = accuracy.figures(results, dataset, ids, max_detections=max_detections)
     (folder / "figures.json").write_text(json.dumps(figures, indent=1))
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = TextConsole(width=None if sys.stdout.isatty() else 120)
     print_figures(figures, title, console)
-    said = f"detections.json and figures.json in {printable(folder)}"
-    console.print(said, highlight=False, soft_wrap=True, markup=False)
+    console.print(f"detections.json and figures.json in {folder}", soft_wrap=True)
 
 
-def print_figures(figures: dict[str, Any], title: str, console: Console) -> None:
+def print_figures(figures: dict[str, Any], title: str, console: TextConsole) -> None:
     """Print the twelve metrics in per cent, and the classes from best to worst."""
     from fcos.coco_eval import FIGURES, percent
     from fcos.text import printable
 
     heading = f"{title} on {figures['split']}, {figures['images']} images"
-    table = Table(title=Text(printable(heading)))
+    table = Table(title=heading)
     for figure in FIGURES:
         table.add_column(figure, justify="right")
     table.add_row(*(percent(figures[figure]) for figure in FIGURES))
@@ -169,7 +165,7 @@ def print_figures(figures: dict[str, Any], title: str, console: Console) -> None
     classes = {name: ap for name, ap in figures["per_class"].items() if ap is not None}
     ranked = sorted(classes.items(), key=lambda pair: -pair[1])
     texts = [f"{printable(name)} {percent(ap)}" for name, ap in ranked]
-    console.print(f"AP by class: {', '.join(texts)}", highlight=False, markup=False)
+    console.print(f"AP by class: {', '.join(texts)}")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 import yaml
-from rich.console import Console
 
 import zoo
 from tools.arguments import Model
+from tools.console import TextConsole
 from zoo.sources import FileSource
 
 
@@ -21,7 +21,7 @@ def info(
     """Show an entry: its source, licence, weights, published figures and every setting."""
     card = zoo.card(name)
     # Lists in YAML look like markup, and a folded link cannot be copied.
-    console = Console(markup=False, highlight=False, soft_wrap=True)
+    console = TextConsole(soft_wrap=True)
     facts = [
         ("system", f"{card.family}, {card.repository}"),
         ("config there", card.source),

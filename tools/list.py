@@ -7,10 +7,10 @@ import sys
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 import zoo
+from tools.console import TextConsole
 from zoo import Card
 
 
@@ -47,7 +47,7 @@ def list_entries(
         table.add_row(
             card.name, card.family, ap, test_dev, speed or "-", "yes" if card.live else "-"
         )
-    Console().print(table)
+    TextConsole().print(table)
 
 
 def facts(card: Card) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from benchmarks.store import Store, newest, read
+from tools.console import TextConsole
 
 
 def merge(
@@ -18,5 +18,5 @@ def merge(
     """Merge results files: append the newest row of every case that OUT does not have."""
     store = Store(out)
     added = store.merge(row for file in files for row in newest(read([file])))
-    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console = TextConsole(soft_wrap=True)
     console.print(f"{added} rows added to {out}")

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from rich.console import Console
 
 import zoo
+from tools.console import TextConsole
 from zoo.download import probe
 from zoo.registry import entry_file
 from zoo.sources import FileSource
@@ -28,7 +28,7 @@ def pin_entries(
 
     The exit code is 1 if a host does not answer, or states something else than the entry.
     """
-    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console = TextConsole(soft_wrap=True)
     failures = 0
     entries = [name for pattern in names for name in zoo.names(pattern) or [pattern]]
     for name in dict.fromkeys(entries):

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
-from rich.console import Console
 
 import zoo
 from benchmarks import store
 from tools.arguments import Model, Weights
+from tools.console import TextConsole
 from zoo import cache
 from zoo.sources import endpoint, offline
 
@@ -80,7 +80,7 @@ def push(
             results=store.newest(store.read(results or ())),
             digest=cache.sha256(source),
         )
-        console = Console(soft_wrap=True, markup=False, highlight=False)
+        console = TextConsole(soft_wrap=True)
         if api is not None:
             api.create_repo(match[1], private=private, exist_ok=True)
             api.upload_folder(

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+
+from tools.console import TextConsole
 
 COLUMNS = ("logits", "ltrb", "quality", "detections", "losses", "gradients", "real image")
 
@@ -29,7 +30,7 @@ def verify(
     """
     from zoo import golden
 
-    console = Console()
+    console = TextConsole()
     fixtures = golden.find(folder)
     images = images or _images_beside(folder)
     table = Table("entry", *COLUMNS, title=f"{len(fixtures)} fixtures, share of the tolerance used")

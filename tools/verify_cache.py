@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import track
 
 import zoo
+from tools.console import TextConsole
 from zoo import cache
 from zoo.download import fetch
 from zoo.registry import entry_of_file
@@ -27,8 +27,8 @@ def verify_cache(
 
     The exit code is 1 if damaged files remain.
     """
-    console = Console(soft_wrap=True, markup=False, highlight=False)
-    errors = Console(stderr=True)
+    console = TextConsole(soft_wrap=True)
+    errors = TextConsole(stderr=True)
     damaged = 0
     for path in track(cache.files(), console=errors, disable=not errors.is_terminal):
         sources = published(path.name)

@@ -25,7 +25,9 @@ class Progress:
     """
 
     def __init__(self, total: int, done: int, shown: bool = True) -> None:
-        self.console = Console(stderr=True, quiet=not shown, soft_wrap=True, highlight=False)
+        self.console = Console(
+            stderr=True, quiet=not shown, soft_wrap=True, markup=False, emoji=False, highlight=False
+        )
         self.total = total
         self.first, self.started = done, time.monotonic()
         self.bar = Bar(

@@ -90,7 +90,9 @@ def _train(
 ) -> int:
     """Train in a folder that no other run writes."""
     solver, data, run = config["solver"], config["data"], config["run"]
-    console = Console(stderr=True, quiet=distributed.rank() != 0, soft_wrap=True, markup=False)
+    console = Console(
+        stderr=True, quiet=distributed.rank() != 0, soft_wrap=True, markup=False, emoji=False
+    )
 
     def log(text: str) -> None:
         console.print(printable(text))

@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.table import Table
 
 import zoo
 from tools.cli import PANELS, app, main
+from tools.console import TextConsole
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
@@ -160,3 +162,17 @@ def test_it_runs_from_a_folder_with_packages_of_the_same_names(tmp_path: Path) -
     )
     assert done.returncode == 0, done.stderr
     assert [row["name"] for row in json.loads(done.stdout)] == zoo.names("FCOS_R_101*")
+
+
+def test_text_from_outside_is_printed_as_text(capsys: Capture) -> None:
+    name = "door [/closed] [red] :dog: \x1b[31m"
+    table = Table(name, title=name)
+    table.add_row(name)
+    console = TextConsole(width=200)
+    console.print(name, style="red")
+    console.print(table)
+    said = capsys.readouterr().out
+    assert said.count(r"door [/closed] [red] :dog: \x1b[31m") == 4
+    assert main(["info", name]) == 1
+    assert main(["evaluate", "--precision", name, "x"]) == 2
+    assert "\x1b" not in said + capsys.readouterr().err

@@ -1,0 +1,33 @@
+"""The console of the commands, which prints text from outside as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+
+class TextConsole(Console):
+    """Prints strings as they stand, also in tables.
+
+    Brackets and `:names:` mean nothing, and of control characters only line breaks reach the
+    terminal: names of classes and files, and answers of hosts, come from anywhere.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+        """The string as rich prints it; also called for the cells of tables."""
+        return super().render_str(escaped(text), **options)
+
+
+def escaped(text: str) -> str:
+    """The text with its control characters escaped, except for line breaks."""
+    return "".join(
+        character
+        if character.isprintable() or character == "\n"
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )
