@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import sys
 import threading
 import zipfile
 from collections import OrderedDict
@@ -101,6 +102,12 @@ def read(path: str | Path) -> dict[str, Any]:
             raise UnreadableError(
                 f"{path} cannot be read at present: {_reason(error)}; try again"
             ) from error
+        if _is_pickled_object(error):
+            raise WeightsError(
+                f"{path} ({format}) holds a whole Python object, not only its weights: "
+                f"{_reason(error)}; write it by torch.save({{'model': detector.state_dict()}}, PATH"
+                "), or use the best.pth of training"
+            ) from error
         raise WeightsError(
             f"{path} ({format}) is damaged or not safe to read: {_reason(error)}; "
             "download it again, from a source that you trust"
@@ -111,6 +118,15 @@ def read(path: str | Path) -> dict[str, Any]:
             "give the file of a state dict or checkpoint"
         )
     return content
+
+
+def _is_pickled_object(error: Exception) -> bool:
+    """Whether a reader stopped at a class that is not Python's own, as `torch.save(detector)` has.
+
+    Functions and Python's own classes are what a hostile file may call.
+    """
+    called = re.search(r"\bit calls (\w+)\S*\.([A-Z]\w*),", _reason(error))
+    return called is not None and called[1] not in sys.stdlib_module_names
 
 
 def _reason(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -147,3 +148,19 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         read(tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="Is a directory"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("wrap", [lambda m: m, lambda m: {"model": m}, torch.nn.DataParallel])
+def test_a_module_that_was_saved_whole_is_not_called_damaged(
+    tmp_path: Path, wrap: Callable[..., object], zipped: bool
+) -> None:
+    path = tmp_path / "w.pth"
+    detector = wrap(torch.nn.Conv2d(1, 1, 1))
+    torch.save(detector, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(WeightsError) as caught:
+        read(path)
+    message = str(caught.value)
+    assert "holds a whole Python object, not only its weights: it calls torch.nn." in message
+    assert "torch.save({'model': detector.state_dict()}, PATH)" in message
+    assert "damaged" not in message
