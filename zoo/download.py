@@ -24,8 +24,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from zoo import cache, https, hub
-from zoo.files import HEAD
+from zoo import cache, hub
 from zoo.registry import Card, card, names
 from zoo.sources import (
     FileSource,
@@ -150,6 +149,8 @@ def probe(source: FileSource) -> FileSource:
     try:
         if source.hub:
             return hub.probe(source)
+        from zoo import https  # imports requests and NumPy, which commands start without
+
         return replace(source, size=https.content_length(source) or source.size)
     except SourceError as error:
         raise WeightsError(f"{source.shown}: {error}; try another source") from error
@@ -172,6 +173,8 @@ def _fetch_from(
     source: FileSource, path: Path, wanted: Sequence[FileSource], update: Callable[..., None]
 ) -> Path:
     """Download from one source, verify, and put the file in its place."""
+    from zoo import https
+
     part = cache.sidecar(path, ".part")
     # What a source states of its own file goes before what is known from the others.
     wanted = [source] if source.digest else wanted
@@ -194,10 +197,12 @@ def _fetch_from(
 
 def _copy(source: FileSource, part: Path, update: Callable[..., None]) -> None:
     """Copy a file of this machine; one of huggingface_hub's cache is linked where possible."""
+    from zoo import https
+
     path = Path(source.url).expanduser()
     try:
         with path.open("rb") as file:
-            https.check_head(file.read(HEAD))
+            https.check_head(file.read(https.HEAD))
         size = path.stat().st_size
     except OSError as error:
         raise SourceError(error.strerror or str(error)) from error

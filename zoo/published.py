@@ -101,8 +101,10 @@ def rows(entry: str) -> list[tuple[Table, Row]]:
 @cache
 def read(path: Path) -> Table:
     """Read one table; ValueError names the file and the key that is missing, unknown or wrong."""
+    from zoo.registry import load_yaml  # which imports this module
+
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content: Any = load_yaml(path)
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     _check(f"{path}: table", content, _fields(Table) - {"id", "notes"}, {"notes"})
