@@ -15,8 +15,8 @@ from benchmarks.cases import Dataset
 from fcos.data.annotations import load_annotations
 from fcos.data.image_files import find_files
 from fcos.data.registry import coco_safe, resolve_dataset
-from fcos.image_io import load_image
 from fcos.image_io import read_image as read_file
+from fcos.images import load_image
 from zoo.registry import Card
 
 EMBEDDED = Path(__file__).resolve().parent / "data" / "coco_val_ccby"

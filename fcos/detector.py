@@ -13,7 +13,7 @@ from backbones.ranges import Share
 from fcos.boxes import Size, inside, level_points
 from fcos.detections import Detections, class_names
 from fcos.head import Head, Level, map_size
-from fcos.image_io import ImageSource, image_batches
+from fcos.images import ImageSource, image_batches
 from fcos.inference import InferenceOptions
 from fcos.losses import Loss
 from fcos.postprocess import Candidates, Decoder, concatenate

@@ -1,23 +1,16 @@
-"""Reading images of any kind as 8-bit RGB, or an error that says what is wrong with one."""
+"""Image files as 8-bit RGB, or an error that says what is wrong with one."""
 
 from __future__ import annotations
 
-import io
-import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
-
-ImageSource = str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Tensor
 
 ORIENTATION = 0x0112  # the EXIF tag
 TRANSPOSE = {
@@ -31,7 +24,6 @@ TRANSPOSE = {
 }
 # Not MPO, the JPEG of phones and cameras, whose other frames are previews or depth maps.
 MULTI_FRAME_FORMATS = {"GIF", "TIFF", "PNG", "WEBP", "AVIF"}
-ROUNDING = 1e-3  # by which float images may leave 0..1
 SUFFIXES = (*(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".avif"),)
 BIT_DEPTHS = (8, 12, 16)  # of integer images, whose files do not say which it is
 
@@ -46,98 +38,6 @@ class ImageError(ValueError):
     def __init__(self, message: str, kind: str = "image unreadable") -> None:
         super().__init__(message)
         self.kind = kind
-
-
-def image_batches(
-    images: ImageSource | Iterable[ImageSource], batch_size: int
-) -> Iterator[list[Tensor]]:
-    """Load images of any kind in batches of (3, H, W) tensors.
-
-    Args:
-        images: one image, an (N, 3, H, W) tensor, or any iterable of images, which is read no
-            further than the batch needs.
-        batch_size: images per batch; the last one may be smaller.
-
-    Raises:
-        ValueError, TypeError: there are no images, or one cannot be used; see `load_image`.
-    """
-    if isinstance(images, Tensor) and images.ndim == 4:
-        images = list(images)
-    single = isinstance(images, (bytes, Image.Image, np.ndarray, Tensor)) or _is_file(images)
-    if single or not isinstance(images, Iterable):
-        images = [images]  # type: ignore[list-item]
-    remaining = enumerate(images)
-    empty = True
-    while batch := list(islice(remaining, batch_size)):
-        empty = False
-        yield [load_image(image, index) for index, image in batch]
-    if empty:
-        raise ValueError("no images: pass at least one image to `detect`")
-
-
-def load_image(source: ImageSource, index: int = 0) -> Tensor:
-    """Load an image of any kind as an RGB tensor (3, H, W), uint8 0..255 or float 0..1.
-
-    Files and PIL images are rotated by their EXIF orientation and converted to RGB. Arrays are
-    RGB (H, W, 3) or grey (H, W) uint8; tensors are RGB (3, H, W), uint8 or float from 0 to 1. No
-    other type is taken, since its values do not say what is white.
-
-    Args:
-        source: a path, the bytes of an image file, an open binary file, a PIL image, an array or a
-            tensor.
-        index: the image's position, which errors name.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ImageError: the file is not an image.
-        ValueError, TypeError: an array or tensor has another shape, type or range, or the source is
-            of another kind.
-    """
-    if isinstance(source, (str, Path)) and not Path(source).exists():
-        raise FileNotFoundError(f"no such image: {source}")
-    if isinstance(source, bytes):
-        source = io.BytesIO(source)
-    if isinstance(source, Image.Image):
-        source = np.array(upright_rgb(source))
-    elif not isinstance(source, (np.ndarray, Tensor)) and _is_file(source):
-        source = np.array(read_image(source))
-    if isinstance(source, np.ndarray):
-        source = _channels_first(source)
-    if not isinstance(source, Tensor):
-        raise TypeError(
-            f"image {index} must be a path, bytes, an open file, a PIL image, an array or a "
-            f"tensor, not {type(source).__name__}"
-        )
-    check_image(source, index)
-    return source
-
-
-def check_image(image: object, index: int) -> None:
-    """Raise an error unless `image` is a (3, H, W) tensor, uint8 or float from 0 to 1."""
-    if not isinstance(image, Tensor):
-        raise TypeError(
-            f"image {index} is a {type(image).__name__}; pass (3, H, W) tensors here, "
-            "or an image of any kind to `detect`"
-        )
-    if image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(
-            f"image {index} has shape {tuple(image.shape)}; expected (3, H, W), RGB channels first"
-        )
-    if min(image.shape[-2:]) < 1:
-        raise ValueError(f"image {index} is empty: shape {tuple(image.shape)}")
-    if image.dtype == torch.uint8:
-        return
-    if not image.is_floating_point():
-        raise TypeError(f"image {index} is {image.dtype}; expected uint8 0..255 or float 0..1")
-    least, most = torch.stack(torch.aminmax(image.detach())).tolist()  # NaN if any value is
-    if not (math.isfinite(least) and math.isfinite(most)):
-        raise ValueError(f"image {index} has NaN or infinite values")
-    if least < -ROUNDING or most > 1 + ROUNDING:
-        raise ValueError(
-            f"image {index} has values from {least:.4g} to {most:.4g}; floats must lie in 0..1: "
-            "divide 0..255 by 255, clamp what an interpolation overshot, and do not normalise, "
-            "which the detector does itself"
-        )
 
 
 def read_image(path: str | Path | BinaryIO, size: tuple[int, int] | None = None) -> Image.Image:
@@ -285,22 +185,3 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
             stacklevel=2,
         )
     return (values.astype(np.uint16) >> (bits - 8)).astype(np.uint8)
-
-
-def _is_file(source: object) -> bool:
-    """Whether it is a path or an open file."""
-    return isinstance(source, (str, Path)) or hasattr(source, "read")
-
-
-def _channels_first(array: np.ndarray) -> Tensor:
-    """An (H, W, 3) or (H, W) array as a (3, H, W) tensor."""
-    if array.ndim == 2:
-        array = array[..., None].repeat(3, axis=2)
-    if array.ndim != 3 or array.shape[2] != 3:
-        raise ValueError(f"an image array must have shape (H, W, 3), this one has {array.shape}")
-    if array.dtype != np.uint8:
-        raise TypeError(
-            f"an image array must be uint8 (H, W, 3), this one is {array.dtype} with values from "
-            f"{array.min(initial=0):.4g} to {array.max(initial=0):.4g}"
-        )
-    return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)

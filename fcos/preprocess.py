@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 from backbones.layers import KeepFloat32
 from backbones.ranges import Count, Positive
 from fcos.boxes import Size
-from fcos.image_io import check_image
+from fcos.images import check_image
 
 ResizeMethod = Literal["pil", "opencv", "tensor", "antialias"]
 

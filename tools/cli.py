@@ -36,6 +36,7 @@ from tools.console import TextConsole
 
 ERRORS = (LookupError, ValueError, TypeError, OSError, RuntimeError, ImportError, ArithmeticError)
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]  # typer does not export it
+CLOSED_PIPE = 141  # as of other programs whose reader has ended, such as `head`: 128 + SIGPIPE
 HELP = {"help_option_names": ["-h", "--help"]}
 
 USE, DATA, TRAIN = "Use a model", "Data", "Train"
@@ -112,6 +113,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prefix = " ".join(["fcos-zoo", *words[:1]])
     try:
         code = run(words or ["--help"])
+    except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code != 1:
+            raise  # of the shell's completion
+        _discard_output()
+        return CLOSED_PIPE
     except USAGE_ERROR as error:
         errors.print(f"{prefix}: {error.format_message()}", style="red")  # type: ignore[attr-defined]
         return 2

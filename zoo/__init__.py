@@ -13,11 +13,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zoo.download import NoWeightsError
-    from zoo.formats import CheckpointError
-    from zoo.pretrained import build, get, load_checkpoint
-    from zoo.registry import Card, UnknownEntryError, card, names, register
-    from zoo.sources import WeightsError
+    from zoo.download import NoWeightsError as NoWeightsError
+    from zoo.formats import CheckpointError as CheckpointError
+    from zoo.pretrained import build as build
+    from zoo.pretrained import get as get
+    from zoo.pretrained import load_checkpoint as load_checkpoint
+    from zoo.registry import Card as Card
+    from zoo.registry import UnknownEntryError as UnknownEntryError
+    from zoo.registry import card as card
+    from zoo.registry import names as names
+    from zoo.registry import register as register
+    from zoo.sources import WeightsError as WeightsError
 
 _MODULES = {
     "Card": "registry",
@@ -33,19 +39,7 @@ _MODULES = {
     "register": "registry",
 }
 
-__all__ = [
-    "Card",
-    "CheckpointError",
-    "NoWeightsError",
-    "UnknownEntryError",
-    "WeightsError",
-    "build",
-    "card",
-    "get",
-    "load_checkpoint",
-    "names",
-    "register",
-]
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

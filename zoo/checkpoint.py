@@ -74,8 +74,8 @@ class Checkpoint:
         allowed = registered_targets() | {
             f"{package.__name__}.{name}"
             for package in (backbones, fcos)
-            for name, value in vars(package).items()
-            if isinstance(value, type) and issubclass(value, Module)
+            for name in package.__all__
+            if isinstance(value := getattr(package, name), type) and issubclass(value, Module)
         }
         for target in targets(self.config):
             if target not in allowed:

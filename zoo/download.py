@@ -198,11 +198,12 @@ def _fetch_from(
 def _copy(source: FileSource, part: Path, update: Callable[..., None]) -> None:
     """Copy a file of this machine; one of huggingface_hub's cache is linked where possible."""
     from zoo import https
+    from zoo.files import HEAD
 
     path = Path(source.url).expanduser()
     try:
         with path.open("rb") as file:
-            https.check_head(file.read(https.HEAD))
+            https.check_head(file.read(HEAD))
         size = path.stat().st_size
     except OSError as error:
         raise SourceError(error.strerror or str(error)) from error

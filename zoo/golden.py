@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fcos import Detector
 from fcos.detections import matches
-from fcos.image_io import load_image
+from fcos.images import load_image
 from zoo import formats
 from zoo.pretrained import build, load_checkpoint
 

@@ -20,7 +20,7 @@ from fcos import Detector, ShortestSide
 from fcos.coco_eval import evaluate_detections, to_coco_results
 from fcos.data import shapes
 from fcos.data.annotations import load_annotations
-from fcos.image_io import load_image
+from fcos.images import load_image
 from fcos.preprocess import ResizeMethod, as_float, resize_image
 
 PHOTOS = Path(__file__).resolve().parent.parent / "data" / "coco_val_ccby" / "images"

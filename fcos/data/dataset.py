@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from fcos.image_io import ImageError, read_image
 
+if TYPE_CHECKING:  # datasets are checked and listed without torch
+    from torch import Tensor
+
 Target = dict[str, Any]
-Sample = tuple[Tensor, Target]
 PILSample = tuple[Image.Image, Target]  # before tensors are made: boxes and labels are arrays
 
 
 @dataclass(eq=False)
-class DetectionDataset(Dataset[Sample]):
+class DetectionDataset:
     """Images with boxes and classes; `dataset[i]` reads image i.
 
     The annotations are a few flat arrays, which forked loader processes share.
@@ -60,13 +59,15 @@ class DetectionDataset(Dataset[Sample]):
         """(n,) bool: whether the image is at least as high as wide."""
         return self.sizes[:, 0] >= self.sizes[:, 1]
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         """Read an image.
 
         Returns:
             The image, (3, H, W) uint8 RGB, and its target: `boxes` (n, 4) float32 xyxy pixels,
             `labels` (n,) int64 from 0, `image_id`, `file_name` and `skipped`.
         """
+        import torch
+
         image, target = self.open(index)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1), as_tensors(target)
 
@@ -102,6 +103,8 @@ class DetectionDataset(Dataset[Sample]):
 
 def as_tensors(target: Target) -> Target:
     """A target with its arrays converted to tensors."""
+    import torch
+
     return {
         key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
         for key, value in target.items()

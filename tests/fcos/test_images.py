@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from fcos import ImageNormalizer
-from fcos.image_io import image_batches, load_image
+from fcos.images import image_batches, load_image
 from fcos.preprocess import ResizeMethod, resize_image
 
 BGR = {"mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0]}

@@ -13,7 +13,7 @@ import torch
 import zoo
 from fcos import Detector
 from fcos.data.shapes import draw
-from fcos.image_io import load_image
+from fcos.images import load_image
 
 IMAGES = 8
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -52,19 +50,6 @@ def test_facts_are_those_of_the_composed_configuration(name: str) -> None:
     for key in ("family", "repository", "source", "license", "permissive"):
         assert getattr(card, key) == config[key]
     assert card.weights == tuple(map(registry.source_of, config.get("weights") or ()))
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["info", "FCOS_R_50_1x"]])
-def test_facts_are_shown_without_torch(arguments: list[str]) -> None:
-    program = (
-        "import sys; from tools import cli\n"
-        "try: code = cli.main(sys.argv[1:])\n"
-        "except SystemExit as end: code = end.code\n"
-        "sys.exit(code or 'torch' in sys.modules)"
-    )
-    root = Path(zoo.__file__).parent.parent
-    command = [sys.executable, "-c", program, *arguments]
-    assert subprocess.run(command, cwd=root, capture_output=True).returncode == 0
 
 
 def test_entries_of_one_s_own_are_registered(entries: Path) -> None:
