@@ -11,6 +11,7 @@ from torch import Tensor
 
 from benchmarks import analysis
 from benchmarks.cases import Dataset
+from benchmarks.corruptions import CorruptedDataset
 from benchmarks.dataset import image_ids
 from fcos import Augmentation, Detector, coco_eval
 from fcos.coco_eval import Result
@@ -20,6 +21,7 @@ from fcos.data.registry import check_is_minival
 from fcos.evaluate import detect_dataset, match_categories
 
 MINIVAL = ("val2017", "minival")
+Corruption = tuple[str, int]  # a name of `corruptions.CORRUPTIONS`, and a strength
 
 
 def detect(
@@ -29,15 +31,20 @@ def detect(
     batch: int = 1,
     tta: Sequence[Augmentation] = (),
     workers: int = 0,
+    corruption: Corruption | None = None,
 ) -> list[Result]:
     """Detections of the images in COCO's results format: all that the decoder keeps.
+
+    With a `corruption`, its name and strength, the images are corrupted as they are read.
 
     Raises:
         ValueError: the dataset has none of the detector's classes.
     """
     predict = partial(detector.find, tta=tta)
     plus_one = detector.decoder.plus_one
-    return detect_with(predict, detector.classes, dataset, ids, batch, plus_one, workers)
+    return detect_with(
+        predict, detector.classes, dataset, ids, batch, plus_one, workers, corruption
+    )
 
 
 def detect_with(
@@ -48,14 +55,17 @@ def detect_with(
     batch: int = 1,
     plus_one: bool = False,
     workers: int = 0,
+    corruption: Corruption | None = None,
 ) -> list[Result]:
     """The same for any callable from images to boxes, with its class names by label."""
-    images = image_dataset(dataset, ids)
+    images = image_dataset(dataset, ids, corruption)
     categories = match_categories(classes, images)
     return detect_dataset(predict, images, categories, batch, workers, plus_one=plus_one)
 
 
-def image_dataset(dataset: Dataset, ids: Iterable[int]) -> CocoDataset:
+def image_dataset(
+    dataset: Dataset, ids: Iterable[int], corruption: Corruption | None = None
+) -> CocoDataset:
     """The images of a dataset that have these ids, without their annotations.
 
     Raises:
@@ -64,7 +74,10 @@ def image_dataset(dataset: Dataset, ids: Iterable[int]) -> CocoDataset:
     content = load_annotations(dataset.annotations, labelled=False)
     chosen = set(ids)
     content["images"] = [image for image in content["images"] if image["id"] in chosen]
-    return CocoDataset({**content, "annotations": []}, dataset.images, keep_empty=True)
+    content["annotations"] = []
+    if corruption:
+        return CorruptedDataset(content, dataset.images, *corruption, keep_empty=True)
+    return CocoDataset(content, dataset.images, keep_empty=True)
 
 
 def figures(
@@ -84,11 +97,7 @@ def figures(
     Raises:
         ValueError: the dataset is called val2017 or minival but is neither.
     """
-    split = dataset.name
-    if any(name in f"{dataset.name} {Path(dataset.annotations).name}" for name in MINIVAL):
-        check_is_minival(dataset.annotations)
-        whole = len(image_ids(dataset)) == len(ids)
-        split = "val2017" if whole else f"{len(ids)} images of val2017"
+    split = split_name(dataset, ids)
     annotations = load_annotations(dataset.annotations, labelled=False)
     matched = coco_eval.match_detections(results, annotations, ids, evaluator, max_detections)
     measured = coco_eval.figures(matched)
@@ -96,6 +105,19 @@ def figures(
         measured |= analysis.analyse(matched)
         measured |= _refined(results, dataset, ids, max_detections)
     return {**measured, "split": split, "detections": len(results), "evaluator": evaluator}
+
+
+def split_name(dataset: Dataset, ids: Sequence[int]) -> str:
+    """What these images are called; "val2017" only if they are its 5,000.
+
+    Raises:
+        ValueError: the dataset is called val2017 or minival but is neither.
+    """
+    if any(name in f"{dataset.name} {Path(dataset.annotations).name}" for name in MINIVAL):
+        check_is_minival(dataset.annotations)
+        whole = len(image_ids(dataset)) == len(ids)
+        return "val2017" if whole else f"{len(ids)} images of val2017"
+    return dataset.name
 
 
 def _refined(

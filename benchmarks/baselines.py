@@ -29,7 +29,10 @@ from benchmarks.cases import MissingError
 from benchmarks.weights import is_file
 from zoo.pretrained import DTYPES
 
-METRICS = ("params", "training_memory", "latency", "throughput", "memory", "ap")
+METRICS = (
+    *("params", "training_memory", "latency", "throughput", "memory", "energy"),
+    *("ap", "robustness"),
+)
 BUILT_IN = {"torchvision": "benchmarks.baselines:torchvision_fcos"}
 Images = Sequence[Tensor]
 Boxes = list[dict[str, Tensor]]

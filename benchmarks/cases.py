@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 # In the order in which they are measured and shown.
-METRICS = ("params", "flops", "training_memory", "latency", "throughput", "memory", "ap")
+METRICS = (
+    *("params", "flops", "training_memory", "latency", "throughput", "memory", "energy"),
+    *("ap", "robustness"),
+)
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 # Metrics that other work on the machine does not disturb: those of one entry share a process.
 STATIC = frozenset({"params", "flops", "training_memory"})
 REFINED = "instances_valrem.json"  # what COCO-ReM calls its annotations of val2017
+ACCURACY = frozenset({"ap", "robustness"})  # needs trained weights
 TIMED = frozenset({"latency", "throughput"})
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import zoo
-from benchmarks import accuracy, baselines, environment, flops, memory, prediction, weights
+from benchmarks import accuracy, baselines, energy, environment, flops, memory, prediction, weights
 from benchmarks.cases import TIMED, Case, MissingError
+from benchmarks.corruptions import CORRUPTIONS, STRENGTHS
 from benchmarks.dataset import image_ids
 from benchmarks.timing import time_stages
 from benchmarks.workload import build_detector, configure_process, load_workload
+from fcos.coco_eval import Result, evaluate_detections
 
 TRAINING_SIZE = (800, 1333)  # (height, width) for baselines
 
@@ -124,25 +129,68 @@ def _memory(case: Case) -> dict[str, Any]:
     return {**values, "images": workload.images, "weights": workload.weights}
 
 
+def _energy(case: Case) -> dict[str, Any]:
+    workload = load_workload(case)
+    with torch.inference_mode():
+        values = energy.joules_per_image(
+            workload.stages, workload.batches, case.device, case.timing.min_seconds
+        )
+    return {**values, "images": workload.images, "weights": workload.weights}
+
+
 def _ap(case: Case) -> dict[str, Any]:
-    if case.weights.source == "random":
-        raise MissingError(case.weights.note or "no weights given")
     assert case.dataset is not None
     ids = image_ids(case.dataset, case.limit)
-    if baselines.is_baseline(case.entry):
-        baseline: Any = baselines.load(case.entry, case.device, case.precision, case.size)
-        if getattr(baseline, "weights", "") == "random":
-            raise MissingError("its weights are not on this machine")
-        if not hasattr(baseline, "classes"):
-            raise MissingError("the adapter's detector has no classes")
-        detections = accuracy.detect_with(baseline, baseline.classes, case.dataset, ids, case.batch)
-    else:
-        detections = accuracy.detect(build_detector(case, []), case.dataset, ids, case.batch)
+    detections = _detection(case, ids)()
     if case.detections_dir:
         folder = Path(case.detections_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{case.key}.json").write_text(json.dumps(detections))
     return accuracy.figures(detections, case.dataset, ids, case.evaluator)
+
+
+def _robustness(case: Case) -> dict[str, Any]:
+    """AP on the images as they are, and with each corruption at each strength."""
+    assert case.dataset is not None
+    ids = image_ids(case.dataset, case.limit)
+    split = accuracy.split_name(case.dataset, ids)
+    detect = _detection(case, ids)
+
+    def ap(corruption: accuracy.Corruption | None = None) -> float:
+        results = detect(corruption=corruption)
+        annotations = case.dataset.annotations if case.dataset else ""
+        figure = evaluate_detections(results, annotations, ids, case.evaluator)["AP"]
+        if figure is None:
+            raise MissingError("the images have no objects")
+        return float(figure)
+
+    clean = ap()
+    corrupted = {name: [ap((name, strength)) for strength in STRENGTHS] for name in CORRUPTIONS}
+    mean = statistics.fmean(figure for figures in corrupted.values() for figure in figures)
+    return {
+        "clean": clean,
+        "corrupted": corrupted,
+        "mean": mean,
+        "relative": mean / clean if clean else None,
+        "split": split,
+        "images": len(ids),
+    }
+
+
+def _detection(case: Case, ids: Sequence[int]) -> Callable[..., list[Result]]:
+    """`accuracy.detect` with the detector of a case, on its images."""
+    if case.weights.source == "random":
+        raise MissingError(case.weights.note or "no weights given")
+    assert case.dataset is not None
+    if not baselines.is_baseline(case.entry):
+        detector = build_detector(case, [])
+        return partial(accuracy.detect, detector, case.dataset, ids, case.batch)
+    baseline: Any = baselines.load(case.entry, case.device, case.precision, case.size)
+    if getattr(baseline, "weights", "") == "random":
+        raise MissingError("its weights are not on this machine")
+    if not hasattr(baseline, "classes"):
+        raise MissingError("the adapter's detector has no classes")
+    return partial(accuracy.detect_with, baseline, baseline.classes, case.dataset, ids, case.batch)
 
 
 MEASURES = {
@@ -152,5 +200,7 @@ MEASURES = {
     "latency": _latency,
     "throughput": _throughput,
     "memory": _memory,
+    "energy": _energy,
     "ap": _ap,
+    "robustness": _robustness,
 }

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import environment, worker
-from benchmarks.cases import STATIC, TIMED, Case, Result
+from benchmarks.cases import ACCURACY, STATIC, TIMED, Case, Result
 from benchmarks.store import Row, Store, row_of
 from benchmarks.suite import Suite
 from benchmarks.timing import combine_processes
@@ -188,7 +188,7 @@ def closing_lines(rows: Sequence[Row], suite: Suite) -> list[str]:
 def reason_to_skip(case: Case, suite: Suite, rows: dict[str, Row]) -> str | None:
     """Why a case is not tried: no weights, or a smaller batch did not fit or took too long."""
     random = case.metric not in STATIC and case.weights.source == "random"
-    if random and (case.metric == "ap" or not suite.random_weights):
+    if random and (case.metric in ACCURACY or not suite.random_weights):
         return case.weights.note
     for batch in suite.batches if case.metric == "throughput" else ():
         smaller = rows.get(replace(case, batch=batch).key) if batch < case.batch else None

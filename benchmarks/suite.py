@@ -15,7 +15,16 @@ import torch
 
 import zoo
 from benchmarks import baselines, weights
-from benchmarks.cases import METRICS, PRECISIONS, STATIC, Case, Dataset, TimingBudget, Weights
+from benchmarks.cases import (
+    ACCURACY,
+    METRICS,
+    PRECISIONS,
+    STATIC,
+    Case,
+    Dataset,
+    TimingBudget,
+    Weights,
+)
 from benchmarks.dataset import default_dataset, embedded, safe_subset
 from zoo.config import compose
 from zoo.overrides import quoted
@@ -185,14 +194,14 @@ class Suite:
                     precision=precision,
                     weights=source,
                 )
-        elif metric == "ap":
+        elif metric in ACCURACY:
             for precision in self.precisions:
                 yield dataclasses.replace(
                     common,
                     metric=metric,
                     precision=precision,
                     limit=self.ap_limit,
-                    detections_dir=str(self.folder / "detections"),
+                    detections_dir=str(self.folder / "detections") if metric == "ap" else None,
                     evaluator=self.evaluator,
                 )
         else:

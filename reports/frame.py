@@ -183,7 +183,7 @@ def _note(metric: Metric, row: Row, noise: float) -> str:
     values = row["values"]
     if metric.name.endswith("_predicted"):
         return "predicted, not measured"
-    if metric.measurement == "ap":
+    if metric.measurement in ("ap", "robustness"):
         return _ap_note(row)
     if metric.measurement not in TIMED:
         return ""

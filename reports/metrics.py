@@ -69,21 +69,34 @@ def _coco(name: str, heading: str, key: str, what: str) -> Metric:
     return Metric(name, heading, "ap", percent, what, 1, False, tolerance=0.1, compared=main)
 
 
-def _analysis(
-    name: str, heading: str, path: str, what: str, lower: bool = True, scale: float = 100.0
-) -> Metric:
-    """A figure of `benchmarks.analysis`; `path` is its key in the row, parts separated by dots."""
+def _at(path: str, scale: float) -> Callable[[Values], float | None]:
+    """The figure at a path of keys with dots between them, or the mean of the figures there."""
 
     def value(values: Values) -> float | None:
         found: Any = values
         for key in path.split("."):
             found = found.get(key) if isinstance(found, Mapping) else None
-        return scale * found if isinstance(found, float | int) else None
+        numbers = found if isinstance(found, list) and found else [found]
+        fine = all(isinstance(number, float | int) for number in numbers)
+        return scale * sum(numbers) / len(numbers) if fine else None
 
+    return value
+
+
+def _analysis(
+    name: str, heading: str, path: str, what: str, lower: bool = True, scale: float = 100.0
+) -> Metric:
+    """A figure of `benchmarks.analysis`, or of other annotations, beside AP."""
     digits = 1 if scale == 100 else 2
+    value = _at(path, scale)
     return Metric(
         name, heading, "ap", value, what, digits, lower, compared=False, section="analysis"
     )
+
+
+def _robust(name: str, heading: str, path: str, what: str) -> Metric:
+    main, value = name == "ap_corrupted", _at(path, 100)
+    return Metric(name, heading, "robustness", value, what, 1, False, tolerance=0.1, compared=main)
 
 
 # In the order of importance in which tables show them.
@@ -93,6 +106,8 @@ METRICS = (
            "median milliseconds from a decoded image to its boxes, batch 1"),
     Metric("peak_mb", "peak MB", "memory", lambda v: v["peak_mb"],
            "peak memory of a process that detects, in megabytes", 0),
+    Metric("joules", "J/image", "energy", lambda v: v["joules"],
+           "joules of an image, of the GPU or else of the processor", 2),
     Metric("train_gb", "train GB", "training_memory", lambda v: v.get("measured_gb"),
            "measured peak memory of a training step of 2 images per process", 2,
            scope="precision"),
@@ -125,6 +140,13 @@ METRICS = (
     _coco("ar_small", "ARs", "ARs", "recall of small objects"),
     _coco("ar_medium", "ARm", "ARm", "recall of medium objects"),
     _coco("ar_large", "ARl", "ARl", "recall of large objects"),
+    _robust("ap_corrupted", "AP corrupted", "mean",
+            "mean AP under four corruptions at three strengths"),
+    _robust("ap_relative", "of AP", "relative", "percent of the AP of clean images"),
+    *(
+        _robust(f"ap_{name}", name, f"corrupted.{name}", f"mean AP at three strengths of {name}")
+        for name in ("blur", "noise", "jpeg", "contrast")
+    ),
     _analysis("ap_low", "AP from", "bootstrap.low",
               "lower end of the interval with the AP of 95% of random draws of the images", False),
     _analysis("ap_high", "to", "bootstrap.high", "its upper end", False),
@@ -148,6 +170,8 @@ BY_NAME = {metric.name: metric for metric in METRICS}
 # The figure that stands for a measurement that failed.
 MAIN = {
     "ap": "ap",
+    "robustness": "ap_corrupted",
+    "energy": "joules",
     "latency": "latency_ms",
     "memory": "peak_mb",
     "training_memory": "train_gb_predicted",

@@ -25,6 +25,8 @@ SECTIONS = {
     "Throughput": (["throughput"], "batch"),
     "AP": (["ap"], None),
     "What AP consists of": (["analysis"], None),
+    "Robustness": (["robustness"], None),
+    "Energy": (["energy"], None),
     "Memory of detection": (["memory"], None),
     "Memory of training": (["training_memory"], "precision"),
     "Parameters and GFLOPs": (["params", "flops"], None),

@@ -110,7 +110,10 @@ def test_all_embedded_images_may_be_redistributed(tmp_path: Path) -> None:
     assert safe.name == "coco_safe"
     assert image_ids(safe) == image_ids(embedded())
     assert safe_subset(embedded(), tmp_path) == safe
-    (case,) = Suite(["FCOS_R_50_1x"], metrics=["latency"], subset="safe", folder=tmp_path).cases()
+    suite = Suite(
+        ["FCOS_R_50_1x"], metrics=["latency"], subset="safe", folder=tmp_path, cached_only=True
+    )
+    (case,) = suite.cases()
     assert case.identity["dataset"] == f"coco_safe@{safe.digest}"
 
 

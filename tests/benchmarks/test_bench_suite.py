@@ -109,9 +109,9 @@ def test_torch_s_own_choice_of_threads_is_a_setting(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_test_size_is_only_made_smaller() -> None:
-    assert suite.smaller(zoo.card("FCOS_R_50_1x"), (256, 427)) == (256, 427)
-    assert suite.smaller(zoo.card("FCOS_RT_MS_R_50_4x"), (600, 700)) == (512, 700)
-    assert suite.smaller(zoo.card("FCOS_RT_MS_R_50_4x"), (800, 1333)) is None
+    assert suite.smaller(zoo.card("FCOS_R_50_1x").config["resize"], (256, 427)) == (256, 427)
+    assert suite.smaller(zoo.card("FCOS_RT_MS_R_50_4x").config["resize"], (600, 700)) == (512, 700)
+    assert suite.smaller(zoo.card("FCOS_RT_MS_R_50_4x").config["resize"], (800, 1333)) is None
 
 
 def test_metrics_that_nothing_disturbs_share_a_process_and_timed_ones_have_their_own() -> None:
