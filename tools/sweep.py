@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,46 @@ os.environ.setdefault("SUBMITIT_PREEMPT_SIGNAL", "USR1")
 import hydra
 import torch
 import yaml
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.hydra_config import HydraConfig
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
 import zoo
 from fcos.train import distributed
 from fcos.train.metrics import read
 from zoo.overrides import quoted
-from zoo.registry import CONFIGS
+from zoo.registry import CONFIGS, folders
 from zoo.renamed import rename_overrides, rename_settings
 from zoo.training import resolved, train
+
+
+class RegisteredFolder(FileConfigSource):
+    """A registered folder: its `NAME.yaml` is `entry/NAME`, as the zoo's own entries are."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "registered"
+
+    def is_config(self, config_path: str) -> bool:
+        return super().is_config(config_path.removeprefix("entry/"))
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        result = super().load_config(config_path.removeprefix("entry/"))
+        if config_path.startswith("entry/"):
+            result.header["package"] = "_global_"
+        return result
+
+
+SourcesRegistry.instance().register(RegisteredFolder)
+
+
+def hydra_arguments(arguments: Sequence[str]) -> list[str]:
+    """The command's arguments as Hydra takes them, with the registered folders."""
+    paths = ",".join(f"'registered://{folder}'" for folder in folders())
+    search = [f"hydra.searchpath=[{paths}]"] if paths else []
+    return [*quoted(rename_overrides(arguments)), *search]
 
 
 @hydra.main(version_base=None, config_path=str(CONFIGS), config_name="sweep")
@@ -89,5 +119,5 @@ def _set_rank() -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = quoted(rename_overrides(sys.argv[1:]))
+    sys.argv[1:] = hydra_arguments(sys.argv[1:])
     sys.exit(main())

@@ -111,7 +111,7 @@ def register(folder: str | Path) -> list[str]:
     others = _files(without=path)
     if taken := [name for name in entries if name in others]:
         raise ValueError(f"{folder}: the zoo already has {', '.join(taken)}: choose another name")
-    if path not in _folders():
+    if path not in folders():
         _registered.append(path)
     return entries
 
@@ -173,9 +173,15 @@ def source_of(place: str | Mapping[str, Any]) -> FileSource:
     return FileSource(**facts)
 
 
+def folders() -> list[Path]:
+    """The registered folders of one's own entries."""
+    listed = os.environ.get("FCOS_ZOO_CONFIGS", "").split(os.pathsep)
+    return [*_registered, *(Path(each).expanduser().resolve() for each in listed if each)]
+
+
 def registered_targets() -> set[str]:
     """Every `_target_` that a file of the registered folders names."""
-    files = [path for folder in _folders() for path in folder.rglob("*.yaml")]
+    files = [path for folder in folders() for path in folder.rglob("*.yaml")]
     return {str(target) for path in files for target in targets(load_yaml(path))}
 
 
@@ -196,17 +202,12 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return yaml.load(path.read_text(encoding="utf-8"), loader) or {}
 
 
-def _folders() -> list[Path]:
-    listed = os.environ.get("FCOS_ZOO_CONFIGS", "").split(os.pathsep)
-    return [*_registered, *(Path(each).expanduser().resolve() for each in listed if each)]
-
-
 def _files(without: Path | None = None) -> dict[str, Path]:
     """The file of each entry; the zoo's own names cannot be taken."""
-    folders = [folder for folder in reversed(_folders()) if folder != without]
+    registered = [folder for folder in reversed(folders()) if folder != without]
     return {
         path.stem: path
-        for folder in (*folders, CONFIGS / "entry")
+        for folder in (*registered, CONFIGS / "entry")
         for path in folder.glob("*.yaml")
     }
 

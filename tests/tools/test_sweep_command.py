@@ -40,7 +40,8 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["sweep", "--multirun", *SHORT, *QUIET, *arguments])
+        given = tools.sweep.hydra_arguments(["--multirun", *SHORT, *QUIET, *arguments])
+        monkeypatch.setattr(sys, "argv", ["sweep", *given])
         try:
             tools.sweep.main()
         finally:
@@ -84,6 +85,23 @@ def test_the_jobs_folders_are_not_for_the_recipe_to_choose(
     with pytest.raises(SystemExit):
         sweep("run.folder=mine")
     assert "set hydra.sweep.dir, not run.folder" in capfd.readouterr().err
+
+
+def test_entries_of_registered_folders_can_be_swept(
+    sweep: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defaults = "[/entry/FCOS_shapes_tiny@_here_, override /backbone: narrow, _self_]"
+    folder = tmp_path / "my zoo"
+    (folder / "backbone").mkdir(parents=True)
+    (folder / "FCOS_mine.yaml").write_text(f"defaults: {defaults}\nhead: {{tower_depth: 1}}\n")
+    (folder / "backbone" / "narrow.yaml").write_text(
+        "# @package _global_\nbackbone: {_target_: backbones.TinyNet}\n"
+    )
+    monkeypatch.setenv("FCOS_ZOO_CONFIGS", str(folder))
+    sweep("entry=FCOS_mine", "hydra.sweep.dir=entries")
+    config = yaml.safe_load((tmp_path / "entries" / "0" / "config.yaml").read_text())
+    assert config["head"]["tower_depth"] == 1
+    assert (tmp_path / "entries" / "0" / "FCOS_mine.pth").is_file()
 
 
 def test_every_entry_can_be_swept() -> None:
