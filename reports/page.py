@@ -124,7 +124,7 @@ def _table(
         for text in headings
     )
     body = "".join(
-        f"<tr>{''.join(f'<td>{html.escape(text)}</td>' for text in texts)}</tr>" for texts in cells
+        f"<tr>{''.join(f'<td>{_breakable(text)}</td>' for text in texts)}</tr>" for texts in cells
     )
     attribute = f' id="{name}"' if name else ""
     return (
@@ -140,3 +140,8 @@ def _details(title: str, content: str) -> str:
 def _list(tag: str, texts: Sequence[str]) -> str:
     items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
     return f"<{tag}>{items}</{tag}>" if texts else ""
+
+
+def _breakable(name: str) -> str:
+    """A text that a narrow column may break after an underscore."""
+    return html.escape(name).replace("_", "_<wbr>")

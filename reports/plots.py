@@ -22,8 +22,8 @@ from zoo import published
 
 # The colours of Okabe and Ito, which all kinds of colour vision tell apart and which stand out from
 # light and dark pages alike; the marker repeats the distinction.
-COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#999999")
-MARKERS = ("o", "s", "^", "D", "v", "P")
+COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#999999", "#0072b2")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK = "#010203"  # replaced by the text colour of the page
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -43,7 +43,7 @@ FEW = 16  # models up to which each point has its name
 
 
 def style_of(number: int) -> tuple[str, str]:
-    """Colour and marker of a series; they repeat after 36."""
+    """Colour and marker of a series; they repeat after 49."""
     return COLOURS[number % len(COLOURS)], MARKERS[sum(divmod(number, len(MARKERS))) % len(MARKERS)]
 
 
@@ -77,6 +77,7 @@ def scatter(points: pd.DataFrame, x: str, y: str, log: bool = True) -> str:
         axes.margins(x=0.12)  # room for the names
         if log:
             axes.set_xscale("log")
+            axes.tick_params(axis="x", which="both", length=3, pad=3)
             for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
                 set_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 1)))
         else:
@@ -85,7 +86,8 @@ def scatter(points: pd.DataFrame, x: str, y: str, log: bool = True) -> str:
         axes.set_ylabel(y)
         _legend(figure)
         ranked = points.sort_values("mark", key=lambda marks: marks.map([BEST, TIED, ""].index))
-        _label(figure, axes, ranked if len(points) <= FEW else ranked[ranked["mark"] == BEST])
+        named = ranked if len(points) <= FEW else ranked[ranked["mark"] == BEST]
+        _label(figure, axes, named, points)
         return _svg(figure, tips)
 
 
@@ -108,10 +110,12 @@ def stage_bars(models: pd.DataFrame) -> str:
             for bar, entry, width in zip(bars, timed["entry"], widths[column], strict=True):
                 bar.set_gid(f"tip{len(tips)}")
                 tips[f"tip{len(tips)}"] = (entry, f"{entry}: {label} {width:.4g} ms")
-        axes.set_yticks(places, [name.removeprefix("FCOS_") for name in timed["entry"]], fontsize=7)
+        axes.set_yticks(places, [_short(name) for name in timed["entry"]], fontsize=7)
         axes.set_ylim(len(timed) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("ms per image, batch 1")
+        axes.xaxis.set_label_position("top")  # seen without scrolling to the last model
+        axes.xaxis.tick_top()
         _legend(figure)
         return _svg(figure, tips)
 
@@ -177,23 +181,31 @@ def _tip(point: Mapping[str, Any], x: str, y: str) -> str:
     return f"{point['entry']}: {figures}{words.get(point['mark'], '')}"
 
 
-def _label(figure: Figure, axes: Axes, points: pd.DataFrame) -> None:
-    """Names beside points, each only where it covers nothing else; all are tooltips too."""
+def _label(figure: Figure, axes: Axes, points: pd.DataFrame, marks: pd.DataFrame) -> None:
+    """Names beside points, each only where it covers no name or mark; all are tooltips too."""
     figure.draw_without_rendering()
     frame = axes.get_window_extent()
+    places = axes.transData.transform(marks[["x", "y"]])
     taken: list[Bbox] = []
     for entry, across, up in points[["entry", "x", "y"]].itertuples(index=False):
-        name = entry.removeprefix("FCOS_")
-        for offset, side in ((-4, "right"), (4, "left")):  # the best have nothing on their left
+        # The best have nothing above them on their left.
+        for offset in ((-4, 3), (4, 3), (4, -9), (-4, -9)):
             text = axes.annotate(
-                name, (across, up), (offset, 3), textcoords="offset points", size=7, ha=side
-            )
+                _short(entry), (across, up), offset, textcoords="offset points", size=7,
+                ha="right" if offset[0] < 0 else "left",
+            )  # fmt: skip
             box = text.get_window_extent()
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
-            if inside and not any(box.overlaps(other) for other in taken):
+            free = not any(box.overlaps(other) for other in taken)
+            if inside and free and not box.count_contains(places):
                 taken.append(box)
                 break
             text.remove()
+
+
+def _short(name: str) -> str:
+    """The name without what all share: of an external detector, that of its function."""
+    return name.rpartition(":")[2].removeprefix("FCOS_")
 
 
 @contextmanager
