@@ -93,6 +93,21 @@ def label_studio_coco(root: Path) -> None:
     coco(root / "result.json", "images\\0a1b2c3d-street.jpg", "images\\1a1b2c3d-empty.png")
 
 
+def label_studio_json(root: Path) -> None:
+    images(root / "images", "photo street.jpg", "empty.png")
+    shape = {"original_width": 100, "original_height": 80, "type": "rectanglelabels"}
+    dog = {"x": 10, "y": 25, "width": 30, "height": 50, "rotation": 0, "rectanglelabels": ["dog"]}
+    points = [[x, y / 0.8] for x, y in POLYGON]
+    regions = [shape | {"value": dog}]
+    regions.append(shape | {"value": {"points": points, "polygonlabels": ["cat"]}})
+    name = "/data/local-files/?d=photos/photo%20street.jpg"
+    tasks = [{"id": 1, "data": {"image": name}, "annotations": [{"result": regions}]}]
+    name = "/data/upload/1/0a1b2c3d-empty.png"
+    tasks.append({"id": 2, "data": {"image": name}, "annotations": [{"result": []}]})
+    tasks.append({"id": 3, "data": {"image": "not labelled.jpg"}, "annotations": []})
+    write(root / "project-1.json", tasks)
+
+
 def cvat_coco(root: Path) -> None:
     images(root / "images" / "default")
     coco(root / "annotations" / "instances_default.json")
@@ -153,5 +168,6 @@ DATASETS = {
     **{"Roboflow COCO": roboflow_coco, "Roboflow YOLO": roboflow_yolo, "Ultralytics": ultralytics},
     **{"CVAT YOLO": cvat_yolo, "Label Studio YOLO": label_studio_yolo, "CVAT COCO": cvat_coco},
     **{"Label Studio COCO": label_studio_coco, "CVAT for images": cvat_xml, "labelImg": label_img},
+    **{"Label Studio JSON": label_studio_json},
     **{"own VOC": own_voc, "Roboflow VOC": roboflow_voc, "LabelMe": label_me},
 }

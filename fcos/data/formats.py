@@ -1,11 +1,11 @@
 """Recognise what a file or folder holds, and read it as annotations in COCO's format.
 
-All formats but COCO's are read by the short functions of `yolo`, `voc`, `labelme` and `cvat`.
-Four libraries were tried on small exports of each tool. globox 2.9 left out polygons and circles,
-and stopped at polygons in YOLO's files; labelformat 0.1.17 left those out; datumaro 1.13 read no
-YOLO export of Roboflow, no VOC folder with classes of its own and no LabelMe file; supervision
-0.31 was right on COCO, YOLO and VOC, but stops at the first malformed line, must be told every
-folder, and reads neither LabelMe nor CVAT.
+All formats but COCO's are read by short functions of our own, see `yolo`, `voc`, `labelme`, `cvat`
+and `label_studio`. Four libraries were tried on small exports of each tool. globox 2.9 left out
+polygons and circles, and stopped at polygons in YOLO's files; labelformat 0.1.17 left those out;
+datumaro 1.13 read no YOLO export of Roboflow, no VOC folder with classes of its own and no LabelMe
+file; supervision 0.31 was right on COCO, YOLO and VOC, but stops at the first malformed line, must
+be told every folder, and reads neither LabelMe nor CVAT.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from fcos.data import yolo
 from fcos.data.annotations import DatasetSource
 from fcos.data.cvat import read_cvat
 from fcos.data.image_files import find_image_dir
+from fcos.data.label_studio import read_label_studio
 from fcos.data.labelme import read_labelme
 from fcos.data.voc import read_voc, voc_splits
 
@@ -94,8 +95,7 @@ def _of_file(path: Path) -> Splits:
     if suffix == ".xml":
         return _of_xml(path.parent, [path])
     if suffix == ".json":
-        is_labelme = _is_labelme(path)
-        return {path.stem: partial(read_labelme, [path]) if is_labelme else partial(_coco, path)}
+        return _of_json([path]) or {path.stem: partial(_coco, path)}
     if suffix in (".zip", ".tar", ".gz", ".tgz"):
         raise ValueError(f"{path}: unpack the archive and name the folder")
     raise ValueError(f"{path}: not a dataset; name a folder, or one of {FORMATS}")
@@ -135,6 +135,8 @@ def _of_json(paths: Sequence[Path]) -> Splits:
     for path in paths:
         if _is_labelme(path):
             return {path.parent.name: partial(read_labelme, paths)}
+        if _is_label_studio(path):
+            return {path.stem: partial(read_label_studio, path)}
         if _is_coco(path):
             files = [path for path in paths if _is_coco(path)]
             instances = [file for file in files if file.name.startswith("instances_")]
@@ -168,6 +170,12 @@ def _is_coco(path: Path) -> bool:
 
 def _is_labelme(path: Path) -> bool:
     return _holds(path, b'"shapes"') and _holds(path, b'"imagePath"')
+
+
+def _is_label_studio(path: Path) -> bool:
+    with path.open("rb") as file:
+        is_list = file.read(100).lstrip().startswith(b"[")
+    return is_list and _holds(path, b'"original_width"')
 
 
 def _holds(path: Path, text: bytes) -> bool:

@@ -132,6 +132,8 @@ def _similar(name: str, root: str, folders: dict[str, dict[str, list[str]]]) -> 
     foreign = FOREIGN.match(name) is not None
     if foreign and not plain.startswith("\\"):
         plain = unquote(plain.rpartition("?d=")[2])  # of Label Studio's local files
+    if "://" in name:
+        plain = plain.partition("?")[0]
     parts = [part for part in re.split(r"[\\/]+", plain) if part not in ("", ".")]
     for start in range(len(parts) if foreign else 1):
         yield from _walk(parts[start:], root, folders)

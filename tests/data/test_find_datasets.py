@@ -93,6 +93,7 @@ def test_a_folder_with_nothing_says_what_was_looked_for(tmp_path):
         ("Cafe\u0301.jpg", "caf\u00e9.jpg"),  # accents as macOS encodes them
         (r"C:\Users\me\photos\1.jpg", "1.jpg"),
         ("s3://bucket/photos/1.jpg", "photos/1.jpg"),
+        ("https://host/photos/1.jpg?key=a/b", "photos/1.jpg"),
         ("file:///home/me/my%20photos/1.jpg", "my photos/1.jpg"),
         ("/data/local-files/?d=photos/1.jpg", "photos/1.jpg"),
         ("/data/upload/3/0a1b2c3d-1.jpg", "1.jpg"),  # of Label Studio

@@ -19,7 +19,7 @@ def objects(dataset: CocoDataset) -> dict[str, list[tuple[str, tuple[float, ...]
         assert image.shape[1:] == tuple(dataset.sizes[index])
         names = [dataset.classes[label] for label in target["labels"]]
         boxes = [tuple(round(side, 3) for side in box) for box in target["boxes"].tolist()]
-        found[Path(file).name.split("-")[-1]] = list(zip(names, boxes, strict=True))
+        found[Path(file).name.split("-")[-1].split()[-1]] = list(zip(names, boxes, strict=True))
     return found
 
 
@@ -119,6 +119,22 @@ def test_a_rotated_box_of_cvat(tmp_path):
     write(tmp_path / "annotations.xml", f"<annotations>{image}</annotations>")
     (source,) = resolve_dataset(str(tmp_path), tmp_path)
     assert objects(CocoDataset(*source)) == {"street.jpg": [("dog", (45, 25, 55, 45))]}
+
+
+def test_a_minimal_export_of_label_studio(tmp_path):
+    images(tmp_path)
+    label = {
+        "x": 50,
+        "y": 25,
+        "width": 20,
+        "height": 10,
+        "rotation": 90,
+        "rectanglelabels": ["dog"],
+    }
+    label |= {"original_width": 100, "original_height": 80}
+    write(tmp_path / "min.json", [{"image": "s3://bucket/street.jpg", "label": [label]}])
+    (source,) = resolve_dataset(str(tmp_path / "min.json"), tmp_path)
+    assert objects(CocoDataset(*source)) == {"street.jpg": [("dog", (42, 20, 50, 40))]}
 
 
 def test_voc_files_that_count_pixels_from_0(tmp_path):
