@@ -167,12 +167,14 @@ def convert_dataset(
     """
     from fcos.data.convert import convert
     from fcos.data.formats import find_splits
+    from fcos.text import printable
 
     console = Console(soft_wrap=True, markup=False, highlight=False)
     for name, split in convert(find_splits(dataset), out, format, images).items():
         counts = "".join(f", {number:,} x {kind}" for kind, number in split.counts.items())
-        console.print(f"{name}: {split.images:,} images, {split.objects:,} objects{counts}")
-    console.print(f"train on it with data={out}")
+        numbers = f"{split.images:,} images, {split.objects:,} objects{counts}"
+        console.print(f"{printable(name)}: {numbers}")
+    console.print(f"train on it with data={printable(out)}")
 
 
 def _show(console: Console, name: str, image_dir: Path, report: Report) -> None:

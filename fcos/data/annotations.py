@@ -237,7 +237,7 @@ def is_box(box: Any) -> bool:
 
 
 def _is_number(value: Any, limit: int) -> bool:
-    number: Any = value if isinstance(value, Real) else math.nan
+    number: Any = value if isinstance(value, (int, float, Real)) else math.nan  # Real alone is slow
     return bool(abs(number) < limit)  # NaN is not
 
 

@@ -31,6 +31,7 @@ OUTCOMES = {
     "image of another size": REFUSED,
     "nothing to train on": REFUSED,
     "image without objects": LEFT_OUT,
+    "image without annotation file": LEFT_OUT,
     "crowd left out": LEFT_OUT,
     "unknown image": LEFT_OUT,
     "unknown category": LEFT_OUT,

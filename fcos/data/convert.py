@@ -87,6 +87,7 @@ def _boxes(
         counts[kind] += 1
 
     content = load_annotations(annotations)
+    counts.update(kind for kind, _ in content["notes"])
     images = existing_images(content["images"], image_dir, note=note)
     sizes = image_dimensions(images, image_dir, False, note).tolist()
     files = [image_dir / image["file_name"] for image in images]

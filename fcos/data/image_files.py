@@ -164,4 +164,7 @@ def _hint(root: Path, name: str) -> str:
     similar = sorted(_listing(str(root), {}).get(_key(base), ()))
     if similar:
         return f"; the folder has {', '.join(similar)}: write names as the files are called there"
-    return "; name the folder from which the file names start (data.train_images, data.test_images)"
+    return (
+        "; name the folder from which the file names start, as data.train_images or behind the "
+        "dataset of `data check` and `evaluate`"
+    )

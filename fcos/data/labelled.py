@@ -22,7 +22,10 @@ class LabelledImage(NamedTuple):
 
 
 def to_coco(
-    source: str | Path, images: Sequence[LabelledImage], classes: Sequence[str] | None = None
+    source: str | Path,
+    images: Sequence[LabelledImage],
+    classes: Sequence[str] | None = None,
+    unlabelled: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The content of a COCO annotation file that holds these images.
 
@@ -31,6 +34,7 @@ def to_coco(
         images: in the order of their ids, which count from 1.
         classes: names in the order of the category ids, which count from 1; default: all that
             occur, sorted. Objects of other classes have no category.
+        unlabelled: names of image files that are left out because nothing is known of them.
 
     Raises:
         ValueError: there are no images or no classes.
@@ -57,6 +61,7 @@ def to_coco(
         ],
         "annotations": [{"id": number, **thing} for number, thing in enumerate(things, 1)],
         "categories": [{"id": number, "name": name} for name, number in category_of.items()],
+        "notes": [("image without annotation file", name) for name in unlabelled],
     }
 
 

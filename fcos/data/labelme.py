@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from fcos.data.annotations import DatasetSource
@@ -18,7 +18,7 @@ def read_labelme(files: Sequence[Path]) -> DatasetSource:
     """The dataset of LabelMe files in one folder; other JSON files are passed over.
 
     Shapes of one label and group are one object, as in LabelMe's own conversion to COCO. Classes
-    are all labels, sorted.
+    are all labels, sorted. Images without a file are left out, which is noted.
 
     Raises:
         ValueError: a file is damaged; the message names it.
@@ -31,7 +31,11 @@ def read_labelme(files: Sequence[Path]) -> DatasetSource:
                 images.append(_image(path, content))
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
             raise ValueError(f"{path}: not a LabelMe annotation file ({error!r})") from None
-    annotations = to_coco(files[0].parent, images)
+    folder = files[0].parent
+    known = {PureWindowsPath(image.file_name).name for image in images}
+    beside = sorted(f.name for f in folder.iterdir() if f.suffix.lower() in SUFFIXES)
+    others = [name for name in beside if name not in known] if len(files) > 1 else []
+    annotations = to_coco(folder, images, unlabelled=others)
     return DatasetSource(annotations, find_image_dir(files[0], annotations))
 
 

@@ -78,15 +78,16 @@ def _image_set(root: Path, name: str) -> DatasetSource:
             return DatasetSource(content, root / "JPEGImages")
     names = _names(root / "ImageSets" / "Main" / f"{name}.txt")
     stems = [n.removesuffix(Path(n).suffix if Path(n).suffix in SUFFIXES else "") for n in names]
-    return read_voc([root / "Annotations" / f"{stem}.xml" for stem in stems], root)
+    return read_voc([root / "Annotations" / f"{stem}.xml" for stem in stems], root, listed=True)
 
 
-def read_voc(files: Sequence[Path], root: Path) -> DatasetSource:
+def read_voc(files: Sequence[Path], root: Path, listed: bool = False) -> DatasetSource:
     """The dataset of XML files, as labelImg and Roboflow write them, with all classes, sorted.
 
     An image is the one of the XML file's name, in JPEGImages or images, or beside the XML file; or
     else the one that the file names. Boxes are those of `voc_annotations`, unless coordinates of 0
-    show that pixels are counted from 0.
+    show that pixels are counted from 0. Images without an XML file are left out, which is noted
+    unless the files are those of a list.
 
     Raises:
         ValueError: a file is invalid; the message names it.
@@ -106,7 +107,9 @@ def read_voc(files: Sequence[Path], root: Path) -> DatasetSource:
         name = image_of.get(path.stem) or page.findtext("filename") or path.stem
         boxes = [(n, (x1 - first, y1 - first, x2, y2)) for n, (x1, y1, x2, y2) in named]
         images.append(LabelledImage(name, (int(float(height)), int(float(width))), boxes))
-    return DatasetSource(to_coco(root, images), root)
+    known = {image.file_name for image in images}
+    others = [] if listed else sorted(set(image_of.values()) - known)
+    return DatasetSource(to_coco(root, images, unlabelled=others), root)
 
 
 def _named_boxes(path: Path, page: ET.Element) -> list[tuple[str, list[float]]]:

@@ -137,6 +137,14 @@ def test_a_minimal_export_of_label_studio(tmp_path):
     assert objects(CocoDataset(*source)) == {"street.jpg": [("dog", (42, 20, 50, 40))]}
 
 
+@pytest.mark.parametrize("name", ["labelImg", "LabelMe"])
+def test_images_that_nobody_labelled_are_counted(tmp_path, name):
+    made_datasets.DATASETS[name](tmp_path)
+    images(tmp_path, "street.jpg", "new.png")
+    (source,) = resolve_dataset(str(tmp_path), tmp_path)
+    assert CocoDataset(*source).counts["image without annotation file"] == 1
+
+
 def test_voc_files_that_count_pixels_from_0(tmp_path):
     images(tmp_path)
     voc_xml(tmp_path / "street.xml", "street.jpg", ("dog", (9, 19, 40, 60)), ("cat", (-1, 4, 9, 9)))
