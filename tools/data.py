@@ -179,10 +179,12 @@ def convert_dataset(
 
 def _show(console: Console, name: str, image_dir: Path, report: Report) -> None:
     from fcos.data.check import ASSUMED, LEFT_OUT, OUTCOMES, REFUSED
+    from fcos.text import printable
 
     styles = {REFUSED: "red", LEFT_OUT: "yellow", ASSUMED: "yellow"}
     numbers = f"{report.images:,} images, {report.objects:,} objects, {len(report.classes)} classes"
-    console.print(f"{name}, {image_dir}: {numbers}", markup=False, highlight=False, soft_wrap=True)
+    heading = f"{printable(name)}, {printable(image_dir)}: {numbers}"
+    console.print(heading, markup=False, highlight=False, soft_wrap=True)
     table = Table("finding", "number", "training", "first ones")
     order = list(OUTCOMES)
     findings = sorted(report.findings, key=lambda finding: order.index(finding.kind))
@@ -199,8 +201,9 @@ def _show(console: Console, name: str, image_dir: Path, report: Report) -> None:
 
 
 def _short(finding: Finding) -> str:
-    name = finding.where.rsplit("/", 1)[-1]
-    return name.encode("utf-8", "replace").decode()  # JSON may name files that no terminal can
+    from fcos.text import printable
+
+    return printable(finding.where.rsplit("/", 1)[-1])
 
 
 def _plain(report: Report) -> Mapping[str, Any]:
