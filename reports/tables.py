@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks.store import Row
 from reports.frame import NOISY, THROTTLED, TIMED, best, frame, wide
@@ -43,7 +43,7 @@ class Section:
     notes: list[str]
 
 
-def terminal(rows: Sequence[Row], width: int, details: str = "") -> list[Table | str]:
+def terminal(rows: Sequence[Row], width: int, details: str = "") -> list[Table | Text]:
     """The most important figures in at most `width` characters, followed by notes.
 
     Args:
@@ -76,7 +76,7 @@ def terminal(rows: Sequence[Row], width: int, details: str = "") -> list[Table |
     if hidden:
         where = f"; see {details}" if details else ""
         notes.append(f"Left out for the width: {', '.join(hidden)}{where}.")
-    return [_rich(columns), *(f"[dim]{escape(note)}[/]" for note in notes)]
+    return [_rich(columns), *(Text(note, "dim") for note in notes)]
 
 
 def page(rows: Sequence[Row], title: str = "Measured") -> str:
@@ -152,7 +152,7 @@ def _rich(columns: Mapping[str, Sequence[str]]) -> Table:
         else:
             table.add_column(heading, justify="right", no_wrap=True)
     for texts in zip(*columns.values(), strict=True):
-        table.add_row(*map(escape, texts))
+        table.add_row(*map(Text, texts))
     return table
 
 

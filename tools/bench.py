@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
 from benchmarks.cases import METRICS, PRECISIONS, STATIC, Dataset, TimingBudget
 from tools.arguments import Device, default_device, words
+from tools.console import TextConsole
 
 if TYPE_CHECKING:
     from benchmarks.suite import Suite
@@ -247,7 +247,7 @@ def measure(suite: Suite, out: Path, fresh: bool) -> int:
     from benchmarks.store import Store, newest
     from reports import tables
 
-    console = Console()
+    console = TextConsole()
     store = Store(out)
     rows = run(suite, store, fresh)
     page = out.with_suffix(".md")
@@ -255,8 +255,10 @@ def measure(suite: Suite, out: Path, fresh: bool) -> int:
     for table in tables.terminal(rows, console.width, str(page)):
         console.print(table)
     for line in closing_lines(rows, suite):
-        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    typer.echo(f"Results: {out}, table: {page}. See them as a page: fcos-zoo report {out} --html")
+        console.print(line, style="yellow", soft_wrap=True)
+    console.print(
+        f"Results: {out}, table: {page}. See them as a page: fcos-zoo report {out} --html"
+    )
     broken = [row for row in rows if row["status"] not in ("measured", "missing")]
     return 1 if broken and "WORLD_SIZE" not in os.environ else 0
 

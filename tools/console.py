@@ -18,7 +18,7 @@ class TextConsole(Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
-    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **options: Any) -> Text:
         """The string as rich prints it; also called for the cells of tables."""
         return super().render_str(escaped(text), **options)
 
