@@ -38,8 +38,8 @@ def find_splits(path: str | Path) -> Splits:
     """The splits of a dataset in any known format, by name.
 
     A folder holds its dataset in itself or in `annotations` or `Annotations`, or else a split, or
-    several, in each folder below, as Roboflow's exports do. Nothing but names and beginnings of
-    files is read before a split is.
+    several, in each folder below, as Roboflow's exports do. Annotations are parsed only when a
+    split is read.
 
     Raises:
         FileNotFoundError: there is no such path, or no dataset in it.
@@ -76,7 +76,7 @@ def choose_split(path: str | Path, splits: Splits, training: bool) -> str | None
     number = f"{len(chosen)} splits" if chosen else "no split"
     key = "data.train" if training else "data.test"
     raise ValueError(
-        f"{path} has {number} called {kind}, but {', '.join(splits)}: set {key} to one of its files"
+        f"{path} has {number} called {kind}, but {', '.join(splits)}: name one of them as {key}"
     )
 
 
@@ -147,9 +147,10 @@ def _of_json(paths: Sequence[Path]) -> Splits:
 def _of_xml(folder: Path, paths: Sequence[Path]) -> Splits:
     if not paths:
         return {}
-    if _root_tag(paths[0]) == "annotations":
+    tag = _root_tag(paths[0])
+    if tag == "annotations":
         return {path.stem: partial(read_cvat, path) for path in paths}
-    return {folder.name: partial(read_voc, paths, folder)}
+    return {folder.name: partial(read_voc, paths, folder)} if tag == "annotation" else {}
 
 
 def _coco(path: Path) -> DatasetSource:
@@ -160,7 +161,9 @@ def _only(paths: Sequence[Path], name: str) -> Path:
     """The file of this name, or the only one."""
     named = [path for path in paths if path.name == name] or paths
     if len(named) > 1:
-        raise ValueError(f"{paths[0].parent} has {', '.join(p.name for p in paths)}: name one")
+        raise ValueError(
+            f"{paths[0].parent} has {', '.join(p.name for p in paths)}: name one of them"
+        )
     return named[0]
 
 

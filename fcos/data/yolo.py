@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,19 +22,19 @@ OUTSIDE = 0.01  # of an image, by which rounded coordinates may leave it
 def yaml_splits(path: Path) -> dict[str, Callable[[], DatasetSource]]:
     """The splits of a `data.yaml` of Ultralytics, Roboflow or CVAT, by name.
 
-    Folders and lists of images are looked for from the file's `path`, or else from its folder; of
-    paths that are not there, as of another machine, the longest ending that is.
+    Folders and lists of images are looked for in the file's `path` or else in its folder. Of a path
+    that is not there, as one of another machine, the longest ending is taken that is.
 
     Raises:
         ValueError: it is not such a file; the message names it.
     """
     content = _read_yaml(path)
-    names, count = content.get("names"), content.get("nc", 0)
-    if isinstance(names, Sequence) and not isinstance(names, str):
-        names = dict(enumerate(names))
-    if not isinstance(names, Mapping):
-        names = {index: index for index in range(count if isinstance(count, int) else 0)}
-    named = {int(index): str(name) for index, name in names.items()}
+    names = content.get("names") or range(int(content.get("nc") or 0))
+    try:
+        pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
+        named = {int(index): str(name) for index, name in pairs}
+    except (TypeError, ValueError):
+        raise ValueError(f"{path}: names must be a list, or names by class numbers") from None
     declared = str(content.get("path") or ".")
     bases = [base for base in (path.parent / declared, Path(declared)) if base.is_dir()]
     bases.append(path.parent)
@@ -55,6 +54,8 @@ def is_dataset_file(path: Path) -> bool:
     try:
         content = _read_yaml(path)
     except ValueError:
+        if path.name == "data.yaml":
+            raise
         return False
     return bool({"names", "nc"} & content.keys()) and any(split in content for split in SPLITS)
 
@@ -150,7 +151,7 @@ def _object(
         index, *values = map(float, line.split())
     except ValueError:
         return "", None
-    name = names.get(int(index), "") if math.isfinite(index) else ""
+    name = names.get(int(index), "") if index.is_integer() else ""
     if len(values) >= 6 and len(values) % 2 == 0 and not keypoints:
         box = bounds(list(zip(values[::2], values[1::2], strict=True)))
     elif len(values) in (4, 5) or (len(values) > 5 and keypoints):  # the fifth is a score

@@ -52,7 +52,9 @@ def test_splits_whose_names_do_not_tell(tmp_path):
     for folder in ("left", "right"):
         made_datasets.label_me(tmp_path / folder)
     splits = find_splits(tmp_path)
-    with pytest.raises(ValueError, match="no split called train, but left, right: set data"):
+    with pytest.raises(
+        ValueError, match="no split called train, but left, right: name one of them"
+    ):
         choose_split(tmp_path, splits, training=True)
     assert choose_split(tmp_path, splits, training=False) is None
 
@@ -75,6 +77,7 @@ def test_a_file_in_place_of_a_folder(tmp_path, file):
         ("1 0.5 0.5 0.2", None, "malformed box"),
         ("one 0.5 0.5 0.2 0.5", None, "malformed box"),
         ("2 0.5 0.5 0.2 0.5", None, "unknown category"),
+        ("0.5 0.5 0.5 0.2 0.5", None, "unknown category"),
         ("1 0.5 0.5 0 0.5", None, "box without area"),
     ],
 )
