@@ -76,10 +76,10 @@ def table(detector: Detector, dataset: Dataset, ids: Sequence[int]) -> str:
         gap = analysis.calibration_error(scores, ious)
         near = ious >= 0.1
         ranks = [values[near].argsort().argsort() for values in (scores, ious)]
-        correlation = np.corrcoef(*ranks)[0, 1]
+        matrix: Any = np.corrcoef(np.stack(ranks))
         lines.append(
             f"| {kind} | {100 * figures(evaluation)['AP']:.1f} | {100 * values['ece']:.1f} | "
-            f"{100 * (gap or 0):.1f} | {correlation:.2f} | {values['oce']:.2f} | "
+            f"{100 * (gap or 0):.1f} | {matrix[0, 1]:.2f} | {values['oce']:.2f} | "
             f"{values['oce_threshold']:.2f} |"
         )
     return "\n".join(lines) + "\n"
