@@ -27,18 +27,19 @@ def without_texts(overrides: Sequence[str]) -> tuple[list[str], dict[str, str | 
     """
     others: list[str] = []
     texts: dict[str, str | None] = {}
+    dataset: dict[str, str | None] = {}
     for override in overrides:
         key, equals, value = override.partition("=")
         key = key.lstrip("+")
         if key == "data" and equals:
-            texts |= _dataset(without_quotes(value))
+            dataset = _dataset(without_quotes(value))
         elif not (equals and key in TEXTS):
             others.append(_addable(override))
         elif value in ("null", ""):
             texts[key] = None
         else:
             texts[key] = without_quotes(value)
-    return others, texts
+    return others, {**dataset, **texts}
 
 
 def quoted(overrides: Sequence[str]) -> list[str]:
@@ -52,7 +53,7 @@ def quoted(overrides: Sequence[str]) -> list[str]:
         swept = key in TEXTS and re.search("[,(]", value) and not Path(value).exists()
         if key == "data" and equals:
             dataset = _dataset(without_quotes(value))
-            words += quoted([f"{name}={path or 'null'}" for name, path in dataset.items()])
+            words[:0] = quoted([f"{name}={path or 'null'}" for name, path in dataset.items()])
         elif key in (*TEXTS, *FOLDERS) and not swept and not PLAIN.search(value):
             words.append(f"{key}={QuotedString(value, Quote.single).with_quotes()}")
         else:

@@ -56,6 +56,8 @@ def test_a_dataset_without_a_split_to_evaluate_on(tmp_path):
     made_datasets.label_me(tmp_path)
     data = compose_entry(ENTRY, [f"data={tmp_path}"])["data"]
     assert (data["train"], data["test"]) == (str(tmp_path), None)
+    data = compose_entry(ENTRY, ["data.test=val.json", f"data={tmp_path}"])["data"]
+    assert data["test"] == "val.json"
 
 
 def test_a_folder_may_be_called_like_a_named_dataset(tmp_path, monkeypatch):
