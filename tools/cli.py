@@ -24,6 +24,7 @@ from tools import (
     pin,
     predict,
     push,
+    push_results,
     report,
     serve,
     train,
@@ -84,10 +85,13 @@ app.command("verify-cache", rich_help_panel=USE)(verify_cache.verify_cache)
 app.add_typer(data.app, name="data", rich_help_panel=DATA)
 app.command("train", rich_help_panel=TRAIN)(train.train)
 app.command("evaluate", rich_help_panel=MEASURE, cls=ListOptions)(evaluate.evaluate)
-bench_app = typer.Typer(cls=DefaultCommand, help="Measure models, and compare or merge results.")
+bench_app = typer.Typer(
+    cls=DefaultCommand, help="Measure models; compare, merge or publish results."
+)
 bench_app.command("run")(bench.bench)
 bench_app.command("compare")(compare.compare_results)
 bench_app.command("merge")(merge.merge)
+bench_app.command("push")(push_results.push_results)
 app.add_typer(bench_app, name="bench", rich_help_panel=MEASURE)
 report_app = typer.Typer(cls=DefaultCommand, help="Report results, or plot training curves.")
 report_app.command("results")(report.report)

@@ -35,6 +35,11 @@ CITATION = """\
 }"""
 PERMISSIVE = {"Apache-2.0", "BSD-3-Clause", "BSD-2-Clause", "MIT"}  # licenses that the Hub knows
 
+Private = Annotated[bool, typer.Option("--private", help="Make a new repository private.")]
+DryRun = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Write the files there, upload nothing.")
+]
+
 
 def push(
     name: Model,
@@ -47,20 +52,14 @@ def push(
     results: Annotated[
         list[Path] | None, typer.Option(help="Results of `fcos-zoo bench` for the model card.")
     ] = None,
-    private: Annotated[
-        bool, typer.Option("--private", help="Make a new repository private.")
-    ] = False,
-    dry_run: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write the files there, upload nothing.")
-    ] = None,
+    private: Private = False,
+    dry_run: DryRun = None,
 ) -> None:
     """Publish weights on the Hugging Face Hub: a safetensors file and its model card."""
     from zoo.checkpoint import file_of
     from zoo.download import fetch_weights
 
-    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)/?", repository)
-    if not match:
-        raise ValueError(f"{repository!r} is not a repository: write hf://owner/repository")
+    address = repository_of(repository)
     api = None if dry_run else hub()
     trained = weights or (name if Path(name).is_file() else None)
     source = file_of(trained) if trained else fetch_weights(zoo.card(name))
@@ -72,7 +71,7 @@ def push(
         files = write(
             detector,
             Path(place),
-            match[1],
+            address,
             license=license or card.license,
             origin=f"converted from the published `{card.filename}`"
             if trained is None
@@ -82,14 +81,38 @@ def push(
         )
         console = TextConsole(soft_wrap=True)
         if api is not None:
-            api.create_repo(match[1], private=private, exist_ok=True)
-            api.upload_folder(
-                repo_id=match[1], folder_path=place, commit_message=f"Upload {card.name}"
-            )
+            upload(api, address, place, private, f"Upload {card.name}")
             console.print(f"{repository}: {', '.join(file.name for file in files)}")
         else:
             for file in files:
                 console.print(str(file))
+
+
+def repository_of(address: str, prefix: str = "") -> str:
+    """The "owner/repository" of an hf:// address; datasets have the `prefix` "datasets/".
+
+    Raises:
+        ValueError: it is not such an address.
+    """
+    match = re.fullmatch(rf"hf://{prefix}([\w.-]+/[\w.-]+)/?", address)
+    if not match:
+        raise ValueError(f"{address!r} is not a repository: write hf://{prefix}owner/repository")
+    return match[1]
+
+
+def upload(
+    api: HfApi,
+    repository: str,
+    folder: str | Path,
+    private: bool,
+    message: str,
+    kind: str = "model",
+) -> None:
+    """Upload a folder in one commit; the repository is created if need be."""
+    api.create_repo(repository, private=private, exist_ok=True, repo_type=kind)
+    api.upload_folder(
+        repo_id=repository, folder_path=folder, commit_message=message, repo_type=kind
+    )
 
 
 def hub() -> HfApi:

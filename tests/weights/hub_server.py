@@ -126,8 +126,8 @@ def _commit(server: HubServer, names: tuple[str, ...], body: bytes) -> object:
 _API: dict[str, Callable[[HubServer, tuple[str, ...], bytes], object]] = {
     "/api/repos/create": lambda server, names, body: {"url": server.url("me/mine")},
     "/api/validate-yaml": lambda server, names, body: {"errors": [], "warnings": []},
-    "/api/models/(.+)/preupload/main": _preupload,
+    "/api/(?:models|datasets)/(.+)/preupload/main": _preupload,
     "/.+/info/lfs/objects/batch": _batch,
     "/lfs/(.+)": _upload,
-    "/api/models/(.+)/commit/main": _commit,
+    "/api/(?:models|datasets)/(.+)/commit/main": _commit,
 }
