@@ -67,9 +67,7 @@ def resolve_dataset(
         return [_shapes(root, drawn or {"count": 1000})]
     if not Path(name).exists():
         names = ", ".join([*NAMED_DATASETS, "shapes"])
-        raise FileNotFoundError(
-            f"{name} is neither an annotation file nor one of {names}, nor a folder"
-        )
+        raise FileNotFoundError(f"{name} is neither a dataset's file or folder nor one of {names}")
     if image_dir and Path(name).suffix == ".json":
         return [DatasetSource(Path(name), Path(image_dir))]
     splits = find_splits(name)
