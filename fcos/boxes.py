@@ -24,8 +24,8 @@ def level_points(size: Size, spacing: Size, offset: float, device: torch.device)
     xs = torch.arange(width, device=device, dtype=torch.float32) * spacing[1]
     ys, xs = ys + int(spacing[0] * offset), xs + int(spacing[1] * offset)
     return torch.stack(
-        (xs.repeat(height), ys.repeat_interleave(width, output_size=height * width)), dim=1
-    )
+        (xs.expand(height, width), ys[:, None].expand(height, width)), dim=-1
+    ).flatten(0, 1)
 
 
 def inside(points: Tensor, boxes: Sequence[tuple[float, float, float, float]]) -> Tensor:

@@ -123,7 +123,7 @@ class Decoder:
         parts = []
         start = 0
         for level, locations in zip(levels, points, strict=True):
-            stop = start + len(locations)
+            stop = start + locations.shape[0]  # `len` would fix it in a graph
             part = None if valid is None else valid[:, start:stop]
             parts.append(self._level_candidates(level, locations, part))
             start = stop
@@ -131,9 +131,9 @@ class Decoder:
         if self.max_candidates is not None:
             candidates = candidates.best(self.max_candidates)
         boxes, scores, labels = candidates
-        boxes = boxes - _per_side(batch.offsets, boxes)
+        boxes = boxes - self.per_side(batch.offsets, boxes)
         if self.clip == "before":
-            border = _per_side(batch.sizes, boxes) - int(self.plus_one)
+            border = self.per_side(batch.sizes, boxes) - int(self.plus_one)
             boxes = torch.minimum(boxes.clamp(min=0), border)
         # The boxes in unused places must not widen the range of coordinates that NMS shifts by.
         return Candidates(boxes.where(scores[..., None] > PADDING, 0.0), scores, labels)
@@ -145,23 +145,26 @@ class Decoder:
             passed &= valid[:, None]
         classes, cells = score.shape[1:]
         if self.top_k_of == "locations":
-            k = cells if self.top_k is None else min(self.top_k, cells)
-            cell = score.amax(dim=1).topk(k, dim=1).indices
+            cell = self.top(score.amax(dim=1)).indices
             pick = cell[:, None].expand(-1, classes, -1)
             best = score.gather(2, pick).where(passed.gather(2, pick), PADDING).flatten(1)
             cell = cell.repeat(1, classes)
-            labels = torch.arange(classes, device=cell.device).repeat_interleave(k).expand_as(cell)
+            labels = torch.arange(classes, device=cell.device)[:, None].expand(-1, pick.shape[2])
+            labels = labels.flatten().expand_as(cell)
         else:
             score = score.where(passed, PADDING)
             if self.one_class:
                 score, label = score.max(dim=1, keepdim=True)
-            flat = score.flatten(1)
-            k = flat.shape[1] if self.top_k is None else min(self.top_k, flat.shape[1])
-            best, index = flat.topk(k, dim=1)
+            best, index = self.top(score.flatten(1))
             cell = index % cells
             labels = label.flatten(1).gather(1, cell) if self.one_class else index // cells
         ltrb = _gather_rows(level.ltrb.flatten(2).transpose(1, 2), cell)
         return Candidates(ltrb_to_boxes(points[cell], ltrb), best, labels)
+
+    def top(self, scores: Tensor) -> torch.return_types.topk:
+        """The `top_k` highest of scores (N, L), or all where there are fewer, and their indices."""
+        count = scores.shape[1]
+        return scores.topk(count if self.top_k is None else min(self.top_k, count), dim=1)
 
     def _scores(self, level: Level) -> tuple[Tensor, Tensor]:
         """The final score of each class at each location, and whether it passes the threshold."""
@@ -213,9 +216,9 @@ class Decoder:
             first = kept & (kept.cumsum(dim=1) <= self.max_detections)
             kept &= scores >= scores.where(first, math.inf).amin(dim=1, keepdim=True)
         if scales is not None:
-            boxes = boxes * _per_side(scales, boxes)
+            boxes = boxes * self.per_side(scales, boxes)
         if self.clip == "after":
-            boxes = torch.minimum(boxes.clamp(min=0), _per_side(sizes, boxes))
+            boxes = torch.minimum(boxes.clamp(min=0), self.per_side(sizes, boxes))
             kept &= (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
         return Candidates(boxes, scores.where(kept, PADDING), labels)
 
@@ -242,16 +245,15 @@ class Decoder:
             return boxes
         return boxes + (labels * (boxes.max() - boxes.min() + 1))[:, None]
 
+    def per_side(self, pairs: Sequence[tuple[float, float]], boxes: Tensor) -> Tensor:
+        """A (y, x) pair for each of N images as (N, 1, 4) values for x1, y1, x2, y2."""
+        values = torch.tensor(pairs, dtype=torch.float32).flip(-1).repeat(1, 2)[:, None]
+        return values.to(boxes.device, non_blocking=True)
+
 
 def concatenate(parts: Sequence[Candidates]) -> Candidates:
     """All candidates of each image."""
     return Candidates(*(torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True)))
-
-
-def _per_side(pairs: Sequence[tuple[float, float]], boxes: Tensor) -> Tensor:
-    """A (y, x) pair for each of N images as (N, 1, 4) values for x1, y1, x2, y2."""
-    values = torch.tensor(pairs, dtype=torch.float32).flip(-1).repeat(1, 2)[:, None]
-    return values.to(boxes.device, non_blocking=True)
 
 
 def _gather_rows(values: Tensor, index: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+EXPORTED = (".onnx", ".xml", ".pt2")  # suffixes of exported files
+
 
 def _complete(incomplete: str) -> list[str]:
     """Entries for the shell's completion."""
@@ -21,7 +23,7 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="NAME",
-        help="An entry, see `fcos-zoo list`, or a file that training wrote.",
+        help="An entry, see `fcos-zoo list`, or a file that training or `export` wrote.",
         autocompletion=_complete,
     ),
 ]
@@ -94,6 +96,26 @@ def name_for_files(model: str) -> str:
     if path.suffix not in (".pth", ".pt", ".safetensors"):
         return path.name
     return "_".join(filter(None, (path.parent.name, path.stem)))
+
+
+def load_model(
+    name: str, weights: str | None, device: Any, precision: str, resize: str | None = None
+) -> Any:
+    """A fused detector of the zoo, or an exported file.
+
+    Raises:
+        ValueError: an option does not apply to an exported file.
+    """
+    import zoo
+
+    if Path(name).suffix not in EXPORTED:
+        return zoo.get(name, weights, device, precision, resize=resize).fuse()  # type: ignore[arg-type]
+    if weights or resize or precision != "fp32":
+        raise ValueError(
+            f"{name} has its own weights, precision and resize: leave out --weights, --precision "
+            "and --resize"
+        )
+    return zoo.load(name)
 
 
 def default_device() -> str:

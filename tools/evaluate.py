@@ -20,6 +20,7 @@ from tools.arguments import (
     Precision,
     Weights,
     exact_float32,
+    load_model,
     name_for_files,
 )
 from tools.console import TextConsole
@@ -72,7 +73,6 @@ def evaluate(
 
     Several processes share the images: `torchrun --nproc-per-node 8 -m tools.evaluate NAME`.
     """
-    import zoo
     from benchmarks import accuracy
     from benchmarks.dataset import default_dataset, image_ids
     from fcos import TTA_MULTI_SCALE
@@ -84,7 +84,7 @@ def evaluate(
     stem = name_for_files(name) + title.removeprefix(name)
     folder = out or Path("outputs/evaluate") / stem.replace(" ", "_")
     with distributed.process_group(device) as chosen:
-        detector = zoo.get(name, weights, chosen, precision, resize=resize).fuse()
+        detector = load_model(name, weights, chosen, precision, resize)
         with distributed.leader_first():
             data = _dataset(dataset, folder) if dataset else default_dataset(detector.card, DRAWN)
         ids = image_ids(data, limit)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,63 +13,105 @@ from rich.console import Console
 
 from tools.arguments import Model, Weights, name_for_files, words
 
-FORMATS = ("pt2", "onnx")
-ONNX = ("onnx", "onnxscript", "onnxruntime")
+SUFFIXES = {"pt2": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
+# What each format needs, and the extra that installs it.
+PACKAGES: dict[str, tuple[Sequence[str], str]] = {
+    "pt2": ((), ""),
+    "onnx": (("onnx", "onnxscript", "onnxruntime"), "onnx"),
+    "openvino": (("openvino", "onnx", "onnxscript"), "openvino"),
+}
 
 
 def export(
     name: Model,
     formats: Annotated[
-        str, typer.Option("--format", metavar="WORDS", help="pt2, onnx or pt2,onnx.")
+        str, typer.Option("--format", metavar="WORDS", help="Of pt2,onnx,openvino.")
     ] = "pt2",
     weights: Weights = None,
+    with_preprocessing: Annotated[
+        bool,
+        typer.Option(
+            "--with-preprocessing",
+            help="Take uint8 images (N, H, W, 3) of any size, and return boxes in their pixels.",
+        ),
+    ] = False,
     size: Annotated[
         tuple[int, int] | None,
+        typer.Option(min=1, metavar="HEIGHT WIDTH", help="Size of the input.", show_default="any"),
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Images per forward pass.", show_default="any")
+    ] = None,
+    score_threshold: Annotated[
+        float | None,
         typer.Option(
-            min=1,
-            metavar="HEIGHT WIDTH",
-            help="Size of the input.",
-            show_default="the largest that the entry resizes landscape images to",
+            min=0, max=1, help="The lowest score of a detection.", show_default="the entry's"
         ),
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 1,
+    max_detections: Annotated[
+        int | None, typer.Option(min=1, help="Of an image.", show_default="the entry's")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("outputs/export"),
 ) -> None:
-    """Export an entry as one file for other runtimes, from images to boxes: .pt2 or ONNX.
+    """Export an entry as one file for other runtimes, from images to boxes.
 
-    The file is run on photographs, and kept only if its detections match the detector's.
+    It takes batches of any number of images of any one size. The file is run on photographs, and
+    kept only if its detections match the detector's. `zoo.load` and the other commands read it.
     """
-    chosen = words(formats, FORMATS, "--format") or ()
-    if "onnx" in chosen:
-        need(ONNX)
+    chosen = words(formats, tuple(PACKAGES), "--format") or ()
+    if with_preprocessing and size:
+        raise typer.BadParameter("it is for images of every size", param_hint="--size")
+    for form in chosen:
+        need(*PACKAGES[form])
 
     import zoo
     from benchmarks import exported
-    from fcos import export
+    from fcos import export_formats
+    from fcos.export import program
 
     detector = zoo.get(name, weights)
-    size = size or exported.largest(detector)
+    decoder = detector.decoder
+    decoder.score_threshold = score_threshold or decoder.score_threshold
+    decoder.max_detections = max_detections or decoder.max_detections
+    facts = export_formats.describe(detector, size, images, with_preprocessing)
+    tolerance = exported.RESIZED if with_preprocessing else exported.EXACT
+    stem = name_for_files(name)
     out.mkdir(parents=True, exist_ok=True)
     console = Console(markup=False, highlight=False, soft_wrap=True)
-    with console.status(f"{name}: tracing"):
-        graph = export.program(detector, size, images)
-    for form in chosen:
-        path = out / f"{name_for_files(name)}.{form}"
-        draft = path.with_suffix(f".draft.{form}")
-        try:
-            with console.status(f"{path}: writing"):
-                run = exported.WRITERS[form](graph, draft)
-            with console.status(f"{path}: comparing with the detector"):
-                outcome = exported.compare(detector, run, size, images)
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-        facts = exported.description(detector, size, images) | {"proof": outcome}
-        path.with_suffix(f".{form}.json").write_text(json.dumps(facts, indent=1))
-        console.print(f"{path}, {path.stat().st_size / 1e6:.0f} MB: {outcome}")
+    drafts = out / f"{stem}.draft"  # a folder: the files in it have their own names
+    drafts.mkdir(exist_ok=True)
+    try:
+        onnx = drafts / f"{stem}.onnx"
+        for form in chosen:
+            draft = drafts / f"{stem}{SUFFIXES[form]}"
+            with console.status(f"{name}: tracing and writing {form}"):
+                if form == "pt2":
+                    graph = program(detector, size, images, with_preprocessing)
+                    export_formats.write_pt2(graph, draft, facts)
+                elif not onnx.exists():
+                    graph = program(detector, size, images, with_preprocessing, batched_nms=True)
+                    export_formats.write_onnx(graph, onnx, facts)
+                if form == "openvino":
+                    export_formats.write_openvino(onnx, draft, facts)
+            with console.status(f"{draft.name}: comparing with the detector"):
+                outcome = exported.compare(detector, zoo.load(draft), tolerance)
+            size_mb = sum(file.stat().st_size for file in _files(draft)) / 1e6
+            console.print(f"{out / draft.name}, {size_mb:.0f} MB: {outcome}")
+        for form in chosen:
+            for file in _files(drafts / f"{stem}{SUFFIXES[form]}"):
+                file.replace(out / file.name)
+    finally:
+        for file in drafts.iterdir():
+            file.unlink()
+        drafts.rmdir()
 
 
-def need(packages: Sequence[str]) -> None:
+def _files(path: Path) -> list[Path]:
+    """The files of a format: OpenVINO's weights lie beside it."""
+    return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+
+
+def need(packages: Sequence[str], extra: str) -> None:
     """Check that the packages of an extra are installed, before a minute is spent on tracing.
 
     Raises:
@@ -78,7 +119,7 @@ def need(packages: Sequence[str]) -> None:
     """
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise ImportError(f"{package} is not installed: pip install 'fcos-zoo[export]'")
+            raise ImportError(f"{package} is not installed: pip install 'fcos-zoo[{extra}]'")
 
 
 if __name__ == "__main__":

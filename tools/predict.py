@@ -16,6 +16,7 @@ from tools.arguments import (
     Weights,
     default_device,
     exact_float32,
+    load_model,
     words,
 )
 
@@ -74,7 +75,6 @@ def predict(
     """
     formats = words(save, FORMATS, "--save") or ()
     _check_font(font)
-    import zoo
     from fcos import TTA_MULTI_SCALE
     from tools.detect_sources import check_classes, detect_sources
     from tools.sources import find_sources
@@ -82,7 +82,7 @@ def predict(
     kept = None if classes is None else [c.strip() for c in classes.split(",") if c.strip()]
     sources = find_sources(images, recursive, out)
     exact_float32()
-    detector = zoo.get(name, weights, device or default_device(), precision).fuse()
+    detector = load_model(name, weights, device or default_device(), precision)
     check_classes(kept, detector)
     return detect_sources(
         detector,

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo.download import NoWeightsError as NoWeightsError
+    from zoo.exported import ExportedDetector as ExportedDetector
+    from zoo.exported import load as load
     from zoo.formats import CheckpointError as CheckpointError
     from zoo.pretrained import build as build
     from zoo.pretrained import get as get
@@ -28,12 +30,14 @@ if TYPE_CHECKING:
 _MODULES = {
     "Card": "registry",
     "CheckpointError": "formats",
+    "ExportedDetector": "exported",
     "NoWeightsError": "download",
     "UnknownEntryError": "registry",
     "WeightsError": "sources",
     "build": "pretrained",
     "card": "registry",
     "get": "pretrained",
+    "load": "exported",
     "load_checkpoint": "pretrained",
     "names": "registry",
     "register": "registry",

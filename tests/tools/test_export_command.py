@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import random
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnxruntime
+import openvino
 import pytest
 import torch
 from packaging.version import Version
@@ -14,14 +17,40 @@ import zoo
 from backbones.deformable import DeformConv2d
 from benchmarks import exported, random_weights, workload
 from benchmarks.dataset import embedded, read_images
-from fcos import Detector, export
+from fcos import Detector, LongestSide, ShortestSide, export, export_formats
+from fcos.data import shapes
 from fcos.detections import matches
+from fcos.postprocess import Candidates
 from fcos.preprocess import as_float, resize_image
 from tools import export as command
 from tools.cli import main, run
+from zoo.exported import ExportedDetector
 
 TINY = "FCOS_shapes_tiny"
 SIZE = (96, 150)  # a multiple of nothing: it is padded
+SIZES = [(30, 30), (64, 64), (96, 150), (150, 96), (160, 160)]
+SIZES += [(37, 300), (300, 37), (200, 333), (256, 128), (17, 17)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny entry for batches and images of every size, as ONNX and for OpenVINO."""
+    out = tmp_path_factory.mktemp("exported")
+    assert run(["export", TINY, "--format", "onnx,openvino", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def pt2(tmp_path_factory: pytest.TempPathFactory) -> ExportedDetector:
+    """The same as .pt2."""
+    out = tmp_path_factory.mktemp("exported")
+    assert run(["export", TINY, "--out", str(out)]) == 0
+    return zoo.load(out / f"{TINY}.pt2")
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Detector:
+    return zoo.get(TINY)
 
 
 @pytest.fixture
@@ -44,54 +73,155 @@ def drawn(entry: str, photo: torch.Tensor) -> Detector:
     return detector
 
 
+ENTRIES = [
+    "FCOS_R_50_1x",
+    "FCOS_imprv_dcnv2_R_50_FPN_1x",
+    "FCOS_RT_MS_DLA_34_4x_shtw",
+    "FCOS_HRNet_W18_5l_2x",
+    "FCOS_R_50_noctr_2x",
+    "FCOS_MM_R_50_1x",
+    "FCOS_TV_R_50",
+]
+
+
 @pytest.mark.parametrize(
-    "entry",
-    [
-        "FCOS_R_50_1x",
-        "FCOS_imprv_dcnv2_R_50_FPN_1x",
-        "FCOS_RT_MS_DLA_34_4x_shtw",
-        "FCOS_HRNet_W18_5l_2x",
-        "FCOS_R_50_noctr_2x",
-        "FCOS_MM_R_50_1x",
-        "FCOS_TV_R_50",
-    ],
+    ("entry", "batched_nms"), [(ENTRIES[0], True), *((entry, False) for entry in ENTRIES)]
 )
-def test_a_detector_of_fixed_shapes_finds_what_the_detector_finds(
-    entry: str, photo: torch.Tensor
+def test_the_operations_of_a_graph_find_what_the_detector_finds(
+    entry: str, batched_nms: bool, photo: torch.Tensor
 ) -> None:
     detector = drawn(entry, photo)
     image = as_float(photo)
-    fixed = export.FixedDetector(detector, SIZE)(torch.stack([image, image.flip(-1)]))
-    expected = detector([image, image.flip(-1)])
-    for ours, theirs in zip(expected, export.detections(fixed), strict=True):
+    graph = export.ExportedDetector(detector, batched_nms=batched_nms)
+    found = Candidates(*graph(torch.stack([image, image.flip(-1)])))
+    for ours, theirs in zip(detector([image, image.flip(-1)]), found.unpad(), strict=True):
         assert len(ours["scores"]) >= 10
         assert matches(ours, theirs) >= 0.98 * len(ours["scores"])
-        assert (theirs["scores"].diff() <= 0).all()
 
 
-@pytest.mark.parametrize("form", ["pt2", "onnx"])
-def test_the_file_finds_the_shapes_that_the_detector_finds(form: str, tmp_path: Path) -> None:
-    arguments = ["export", TINY, "--format", form, "--size", "160", "160", "--out", str(tmp_path)]
+@pytest.mark.parametrize("images", [1, 2, 3, 4])
+def test_onnx_takes_images_of_every_size_and_number(
+    images: int, folder: Path, tiny: Detector
+) -> None:
+    file = zoo.load(folder / f"{TINY}.onnx")
+    photos = read_images(embedded(), images)
+    for size in SIZES:
+        batch = torch.stack([as_float(resize_image(photo, size)) for photo in photos])
+        for image, found in zip(batch, file.detect_arrays(batch.numpy()), strict=True):
+            [expected] = tiny([image])
+            assert matches(expected, found) >= 0.98 * len(expected["scores"])
+
+
+@pytest.mark.parametrize("form", [".pt2", ".onnx", ".xml"])
+def test_a_loaded_file_detects_like_the_detector(
+    form: str, request: pytest.FixtureRequest, tiny: Detector
+) -> None:
+    if form == ".pt2":
+        file = request.getfixturevalue("pt2")
+    else:
+        file = zoo.load(request.getfixturevalue("folder") / f"{TINY}{form}")
+    assert file.classes == tiny.classes
+    assert file.card.name == TINY
+    images = read_images(embedded(), 3)
+    for ours, theirs in zip(tiny.detect(images), file.detect(images, batch_size=3), strict=True):
+        one = {"boxes": ours.boxes, "scores": ours.scores, "labels": ours.labels}
+        other = {"boxes": theirs.boxes, "scores": theirs.scores, "labels": theirs.labels}
+        assert matches(one, other) >= 0.98 * len(ours)
+        assert theirs.image.shape == ours.image.shape
+    blank = torch.full((1, 3, 64, 64), 0.5)
+    [found] = file.detect_arrays(blank.numpy())
+    assert len(found["scores"]) == len(tiny(list(blank))[0]["scores"]) < 100
+
+
+def test_openvino_computes_in_the_precision_of_the_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {}
+
+    def compile_model(core: Any, model: Any, device: str, given: dict[str, Any]) -> None:
+        settings.update(given)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", compile_model)
+    zoo.load(folder / f"{TINY}.xml")
+    assert settings["INFERENCE_PRECISION_HINT"] == "f32"
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        ShortestSide(800, 1333),
+        ShortestSide(800, 1333, "truncate"),
+        ShortestSide(800, 1333, "floor"),
+        LongestSide(1025),
+    ],
+)
+def test_the_size_after_resizing_is_computed_in_the_graph(rule: ShortestSide | LongestSide) -> None:
+    for size in [(480, 640), (640, 480), (333, 1000), (1000, 333), (800, 800), (5, 2000)]:
+        tensor = torch.tensor(size, dtype=torch.float64)
+        assert tuple(export.resized_size(rule, tensor).tolist()) == rule(*size)
+
+
+@pytest.mark.parametrize("method", ["pil", "opencv", "tensor", "antialias"])
+def test_images_are_resized_in_the_graph(method: Any) -> None:
+    [image] = read_images(embedded(), 1)
+    for size in [(200, 151), (700, 900)]:
+        ours = export.resize(image[None], size, method)[0]
+        theirs = as_float(resize_image(image, size, method))
+        assert (ours - theirs).abs().max() <= 1.5 / 255
+
+
+def test_with_preprocessing_boxes_are_in_pixels_of_the_image(tiny: Detector) -> None:
+    graph = export.ExportedDetector(tiny, preprocessing=True)
+    for side in (90, 400):
+        image = shapes.draw(random.Random(10), size=side).image
+        pixels = torch.from_numpy(np.array(image))
+        [expected] = tiny.find([pixels.permute(2, 0, 1)])
+        [found] = Candidates(*graph(pixels[None])).unpad()
+        first = {key: value[:5] for key, value in expected.items()}
+        assert matches(first, found, iou=0.95, score=0.02) == 5
+
+
+def test_a_file_of_a_fixed_size_takes_images_of_every_size(tmp_path: Path, tiny: Detector) -> None:
+    arguments = ["export", TINY, "--size", "160", "160", "--images", "2", "--out", str(tmp_path)]
     assert run(arguments) == 0
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{TINY}.{form}", f"{TINY}.{form}.json"]
-    facts = json.loads((tmp_path / f"{TINY}.{form}.json").read_text())
-    assert facts["classes"] == list(zoo.get(TINY).classes)
-    assert facts["input"]["images"] == [1, 3, 160, 160]
+    file = zoo.load(tmp_path / f"{TINY}.pt2")
+    assert file.description["input"]["shape"] == [2, 3, 160, 160]
+    images = [shapes.draw(random.Random(10), size=side).image for side in (300, 90)]
+    for image, found in zip(images, file.detect(images, 0.5), strict=True):
+        [expected] = tiny.detect(image, 0.5)
+        assert found.names == expected.names
+        assert (found.boxes - expected.boxes).abs().max() < 0.05 * max(image.size)
 
 
 def test_deformable_convolutions_are_one_operator_of_onnx(
     photo: torch.Tensor, tmp_path: Path
 ) -> None:
-    detector = drawn("FCOS_imprv_dcnv2_R_50_FPN_1x", photo)
+    detector, path = drawn("FCOS_imprv_dcnv2_R_50_FPN_1x", photo), tmp_path / "dcn.onnx"
+    graph = export.program(detector, SIZE, 1, batched_nms=True)
+    export_formats.write_onnx(graph, path, export_formats.describe(detector, SIZE, 1))
     if Version(onnxruntime.__version__) < Version("1.25"):
         with pytest.raises(RuntimeError, match=r"install 1\.25 or newer"):
-            exported.write_onnx(export.program(detector, SIZE), tmp_path / "dcn.onnx")
+            zoo.load(path)
         return
-    run = exported.write_onnx(export.program(detector, SIZE), tmp_path / "dcn.onnx")
-    image = as_float(photo)
-    expected, [found] = detector([image])[0], export.detections(run(image[None]))
-    assert matches(expected, found) >= 0.98 * len(expected["scores"])
-    assert b"DeformConv" in (tmp_path / "dcn.onnx").read_bytes()
+    assert "match the detector's" in exported.compare(detector, zoo.load(path))
+    assert b"DeformConv" in path.read_bytes()
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_commands_take_a_file_in_place_of_a_name(
+    command: str, folder: Path, tmp_path: Path
+) -> None:
+    image = str(next((Path(embedded().images)).iterdir()))
+    arguments = [image] if command == "predict" else ["--limit", "2", "--workers", "0"]
+    file = str(folder / f"{TINY}.onnx")
+    assert run([command, file, *arguments, "--out", str(tmp_path)]) == 0
+
+
+def test_a_file_that_is_not_an_exported_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not an exported file"):
+        zoo.load(tmp_path / "weights.pth")
+    with pytest.raises(FileNotFoundError):
+        zoo.load(tmp_path / "none.onnx")
 
 
 @pytest.mark.parametrize("wrong", [["--size", "0", "160"], ["--images", "-1"], ["--format", "x"]])
@@ -104,7 +234,7 @@ def test_wrong_arguments_are_refused_before_anything_is_traced(
 def test_a_missing_package_is_reported_before_tracing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "ONNX", ("onnx", "no_such_package"))
+    monkeypatch.setitem(command.PACKAGES, "onnx", (("onnx", "no_such_package"), "onnx"))
     with pytest.raises(ImportError, match=r"no_such_package is not installed: pip install"):
         run(["export", TINY, "--format", "pt2,onnx", "--out", str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
