@@ -69,8 +69,8 @@ def tide(evaluation: Any) -> dict[str, float]:
     """By how much AP50 would rise without each kind of error (Bolya et al., "TIDE", ECCV 2020).
 
     Computed by hotcoco. `tidecv`, the authors' package, gives the same where every class has
-    objects; it counts classes without any as AP 0, and reads precision at slightly other recalls
-    than COCO, so that its AP50 is not always COCO's.
+    objects; it counts a class that only has detections as AP 0, and reads precision at recalls
+    that are rounded otherwise than COCO's, so that its AP50 is not always COCO's.
 
     Returns:
         Between 0 and 1: "cls" (wrong class), "loc" (badly placed), "both", "dup" (found already),

@@ -24,7 +24,7 @@ SECTIONS = {
     "Latency": (["latency"], None),
     "Throughput": (["throughput"], "batch"),
     "AP": (["ap"], None),
-    "What AP consists of": (["analysis"], None),
+    "AP: interval, errors, calibration": (["analysis"], None),
     "Robustness": (["robustness"], None),
     "Energy": (["energy"], None),
     "Memory of detection": (["memory"], None),

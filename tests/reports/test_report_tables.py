@@ -178,3 +178,27 @@ def test_a_time_over_more_images_is_preferred(order: int) -> None:
 
 def test_markup_in_a_name_is_text() -> None:
     assert "[bold]" in printed([latency("mine:[bold]", 10)])
+
+
+def test_what_ap_consists_of_is_a_table_of_its_own() -> None:
+    values = {
+        "tide": {"cls": 0.0533, "loc": "many"},  # of another type: left out
+        "bootstrap": {"low": 0.36, "high": 0.38, "ap": [0.36, 0.38]},
+        "oce": 0.41,
+    }
+    rows = [ap(ENTRY, values=values)]
+    shown = section(rows, "AP: interval, errors, calibration")
+    cells = dict(zip(shown.headings, shown.cells[0], strict=True))
+    assert cells["AP from"] == "36.0"
+    assert cells["class"] == "5.3"
+    assert cells["OCE"] == "0.41"
+    assert "location" not in cells
+    assert "AP from" not in printed(rows)  # the terminal has the main figures only
+
+
+def test_robustness_has_the_mean_of_each_corruption() -> None:
+    values = {"corrupted": {"blur": [0.3, 0.2, 0.1]}, "mean": 0.2, "relative": 0.5}
+    robust = row(ENTRY, "robustness", {**values, "split": "val2017", "images": 5000})
+    shown = section([robust], "Robustness")
+    cells = dict(zip(shown.headings, shown.cells[0], strict=True))
+    assert [cells[name] for name in ("AP corrupted", "of AP", "blur")] == ["20.0", "50.0", "20.0"]
