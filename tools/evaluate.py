@@ -157,10 +157,11 @@ def print_figures(figures: dict[str, Any], title: str, console: TextConsole) -> 
     from fcos.text import printable
 
     heading = f"{title} on {figures['split']}, {figures['images']} images"
-    table = Table(title=heading)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for figure in FIGURES:
         table.add_column(figure, justify="right")
     table.add_row(*(percent(figures[figure]) for figure in FIGURES))
+    console.print(heading)
     console.print(table)
     classes = {name: ap for name, ap in figures["per_class"].items() if ap is not None}
     ranked = sorted(classes.items(), key=lambda pair: -pair[1])

@@ -34,20 +34,27 @@ def list_entries(
     if as_json:
         print(json.dumps([facts(card) for card in cards]))
         return
-    table = Table(title=f"{len(cards)} entries, figures as published")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("entry", min_width=max(len(card.name) for card in cards))
     table.add_column("system")
-    for heading in ("AP", "AP test-dev", "speed", "weights"):
+    for heading in ("AP", "test-dev", "ms", "weights"):
         table.add_column(heading, justify="right")
     for card in cards:
-        figures = card.published
-        speed = f"{figures['fps']} FPS" if "fps" in figures else ""
-        speed = f"{figures['time_ms']} ms" if "time_ms" in figures else speed
-        ap, test_dev = (str(figures.get(key, "-")) for key in ("ap", "ap_test_dev"))
-        table.add_row(
-            card.name, card.family, ap, test_dev, speed or "-", "yes" if card.live else "-"
-        )
-    TextConsole().print(table)
+        ap, test_dev = (str(card.published.get(key, "-")) for key in ("ap", "ap_test_dev"))
+        served = "yes" if card.live else "-"
+        table.add_row(card.name, card.family, ap, test_dev, milliseconds(card), served)
+    console = TextConsole()
+    console.print(table)
+    console.print(f"{len(cards)} entries; AP and ms per image as published, on different GPUs")
+
+
+def milliseconds(card: Card) -> str:
+    """The published time of an image, which some pages print as images per second."""
+    figures = card.published
+    fps = figures.get("fps")
+    if "time_ms" not in figures and isinstance(fps, float | int):
+        return f"{1000 / fps:.0f}"
+    return str(figures.get("time_ms", "-"))
 
 
 def facts(card: Card) -> dict[str, Any]:
