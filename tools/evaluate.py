@@ -119,16 +119,27 @@ def _dataset(paths: Sequence[Path], folder: Path) -> Dataset:
 
 
 def remarks(classes: Sequence[str], dataset: Dataset, ids: Sequence[int], limit: int) -> list[str]:
-    """Warnings about classes that are not measured and images of too many objects."""
+    """Warnings about irregular annotations, unmeasured classes and images of too many objects."""
     from fcos.data.annotations import category_names, load_annotations, valid_objects
     from fcos.evaluate import unmatched
     from fcos.train.examine import crowded
 
     content = load_annotations(dataset.annotations, labelled=False)
-    objects = Counter(thing["image_id"] for thing in valid_objects(content))
+    kinds = Counter(kind for kind, _ in content["notes"])
+    things = valid_objects(content, lambda kind, where: kinds.update([kind]))
+    objects = Counter(thing["image_id"] for thing in things)
+    lines = []
+    if kinds:
+        found = ", ".join(f"{number} x {kind}" for kind, number in kinds.most_common())
+        lines.append(f"{dataset.annotations}: {found}; `fcos-zoo data check` names the files")
+    if kinds["id as text"]:
+        lines.append(
+            "detections.json has integers for ids that are text: those that they spell, or else "
+            "their positions in the file"
+        )
     counts = [objects[image_id] for image_id in ids]
     names = list(category_names(content).values())
-    return [*unmatched(classes, names), *crowded(counts, limit, "--max-detections")]
+    return [*lines, *unmatched(classes, names), *crowded(counts, limit, "--max-detections")]
 
 
 def write(

@@ -68,8 +68,6 @@ def resolve_dataset(
     if not Path(name).exists():
         names = ", ".join([*NAMED_DATASETS, "shapes"])
         raise FileNotFoundError(f"{name} is neither a dataset's file or folder nor one of {names}")
-    if image_dir and Path(name).suffix == ".json":
-        return [DatasetSource(Path(name), Path(image_dir))]
     splits = find_splits(name)
     chosen = choose_split(name, splits, training)
     if chosen is None:

@@ -40,3 +40,18 @@ def test_a_dataset_of_other_classes_is_refused_by_name(drawn, tmp_path, capsys):
     drawn.write_text(json.dumps(content))
     assert main(["evaluate", "FCOS_shapes_tiny", "--dataset", str(drawn)]) == 1
     assert "none of the detector's classes (circle, square, triangle)" in capsys.readouterr().err
+
+
+def test_irregular_annotations_are_counted(drawn, tmp_path, capsys):
+    content = json.loads(drawn.read_text())
+    for image in content["images"]:
+        image["id"] = f"image {image['id']}"
+    for thing in content["annotations"]:
+        thing["image_id"] = f"image {thing['image_id']}"
+    content["annotations"][0]["bbox"] = None
+    drawn.write_text(json.dumps(content))
+    arguments = ["evaluate", "FCOS_shapes_tiny", "--workers", "0", "--out", str(tmp_path)]
+    assert main([*arguments, "--dataset", str(drawn)]) == 0
+    said = capsys.readouterr().err
+    assert "annotations.json: 4 x id as text, 1 x malformed box; " in said
+    assert "detections.json has integers for ids that are text" in said
