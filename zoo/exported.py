@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fcos.detections import Detections, class_names
-from fcos.image_io import ImageSource, image_batches
+from fcos.images import ImageSource, image_batches
 from fcos.postprocess import Candidates, Decoder
 from fcos.preprocess import LongestSide, ShortestSide, as_float, resize_image
 from zoo.registry import card, names
