@@ -45,7 +45,7 @@ class StagedBackbone(nn.Module):
         self.out_stages = tuple(out_stages)
         self.channels = tuple(stage_channels[stage - first_stage] for stage in out_stages)
         self.strides = tuple(2**stage for stage in out_stages)
-        self.built_stages = range(first_stage, max(out_stages) + 1)
+        self.built_stages = tuple(range(first_stage, max(out_stages) + 1))
         self.frozen_stages = frozen_stages
         self._norm = norm_layer(norm, norm_eps)
         self._frozen_norm = norm_layer(constant_norm(norm), norm_eps)
