@@ -17,6 +17,7 @@ from torchvision.ops import box_iou
 from torchvision.transforms.functional import to_pil_image
 
 from fcos.drawing import draw_boxes
+from fcos.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +61,8 @@ class Detections:
         return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
-        best = [f"{n} {s:.2f}" for n, s in zip(self.names[:3], self.scores.tolist(), strict=False)]
+        names = map(printable, self.names[:3])
+        best = [f"{n} {s:.2f}" for n, s in zip(names, self.scores.tolist(), strict=False)]
         found = ", ".join([*best, "..."] if len(self) > len(best) else best)
         height, width = self.image.shape[-2:]
         return f"Detections({len(self)} in {width}x{height} pixels{': ' if found else ''}{found})"

@@ -143,6 +143,9 @@ def check_training(config: Mapping[str, Any], known: Mapping[str, Any]) -> None:
         if key not in names:
             raise ValueError(f"{key} is not a setting: {nearest(key, names)}")
     check_types(SINGLE, {key: config.get(key) for key in SINGLE})
+    solver = config.get("solver")
+    if isinstance(solver, Mapping) and "freeze" in solver:
+        raise ValueError("solver.freeze is not a setting: did you mean freeze?")
     for key, section in SECTIONS.items():
         check(section, config.get(key), key)
     check(Warmup, config["solver"]["warmup"], "solver.warmup")

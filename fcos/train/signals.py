@@ -54,6 +54,7 @@ class StopSignals:
             signal.raise_signal(number)
         self._received_at.setdefault(number, now)
         if not self.received and self.announce:
-            line = f"\n{name}: saving and stopping; send it again to stop at once, without saving\n"
+            again_at_once = "" if name == "SIGUSR1" else "; send it again to stop without saving"
+            line = f"\n{name}: saving and stopping{again_at_once}\n"
             os.write(2, line.encode())  # a handler must not wait for the lock of `sys.stderr`
         self.received = self.received or number
