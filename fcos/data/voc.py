@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,10 @@ def voc_splits(root: Path) -> dict[str, Callable[[], DatasetSource]]:
 def _image_set(root: Path, name: str) -> DatasetSource:
     """A set of a published dataset, with its 20 classes, or of one with classes of its own."""
     if re.fullmatch(r"VOC\d{4}", root.name):
-        content = voc_annotations(root, name)
-        if all(thing["category_id"] for thing in content["annotations"]):
-            return DatasetSource(content, root / "JPEGImages")
+        with suppress(ValueError):  # what is wrong is raised below if it also matters there
+            content = voc_annotations(root, name)
+            if all(thing["category_id"] for thing in content["annotations"]):
+                return DatasetSource(content, root / "JPEGImages")
     names = _names(root / "ImageSets" / "Main" / f"{name}.txt")
     stems = [n.removesuffix(Path(n).suffix if Path(n).suffix in SUFFIXES else "") for n in names]
     return read_voc([root / "Annotations" / f"{stem}.xml" for stem in stems], root, listed=True)
@@ -84,20 +86,17 @@ def _image_set(root: Path, name: str) -> DatasetSource:
 def read_voc(files: Sequence[Path], root: Path, listed: bool = False) -> DatasetSource:
     """The dataset of XML files, as labelImg and Roboflow write them, with all classes, sorted.
 
-    An image is the one of the XML file's name, in JPEGImages or images, or beside the XML file; or
-    else the one that the file names. Boxes are those of `voc_annotations`, unless coordinates of 0
-    show that pixels are counted from 0. Images without an XML file are left out, which is noted
-    unless the files are those of a list.
+    An image is the one of the XML file's name, in JPEGImages or images or beside the XML file, or
+    else in such a folder beside the root; or else the one that the file names. Boxes are those of
+    `voc_annotations`, unless coordinates of 0 show that pixels are counted from 0. Images without
+    an XML file are left out, which is noted unless the files are those of a list.
 
     Raises:
         ValueError: a file is invalid; the message names it.
     """
-    folders = [root / name for name in IMAGE_FOLDERS] + sorted({file.parent for file in files})
-    image_of: dict[str, str] = {}
-    for folder in folders:
-        for file in folder.iterdir() if folder.is_dir() else ():
-            if file.suffix.lower() in SUFFIXES:
-                image_of.setdefault(file.stem, str(file.absolute()))
+    own = [root / name for name in IMAGE_FOLDERS] + sorted({file.parent for file in files})
+    beside = [root.parent / name for name in IMAGE_FOLDERS if name]
+    image_of = _images_of(own) or _images_of(beside)
     pages = [_parse(path) for path in files]
     objects = [_named_boxes(path, page) for path, page in zip(files, pages, strict=True)]
     first = 0 if any(0 in box[:2] for named in objects for _, box in named) else 1
@@ -110,6 +109,16 @@ def read_voc(files: Sequence[Path], root: Path, listed: bool = False) -> Dataset
     known = {image.file_name for image in images}
     others = [] if listed else sorted(set(image_of.values()) - known)
     return DatasetSource(to_coco(root, images, unlabelled=others), root)
+
+
+def _images_of(folders: Sequence[Path]) -> dict[str, str]:
+    """The image files in folders by their names without suffix."""
+    found: dict[str, str] = {}
+    for folder in folders:
+        for file in folder.iterdir() if folder.is_dir() else ():
+            if file.suffix.lower() in SUFFIXES:
+                found.setdefault(file.stem, str(file.absolute()))
+    return found
 
 
 def _named_boxes(path: Path, page: ET.Element) -> list[tuple[str, list[float]]]:

@@ -32,6 +32,17 @@ def test_boxes_sizes_and_empty_images(tmp_path, name):
         assert objects(dataset) == {"street.jpg": [("dog", DOG), ("cat", CAT)], "empty.png": []}
 
 
+def test_voc_files_of_own_classes_in_the_usual_folders(tmp_path):
+    made_datasets.own_voc(tmp_path / "VOCdevkit" / "VOC2007")
+    images(tmp_path / "pets" / "images")
+    voc_xml(tmp_path / "pets" / "labels" / "street.xml", "street.jpg", ("dog", DOG), ("cat", CAT))
+    for folder in ("VOCdevkit", "pets"):
+        (source,) = resolve_dataset(str(tmp_path / folder), tmp_path)
+        dataset = CocoDataset(*source)
+        assert dataset.classes == ("cat", "dog")
+        assert objects(dataset) == {"street.jpg": [("dog", DOG), ("cat", CAT)]}
+
+
 @pytest.mark.parametrize(
     ("name", "splits", "chosen"),
     [
