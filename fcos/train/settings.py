@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Interval
 
 from backbones.ranges import Count, CountOrZero, NotNegative, Positive, Share
+from fcos.data import shapes
 from fcos.settings import check, check_types, nearest
 from fcos.train.config import OnNonFinite, Precision
 from fcos.train.metrics import LoggerName
@@ -148,6 +149,8 @@ def check_training(config: Mapping[str, Any], known: Mapping[str, Any]) -> None:
         raise ValueError("solver.freeze is not a setting: did you mean freeze?")
     for key, section in SECTIONS.items():
         check(section, config.get(key), key)
+    for name, drawn in (config["data"].get("shapes") or {}).items():
+        check(shapes.write, drawn, f"data.shapes.{name}", given=("folder",))
     check(Warmup, config["solver"]["warmup"], "solver.warmup")
     schedule = config["schedule"]
     for key, other in (("iterations", "epochs"), ("steps", "step_epochs")):

@@ -69,6 +69,7 @@ def test_the_signature_is_the_schema() -> None:
         ("data.split=1", "data.split=1 should be less than 1"),
         ("solver.base_rl=1", "solver.base_rl is not a setting: did you mean base_lr?"),
         ("+solver.freeze=backbone", "solver.freeze is not a setting: did you mean freeze?"),
+        ("data.shapes.train.cuont=9", "data.shapes.train.cuont is not a setting: did you mean"),
         ("epoch=3", "epoch is not a setting: did you mean epochs?"),
         ("solver.clip_norm=-1", "solver.clip_norm=-1 should be greater than 0"),
         (

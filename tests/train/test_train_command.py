@@ -152,7 +152,10 @@ def test_a_run_is_not_written_over(tmp_path, own):
     ("argument", "message"),
     [
         ("solver.bacth=4", "bacth"),
-        ("data.train=nothing.json", "neither an annotation file nor one of coco_2017_train"),
+        (
+            "data.train=nothing.json",
+            "neither a dataset's file or folder nor one of coco_2017_train",
+        ),
         ("init.checkpoint=FCOS_R_50_1", "did you mean FCOS_R_50_1x"),
         ("init.checkpoint=runs/best.pht", "runs/best.pht is neither a file, nor an address"),
         ("solver.batch=0", "solver.batch=0 should be greater than or equal to 1"),
