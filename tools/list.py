@@ -41,8 +41,8 @@ def list_entries(
         table.add_column(heading, justify="right")
     for card in cards:
         ap, test_dev = (str(card.published.get(key, "-")) for key in ("ap", "ap_test_dev"))
-        served = "yes" if card.live else "-"
-        table.add_row(card.name, card.family, ap, test_dev, milliseconds(card), served)
+        live = "yes" if card.live else "-"
+        table.add_row(card.name, card.family, ap, test_dev, milliseconds(card), live)
     console = TextConsole()
     console.print(table)
     console.print(f"{len(cards)} entries; AP and ms per image as published, on different GPUs")
