@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,12 @@ def test_a_perfect_detector_is_calibrated_and_one_that_finds_nothing_is_not() ->
     assert values["ece"] == 0
     assert values["bootstrap"]["low"] == values["bootstrap"]["high"] == 1
     assert analysis.analyse(match_detections([], content))["oce"] == 1
+
+
+def test_without_the_extra_only_the_errors_are_left_out(
+    photographs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, results = photographs
+    monkeypatch.setitem(sys.modules, "hotcoco", None)
+    values = analysis.analyse(match_detections(results, content))
+    assert values.keys() == {"ece", "oce", "oce_threshold", "bootstrap"}
