@@ -16,6 +16,7 @@ import yaml
 
 import zoo
 from benchmarks import store
+from benchmarks.cases import ACCURACY
 from tools.arguments import Model, Weights
 from tools.console import TextConsole
 from zoo import cache
@@ -210,7 +211,7 @@ Of the weights: {license}.
 def _of(row: store.Row, entry: str, digest: str) -> bool:
     """Whether a row is of the entry; an AP must have been measured with these weights."""
     cell = row["cell"]
-    same = cell["weights"].endswith(f"@{digest[:12]}") or cell["metric"] != "ap"
+    same = cell["weights"].endswith(f"@{digest[:12]}") or cell["metric"] not in ACCURACY
     return bool(cell["entry"] == entry and same)
 
 
