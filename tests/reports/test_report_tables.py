@@ -190,9 +190,9 @@ def test_what_ap_consists_of_is_a_table_of_its_own() -> None:
     shown = section(rows, "AP: interval, errors, calibration")
     cells = dict(zip(shown.headings, shown.cells[0], strict=True))
     assert cells["AP from"] == "36.0"
-    assert cells["class"] == "5.3"
+    assert cells["dAP class"] == "5.3"
     assert cells["OCE"] == "0.41"
-    assert "location" not in cells
+    assert "dAP location" not in cells
     assert "AP from" not in printed(rows)  # the terminal has the main figures only
 
 
