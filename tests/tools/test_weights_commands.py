@@ -53,19 +53,19 @@ def published(mirror: FaultyServer) -> bytes:
     return mirror.add(FILE, saved({"model": zoo.build(SMALL).state_dict()})).body
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> str:
+def printed(capsys: pytest.CaptureFixture[str]) -> str:
     out, err = capsys.readouterr()
     return out + err
 
 
-def test_download_fetches_several_and_tells_of_failures(
+def test_download_of_several_reports_failures(
     mirror: FaultyServer, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = zoo.names("FCOS_R_*_FPN_*")
     for name in wanted[1:]:
         mirror.add(f"{name}.pth", BODY)
     assert cli.main(["download", "FCOS_R_*_FPN_*", "no_such_entry", "--jobs", "3"]) == 1
-    text = said(capsys)
+    text = printed(capsys)
     assert f"{wanted[1]}: {folder / wanted[1]}.pth" in text
     assert f"{wanted[0]}: {wanted[0]}.pth could not be downloaded" in text
     assert "no entry 'no_such_entry' in the zoo" in text
@@ -122,17 +122,17 @@ def test_cache_shows_and_removes_files(
     (folder / "FCOS_R_50_1x.pth.hub").mkdir()
     (folder / "FCOS_R_50_1x.pth.hub" / "some").write_bytes(bytes(20))
     assert cli.main(["cache"]) == 0
-    text = said(capsys)
+    text = printed(capsys)
     for word in (FILE, "weights", "resumed", "20 bytes", "3 files"):
         assert word in text
     assert cli.main(["cache", "--remove", SMALL, "FCOS_R_50_1x.pth"]) == 0
-    assert "MB freed" in said(capsys)
+    assert "MB freed" in printed(capsys)
     assert list(folder.glob("[!.]*")) == []
     assert cli.main(["cache", "--remove", SMALL]) == 1
-    assert f"has no file of '{SMALL}'" in said(capsys)
+    assert f"has no file of '{SMALL}'" in printed(capsys)
 
 
-def test_verify_cache_repairs_what_no_longer_fits(
+def test_verify_cache_repairs_damaged_files(
     published: bytes, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     zoo.get(SMALL)
@@ -141,28 +141,28 @@ def test_verify_cache_repairs_what_no_longer_fits(
         file.seek(-3, 2)
         file.write(b"bad")
     assert cli.main(["verify-cache", "--no-repair"]) == 1
-    assert f"{FILE}: damaged" in said(capsys)
+    assert f"{FILE}: damaged" in printed(capsys)
     assert cli.main(["verify-cache"]) == 0
-    text = said(capsys)
+    text = printed(capsys)
     assert f"{FILE}: damaged, downloaded again" in text
     assert (folder / FILE).read_bytes() == published
     assert [path.name for path in cache.files()] == [FILE]
     assert not list(folder.glob("*.bad"))
 
 
-def test_verify_cache_says_what_it_cannot_repair(
+def test_verify_cache_reports_what_it_cannot_repair(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder.mkdir()
     (folder / "mine.pth").write_bytes(BODY)
     assert cli.main(["verify-cache"]) == 0
-    assert "mine.pth: no hash is known" in said(capsys)
+    assert "mine.pth: no hash is known" in printed(capsys)
     cache.record(folder / "mine.pth", "0" * 64)
     assert cli.main(["verify-cache"]) == 1
-    assert "no entry of the zoo has a file of this name" in said(capsys)
+    assert "no entry of the zoo has a file of this name" in printed(capsys)
 
 
-def test_verify_cache_holds_a_file_without_a_record_against_its_card(
+def test_verify_cache_compares_a_file_without_a_record_with_its_card(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FCOS_ZOO_OFFLINE", "1")
@@ -170,10 +170,10 @@ def test_verify_cache_holds_a_file_without_a_record_against_its_card(
     name = "fcos_resnet50_fpn_coco-99b0c9b7.pth"
     (folder / name).write_bytes(BODY)
     assert cli.main(["verify-cache", "--no-repair"]) == 1
-    assert f"{name}: damaged" in said(capsys)
+    assert f"{name}: damaged" in printed(capsys)
     assert (folder / name).exists()
     assert cli.main(["verify-cache"]) == 1
-    assert f"{name}: damaged, {name} is not in the cache" in said(capsys)
+    assert f"{name}: damaged, {name} is not in the cache" in printed(capsys)
     assert (folder / f"{name}.bad").exists()
 
 
@@ -187,11 +187,11 @@ def test_verify_cache_repairs_imagenet_weights(
         file.write(b"\x80\x03")
     cache.record(path, hashlib.sha256(BODY).hexdigest())  # of a disk that changes no date
     assert cli.main(["verify-cache"]) == 0
-    assert f"{name}: damaged, downloaded again" in said(capsys)
+    assert f"{name}: damaged, downloaded again" in printed(capsys)
     assert path.read_bytes() == BODY
 
 
-def test_what_is_being_fetched_is_neither_removed_nor_repaired(
+def test_a_file_that_is_being_downloaded_is_neither_removed_nor_repaired(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder.mkdir()
@@ -200,7 +200,7 @@ def test_what_is_being_fetched_is_neither_removed_nor_repaired(
     with cache.lock(folder / "mine.pth"):
         for command in (["cache", "--remove", "mine.pth"], ["verify-cache"]):
             assert cli.main(command) == 1
-            assert "mine.pth is being downloaded" in said(capsys)
+            assert "mine.pth is being downloaded" in printed(capsys)
     assert (folder / "mine.pth").exists()
 
 
@@ -258,7 +258,7 @@ def test_pin_goes_through_the_live_sources_of_an_entry(
     }
     hub.files.clear()
     assert cli.main(["pin", "FCOS_RT_MS_R_50_4x"]) == 1
-    assert "404" in said(capsys)
+    assert "404" in printed(capsys)
 
 
 def results(path: Path, digest: str) -> Path:
@@ -299,14 +299,14 @@ def test_push_writes_a_file_that_loads_and_a_page_with_its_figures(
         assert torch.equal(pushed.state_dict()[key], value)
 
 
-def test_what_is_pushed_comes_back_from_the_hub(
+def test_a_pushed_model_loads_from_the_hub(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     name, file = "FCOS_shapes_tiny", "FCOS_shapes_tiny.safetensors"
-    picture = torch.rand(3, 96, 128, generator=torch.Generator().manual_seed(0))
-    (before,) = zoo.get(name)([picture])
+    image = torch.rand(3, 96, 128, generator=torch.Generator().manual_seed(0))
+    (before,) = zoo.get(name)([image])
     assert len(before["boxes"]) > 9
     with HubServer() as hub:
         hub.token = "hf_secret"
@@ -319,7 +319,7 @@ def test_what_is_pushed_comes_back_from_the_hub(
     assert err == ""
     monkeypatch.setenv("FCOS_ZOO_OFFLINE", "1")
     for pushed in (fresh, zoo.get(name, weights=f"hf://me/mine/{file}")):
-        (after,) = pushed([picture])
+        (after,) = pushed([image])
         for key, value in before.items():
             assert torch.equal(after[key], value)
 
@@ -332,17 +332,19 @@ def test_push_that_the_hub_refuses_says_why(
         monkeypatch.setenv("HF_TOKEN", "hf_wrong")
         hub.token = "hf_secret"
         assert cli.main(["push", SMALL, "hf://me/mine"]) == 1
-    assert "401" in said(capsys)
+    assert "401" in printed(capsys)
 
 
-def test_push_does_not_go_into_a_network_that_is_forbidden(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("hf://me/mine", "FCOS_ZOO_OFFLINE forbids the network"),
+        ("me/mine", "write hf://owner/repository"),
+    ],
+)
+def test_push_needs_the_network_and_an_address(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str, message: str
 ) -> None:
     monkeypatch.setenv("FCOS_ZOO_OFFLINE", "1")
-    assert cli.main(["push", SMALL, "hf://me/mine"]) == 1
-    assert "FCOS_ZOO_OFFLINE forbids the network" in said(capsys)
-
-
-def test_push_refuses_what_is_not_a_repository(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["push", SMALL, "me/mine"]) == 1
-    assert "write hf://owner/repository" in said(capsys)
+    assert cli.main(["push", SMALL, address]) == 1
+    assert message in printed(capsys)

@@ -36,11 +36,11 @@ def test_an_entry_computes_what_the_original_did(entry: str) -> None:
 
 @pytest.fixture
 def small() -> Fixture:
-    """A copy of its own, to be spoilt."""
+    """A copy that a test may change."""
     return Fixture(FIXTURES[SMALL].path)
 
 
-def test_every_wrong_number_is_noticed(small: Fixture) -> None:
+def test_every_wrong_number_fails(small: Fixture) -> None:
     small.arrays["logits_1"][3, 4, 5] += 0.02
     small.arrays["ltrb_0"][2, 20, 10] += 2.0
     small.arrays["quality_4"][1, 1] += 0.02
@@ -51,7 +51,7 @@ def test_every_wrong_number_is_noticed(small: Fixture) -> None:
     assert failed == GENERATED
 
 
-def test_a_wrong_tensor_of_the_checkpoint_is_noticed(small: Fixture) -> None:
+def test_a_wrong_tensor_of_the_checkpoint_fails(small: Fixture) -> None:
     (lateral,) = (t for t in small.spec["tensors"] if t["key"] == "backbone.fpn.fpn_inner3.weight")
     lateral["scale"] *= 1.01
     assert not verify(small)["logits"].passed
@@ -59,13 +59,13 @@ def test_a_wrong_tensor_of_the_checkpoint_is_noticed(small: Fixture) -> None:
 
 @pytest.mark.parametrize("kind", ["classes", "scores"])
 def test_detections_match_by_class_and_score_too(small: Fixture, kind: str) -> None:
-    found = {key: small.arrays[name].clone() for key, name in DETECTIONS.items()}
-    assert golden._check_detections("same", found, small.arrays, "").excess == 0
+    same = {key: small.arrays[name].clone() for key, name in DETECTIONS.items()}
+    assert golden._check_detections("same", same, small.arrays, "").excess == 0
     small.arrays[kind][:10] += 1
-    assert not golden._check_detections("other", found, small.arrays, "").passed
+    assert not golden._check_detections("other", same, small.arrays, "").passed
 
 
-def test_an_entry_that_finds_nothing_does_not_pass(small: Fixture) -> None:
+def test_an_entry_without_detections_does_not_pass(small: Fixture) -> None:
     nothing = {
         "boxes": torch.zeros(0, 4),
         "scores": torch.zeros(0),

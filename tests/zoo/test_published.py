@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import zoo
 from zoo import published
 
 # How many rows each page prints, counted by hand.
@@ -36,37 +37,11 @@ ROWS = {
     "xytpai_early": 1,
 }
 
-ENTRIES = """
-FCOS_R_50_1x FCOS_MS_R_50_2x FCOS_MS_R_101_2x FCOS_MS_X_101_32x8d_2x FCOS_MS_X_101_64x4d_2x
-FCOS_MS_X_101_32x8d_dcnv2_2x
-FCOS_R_50_1x_iou FCOS_MS_R_50_2x_iou FCOS_MS_R_101_2x_iou FCOS_MS_X_101_32x8d_2x_iou
-FCOS_MS_X_101_32x8d_2x_dcnv2_iou
-FCOS_RT_MS_DLA_34_4x_shtw FCOS_RT_MS_DLA_34_4x FCOS_RT_MS_R_50_4x
-FCOS_RT_MS_DLA_34_4x_shtw_bn FCOS_RT_MS_DLA_34_4x_bn FCOS_RT_MS_R_50_4x_bn
-FCOS_MS_V_39_3x FCOS_MS_V_57_3x FCOS_MS_V_99_3x
-FCOS_R_50_FPN_1x FCOS_R_101_FPN_2x FCOS_X_101_32x8d_FPN_2x FCOS_X_101_64x4d_FPN_2x
-FCOS_imprv_R_50_FPN_1x FCOS_imprv_dcnv2_R_50_FPN_1x
-FCOS_imprv_R_101_FPN_2x FCOS_imprv_dcnv2_R_101_FPN_2x
-FCOS_imprv_X_101_32x8d_FPN_2x FCOS_imprv_dcnv2_X_101_32x8d_FPN_2x
-FCOS_imprv_X_101_64x4d_FPN_2x FCOS_imprv_dcnv2_X_101_64x4d_FPN_2x
-FCOS_syncbn_bs32_c128_MNV2_FPN_1x FCOS_syncbn_bs32_MNV2_FPN_1x FCOS_bn_bs16_MNV2_FPN_1x
-FCOS_R_50_5l_2x FCOS_R_50_6l_2x FCOS_R_101_5l_2x FCOS_R_101_6l_2x
-FCOS_HRNet_W18_5l_2x FCOS_HRNet_W18_5l_ms_syncbn_2x
-FCOS_HRNet_W18_6l_2x FCOS_HRNet_W18_6l_ms_syncbn_2x
-FCOS_HRNet_W32_5l_2x FCOS_HRNet_W32_5l_syncbn_2x
-FCOS_HRNet_W32_6l_2x FCOS_HRNet_W32_6l_syncbn_2x FCOS_HRNet_W40_6l_3x
-FCOS_V_39_FPN_1x FCOS_V_57_FPN_2x FCOS_V_93_FPN_2x
-FCOS_R_50_noctr_2x
-FCOS_MM_R_50_1x FCOS_MM_R_50_imprv_1x FCOS_MM_R_50_imprv_dcn_1x FCOS_MM_R_101_1x
-FCOS_MM_R_50_ms_2x FCOS_MM_R_101_ms_2x FCOS_MM_X_101_64x4d_ms_2x
-FCOS_MM_HRNet_W18_1x FCOS_MM_HRNet_W18_2x FCOS_MM_HRNet_W32_1x FCOS_MM_HRNet_W32_2x
-FCOS_MM_HRNet_W18_ms_2x FCOS_MM_HRNet_W32_ms_2x FCOS_MM_HRNet_W40_ms_2x
-FCOS_TV_R_50
-"""
-
 # Tables that also hold rows that are not detectors of the zoo.
 BESIDE = {"adelaidet_vovnet", "vovnet_imagenet", "xytpai", "xytpai_coco", "xytpai_curves"}
 BESIDE |= {"xytpai_curves_voc"}
+
+UNPUBLISHED = {"FCOS_shapes_tiny", "FCOS_V_75_FPN_2x"}  # the latter only as a config
 
 BAD_FILES = [
     ("ap: 1.0, ", "", r"rows\[0\]: missing key 'ap'"),
@@ -105,19 +80,14 @@ def column(name: str, key: str) -> list[published.Cell]:
 
 def test_every_table_has_the_rows_its_page_prints() -> None:
     assert {table.id: len(table.rows) for table in published.tables()} == ROWS
-
-
-@pytest.mark.parametrize("name", ROWS)
-def test_every_row_fills_the_declared_columns(name: str) -> None:
-    keys = {column.key for column in table(name).columns} | {"printed"}
-    assert all(row.cells.keys() == keys for row in table(name).rows)
-    assert all(row.links.keys() <= keys for row in table(name).rows)
+    rows = [row for table in published.tables() for row in table.rows]
+    assert all(row.links.keys() <= row.cells.keys() for row in rows)
 
 
 def test_every_entry_of_the_zoo_is_published_and_no_other() -> None:
     named = {table.id: {row.entry for row in table.rows} for table in published.tables()}
     assert {name for name, entries in named.items() if None in entries} == BESIDE
-    assert set().union(*named.values()) - {None} == set(ENTRIES.split())
+    assert set().union(*named.values()) - {None} == {*zoo.names()} - UNPUBLISHED
 
 
 @pytest.mark.parametrize(
@@ -154,21 +124,8 @@ def test_cells_are_the_page_s(
 
 def test_hrnet_with_backbone_gflops_keeps_the_page_s_rows_and_groups() -> None:
     name = "hrnet_backbone_gflops"
-    gflops = [
-        90.6,
-        80.6,
-        80.6,
-        130.5,
-        116.5,
-        116.5,
-        162.8,
-        173.6,
-        173.6,
-        202.7,
-        209.5,
-        209.5,
-        284.4,
-    ]
+    gflops = [90.6, *[80.6] * 2, 130.5, *[116.5] * 2, 162.8, *[173.6] * 2, 202.7, *[209.5] * 2]
+    gflops.append(284.4)
     ap = [37.1, 37.7, None, 37.1, 37.8, None, 41.4, 41.9, None, 41.5, 42.1, 43.0, 42.6]
     assert column(name, "backbone_gflops") == gflops
     assert column(name, "ap") == ap
@@ -201,8 +158,8 @@ def test_curves_have_a_point_an_epoch(name: str, epochs: int, last: tuple[float,
 
 
 def test_an_entry_s_rows_come_from_every_version_of_its_page() -> None:
-    found = {table.id: row["ap"] for table, row in published.rows("FCOS_R_50_FPN_1x")}
-    assert found == {"fcos_early": 36.6, "fcos_original": 37.1, "vovnet": 37.5}
+    printed = {table.id: row["ap"] for table, row in published.rows("FCOS_R_50_FPN_1x")}
+    assert printed == {"fcos_early": 36.6, "fcos_original": 37.1, "vovnet": 37.5}
     assert published.rows("no such entry") == []
 
 

@@ -1,4 +1,4 @@
-"""torchvision's FCOS under our roof gives what torchvision's own code gives, side by side."""
+"""torchvision's FCOS of the zoo computes what torchvision's own code computes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fcos import Detector, ShortestSide
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[FCOS, Detector]:
-    """Both networks with one set of random weights that finds something."""
+    """Both networks with one set of random weights that has detections."""
     torch.manual_seed(0)
     theirs = fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)
     for module in list(theirs.modules()):
@@ -51,12 +51,12 @@ def test_detections_are_torchvisions(pair: tuple[FCOS, Detector], size: tuple[in
     image = _image(*size)
     with torch.no_grad():
         expected = theirs([image.float() / 255])[0]
-    found = ours.detect(to_pil_image(image))[0]
+    detections = ours.detect(to_pil_image(image))[0]
     assert len(expected["scores"]) > 20
-    torch.testing.assert_close(found.scores, expected["scores"], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(detections.scores, expected["scores"], atol=1e-5, rtol=1e-4)
     # Equal scores may change places: every box has its equal among those of its class.
-    overlap = box_iou(expected["boxes"], found.boxes)
-    overlap[expected["labels"][:, None] != found.labels] = 0
+    overlap = box_iou(expected["boxes"], detections.boxes)
+    overlap[expected["labels"][:, None] != detections.labels] = 0
     assert bool((overlap.amax(dim=1) > 0.999).all())
 
 
