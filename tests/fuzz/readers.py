@@ -32,7 +32,8 @@ with instrumented:
     from fcos.data.annotations import load_annotations, valid_objects
     from zoo.checkpoint import read_checkpoint
 
-FOLDER = Path(tempfile.mkdtemp())
+TEMPORARY = tempfile.TemporaryDirectory()  # removed at the end of the program
+FOLDER = Path(TEMPORARY.name)
 
 
 def annotations(content: bytes) -> None:
