@@ -26,7 +26,7 @@ def info(
         ("system", f"{card.family}, {card.repository}"),
         ("config there", card.source),
         ("license", card.license),
-        *((_state(place), _facts(place)) for place in card.weights),
+        *(("dead" if each.dead else "weights", _facts(each)) for each in card.weights),
         *([("parameters", f"{parameters_of(card) / 1e6:.2f} M")] if count else []),
     ]
     console.print(card.name, style="bold")
@@ -51,15 +51,11 @@ def parameters_of(card: zoo.Card) -> int:
     return sum(each.numel() for each in build_detector(card.config, empty=True).parameters())
 
 
-def _state(place: FileSource) -> str:
-    return "dead" if place.dead else "weights"
-
-
-def _facts(place: FileSource) -> str:
+def _facts(source: FileSource) -> str:
     """The address, then what is known of its file."""
-    size = f"{place.size:,} bytes" if place.size else ""
-    digest = f"sha256 {place.digest}" if place.digest else ""
-    return " ".join([place.url, *(f"({fact})" for fact in (size, digest, place.note) if fact)])
+    size = f"{source.size:,} bytes" if source.size else ""
+    digest = f"sha256 {source.digest}" if source.digest else ""
+    return " ".join([source.url, *(f"({fact})" for fact in (size, digest, source.note) if fact)])
 
 
 if __name__ == "__main__":

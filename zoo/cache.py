@@ -1,9 +1,9 @@
 """The folder of downloaded weights, each file beside its SHA-256.
 
 ``NAME.sha256`` is what ``sha256sum`` writes, so that ``sha256sum -c`` checks the folder too. It
-carries the modification time of ``NAME``: a file that is put in the place of another does not
-inherit its hash. ``NAME.part`` with ``NAME.part.json`` is a download that can be resumed,
-``NAME.hub`` the working folder of huggingface_hub, ``NAME.bad`` a file that was refused.
+carries the modification time of ``NAME``: a file that replaces another does not inherit its hash.
+``NAME.part`` with ``NAME.part.json`` is a download that can be resumed, ``NAME.hub`` the working
+folder of huggingface_hub, ``NAME.bad`` a file that was refused.
 """
 
 from __future__ import annotations

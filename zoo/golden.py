@@ -1,4 +1,4 @@
-"""Hold an entry against numbers that the original system's own code computed.
+"""Compare an entry with numbers that the original code computed.
 
 A fixture is `<entry>.json` and `<entry>.npz`: the published checkpoint's tensors as named random
 draws, an image, ground truth, and what the original code made of them (see tests/golden/README.md).

@@ -57,8 +57,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A printed row. `entry` is its zoo name, None for a row that is no FCOS detector of the zoo;
-    `group` counts the page's separators above it; `links` are the hyperlinks of cells, by key."""
+    """A printed row.
+
+    Attributes:
+        entry: its zoo name, None for a row that is not an FCOS detector of the zoo.
+        printed: the name that the page prints.
+        cells: by the keys of the columns.
+        group: the number of separators above the row.
+        links: the hyperlinks of cells, by key.
+    """
 
     entry: str | None
     printed: str

@@ -165,9 +165,9 @@ def entry_of_file(filename: str) -> str | None:
     return stem if stem in entries else next(iter(entries), None)
 
 
-def source_of(place: str | Mapping[str, Any]) -> FileSource:
+def source_of(stated: str | Mapping[str, Any]) -> FileSource:
     """A source as YAML states it; ``package:PATH`` lies beside the installed packages."""
-    facts = {"url": place} if isinstance(place, str) else dict(place)
+    facts = {"url": stated} if isinstance(stated, str) else dict(stated)
     if facts["url"].startswith("package:"):
         facts["url"] = str(CONFIGS.parent / facts["url"].removeprefix("package:"))
     return FileSource(**facts)
@@ -234,7 +234,7 @@ def _card(name: str, path: Path) -> Card:
         facts.get("source", ""),
         facts.get("license", "not stated"),
         facts.get("permissive", False),
-        tuple(source_of(place) for place in facts.get("weights") or ()),
+        tuple(source_of(each) for each in facts.get("weights") or ()),
         str(chosen.get("backbone", "")),
     )
 
