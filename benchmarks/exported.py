@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -11,9 +12,11 @@ from benchmarks.dataset import embedded, read_images
 from fcos import Detector, ShortestSide
 from fcos.boxes import Size
 from fcos.detections import matches
+from fcos.images import load_image
 from fcos.preprocess import as_float, resize_image
 from zoo.exported import ExportedDetector
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 PHOTOGRAPHS = 4  # on which a file is compared with its detector
 
 
@@ -30,8 +33,9 @@ class Tolerance:
 EXACT = Tolerance()
 # Pillow rounds in fixed point: a pixel may differ by a grey level.
 RESIZED = Tolerance(iou=0.95, score=0.02, required=0.95)
-INT8 = Tolerance(iou=0.75, score=0.15, required=0.8, above=0.3)
 HALF = Tolerance(iou=0.9, score=0.05, required=0.9, above=0.1)
+INT8 = Tolerance(iou=0.7, score=0.2, required=0.6, above=0.3)
+TOLERANCES = {"bf16": HALF, "fp16": HALF, "int8": INT8}
 
 
 def largest(detector: Detector) -> Size:
@@ -86,6 +90,24 @@ def _batches(detector: Detector, exported: ExportedDetector) -> list[list[Tensor
         [resize_image(photo, size)] * (count or 1 + index % 2)
         for index, (photo, size) in enumerate(zip(photos, sizes, strict=True))
     ]
+
+
+def calibration_inputs(
+    exported: ExportedDetector, folder: Path | None, limit: int
+) -> list[np.ndarray]:
+    """Inputs of the graph, from the images of a folder or from the embedded photographs.
+
+    Raises:
+        ValueError: there are no images in the folder.
+    """
+    if folder is None:
+        images = read_images(embedded(), limit)
+    else:
+        paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+        if not paths:
+            raise ValueError(f"{folder} has no images to calibrate with")
+        images = [load_image(path) for path in paths[:limit]]
+    return [np.stack([exported.prepare(image)[0]] * (exported.images or 1)) for image in images]
 
 
 def _above(found: dict[str, Tensor], score: float) -> dict[str, Tensor]:

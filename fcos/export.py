@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +14,7 @@ from torchvision.ops import nms
 from backbones.deformable import DeformConv2d
 from fcos.boxes import Size
 from fcos.detector import Detector
+from fcos.export_formats import quiet
 from fcos.postprocess import FAR, PADDING, Candidates, Decoder
 from fcos.preprocess import ImageBatch, LongestSide, ShortestSide
 
@@ -291,17 +289,3 @@ def program(
             strict=False,
             prefer_deferred_runtime_asserts_over_guards=True,
         )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Suppress the exporters' warnings about their own deprecations; errors are still raised."""
-    logger = logging.getLogger("onnx_ir")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

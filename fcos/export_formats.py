@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,6 @@ import torch
 
 from fcos.boxes import Size
 from fcos.detector import Detector
-from fcos.export import quiet
 from fcos.preprocess import LongestSide
 
 OUTPUTS = ["boxes", "scores", "labels"]
@@ -94,6 +96,20 @@ def write_openvino(onnx: str | Path, path: str | Path, description: Mapping[str,
     model.set_rt_info(json.dumps(description), METADATA)
     half = description["precision"] == "fp16"
     openvino.save_model(model, str(path), compress_to_fp16=half)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress the exporters' warnings about their own deprecations; errors are still raised."""
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _name_sizes(graph: Any, shape: Sequence[int | str]) -> None:

@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -20,6 +20,7 @@ PACKAGES: dict[str, tuple[Sequence[str], str]] = {
     "onnx": (("onnx", "onnxscript", "onnxruntime"), "onnx"),
     "openvino": (("openvino", "onnx", "onnxscript"), "openvino"),
 }
+CALIBRATION = 300  # images at most
 
 
 def export(
@@ -51,35 +52,60 @@ def export(
     max_detections: Annotated[
         int | None, typer.Option(min=1, help="Of an image.", show_default="the entry's")
     ] = None,
+    precision: Annotated[
+        Literal["fp32", "fp16", "bf16", "int8"],
+        typer.Option(
+            help="int8: quantised by NNCF, for onnx and openvino. fp16 and bf16: in openvino, on "
+            "processors that have them."
+        ),
+    ] = "fp32",
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of images like those to come, for int8.",
+            show_default="31 embedded photographs",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("outputs/export"),
 ) -> None:
     """Export an entry as one file for other runtimes, from images to boxes.
 
     It takes batches of any number of images of any one size. The file is run on photographs, and
-    kept only if its detections match the detector's. `zoo.load` and the other commands read it.
+    kept only if its detections match the detector's, which int8 does less closely. `zoo.load`,
+    `fcos-zoo predict` and `fcos-zoo evaluate` read it.
+
+    For TensorRT, build an engine from the ONNX file, for images of the sizes that are to come:
+    trtexec --onnx=NAME.onnx --minShapes=images:1x3x320x320 --optShapes=images:1x3x800x1088
+    --maxShapes=images:8x3x1344x1344
     """
     chosen = words(formats, tuple(PACKAGES), "--format") or ()
     if with_preprocessing and size:
         raise typer.BadParameter("it is for images of every size", param_hint="--size")
+    check_precision(precision, chosen)
     for form in chosen:
         need(*PACKAGES[form])
+    if precision == "int8":
+        need(("nncf",), "quantize")
 
     import zoo
     from benchmarks import exported
-    from fcos import export_formats
+    from fcos import export_formats, quantize
     from fcos.export import program
 
     detector = zoo.get(name, weights)
     decoder = detector.decoder
     decoder.score_threshold = score_threshold or decoder.score_threshold
     decoder.max_detections = max_detections or decoder.max_detections
-    facts = export_formats.describe(detector, size, images, with_preprocessing)
-    tolerance = exported.RESIZED if with_preprocessing else exported.EXACT
-    stem = name_for_files(name)
+    facts = export_formats.describe(detector, size, images, with_preprocessing, precision)
+    tolerance = exported.TOLERANCES.get(
+        precision, exported.RESIZED if with_preprocessing else exported.EXACT
+    )
+    stem = name_for_files(name) + ("" if precision == "fp32" else f"_{precision}")
     out.mkdir(parents=True, exist_ok=True)
     console = Console(markup=False, highlight=False, soft_wrap=True)
     drafts = out / f"{stem}.draft"  # a folder: the files in it have their own names
     drafts.mkdir(exist_ok=True)
+    done: dict[str, Path] = {}
     try:
         onnx = drafts / f"{stem}.onnx"
         for form in chosen:
@@ -93,17 +119,37 @@ def export(
                     export_formats.write_onnx(graph, onnx, facts)
                 if form == "openvino":
                     export_formats.write_openvino(onnx, draft, facts)
+            if precision == "int8":
+                with console.status(f"{draft.name}: quantising"):
+                    file = zoo.load(draft)
+                    inputs = exported.calibration_inputs(file, calibrate, CALIBRATION)
+                    target = drafts / f"int8{SUFFIXES[form]}"
+                    getattr(quantize, f"quantize_{form}")(draft, target, inputs, facts)
+                    draft = target
             with console.status(f"{draft.name}: comparing with the detector"):
                 outcome = exported.compare(detector, zoo.load(draft), tolerance)
-            size_mb = sum(file.stat().st_size for file in _files(draft)) / 1e6
-            console.print(f"{out / draft.name}, {size_mb:.0f} MB: {outcome}")
-        for form in chosen:
-            for file in _files(drafts / f"{stem}{SUFFIXES[form]}"):
-                file.replace(out / file.name)
+            size_mb = sum(part.stat().st_size for part in _files(draft)) / 1e6
+            done[f"{stem}{SUFFIXES[form]}"] = draft
+            console.print(f"{out / stem}{SUFFIXES[form]}, {size_mb:.1f} MB: {outcome}")
+        for target_name, draft in done.items():
+            for part, final in zip(_files(draft), _files(out / target_name), strict=True):
+                part.replace(final)
     finally:
-        for file in drafts.iterdir():
-            file.unlink()
+        for part in drafts.iterdir():
+            part.unlink()
         drafts.rmdir()
+
+
+def check_precision(precision: str, formats: Sequence[str]) -> None:
+    """Raise a typer.BadParameter if a format cannot be written in a precision."""
+    possible = {"fp32": set(PACKAGES), "int8": {"onnx", "openvino"}}.get(precision, {"openvino"})
+    for form in formats:
+        if form not in possible:
+            raise typer.BadParameter(
+                f"{form} cannot be written in {precision}: choose --format "
+                f"{','.join(sorted(possible))}",
+                param_hint="--precision",
+            )
 
 
 def _files(path: Path) -> list[Path]:

@@ -81,7 +81,7 @@ class ExportedDetector:
         """{"boxes", "scores", "labels"} of each image (3, H, W), in its own pixels, best first."""
         if tta:
             raise ValueError(f"{self.path}: an exported file has no test-time augmentation")
-        prepared = [self._prepare(image) for image in images]
+        prepared = [self.prepare(image) for image in images]
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, (array, _) in enumerate(prepared):
             groups.setdefault(array.shape, []).append(index)
@@ -103,7 +103,7 @@ class ExportedDetector:
         outputs = (torch.from_numpy(np.array(output)) for output in self.run(images))
         return Candidates(*outputs).unpad()
 
-    def _prepare(self, image: Tensor) -> tuple[np.ndarray, tuple[float, float] | None]:
+    def prepare(self, image: Tensor) -> tuple[np.ndarray, tuple[float, float] | None]:
         """The graph's input for an image, and the (y, x) factors back to it."""
         if self.preprocessing:
             if image.dtype != torch.uint8:

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import nncf
 import numpy as np
 import onnxruntime
 import openvino
@@ -17,7 +18,7 @@ import zoo
 from backbones.deformable import DeformConv2d
 from benchmarks import exported, random_weights, workload
 from benchmarks.dataset import embedded, read_images
-from fcos import Detector, LongestSide, ShortestSide, export, export_formats
+from fcos import Detector, LongestSide, ShortestSide, export, export_formats, quantize
 from fcos.data import shapes
 from fcos.detections import matches
 from fcos.postprocess import Candidates
@@ -247,3 +248,50 @@ def test_a_graph_that_finds_something_else_is_not_kept(
     with pytest.raises(RuntimeError, match=r"only 0 of [1-9]"):
         run(["export", TINY, "--size", "160", "160", "--out", str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_layers_between_convolutions_are_quantised() -> None:
+    nodes = [
+        quantize.Node("normalise", "Subtract", ["image"], ["x"]),
+        quantize.Node("first", "Convolution", ["x", "w"], ["a"]),
+        quantize.Node("add", "Add", ["a"], ["b"]),
+        quantize.Node("last", "Convolution", ["b", "v"], ["c"]),
+        quantize.Node("box", "Add", ["c"], ["boxes"]),
+    ]
+    assert quantize.outside_the_network(nodes) == ["normalise", "box"]
+
+
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+def test_int8_files_find_most_of_it_and_do_not_saturate(
+    form: str, folder: Path, tmp_path: Path, tiny: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    original = nncf.quantize
+
+    def spy(*arguments: Any, **settings: Any) -> Any:
+        asked.update(settings)
+        return original(*arguments, **settings)
+
+    monkeypatch.setattr(nncf, "quantize", spy)
+    path = folder / f"{TINY}{command.SUFFIXES[form]}"
+    images = [shapes.draw(random.Random(seed), size=160).image for seed in range(12)]
+    file, out = zoo.load(path), tmp_path / f"int8{path.suffix}"
+    pixels = [torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images]
+    inputs = [file.prepare(image)[0][None] for image in pixels]
+    write = quantize.quantize_onnx if form == "onnx" else quantize.quantize_openvino
+    write(path, out, inputs, {**file.description, "precision": "int8"})
+    assert asked["advanced_parameters"].overflow_fix == nncf.OverflowFix.ENABLE
+    quantised = zoo.load(out)
+    assert quantised.precision == "int8"
+    same = total = 0
+    for image in pixels:
+        [ours], [theirs] = tiny.find([image]), quantised.find([image])
+        sure = {key: value[ours["scores"] > 0.5] for key, value in ours.items()}
+        same += matches(sure, theirs, iou=0.7, score=0.2)
+        total += len(sure["scores"])
+    assert same >= 0.8 * total > 0
+
+
+def test_a_precision_that_a_format_does_not_have_is_refused(tmp_path: Path) -> None:
+    arguments = ["export", TINY, "--format", "pt2", "--precision", "int8", "--out", str(tmp_path)]
+    assert main(arguments) == 2

@@ -1,0 +1,114 @@
+"""Post-training quantisation of an exported file to int8, by NNCF."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fcos.export_formats import METADATA
+
+CONVOLUTIONS = ("Conv", "Convolution", "GroupConvolution")
+
+
+class Node(NamedTuple):
+    """An operation of a graph: its name and kind, and the values that it reads and writes."""
+
+    name: str
+    kind: str
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+
+
+def outside_the_network(nodes: Sequence[Node]) -> list[str]:
+    """The operations before the first or after the last convolution, which stay in float32.
+
+    Normalisation, decoding and NMS are there: int8 has too few steps for coordinates.
+    """
+    network = [node for node in nodes if node.kind in CONVOLUTIONS]
+    inside = _reached(nodes, network, forward=True) & _reached(nodes, network, forward=False)
+    return [node.name for node in nodes if node.name not in inside]
+
+
+def _reached(nodes: Sequence[Node], start: Iterable[Node], forward: bool) -> set[str]:
+    """Names of the nodes in `start` and of all that depend on them, or that they depend on."""
+    by_value: dict[str, list[Node]] = {}
+    for node in nodes:
+        for value in node.inputs if forward else node.outputs:
+            by_value.setdefault(value, []).append(node)
+    names: set[str] = set()
+    waiting = list(start)
+    while waiting:
+        node = waiting.pop()
+        if node.name not in names:
+            names.add(node.name)
+            for value in node.outputs if forward else node.inputs:
+                waiting += by_value.get(value, [])
+    return names
+
+
+def quantize(model: Any, nodes: Sequence[Node], dataset: Any) -> Any:
+    """Quantise the convolutional network of an OpenVINO or ONNX model.
+
+    Activations are asymmetric where they have a sign (NNCF's mixed preset). The overflow fix keeps
+    weights to half of their range, as processors without VNNI add pairs of products in 16 bits,
+    which would saturate.
+    """
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    return nncf.quantize(
+        model,
+        dataset,
+        preset=nncf.QuantizationPreset.MIXED,
+        ignored_scope=nncf.IgnoredScope(names=outside_the_network(nodes), validate=False),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            overflow_fix=nncf.OverflowFix.ENABLE
+        ),
+    )
+
+
+def quantize_openvino(
+    path: Path, out: Path, images: Iterable[np.ndarray], description: Mapping[str, Any]
+) -> None:
+    """Quantise an .xml file; `images` are inputs of its graph, to calibrate with."""
+    import nncf
+    import openvino
+
+    model = openvino.Core().read_model(path)
+    nodes = [
+        Node(
+            node.get_friendly_name(),
+            node.get_type_name(),
+            [value.get_node().get_friendly_name() for value in node.input_values()],
+            [node.get_friendly_name()],
+        )
+        for node in model.get_ordered_ops()
+        if node.get_type_name() not in ("Constant", "Parameter", "Result")
+    ]
+    quantized = quantize(model, nodes, nncf.Dataset(images))
+    quantized.set_rt_info(json.dumps(dict(description)), METADATA)
+    openvino.save_model(quantized, str(out), compress_to_fp16=False)
+
+
+def quantize_onnx(
+    path: Path, out: Path, images: Iterable[np.ndarray], description: Mapping[str, Any]
+) -> None:
+    """Quantise an ONNX file, with QuantizeLinear and DequantizeLinear around its convolutions."""
+    import nncf
+    import onnx
+
+    model = onnx.load(path)
+    nodes = [
+        Node(node.name, node.op_type, list(node.input), list(node.output))
+        for node in model.graph.node
+        if node.op_type != "Constant"
+    ]
+    inputs = nncf.Dataset(images, lambda image: {"images": image})
+    quantized = quantize(model, nodes, inputs)
+    onnx.helper.set_model_props(quantized, {METADATA: json.dumps(dict(description))})
+    onnx.save(quantized, out)
