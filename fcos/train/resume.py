@@ -74,10 +74,7 @@ def difference(state: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:
             "or their ids have changed"
         )
     if state.get("dataset") and own["dataset"] and state["dataset"] != own["dataset"]:
-        return (
-            "was trained on another state of the dataset, whose images or boxes have changed: "
-            "restore it, or start a new run from the weights by init.checkpoint"
-        )
+        return "was trained on another state of the dataset: images or boxes have changed since"
     if state["epoch"] != own["epoch"]:
         return (
             f"was trained with epochs of {state['epoch']:g} iterations, not {own['epoch']:g}: "
