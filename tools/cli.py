@@ -16,6 +16,7 @@ from tools import (
     cache,
     compare,
     data,
+    demo,
     download,
     evaluate,
     export,
@@ -78,6 +79,7 @@ app.command("list", rich_help_panel=USE)(list_command.list_entries)
 app.command("info", rich_help_panel=USE)(info.info)
 app.command("predict", rich_help_panel=USE)(predict.predict)
 app.command("export", rich_help_panel=USE)(export.export)
+app.command("demo", rich_help_panel=USE)(demo.demo)
 app.command("serve", rich_help_panel=USE)(serve.serve)
 app.command("download", rich_help_panel=USE)(download.download)
 app.command("cache", rich_help_panel=USE, cls=ListOptions)(cache.show_cache)
