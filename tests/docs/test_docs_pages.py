@@ -24,7 +24,6 @@ SHORTER = {
     "schedule.iterations=600 schedule.steps=[450]": "schedule.iterations=2 schedule.steps=[]",
     "--count 400": "--count 12",
     "--count 100": "--count 4",
-    "--with-preprocessing": "--with-preprocessing --size 136 160 --images 1",
 }
 
 
