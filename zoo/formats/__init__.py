@@ -71,6 +71,8 @@ def translate(keys: Iterable[str], detector: Detector) -> dict[str, str | None]:
     """
     keys = list(keys)
     form = recognise(keys)
+    if form is NATIVE:
+        return {key: key for key in keys}
     pyramid: Any = detector.pyramid
     levels = Levels(round(math.log2(detector.backbone.strides[0])), len(pyramid.output))
     rules = form.rules(TABLES.get(type(detector.backbone), ()), levels)

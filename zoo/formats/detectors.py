@@ -208,7 +208,7 @@ def _torchvision(backbone: Sequence[Rule], levels: Levels) -> list[Rule]:
 NATIVE = Format(
     "fcos-zoo",
     r"head\.(cls|shared)_tower\.0\.conv\.weight",
-    lambda backbone, levels: [(r"(.+)", r"\1")],
+    lambda backbone, levels: [],  # its keys are ours
 )
 MASKRCNN_BENCHMARK = Format("maskrcnn-benchmark", r"rpn\.head\.cls_logits\..+", _maskrcnn_benchmark)
 # The format in which each family of entries was published.
