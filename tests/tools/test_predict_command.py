@@ -41,7 +41,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> Detector:
     detector = zoo.build(SMALL).eval()
     zoo.load_checkpoint(detector, state)
     detector.resize = ShortestSide(64, 96)
-    monkeypatch.setattr(zoo, "get", lambda *arguments: detector)
+    monkeypatch.setattr(zoo, "get", lambda *_, **__: detector)
     return detector
 
 

@@ -31,7 +31,7 @@ SHORT = [
     "data.shapes.train.count=6",
     "data.shapes.test.count=2",
 ]
-QUIET = ["hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
+QUIET = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
 
 
 @pytest.fixture
