@@ -18,8 +18,8 @@ from reports.plots import style_of
 
 Record = Mapping[str, Any]
 
-# Their names in run_analyze.py of the centre-ness-free code base, and the style of their line.
-AP_CURVES = {"AP": ("map_mean", "-"), "AP50": ("map_50", "--"), "AP75": ("map_75", ":")}
+# The curves that run_analyze.py of the centre-ness-free code base plots, and their lines.
+AP_CURVES = {"AP": "-", "AP50": "--", "AP75": ":"}
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fcos-zoo",
@@ -77,13 +77,13 @@ def load_all(paths: Sequence[Path]) -> list[Run]:
 
 
 def text(run: Run) -> str:
-    """The arrays of AP, and the COCO summary of the last and of the best evaluation."""
+    """AP of every evaluation in per cent, and COCO's summary of the last and of the best one."""
     if not run.evaluations:
         return f"{run.name}: no evaluation yet"
     blocks = [f"{run.name}: {len(run.evaluations)} evaluations"]
-    for key, (title, _) in AP_CURVES.items():
-        values = np.array([_number(record[key]) for record in run.evaluations])
-        blocks += [title, np.array2string(np.around(values, 4), max_line_width=80)]
+    for key in AP_CURVES:
+        values = np.array([_percent(record[key]) for record in run.evaluations])
+        blocks += [f"{key}, %", np.array2string(np.around(values, 2), max_line_width=80)]
     last, best = run.evaluations[-1], run.best
     blocks += [f"{'best and ' * (last is best)}last, {_when(last)}", summary(last)]
     if last is not best:
@@ -133,20 +133,20 @@ def _ap(axes: Axes, runs: Sequence[Run]) -> None:
     """A colour per curve for a single run, else a colour and a marker per run."""
     single = len(runs) == 1
     for number, run in enumerate(runs):
-        for order, (key, (_, line)) in enumerate(AP_CURVES.items()):
+        for order, (key, line) in enumerate(AP_CURVES.items()):
             if not run.evaluations:
                 continue
             colour, marker = style_of(order if single else number)
             axes.plot(
                 [record["epoch"] for record in run.evaluations],
-                [_number(record[key]) for record in run.evaluations],
+                [_percent(record[key]) for record in run.evaluations],
                 line,
                 color=colour,
                 marker=marker,
                 markersize=4,
                 label=key if single else run.name if key == "AP" else None,
             )
-    axes.set_ylabel("AP" if single else "AP, AP50 dashed, AP75 dotted")
+    axes.set_ylabel("AP, %" if single else "AP, %; AP50 dashed, AP75 dotted")
 
 
 def _losses(axes: Axes, runs: Sequence[Run]) -> None:
@@ -169,6 +169,10 @@ def _losses(axes: Axes, runs: Sequence[Run]) -> None:
 
 def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
+
+
+def _percent(value: float | None) -> float:
+    return 100 * _number(value)
 
 
 def _when(record: Record) -> str:

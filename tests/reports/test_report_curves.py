@@ -55,7 +55,7 @@ def test_the_summary_is_that_of_pycocotools() -> None:
 
 def test_arrays_and_summaries_of_the_last_and_the_best(tmp_path: Path) -> None:
     text = curves.text(curves.load(run(tmp_path / "mine", [0.13454, 0.5, 0.25])))
-    assert "mine: 3 evaluations\nmap_mean\n[0.1345 0.5    0.25  ]\nmap_50\n" in text
+    assert "mine: 3 evaluations\nAP, %\n[13.45 50.   25.  ]\nAP50, %\n" in text
     last, best = text.split("last, ")[1].split("best, ")
     assert last.startswith("epoch 3.00, iteration 6\n")
     assert "maxDets=100 ] = 0.250" in last
@@ -66,7 +66,7 @@ def test_arrays_and_summaries_of_the_last_and_the_best(tmp_path: Path) -> None:
 
 def test_the_best_may_be_the_last_and_ap_may_be_undefined(tmp_path: Path) -> None:
     text = curves.text(curves.load(run(tmp_path / "mine", [None, 0.5])))
-    assert "[nan 0.5]" in text
+    assert "[nan 50.]" in text
     assert "best and last, epoch 2.00" in text
     assert text.count("(AR)") == 6
 
@@ -74,7 +74,7 @@ def test_the_best_may_be_the_last_and_ap_may_be_undefined(tmp_path: Path) -> Non
 def test_a_run_is_drawn_beside_its_records(tmp_path: Path, capsys: Capture) -> None:
     folder = run(tmp_path / "mine", [0.1, 0.2])
     assert main(["report", "curves", str(folder)]) == 0
-    assert "map_75" in capsys.readouterr().out
+    assert "AP75, %" in capsys.readouterr().out
     with Image.open(folder / "curves.png") as picture:
         assert picture.width > 900
         colours = picture.convert("RGB").getcolors(1 << 20)
