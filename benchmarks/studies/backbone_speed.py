@@ -34,7 +34,7 @@ from benchmarks.studies.side_by_side import (
 
 @dataclass(frozen=True)
 class Pair:
-    """A backbone of ours and the timm model it is held against."""
+    """A backbone of ours and the timm model that it is compared with."""
 
     name: str
     ours: Callable[[], nn.Module]

@@ -1,8 +1,9 @@
 """Deformable convolutions beside torchvision's: `python -m benchmarks.studies.deformable_speed`.
 
-All deformable layers of an entry take in turns, by our sampling and by torchvision's kernel for
-CPUs, what the network gives them at 800x1088: batch 1, fp32, random weights whose offsets are a
-pixel or two. A ratio is the median over the rounds of the kernel's time by ours in the same round.
+In alternating rounds, all deformable layers of an entry run by our sampling and by torchvision's
+kernel for CPUs, on the inputs that they have in the network at 800x1088: batch 1, fp32, random
+weights whose offsets are a pixel or two. A ratio is the median over the rounds of the kernel's time
+divided by ours in the same round.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def run_layers(
 
 
 def inputs(name: str, photo: Tensor) -> list[tuple[DeformConv2d, Tensor]]:
-    """An entry's deformable layers, each with what it sees of a picture."""
+    """An entry's deformable layers, each with its input for an image."""
     torch.manual_seed(0)
     detector = zoo.build(name).eval().to(memory_format=torch.channels_last)
     calibrate_batchnorm(detector, lambda: detector.network(detector.normalizer([photo])))
