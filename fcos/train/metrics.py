@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -209,13 +210,13 @@ def outcome(folder: Path, name: str) -> list[str]:
     final = folder / f"{name}.pth"
     measured = [record for record in read(folder / "metrics.jsonl") if record.get("AP") is not None]
     if not measured or not (folder / "best.pth").is_file():
-        return [f"trained: {final}", f"next: fcos-zoo predict {final} IMAGES"]
+        return [f"trained: {final}", f"next: fcos-zoo predict {quote(str(final))} IMAGES"]
     best = max(measured, key=lambda record: float(record["AP"]))
     ap = percent(best["AP"])
     return [
         f"trained: {final}",
         f"best: {folder / 'best.pth'}, AP {ap} after iteration {best['iteration']}",
-        f"next: fcos-zoo predict {folder / 'best.pth'} IMAGES",
+        f"next: fcos-zoo predict {quote(str(folder / 'best.pth'))} IMAGES",
     ]
 
 
