@@ -124,8 +124,14 @@ def test_a_missing_file_and_one_of_a_newer_version_are_refused(tmp_path: Path) -
     ],
 )
 def test_a_row_with_values_of_another_type_is_named_and_the_rest_used(
-    change: dict[str, Any], problem: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    change: dict[str, Any],
+    problem: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    # Hydra, which other tests run in this process, disables the loggers that exist.
+    monkeypatch.setattr(store.logger, "disabled", False)
     results = Store(tmp_path / "results.jsonl")
     results.append(row("A"))
     results.append({**row("B"), **change})
