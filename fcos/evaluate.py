@@ -57,11 +57,13 @@ def evaluate_detector(
     own = decoder.max_detections
     decoder.max_detections = max_detections or own
     detector.eval()
-    results = detect_dataset(
-        predict, dataset, category_ids, batch, workers, plus_one=decoder.plus_one
-    )
-    detector.train(training)
-    decoder.max_detections = own
+    try:
+        results = detect_dataset(
+            predict, dataset, category_ids, batch, workers, plus_one=decoder.plus_one
+        )
+    finally:
+        detector.train(training)
+        decoder.max_detections = own
     limit, figures = max_detections or COCO_LIMIT, None
     if distributed.rank() == 0:
         figures = evaluate_detections(results, annotations, max_detections=limit)

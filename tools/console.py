@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from fcos.text import printable
+
 
 class TextConsole(Console):
     """Prints strings as they stand, also in tables.
@@ -20,14 +22,4 @@ class TextConsole(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         """The string as rich prints it; also called for the cells of tables."""
-        return super().render_str(escaped(text), **options)
-
-
-def escaped(text: str) -> str:
-    """The text with its control characters escaped, except for line breaks."""
-    return "".join(
-        character
-        if character.isprintable() or character == "\n"
-        else character.encode("unicode_escape").decode()
-        for character in text
-    )
+        return super().render_str("\n".join(map(printable, text.split("\n"))), **options)

@@ -94,7 +94,8 @@ def export(
 
     detector = zoo.get(name, weights)
     decoder = detector.decoder
-    decoder.score_threshold = score_threshold or decoder.score_threshold
+    if score_threshold is not None:
+        decoder.score_threshold = score_threshold
     decoder.max_detections = max_detections or decoder.max_detections
     facts = export_formats.describe(detector, size, images, with_preprocessing, precision)
     tolerance = exported.TOLERANCES.get(

@@ -237,7 +237,8 @@ def is_box(box: Any) -> bool:
 
 
 def _is_number(value: Any, limit: int) -> bool:
-    number: Any = value if isinstance(value, (int, float, Real)) else math.nan  # Real alone is slow
+    # int and float are named since isinstance takes long to compare with Real.
+    number: Any = value if isinstance(value, (int, float, Real)) else math.nan
     return bool(abs(number) < limit)  # NaN is not
 
 

@@ -61,7 +61,7 @@ def test_the_figures_of_a_case_hold_the_analysis(drawn: Any) -> None:
     assert 0 < figures["ece"] < 1
     assert figures["tide"]["fp"] > 0
     reference = evaluate_detections(results, dataset.annotations)
-    assert {key: figures[key] for key in reference} == reference  # AP is pycocotools' alone
+    assert {key: figures[key] for key in reference} == reference  # pycocotools computes AP
     assert json.dumps(figures, allow_nan=False)
 
 

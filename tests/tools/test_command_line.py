@@ -12,6 +12,7 @@ import pytest
 from rich.table import Table
 
 import zoo
+from fcos import Detector, export_formats
 from tools.cli import PANELS, app, main
 from tools.console import TextConsole
 
@@ -179,3 +180,18 @@ def test_text_from_outside_is_printed_as_text(capsys: Capture) -> None:
     assert main(["info", name]) == 1
     assert main(["evaluate", "--precision", name, "x"]) == 2
     assert "\x1b" not in said + capsys.readouterr().err
+
+
+def test_export_takes_a_score_threshold_of_zero(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described: list[float] = []
+
+    def describe(detector: Detector, *_: object) -> None:
+        described.append(detector.decoder.score_threshold)
+        raise RuntimeError("far enough")
+
+    monkeypatch.setattr(export_formats, "describe", describe)
+    arguments = ["export", "FCOS_shapes_tiny", "--score-threshold", "0", "--out", str(tmp_path)]
+    assert main(arguments) == 1
+    assert described == [0.0]
