@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -41,7 +41,6 @@ RENAMED = {"benchmarks.peers:torchvision_fcos": "benchmarks.baselines:torchvisio
 Row = dict[str, Any]
 # Facts of the environment that make another measurement of the same case.
 SOFTWARE = ("code", "torch", "torchvision", "cuda", "cudnn", "driver")
-logger = logging.getLogger(__name__)
 
 
 def row_of(case: Case, result: Result, environment: dict[str, Any], command: str) -> Row:
@@ -145,7 +144,7 @@ def read(paths: Iterable[str | Path]) -> list[Row]:
         if problems and len(rows) == before:
             raise ValueError(problems[0])
         for problem in problems:
-            logger.warning(problem)
+            warnings.warn(problem, stacklevel=2)
     return rows
 
 

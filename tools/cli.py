@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -112,13 +113,19 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; errors that a user can fix are one line and a non-zero exit."""
+    """Run one command; warnings, and errors that a user can fix, are one line each."""
     given = sys.argv[1:] if arguments is None else arguments
     words = [word for word in given if word != "--debug"]
     errors = TextConsole(stderr=True, soft_wrap=True)
     prefix = " ".join(["fcos-zoo", *words[:1]])
     try:
-        code = run(words or ["--help"])
+        with warnings.catch_warnings():
+            if len(words) == len(given):
+                warnings.simplefilter("ignore", DeprecationWarning)  # of libraries, as by default
+                warnings.showwarning = lambda message, *_: errors.print(
+                    f"{prefix}: warning: {message}", style="yellow"
+                )
+            code = run(words or ["--help"])
     except (BrokenPipeError, SystemExit) as error:
         if isinstance(error, SystemExit) and error.code != 1:
             raise  # of the shell's completion

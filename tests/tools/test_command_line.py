@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.table import Table
 
+import reports
 import zoo
 from fcos import Detector, export_formats
 from tools.cli import PANELS, app, main
@@ -20,6 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
 PHOTOGRAPH = REPOSITORY / "benchmarks" / "data" / "coco_val_ccby" / "images" / "000000062554.jpg"
 
+RESULTS = next(Path(reports.__file__).with_name("results").glob("*.jsonl"))
 Capture = pytest.CaptureFixture[str]
 
 
@@ -180,6 +182,18 @@ def test_text_from_outside_is_printed_as_text(capsys: Capture) -> None:
     assert main(["info", name]) == 1
     assert main(["evaluate", "--precision", name, "x"]) == 2
     assert "\x1b" not in said + capsys.readouterr().err
+
+
+def test_a_warning_is_one_line_that_is_printed_as_text(tmp_path: Path, capsys: Capture) -> None:
+    row = RESULTS.read_text().splitlines()[0]
+    results = tmp_path / "re\x1b[31m.jsonl"
+    results.write_text(f"{row}\n{{}}\n")
+    arguments = ["report", str(results), "--out", str(tmp_path / "report")]
+    assert main(arguments) == 0
+    problem = r"re\x1b[31m.jsonl:2: not a row of results: key is missing"
+    said = " ".join(capsys.readouterr().err.split("\n"))
+    assert said.startswith("fcos-zoo report: warning: ")
+    assert said.strip().endswith(problem)
 
 
 def test_export_takes_a_score_threshold_of_zero(
