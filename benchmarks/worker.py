@@ -87,7 +87,7 @@ def _process(
     receiver, sender = context.Pipe(duplex=False)
     handle, name = tempfile.mkstemp(prefix="fcos-zoo-", suffix=".log")
     os.close(handle)
-    arguments = list(cases), sender, name, measure, fingerprint()
+    arguments = list(cases), sender, name, measure, fingerprint(), dict(os.environ)
     process = context.Process(target=_serve, args=arguments, daemon=True)
     try:
         with _without_interrupts():
@@ -146,8 +146,10 @@ def _serve(
     log: str,
     measure: Callable[[Case], dict[str, Any]] | None,
     code: str,
+    environment: dict[str, str],
 ) -> None:
     """The main function of a process: measure every case and send each result at once."""
+    os.environ.update(environment)  # a fork server keeps the one in which it was started
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # whatever a detector starts is ended with this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process

@@ -32,6 +32,12 @@ def test_a_case_is_measured_in_a_process_with_its_threads() -> None:
     assert result.seconds > 0
 
 
+def test_a_process_has_the_environment_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    results("first")  # starts the fork server
+    monkeypatch.setenv("FCOS_ZOO_CONFIGS", "mine")
+    assert results("environment")["environment"].values == {"folders": "mine"}
+
+
 def test_a_process_of_other_code_than_the_suite_began_with_measures_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
