@@ -125,8 +125,11 @@ def _channels_first(array: np.ndarray) -> Tensor:
     if array.ndim != 3 or array.shape[2] != 3:
         raise ValueError(f"an image array must have shape (H, W, 3), this one has {array.shape}")
     if array.dtype != np.uint8:
+        values = ""
+        if array.size and array.dtype.kind in "biuf":
+            values = f" with values from {array.min():.4g} to {array.max():.4g}"
         raise TypeError(
-            f"an image array must be uint8 (H, W, 3), this one is {array.dtype} with values from "
-            f"{array.min(initial=0):.4g} to {array.max(initial=0):.4g}"
+            f"an image array must be uint8 (H, W, 3), this one is {array.dtype}{values}"
         )
-    return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+    # An array that shares a PIL image's memory is read-only, which torch warns of.
+    return torch.from_numpy(np.require(array, requirements="CW")).permute(2, 0, 1)

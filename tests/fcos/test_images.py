@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,8 +29,11 @@ def test_every_form_of_a_picture_is_the_same_tensor(tmp_path: Path, picture: Ten
     array = picture.permute(1, 2, 0).numpy()
     pil = Image.fromarray(array)
     pil.save(tmp_path / "picture.png")
-    for form in (tmp_path / "picture.png", str(tmp_path / "picture.png"), pil, array, picture):
-        assert torch.equal(load_image(form), picture)
+    path, read_only = tmp_path / "picture.png", np.asarray(pil)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for form in (path, str(path), pil, array, read_only, picture):
+            assert torch.equal(load_image(form), picture)
 
 
 def test_bytes_and_open_files_are_images_too(tmp_path: Path, picture: Tensor) -> None:
@@ -115,6 +119,7 @@ def test_pictures_are_turned_upright(tmp_path: Path) -> None:
         (__file__, ValueError, "test_images.py: not a readable image"),
         (7, TypeError, "not int"),
         (np.zeros((4, 4, 3)), TypeError, "must be uint8"),
+        (np.full((4, 4, 3), "red"), TypeError, "must be uint8"),
         (np.zeros((4, 4, 2), np.uint8), ValueError, r"must have shape \(H, W, 3\)"),
     ],
 )
