@@ -132,4 +132,4 @@ def _channels_first(array: np.ndarray) -> Tensor:
             f"an image array must be uint8 (H, W, 3), this one is {array.dtype}{values}"
         )
     # An array that shares a PIL image's memory is read-only, which torch warns of.
-    return torch.from_numpy(np.require(array, requirements="CW")).permute(2, 0, 1)
+    return torch.from_numpy(np.require(array, requirements=["C", "W"])).permute(2, 0, 1)

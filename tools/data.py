@@ -178,7 +178,7 @@ def convert_dataset(
 
 
 def _show(console: Console, name: str, image_dir: Path, report: Report) -> None:
-    from fcos.data.check import ASSUMED, LEFT_OUT, OUTCOMES, REFUSED
+    from fcos.data.check import ASSUMED, IMAGE_FAULTS, LEFT_OUT, OUTCOMES, REFUSED
     from fcos.text import printable
 
     styles = {REFUSED: "red", LEFT_OUT: "yellow", ASSUMED: "yellow"}
@@ -196,8 +196,11 @@ def _show(console: Console, name: str, image_dir: Path, report: Report) -> None:
         table.add_row(kind, f"{len(names):,}", outcome, examples, style=styles.get(outcome))
     if findings:
         console.print(table)
-    remedy = "fix it, or skip missing and unreadable images with data.skip_unreadable=true"
-    console.print("training accepts it" if report.ok else f"[red]training refuses it:[/] {remedy}")
+    refused = {finding.kind for finding in report.findings if finding.refused}
+    remedy = "fix what is marked as refused"
+    if refused <= IMAGE_FAULTS:
+        remedy += ", or skip such images with data.skip_unreadable=true"
+    console.print(f"[red]training refuses it:[/] {remedy}" if refused else "training accepts it")
 
 
 def _short(finding: Finding) -> str:

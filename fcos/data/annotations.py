@@ -10,12 +10,14 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from pycocotools import mask as masks
 
 Annotations = str | Path | Mapping[str, Any]
 Note = Callable[[str, str], None]  # (kind of irregularity, where)
 
 LARGEST_COORDINATE = 1 << 31  # pixels; beyond it a box is a mistake and its area may overflow
+SAMPLE = 1000  # objects by which the form of a file's boxes is judged
 CROWD_FLAGS = {None: 0, 0: 0, 1: 1, "0": 0, "1": 1}
 
 
@@ -40,7 +42,8 @@ def load_annotations(source: Annotations, labelled: bool = True) -> dict[str, An
             (`image_info_*.json`).
 
     Returns:
-        The content; `notes` lists (kind of irregularity, where) of what was changed.
+        The content; `notes` lists (kind of irregularity, where) of what was changed, and `name` is
+        the file for messages.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -67,7 +70,8 @@ def load_annotations(source: Annotations, labelled: bool = True) -> dict[str, An
         if not isinstance(image.get("file_name"), str):
             raise ValueError(f"{name}: images[{position}] has no valid file_name")
     notes = content.get("notes", []) if isinstance(source, Mapping) else []
-    plain = _with_integers(name, {**content, "notes": list(notes)})
+    name = content.get("name", name) if isinstance(source, Mapping) else name
+    plain = _with_integers(name, {**content, "name": name, "notes": list(notes)})
     return plain if isinstance(source, Mapping) else _without_supercategory(plain)
 
 
@@ -169,6 +173,9 @@ def valid_objects(content: Mapping[str, Any], note: Note | None = None) -> list[
         Dicts of `image_id`, `category_id`, `bbox` (x, y, width, height) which bounds the
         segmentation where the file has no valid one, `iscrowd` 0 or 1, and `area`, which is the
         box's where the file has no valid one.
+
+    Raises:
+        ValueError: the boxes are those of another format than COCO's.
     """
     files = {image["id"]: image["file_name"] for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
@@ -204,7 +211,34 @@ def valid_objects(content: Mapping[str, Any], note: Note | None = None) -> list[
                     "area": area,
                 }
             )
+    _check_units(content, objects[:SAMPLE])
     return objects
+
+
+def _check_units(content: Mapping[str, Any], objects: list[dict[str, Any]]) -> None:
+    """Refuse boxes that are fractions of the image, or corners.
+
+    A few boxes that exceed the image are clipped later; here many do, by far, and all of them
+    are within their image if their last two numbers are taken as the second corner.
+    """
+    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+    known = [thing for thing in objects if all(sizes[thing["image_id"]])]
+    if not known:
+        return
+    boxes = np.array([thing["bbox"] for thing in known], dtype=np.float64)
+    limits = np.array([sizes[thing["image_id"]] for thing in known], dtype=np.float64)
+    first, last = boxes[:, :2], boxes[:, 2:]
+    form = None
+    if (boxes >= 0).all() and (boxes <= 1).all() and (limits > 1).all():
+        form = "fractions of the image"
+    elif (last > first).all() and (first >= -1).all() and (last <= limits + 1).all():
+        beyond = (first + last > 1.1 * limits).any(axis=1)
+        form = "corners (x1, y1, x2, y2)" if beyond.mean() >= 0.25 else None
+    if form:
+        raise ValueError(
+            f"{content.get('name', 'annotations')}: the boxes look like {form}; in COCO's format "
+            f"they are x, y, width and height in pixels (the first is {known[0]['bbox']})"
+        )
 
 
 def segmentation_box(segmentation: Any) -> list[float] | None:

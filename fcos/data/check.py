@@ -58,6 +58,8 @@ OUTCOMES = {
     "annotation id used twice": INFO,
     "object listed twice": INFO,
 }
+# Faults of single images, which training can skip.
+IMAGE_FAULTS = {"image missing", "image unreadable", "image of another size"}
 
 
 @dataclass(frozen=True)

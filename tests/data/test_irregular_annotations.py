@@ -136,3 +136,21 @@ def test_the_category_that_roboflow_adds_is_left_out(write, added, names):
     assert [category["name"] for category in content["categories"]] == names
     used = write({}, {"category_id": 0}, {"supercategory": "pets"}, [added | {"id": 0}])
     assert len(load_annotations(used)["categories"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("box", "form"),
+    [
+        ([0.1, 0.2, 0.3, 0.4], "fractions of the image"),
+        ([25, 10, 36, 28], r"corners \(x1, y1, x2, y2\)"),
+    ],
+)
+def test_boxes_of_other_formats_are_refused_by_the_file_s_name(tmp_path, write, box, form):
+    file = write(thing={"bbox": box})
+    with pytest.raises(ValueError, match=rf"a\.json: the boxes look like {form}"):
+        CocoDataset(file, tmp_path)
+
+
+def test_a_box_slightly_larger_than_its_image_is_clipped(tmp_path, write):
+    dataset = CocoDataset(write(thing={"bbox": [2, 2, 40, 30]}), tmp_path)
+    assert dataset[0][1]["boxes"].tolist() == [[2, 2, 40, 30]]

@@ -42,9 +42,9 @@ def annotations(content: bytes) -> None:
     path.write_bytes(content)
     try:
         loaded = load_annotations(path)
+        objects = valid_objects(loaded)
     except ValueError:
         return
-    objects = valid_objects(loaded)
     rows = [{**thing, "score": 0.5} for thing in objects if min(thing["bbox"][2:]) >= 0]
     evaluate_detections(rows, loaded)
 
