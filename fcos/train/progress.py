@@ -85,7 +85,7 @@ class Progress:
         text = (
             f"{'  '.join(losses) or 'no finite loss'}"
             f"  rate {record['rate']:.2g}  {record['images_per_second']:.1f} images/s"
-            f"  waiting {record['waiting_for_data']:.0%}  {record['memory_mib']} MiB"
+            f"  waiting for data {record['waiting_for_data']:.0%}  {record['memory_mib']} MiB"
         )
         if self.console.is_terminal:
             self.bar.update(self.task, description=text)

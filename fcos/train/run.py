@@ -130,17 +130,21 @@ def _train(
     if resume:
         trainer.resume()
     accumulate = trainer.config.accumulate
+    parts = f" in {accumulate} micro-batches" if accumulate > 1 else ""
     log(
         f"{name}: {len(dataset)} images of {len(dataset.classes)} classes, batches of "
-        f"{solver['batch']} on {distributed.world()} x {device.type} in {accumulate} "
-        f"micro-batches, from iteration {trainer.iteration} of {trainer.schedule.iterations} "
+        f"{solver['batch']} on {distributed.world()} x {device.type}{parts}, from iteration "
+        f"{trainer.iteration} of {trainer.schedule.iterations} "
         f"({trainer.schedule.iterations / trainer.epoch:.3g} epochs) in {folder}"
     )
     warmup = trainer.schedule.warmup_iterations
     if warmup >= trainer.schedule.iterations:
-        log(f"the learning rate still grows at the end: solver.warmup.iterations={warmup}")
+        log(
+            "the learning rate does not reach solver.base_lr: its warm-up takes "
+            f"solver.warmup.iterations={warmup}"
+        )
     for logger in missing(run["loggers"]):
-        log(f"{logger} is not installed: {folder / 'metrics.jsonl'} alone has the curves")
+        log(f"{logger} is not installed: the curves are only in {folder / 'metrics.jsonl'}")
     norms = [m for m in detector.modules() if isinstance(m, _BatchNorm)]
     if accumulate > 1 and not all(isinstance(m, EvalBatchNorm2d) for m in norms):
         log("batch norms compute their statistics over one micro-batch at a time")
@@ -235,7 +239,7 @@ def build_schedule(config: Config, epoch: float) -> Schedule:
     times, solver = config["schedule"], config["solver"]
     warmup, iterations, steps = solver["warmup"], times["iterations"], times["steps"]
     return Schedule(
-        round(times["epochs"] * epoch) if iterations is None else iterations,
+        max(round(times["epochs"] * epoch), 1) if iterations is None else iterations,
         [round(step * epoch) for step in times["step_epochs"]] if steps is None else steps,
         solver["gamma"],
         warmup["method"],

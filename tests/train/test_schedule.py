@@ -43,6 +43,8 @@ def test_a_schedule_in_epochs_follows_the_dataset():
     config = zoo.card("FCOS_MM_R_50_ms_2x").config  # drops after 16 and 22 epochs of 24
     at = build_schedule(config, epoch=1035.5)
     assert (at.iterations, at.steps) == (24852, [16568, 22781])
+    of_two_images = build_schedule(config, epoch=2 / 128)
+    assert of_two_images.iterations == 1
 
 
 @pytest.mark.parametrize("entry", ["FCOS_R_50_1x", "FCOS_MM_R_50_1x", "FCOS_R_50_noctr_2x"])
