@@ -153,7 +153,8 @@ def _matches(pattern: str, recursive: bool, outputs: Path | None) -> list[Source
     else:
         files = [Path(p) for p in sorted(glob.glob(pattern, recursive=True)) if Path(p).is_file()]
     if not files:
-        raise FileNotFoundError(f"no image at {pattern}")
+        hint = "" if recursive or not path.is_dir() else "; --recursive also reads its subfolders"
+        raise FileNotFoundError(f"no image at {pattern}{hint}")
     return [Source(str(file), str(file), _kind(file.suffix)) for file in files]
 
 

@@ -57,6 +57,9 @@ def test_folders_are_searched_to_the_depth_that_is_asked_for(folder: Path) -> No
     assert named(find_sources([str(folder)], recursive=True)) == ["a.png", "b.jpg"]
     assert named(find_sources([str(folder)], recursive=True, outputs=folder / "sub")) == ["a.png"]
     assert named(find_sources([str(folder / "**" / "*.jpg")])) == ["b.jpg"]
+    (folder / "a.png").unlink()
+    with pytest.raises(FileNotFoundError, match="--recursive also reads its subfolders"):
+        find_sources([str(folder)])
 
 
 def test_an_image_that_is_named_twice_is_read_once(
