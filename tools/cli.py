@@ -15,19 +15,18 @@ from typer.core import TyperGroup
 from tools import (
     bench,
     cache,
-    compare,
     data,
     demo,
     download,
     evaluate,
     export,
     info,
-    merge,
     pin,
     predict,
     push,
     push_results,
     report,
+    results,
     serve,
     train,
     verify,
@@ -92,8 +91,8 @@ bench_app = typer.Typer(
     cls=DefaultCommand, help="Measure models; compare, merge or publish results."
 )
 bench_app.command("run")(bench.bench)
-bench_app.command("compare")(compare.compare_results)
-bench_app.command("merge")(merge.merge)
+bench_app.command("compare")(results.compare_results)
+bench_app.command("merge")(results.merge)
 bench_app.command("push")(push_results.push_results)
 app.add_typer(bench_app, name="bench", rich_help_panel=MEASURE)
 report_app = typer.Typer(cls=DefaultCommand, help="Report results, or plot training curves.")

@@ -1,4 +1,4 @@
-"""Compare two results files: `fcos-zoo bench compare BEFORE AFTER`."""
+"""Results files compared and merged: `fcos-zoo bench compare` and `fcos-zoo bench merge`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from benchmarks.store import read
+from benchmarks.store import Store, newest, read
 from tools.console import TextConsole
 
 if TYPE_CHECKING:
@@ -59,6 +59,17 @@ def compare_results(
             console, f"regression: {one.entry} {one.settings}{where}, {one.name}: {change}", "red"
         )
     return 1 if regressions or lost else 0
+
+
+def merge(
+    out: Annotated[Path, typer.Argument(help="Results file to which rows are appended.")],
+    files: Annotated[list[Path], typer.Argument(help="Results files to read.")],
+) -> None:
+    """Merge results files: append the newest row of every case that OUT does not have."""
+    store = Store(out)
+    added = store.merge(row for file in files for row in newest(read([file])))
+    console = TextConsole(soft_wrap=True)
+    console.print(f"{added} rows added to {out}")
 
 
 def _print(console: TextConsole, text: str, style: str) -> None:
