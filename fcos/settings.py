@@ -6,13 +6,19 @@ import difflib
 import inspect
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from textwrap import shorten
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 from typing_extensions import NotRequired, TypedDict
+
+# What of a run's configuration makes the detector; the rest is about its training.
+DETECTOR_SETTINGS = (
+    *("family", "backbone", "pyramid", "head", "images", "resize"),
+    *("assigner", "loss", "decoder", "detector", "classes"),
+)
 
 
 def check(
@@ -72,6 +78,12 @@ def check_types(
             wrong[".".join([where, *map(str, detail["loc"][:1])]).strip(".")].append(detail)
         messages = [_explain(key, details, types) for key, details in wrong.items()]
         raise ValueError("; ".join(messages)) from None
+
+
+def detector_settings(config: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """What of a run's configuration makes the detector, with the classes that it has."""
+    chosen = {key: value for key, value in config.items() if key in DETECTOR_SETTINGS}
+    return {**chosen, "classes": list(classes)}
 
 
 def nearest(name: str, names: Collection[str]) -> str:

@@ -121,8 +121,7 @@ def _dataset(paths: Sequence[Path], folder: Path) -> Dataset:
 def remarks(classes: Sequence[str], dataset: Dataset, ids: Sequence[int], limit: int) -> list[str]:
     """Warnings about irregular annotations, unmeasured classes and images of too many objects."""
     from fcos.data.annotations import category_names, load_annotations, valid_objects
-    from fcos.evaluate import unmatched
-    from fcos.train.examine import crowded
+    from fcos.evaluate import crowded, unmatched
 
     content = load_annotations(dataset.annotations, labelled=False)
     kinds = Counter(kind for kind, _ in content["notes"])

@@ -32,9 +32,8 @@ from omegaconf import DictConfig, OmegaConf
 import zoo
 from fcos.train import distributed
 from fcos.train.metrics import read
-from zoo.overrides import quoted
+from zoo.overrides import quoted, rename_overrides, rename_settings
 from zoo.registry import CONFIGS, folders
-from zoo.renamed import rename_overrides, rename_settings
 from zoo.training import resolved, train
 
 

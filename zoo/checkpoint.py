@@ -29,8 +29,8 @@ from zoo.files import UnreadableError, read
 from zoo.formats import CheckpointError
 from zoo.formats.backbones import TABLES, rename
 from zoo.formats.detectors import NATIVE, PUBLISHED, Format, Levels
+from zoo.overrides import rename_settings
 from zoo.registry import Card, card, names, registered_targets, targets
-from zoo.renamed import rename_settings
 from zoo.sources import FileSource, WeightsError
 
 

@@ -21,9 +21,8 @@ from hydra.utils import get_class
 from hydra.version import VersionBase
 from omegaconf import OmegaConf
 
-from zoo.overrides import set_texts, without_texts
+from zoo.overrides import rename_overrides, rename_settings, set_texts, without_texts
 from zoo.registry import CONFIGS, entry_file
-from zoo.renamed import rename_overrides, rename_settings
 
 if TYPE_CHECKING:
     from fcos import Detector
@@ -34,7 +33,7 @@ _ONE_AT_A_TIME = threading.Lock()  # Hydra's state is the process's
 def compose_entry(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """An entry's whole configuration as plain containers, with Hydra `overrides` applied.
 
-    Settings may have the names of earlier versions, see `zoo.renamed`.
+    Settings may have the names of earlier versions, see `zoo.overrides.RENAMED`.
 
     Raises:
         ValueError: an override of a setting that does not exist, or a malformed one.
@@ -90,7 +89,7 @@ def build_detector(
     from hydra.utils import instantiate
 
     import fcos
-    from fcos.train.checkpoint import detector_settings
+    from fcos.settings import detector_settings
 
     check_detector(config)
     classes = config["classes"]

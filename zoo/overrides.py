@@ -1,4 +1,5 @@
-"""Words of the command line such as `solver.base_lr=0.02`, before Hydra reads them."""
+"""Settings as users write them: overrides such as `solver.base_lr=0.02`, before Hydra reads them,
+and names that settings had in earlier versions."""
 
 from __future__ import annotations
 
@@ -17,6 +18,35 @@ TEXTS = (
 )
 FOLDERS = ("hydra.sweep.dir", "hydra.run.dir", "folder", "weights_folder")
 PLAIN = re.compile(r"^$|^null$|\$\{|^(['\"]).*\1$", re.DOTALL)  # what needs no quotes, or has them
+# Settings by the names that they had in earlier versions, which still work.
+RENAMED = {
+    "data.group": "data.aspect_ratio_group_size",
+    "loss.images_together": "loss.normalizer_group",
+    "run.backbone": "init.backbone",
+    "run.weights": "init.checkpoint",
+    "solver.fused": "solver.fused_optimizer",
+    "solver.nan": "solver.on_nonfinite",
+    "solver.recompute": "solver.activation_checkpointing",
+}
+
+
+def rename_overrides(overrides: Sequence[str]) -> list[str]:
+    """Hydra overrides such as `solver.nan=skip` or `~data.group`, with today's names."""
+    return [_rename(override) for override in overrides]
+
+
+def rename_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration in which settings have today's names.
+
+    A setting of an old name replaces the default of today's.
+    """
+    renamed = {k: dict(v) if isinstance(v, Mapping) else v for k, v in config.items()}
+    for old, new in RENAMED.items():
+        section, _, key = old.partition(".")
+        if key in (renamed.get(section) or {}):
+            new_section, _, new_key = new.partition(".")
+            renamed.setdefault(new_section, {})[new_key] = renamed[section].pop(key)
+    return renamed
 
 
 def without_texts(overrides: Sequence[str]) -> tuple[list[str], dict[str, str | None]]:
@@ -100,3 +130,8 @@ def _addable(override: str) -> str:
     key = override.partition("=")[0].lstrip("+")
     plain = re.fullmatch(r"[\w.]+", key) and "." in key and not key.startswith("hydra.")
     return f"++{override.lstrip('+')}" if plain and "=" in override else override
+
+
+def _rename(override: str) -> str:
+    prefix, key, rest = re.fullmatch(r"([+~]*)([^=]*)(.*)", override, re.DOTALL).groups()  # type: ignore[union-attr]
+    return prefix + RENAMED.get(key, key) + rest

@@ -17,6 +17,7 @@ from torch.amp import GradScaler
 from torch.optim.swa_utils import AveragedModel
 
 from fcos.detector import Detector
+from fcos.settings import detector_settings
 
 # Detector, moving average if there is one, optimiser and gradient scaler.
 Stateful = tuple[Detector, AveragedModel | None, torch.optim.Optimizer, GradScaler]
@@ -50,19 +51,6 @@ def write(content: Mapping[str, Any], path: Path) -> None:
         os.fsync(folder)  # the new name, too, survives a power cut
     finally:
         os.close(folder)
-
-
-# What of a run's configuration makes the detector; the rest is about its training.
-DETECTOR_SETTINGS = (
-    *("family", "backbone", "pyramid", "head", "images", "resize"),
-    *("assigner", "loss", "decoder", "detector", "classes"),
-)
-
-
-def detector_settings(config: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
-    """What of a run's configuration makes the detector, with the classes that it has."""
-    chosen = {key: value for key, value in config.items() if key in DETECTOR_SETTINGS}
-    return {**chosen, "classes": list(classes)}
 
 
 def release(

@@ -3,7 +3,7 @@
 import pytest
 
 from zoo.config import compose_entry
-from zoo.renamed import RENAMED, rename_overrides, rename_settings
+from zoo.overrides import RENAMED, rename_overrides, rename_settings
 
 
 def setting(config, path):
