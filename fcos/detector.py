@@ -144,8 +144,7 @@ class Detector(InferenceOptions):
         if device.type == "cuda" and boxes.device.type == "cpu":
             # Copies from pinned memory do not wait for the kernels that the GPU has yet to run.
             boxes, labels = boxes.pin_memory(), labels.pin_memory()
-        boxes = boxes.to(device, non_blocking=True)
-        labels = labels.to(device, non_blocking=True)
+        boxes, labels = (tensor.to(device, non_blocking=True) for tensor in (boxes, labels))
         counts = [len(of_image) for of_image in shifted]
         return list(zip(boxes.split(counts), labels.split(counts), strict=True))
 
@@ -191,11 +190,9 @@ class Detector(InferenceOptions):
             for image, result in zip(loaded, results, strict=True):
                 n = int((result["scores"] >= score_threshold).sum())
                 # Copies, as tensors of inference mode cannot be changed in place.
-                boxes, scores, labels = (
-                    result[key][:n].clone() for key in ("boxes", "scores", "labels")
-                )
-                names = class_names(labels, self.classes)
-                detections.append(Detections(boxes, scores, labels, names, image))
+                kept = {key: value[:n].clone() for key, value in result.items()}
+                names = class_names(kept["labels"], self.classes)
+                detections.append(Detections(**kept, names=names, image=image))
         return detections
 
     def find(

@@ -18,13 +18,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from backbones.layers import EvalBatchNorm2d
 from fcos.data.dataset import DetectionDataset
 from fcos.detector import Detector
-from fcos.evaluate import evaluate_detector
+from fcos.evaluate import evaluate_detector, examine
 from fcos.text import printable
 from fcos.train import distributed, mosaic
 from fcos.train.accumulate import fitting_accumulation, largest_size
 from fcos.train.activation_checkpointing import checkpoint_activations
 from fcos.train.checkpoint import Checkpoints
-from fcos.train.config import DTYPES, TrainConfig
 from fcos.train.datasets import (
     SPLIT_FILE,
     TestSet,
@@ -34,10 +33,10 @@ from fcos.train.datasets import (
     recorded_split,
     remarks,
 )
-from fcos.train.examine import examine
 from fcos.train.metrics import missing, outcome
 from fcos.train.optim import Schedule, make_optimizer
 from fcos.train.resume import claim, fingerprint
+from fcos.train.settings import DTYPES, TrainConfig
 from fcos.train.trainer import Trainer
 
 Config = Mapping[str, Any]

@@ -19,11 +19,11 @@ from fcos.data.loader import Batch
 from fcos.detector import Detector
 from fcos.train import checkpoint, distributed
 from fcos.train.accumulate import StepNormalizers, Target, advice_if_out_of_memory, split
-from fcos.train.config import DTYPES, TrainConfig
 from fcos.train.metrics import Log, Meter, NonFiniteLossError, Step
 from fcos.train.optim import Schedule, moving_average, update_where
 from fcos.train.progress import Progress
 from fcos.train.resume import difference
+from fcos.train.settings import DTYPES, TrainConfig
 from fcos.train.signals import StopSignals
 
 SKIPS = 20  # steps in a row with non-finite losses after which the weights must be the cause

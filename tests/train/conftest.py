@@ -8,8 +8,8 @@ from fcos.data.coco import CocoDataset
 from fcos.data.loader import Loader
 from fcos.data.sampler import TrainingSampler
 from fcos.data.shapes import write
-from fcos.train.config import TrainConfig
 from fcos.train.optim import Schedule, make_optimizer
+from fcos.train.settings import TrainConfig
 from fcos.train.trainer import Trainer
 
 

@@ -7,8 +7,8 @@ import torch
 from tiny_detector import make_detector, square_batch
 
 from fcos.train import distributed
-from fcos.train.config import TrainConfig
 from fcos.train.optim import Schedule, make_optimizer
+from fcos.train.settings import TrainConfig
 from fcos.train.trainer import Trainer
 
 CASES = {
