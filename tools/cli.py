@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import os
 import sys
@@ -38,6 +39,10 @@ from tools.console import TextConsole
 
 ERRORS = (LookupError, ValueError, TypeError, OSError, RuntimeError, ImportError, ArithmeticError)
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]  # typer does not export it
+REMEDIES = {
+    errno.ENOSPC: ": free some space, or write to another folder (--out, run.folder)",
+    errno.EROFS: ": write to another folder (--out, run.folder)",
+}
 CLOSED_PIPE = 141  # as of other programs whose reader has ended, such as `head`: 128 + SIGPIPE
 HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -136,12 +141,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ERRORS as error:
         if isinstance(error, KeyError | IndexError) or len(words) < len(given):
             raise
-        errors.print(f"{prefix}: {error}", style="red")
+        errors.print(f"{prefix}: {_message(error)}", style="red")
         _discard_output()
         return 1
     if code == 130:
         errors.print(f"{prefix}: interrupted")
     return code if words else 2
+
+
+def _message(error: Exception) -> str:
+    """An error in one line; those of the system without their numbers, with the file if known."""
+    if not (isinstance(error, OSError) and error.errno and error.strerror):
+        return str(error)
+    file = "" if error.filename is None else f"{error.filename}: "
+    return f"{file}{error.strerror}{REMEDIES.get(error.errno, '')}"
 
 
 def _discard_output() -> None:

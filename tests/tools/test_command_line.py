@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import subprocess
@@ -14,6 +15,7 @@ from rich.table import Table
 import reports
 import zoo
 from fcos import Detector, export_formats
+from tools import cli
 from tools.cli import PANELS, app, main
 from tools.console import TextConsole
 
@@ -194,6 +196,26 @@ def test_a_warning_is_one_line_that_is_printed_as_text(tmp_path: Path, capsys: C
     said = " ".join(capsys.readouterr().err.split("\n"))
     assert said.startswith("fcos-zoo report: warning: ")
     assert said.strip().endswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device: free some"),
+        (OSError(errno.EROFS, "Read-only file system", "a.md"), "a.md: Read-only file system: wri"),
+        (PermissionError(errno.EACCES, "Permission denied", "a.md"), "a.md: Permission denied"),
+        (FileNotFoundError("a.json: no such file"), "a.json: no such file"),
+    ],
+)
+def test_an_error_of_the_system_names_the_file_and_the_remedy(
+    error: OSError, line: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: list[str]) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "run", fail)
+    assert main(["report", "a.jsonl"]) == 1
+    assert capsys.readouterr().err.startswith(f"fcos-zoo report: {line}")
 
 
 def test_export_takes_a_score_threshold_of_zero(
