@@ -19,13 +19,14 @@ from fcos.data.annotations import category_names, load_annotations
 from fcos.data.coco import CocoDataset
 from fcos.data.registry import check_is_minival
 from fcos.evaluate import detect_dataset, match_categories
+from zoo.exported import ExportedDetector
 
 MINIVAL = ("val2017", "minival")
 Corruption = tuple[str, int]  # a name of `corruptions.CORRUPTIONS`, and a strength
 
 
 def detect(
-    detector: Detector,
+    detector: Detector | ExportedDetector,
     dataset: Dataset,
     ids: Iterable[int],
     batch: int = 1,

@@ -26,7 +26,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from benchmarks import dataset, random_weights
 from benchmarks.cases import MissingError
-from benchmarks.weights import is_file
+from benchmarks.weights import is_exported, is_file
 from zoo.pretrained import DTYPES
 
 METRICS = (
@@ -67,7 +67,7 @@ def digest(entry: str) -> str:
 
 def is_baseline(entry: str) -> bool:
     """Whether the entry of a case is a baseline and not one of the zoo."""
-    return ":" in entry and not is_file(entry)
+    return ":" in entry and not is_file(entry) and not is_exported(entry)
 
 
 def load(

@@ -90,10 +90,11 @@ class Case:
     """One measurement to make. A setting that does not affect the metric is left at its default.
 
     Args:
-        entry: a name of the zoo, or "module:function" of a baseline (see `benchmarks.baselines`).
+        entry: a name of the zoo, "module:function" of a baseline (see `benchmarks.baselines`), or a
+            file that training or `fcos-zoo export` wrote.
         metric: one of `METRICS`.
         device: "cpu", "cuda", "cuda:1" and so on.
-        precision: one of `PRECISIONS`.
+        precision: one of `PRECISIONS`, or that of an exported file.
         batch: images per batch.
         size: (shortest, longest) side instead of the entry's published test size.
         threads: CPU threads, or None for torch's default.
@@ -104,6 +105,7 @@ class Case:
         weights: the weights to load.
         detections_dir: folder in which detections are kept, as `<key>.json`.
         evaluator: computes AP; one of `fcos.coco_eval.BACKENDS`, whose results are equal.
+        runtime: what runs an exported file, with its version; "" for a detector in PyTorch.
     """
 
     entry: str
@@ -121,6 +123,7 @@ class Case:
     weights: Weights = field(default_factory=Weights)
     detections_dir: str | None = None
     evaluator: str = "pycocotools"
+    runtime: str = ""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -149,6 +152,7 @@ class Case:
                 )
             ),
             "weights": f"{self.weights.source}@{self.weights.digest}",
+            **({"runtime": self.runtime} if self.runtime else {}),
         }
 
     @property

@@ -13,11 +13,11 @@ import torch
 
 import zoo
 from benchmarks import accuracy, baselines, energy, environment, flops, memory, prediction, weights
-from benchmarks.cases import TIMED, Case, MissingError
+from benchmarks.cases import STATIC, TIMED, Case, MissingError
 from benchmarks.corruptions import CORRUPTIONS, STRENGTHS
 from benchmarks.dataset import image_ids
 from benchmarks.timing import time_stages
-from benchmarks.workload import build_detector, configure_process, load_workload
+from benchmarks.workload import build_detector, configure_process, load_exported, load_workload
 from fcos.coco_eval import Result, evaluate_detections
 
 TRAINING_SIZE = (800, 1333)  # (height, width) for baselines
@@ -30,6 +30,8 @@ def measure(case: Case) -> dict[str, Any]:
         MissingError: weights, a device or a package that it needs is not available.
     """
     _check_device(case)
+    if weights.is_exported(case.entry) and case.metric in STATIC:
+        raise MissingError("cannot be counted in an exported file: measure what it was made from")
     configure_process(case)
     before = environment.state(case.device)
     values = MEASURES[case.metric](case)
@@ -44,6 +46,8 @@ def _check_device(case: Case) -> None:
         raise MissingError("no GPU on this machine")
     if on_gpu and (torch.device(case.device).index or 0) >= torch.cuda.device_count():
         raise MissingError(f"no GPU {case.device} on this machine")
+    if on_gpu and weights.is_exported(case.entry):
+        raise MissingError("exported files are run on the CPU: use --device cpu")
     if case.precision == "tf32" and not on_gpu:
         raise MissingError("TF32 exists only on GPUs")
     if case.layout == "contiguous" and not on_gpu:
@@ -183,7 +187,8 @@ def _detection(case: Case, ids: Sequence[int]) -> Callable[..., list[Result]]:
         raise MissingError(case.weights.note or "no weights given")
     assert case.dataset is not None
     if not baselines.is_baseline(case.entry):
-        detector = build_detector(case, [])
+        exported = weights.is_exported(case.entry)
+        detector = load_exported(case) if exported else build_detector(case, [])
         return partial(accuracy.detect, detector, case.dataset, ids, case.batch)
     baseline: Any = baselines.load(case.entry, case.device, case.precision, case.size)
     if getattr(baseline, "weights", "") == "random":

@@ -36,7 +36,8 @@ class Suite:
     """What to measure: every combination of the settings is a case.
 
     Args:
-        entries: names of the zoo, with shell wildcards.
+        entries: names of the zoo, with shell wildcards, and files that training or export wrote. An
+            exported file is measured in its own precision, and neither compiled nor in a layout.
         baselines: other detectors, "module:function", see `benchmarks.baselines`.
         metrics, precisions, layouts, compiled, device, threads, timing: see `benchmarks.cases`.
         batches: batch sizes of throughput, in increasing order.
@@ -110,7 +111,8 @@ class Suite:
         """
         names: dict[str, None] = {}
         for pattern in self.entries:
-            matches = [pattern] if weights.is_file(pattern) else zoo.names(pattern)
+            is_file = weights.is_file(pattern) or weights.is_exported(pattern)
+            matches = [pattern] if is_file else zoo.names(pattern)
             if not matches:
                 zoo.card(pattern)  # raises, with the nearest names
             names.update(dict.fromkeys(matches))
@@ -121,34 +123,20 @@ class Suite:
         if self.parts:
             parts = [dataclasses.replace(self, parts=(), **part) for part in self.parts]
             return list(dict.fromkeys(case for part in parts for case in part.cases()))
-        cases: list[Case] = []
         # Made explicit, since torch's default differs between machines.
         threads = self.threads or torch.get_num_threads()
+        shared = Case("", "params", device=self.device, threads=threads)
+        cases: list[Case] = []
         for name in self.names():
-            trained = weights.architecture(name) if weights.is_file(name) else None
-            card = trained.card if trained else zoo.card(name)
-            config = (trained.settings if trained else None) or card.config
-            needs_images = set(self.metrics) - STATIC
-            common = Case(
-                name,
-                "params",
-                device=self.device,
-                threads=threads,
-                size=smaller(config["resize"], self.size),
-                dataset=self._dataset(card) if needs_images else None,
-                weights=self._weights(name)
-                if needs_images or trained
-                else Weights(note="not needed"),
-            )
+            facts = self._exported(name) if weights.is_exported(name) else self._entry(name)
+            common = dataclasses.replace(shared, entry=name, **facts)
             for metric in METRICS:
                 cases += self._of_metric(common, metric) if metric in self.metrics else ()
         for name in self.baselines:
             entry = baselines.full_name(name)
-            common = Case(
-                entry,
-                "params",
-                device=self.device,
-                threads=threads,
+            common = dataclasses.replace(
+                shared,
+                entry=entry,
                 size=self.size,
                 dataset=self._dataset(),
                 weights=Weights("baseline", digest=baselines.digest(entry)),
@@ -178,24 +166,45 @@ class Suite:
             jobs += [group] if _shares_process(group[0]) else [[case] for case in ascending]
         return jobs
 
+    def _entry(self, name: str) -> dict[str, Any]:
+        """Settings of every case of an entry, or of a file that training wrote."""
+        trained = weights.architecture(name) if weights.is_file(name) else None
+        card = trained.card if trained else zoo.card(name)
+        config = (trained.settings if trained else None) or card.config
+        needs_images = bool(set(self.metrics) - STATIC)
+        needs_weights = needs_images or trained is not None
+        return {
+            "size": smaller(config["resize"], self.size),
+            "dataset": self._dataset(card) if needs_images else None,
+            "weights": self._weights(name) if needs_weights else Weights(note="not needed"),
+        }
+
+    def _exported(self, name: str) -> dict[str, Any]:
+        """Settings of every case of an exported file."""
+        file = zoo.load(name)
+        return {
+            "precision": file.precision,
+            "size": smaller(file.description["input"]["resize"], self.size),
+            "dataset": self._dataset(file.card),
+            "weights": self._weights(name),
+            "runtime": file.runtime,
+        }
+
     def _of_metric(self, common: Case, metric: str) -> Iterator[Case]:
         """The cases of a metric, each with only those settings that affect it."""
-        baseline = baselines.is_baseline(common.entry)
-        own = baseline or weights.is_file(common.entry)
+        # Adapters and runtimes choose a layout themselves; an exported file has one precision.
+        fixed = bool(common.runtime) or baselines.is_baseline(common.entry)
+        precisions = (common.precision,) if common.runtime else self.precisions
+        own = fixed or weights.is_file(common.entry)
+        source = common.weights if own else Weights()
+        static = Case(common.entry, metric, weights=source, runtime=common.runtime)
         if metric in ("params", "flops"):  # always counted at the published size
-            yield Case(common.entry, metric, weights=common.weights if own else Weights())
+            yield static
         elif metric == "training_memory":
-            source = common.weights if own else Weights()
-            for precision in self.precisions:
-                yield Case(
-                    common.entry,
-                    metric,
-                    device=self.device,
-                    precision=precision,
-                    weights=source,
-                )
+            for precision in precisions:
+                yield dataclasses.replace(static, device=self.device, precision=precision)
         elif metric in ACCURACY:
-            for precision in self.precisions:
+            for precision in precisions:
                 yield dataclasses.replace(
                     common,
                     metric=metric,
@@ -206,9 +215,9 @@ class Suite:
                 )
         else:
             for precision, layout, compiled, batch in itertools.product(
-                self.precisions,
-                ("channels_last",) if baseline else self.layouts,  # an adapter chooses its own
-                (False,) if baseline else self.compiled,
+                precisions,
+                ("channels_last",) if fixed else self.layouts,
+                (False,) if fixed else self.compiled,
                 self.batches if metric == "throughput" else (1,),
             ):
                 yield dataclasses.replace(

@@ -12,6 +12,7 @@ from benchmarks.cases import Weights
 from fcos import Detector
 from zoo.cache import recorded, sha256
 from zoo.download import fetch_weights
+from zoo.exported import SUFFIXES
 
 
 def resolve(
@@ -31,7 +32,7 @@ def resolve(
     Returns:
         Weights of source "published" or "file", or of source "random" with the reason as `note`.
     """
-    if is_file(entry):
+    if is_file(entry) or is_exported(entry):
         return _file(Path(entry))
     card = zoo.card(entry)
     if files and entry in files:
@@ -55,6 +56,11 @@ def is_file(entry: str) -> bool:
     return Path(entry).suffix in (".pth", ".pt", ".safetensors")
 
 
+def is_exported(entry: str) -> bool:
+    """Whether the entry of a case is a file that `fcos-zoo export` wrote."""
+    return Path(entry).suffix in SUFFIXES
+
+
 def architecture(entry: str) -> Detector:
     """The detector of a case in eval mode, whatever its weights."""
     return zoo.get(entry) if is_file(entry) else zoo.build(entry).eval()
@@ -63,7 +69,10 @@ def architecture(entry: str) -> Detector:
 def _file(path: Path) -> Weights:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file")
-    return Weights("file", str(path.resolve()), sha256(path)[:12])
+    digest = sha256(path)[:12]
+    if path.suffix == ".xml":  # of OpenVINO, whose weights lie beside it
+        digest = digest[:6] + sha256(path.with_suffix(".bin"))[:6]
+    return Weights("file", str(path.resolve()), digest)
 
 
 def _why(message: str, cached_only: bool) -> str:

@@ -13,11 +13,12 @@ from torch import Tensor
 
 import zoo
 from benchmarks import baselines, random_weights
-from benchmarks.cases import Case
+from benchmarks.cases import Case, MissingError
 from benchmarks.dataset import read_images
-from benchmarks.weights import is_file
+from benchmarks.weights import is_exported, is_file
 from fcos import Detector
 from fcos.preprocess import LongestSide, ShortestSide
+from zoo.exported import ExportedDetector
 from zoo.pretrained import DTYPES
 
 Stage = Callable[[Any], Any]
@@ -57,6 +58,19 @@ def build_detector(case: Case, images: Sequence[Tensor]) -> Detector:
     return detector.to(memory_format=layouts[case.layout])
 
 
+def load_exported(case: Case) -> ExportedDetector:
+    """The exported file of a case, with as many threads as this process has.
+
+    Raises:
+        MissingError: the case asks for another size, and the size is part of the file.
+    """
+    file = zoo.load(case.entry)
+    if case.size and (file.size or file.preprocessing):
+        raise MissingError("its size is part of the file: export it without --size")
+    file.resize = with_size(file.resize, case.size)
+    return file
+
+
 def with_size(
     rule: ShortestSide | LongestSide, size: tuple[int, int] | None
 ) -> ShortestSide | LongestSide:
@@ -92,7 +106,7 @@ class Workload:
     """The stages of a detector and the image batches to run them on.
 
     `images`: the number of distinct images; `weights`: "published", "file", "random" or what the
-    adapter of a baseline says; `detector`: None for a baseline.
+    adapter of a baseline says; `detector`: None for a baseline or an exported file.
     """
 
     stages: dict[str, Stage]
@@ -102,8 +116,8 @@ class Workload:
     detector: Detector | None
 
     def count_candidates(self) -> dict[str, float | None]:
-        """(location, class) pairs above the score threshold (None for a baseline) and detections,
-        per image: the amount of work that decoding had."""
+        """The work that decoding had, per image: (location, class) pairs above the score threshold,
+        which are only known of a `Detector`, and detections."""
         batches = self.batches[:COUNTED_BATCHES]
         images = sum(map(len, batches))
         candidates = detections = 0
@@ -132,6 +146,9 @@ def load_workload(case: Case) -> Workload:
         baseline: Any = baselines.load(case.entry, case.device, case.precision, case.size)
         weights = getattr(baseline, "weights", "given by the adapter")
         return Workload({"detect": baseline}, batches, len(images), weights, None)
+    if is_exported(case.entry):
+        find = load_exported(case).find
+        return Workload({"detect": find}, batches, len(images), case.weights.source, None)
     detector = build_detector(case, images)
     return Workload(
         stages(detector, case.compiled), batches, len(images), case.weights.source, detector

@@ -14,7 +14,7 @@ from reports.metrics import BY_NAME, MAIN, METRICS, Metric
 COLUMNS = (
     *("machine", "entry", "metric", "value", "noise", "note", "scope", "settings"),
     *("precision", "as_published", "threads", "batch", "weights", "split", "images", "input"),
-    *("device", "measurement", "measured", "rank", "time", "key", "draws"),
+    *("device", "runtime", "measurement", "measured", "rank", "time", "key", "draws"),
 )
 TIMED = ("latency", "throughput")
 NOISY = 0.1  # relative noise from which a time is marked as uncertain
@@ -40,6 +40,7 @@ def frame(rows: Iterable[Row]) -> pd.DataFrame:
         settings: the precision and all other settings that are not the default, in words.
         as_published: whether they are those of the published tables: fp32, eager, the test size.
         precision, threads, batch, device: single settings.
+        runtime: PyTorch, or what runs an exported file, with its version.
         weights: "published", "file" (of the user's), "random" or "peer".
         split, images, input: what it was measured on, how many images, and their size.
         measured: whether there is a value.
@@ -79,7 +80,8 @@ def wide(table: pd.DataFrame, content: str = "value") -> pd.DataFrame:
     """The frame with a row per machine, entry and settings, and a column per metric.
 
     Figures of a model or a precision are repeated in each of its rows; they get a row of their
-    own only where nothing else was measured. `content` is the column that fills the cells.
+    own only where nothing else was measured. `content` is the column that fills the cells;
+    `runtime` names what ran the measurements of the row.
     """
     keys = table[table["scope"] == "settings"][SCOPES["settings"]]
     for scope in ("precision", "model"):
@@ -88,6 +90,11 @@ def wide(table: pd.DataFrame, content: str = "value") -> pd.DataFrame:
         keys = pd.concat([keys, own[~pd.MultiIndex.from_frame(own[SCOPES[scope]]).isin(known)][
             SCOPES["settings"]]])  # fmt: skip
     keys = keys.drop_duplicates()
+    ran = best(table[(table["scope"] == "settings") & table["measured"]], SCOPES["settings"])
+    runtimes = ran.groupby(SCOPES["settings"])["runtime"].agg(
+        lambda texts: ", ".join(texts.unique())
+    )
+    keys = keys.join(runtimes, on=SCOPES["settings"])
     for scope, by in SCOPES.items():
         chosen = best(table[table["scope"] == scope], by)
         cells = chosen.pivot(index=by, columns="metric", values=content).reset_index()
@@ -109,7 +116,7 @@ def _records(row: Row) -> Iterable[dict[str, Any]]:
         "entry": case["entry"],
         "precision": case["precision"],
         "settings": _settings(case),
-        "as_published": _settings(case) == "fp32",
+        "as_published": _settings(case) == "fp32" and "runtime" not in case,
         "threads": case["threads"] or row["environment"].get("threads"),
         "batch": case["batch"],
         "weights": values.get("weights", weights),
@@ -118,6 +125,7 @@ def _records(row: Row) -> Iterable[dict[str, Any]]:
         "images": values.get("images", 0),
         "input": values.get("input", ""),
         "device": case["device"],
+        "runtime": case.get("runtime") or f"PyTorch {row['environment']['torch'].split('+')[0]}",
         "measured": measured,
         "time": row.get("time", ""),
         "key": row["key"],

@@ -20,10 +20,10 @@ COSTS = ("latency_ms", "peak_mb", "train_gb", "train_gb_predicted")  # what mode
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """One row per model of one machine, in the frame's order.
 
-    Columns: `entry`, `settings`, the metrics that were measured, `latency_ms_noise`, `family`,
-    `ap_published`, `accuracy`: the AP to choose by, which is the measured one where most models
-    have it on the same images (see `accuracy_name`), else the published one; `as_accurate`, the
-    models of tied AP (see `tied_accuracy`); and for each cost, such as `latency_ms`, a column
+    Columns: `entry`, `settings`, `runtime`, the metrics that were measured, `latency_ms_noise`,
+    `family`, `ap_published`, `accuracy`: the AP to choose by, which is the measured one where most
+    models have it on the same images (see `accuracy_name`), else the published one; `as_accurate`,
+    the models of tied AP (see `tied_accuracy`); and for each cost, such as `latency_ms`, a column
     `latency_ms_choice` (see `pareto`).
     """
     cells = wide(table)

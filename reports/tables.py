@@ -17,7 +17,8 @@ from reports.metrics import BY_NAME, METRICS, Metric
 GAP = "-"
 MARK = "~ marks noise over 10% or not known"
 ALWAYS = ("ap", "latency_ms", "peak_mb")  # shown even if names must be folded for them
-TEXTS = ("model", "backbone", "settings", "weights", "license of the weights")  # no numbers
+# The columns without numbers.
+TEXTS = ("model", "backbone", "settings", "runtime", "weights", "license of the weights")
 UNCERTAIN = ("latency_ms", "images_per_second")  # the metrics that bear the mark
 # The tables of the page: the measurements of each, and a setting whose values are columns.
 SECTIONS = {
@@ -59,6 +60,8 @@ def terminal(rows: Sequence[Row], width: int, details: str = "") -> list[Table |
     columns = {"model": list(cells["entry"])}
     if cells["settings"].nunique() > 1:
         columns["settings"] = list(cells["settings"])
+    if cells["runtime"].nunique() > 1:
+        columns["runtime"] = list(cells["runtime"].fillna(GAP))
     hidden = list(shown)
     for heading, metric in shown.items():
         pairs = zip(cells[metric.name], noise[metric.name], strict=True)
@@ -110,6 +113,8 @@ def _section(title: str, measured: pd.DataFrame, spread: str | None) -> Section:
     in_settings = metrics[0].scope == "settings"
     by = ["entry", "settings", "weights"] if in_settings else ["entry"]
     chosen = best(measured, [*by, *([spread] if spread else [])])
+    if in_settings:  # of equal settings the newest measurement is chosen, whatever its version
+        by.insert(2, "runtime")
     columns: dict[str, dict[tuple[str, ...], str]] = {}
     for metric in metrics:
         own = chosen[chosen["metric"] == metric.name]
@@ -147,7 +152,7 @@ def _text(metric: Metric, value: float, noise: float) -> str:
 def _rich(columns: Mapping[str, Sequence[str]]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading in columns:
-        if heading in ("model", "settings"):
+        if heading in ("model", "settings", "runtime"):
             table.add_column(heading, overflow="fold")
         else:
             table.add_column(heading, justify="right", no_wrap=True)
@@ -161,13 +166,14 @@ def _width(table: Table) -> int:
 
 
 def _conditions(table: pd.DataFrame) -> list[str]:
-    """Settings, device, threads, images and inputs of these figures, each kind once."""
+    """Settings, device, runtime, threads, images and inputs of these figures, each kind once."""
     measured = table[table["measured"]]
     timed = measured[measured["measurement"].isin(TIMED)]
     words = []
     if len(timed):
         words += [*timed["settings"].unique()] if timed["settings"].nunique() == 1 else []
         words += sorted(set(timed["device"]))
+        words += [*timed["runtime"].unique()] if timed["runtime"].nunique() == 1 else []
         words += [f"{count:.0f} threads" for count in sorted(timed["threads"].dropna().unique())]
     images = measured[(measured["images"] > 0) & (measured["split"] != "")]
     for split, counts in images.groupby("split", sort=False)["images"].unique().items():

@@ -29,8 +29,8 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="NAME",
-            help="Entries, with shell wildcards, or files that training wrote. Default: those of "
-            "the quick suite, or all of them for --metrics params,flops.",
+            help="Entries, with shell wildcards, or files that training or `export` wrote. "
+            "Default: those of the quick suite, or all of them for --metrics params,flops.",
         ),
     ] = None,
     suite: Annotated[

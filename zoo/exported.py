@@ -183,7 +183,7 @@ def _onnx(path: Path) -> tuple[str, str, Run]:
             "install 1.25 or newer, which needs Python 3.11"
         ) from None
     text = session.get_modelmeta().custom_metadata_map.get(METADATA, "")
-    return f"onnxruntime {ort.__version__}", text, lambda x: session.run(None, {"images": x})
+    return f"ONNX Runtime {ort.__version__}", text, lambda x: session.run(None, {"images": x})
 
 
 def _openvino(path: Path) -> tuple[str, str, Run]:
@@ -205,7 +205,7 @@ def _openvino(path: Path) -> tuple[str, str, Run]:
         return [outputs[index] for index in range(3)]
 
     version = openvino.__version__.split("-")[0]
-    return f"openvino {version}", text if precision else "", run
+    return f"OpenVINO {version}", text if precision else "", run
 
 
 def _pt2(path: Path) -> tuple[str, str, Run]:
@@ -216,4 +216,4 @@ def _pt2(path: Path) -> tuple[str, str, Run]:
         with torch.no_grad():
             return [output.numpy() for output in module(torch.from_numpy(images))]
 
-    return f"torch {torch.__version__}", extra[METADATA], run
+    return f"PyTorch {torch.__version__.split('+')[0]}", extra[METADATA], run

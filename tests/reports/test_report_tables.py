@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 from rows import OWN, ROWS, ap, flops, latency, memory, row
 
-from reports import tables
+from reports import overview, tables
 from reports.frame import frame, wide
+from reports.summary import summary
 
 ENTRY = "FCOS_R_50_5l_2x"
 LONG = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
@@ -92,6 +93,27 @@ def test_noise_over_a_tenth_or_of_a_single_process_is_marked() -> None:
     assert first_row([latency(ENTRY, 80, processes=1)])["ms"] == "80.0 ~"
 
 
+def test_what_ran_a_model_is_a_column_where_runtimes_differ() -> None:
+    exported = latency("model.onnx", 40, "file", runtime="ONNX Runtime 1.32.0")
+    rows = [latency(ENTRY, 80), exported]
+    assert first_row(rows)["runtime"] == "PyTorch 2.9"
+    assert "runtime" not in first_row(rows[:1])
+    assert "fp32, cpu, PyTorch 2.9" in printed(rows[:1])
+    assert [cells[:3] for cells in section(rows, "Latency").cells] == [
+        [ENTRY, "fp32", "PyTorch 2.9"],
+        ["model.onnx", "fp32", "ONNX Runtime 1.32.0"],
+    ]
+    headings, models = overview.compact(summary(frame(rows)))
+    assert headings[1] == "runtime"
+    assert models[1][1] == "ONNX Runtime 1.32.0"
+    newer = latency(ENTRY, 70, facts={"torch": "2.10"})
+    assert section([rows[0], newer], "Latency").cells[0][2:5] == [
+        "PyTorch 2.10",
+        "published",
+        "70.0",
+    ]
+
+
 def test_each_precision_is_a_row_and_parameters_belong_to_all() -> None:
     rows = [flops(ENTRY, 90.6), latency(ENTRY, 40, precision="bf16"), latency(ENTRY, 80)]
     cells = wide(frame(rows))
@@ -129,7 +151,7 @@ def test_no_row_of_a_section_is_only_dashes() -> None:
 def test_batch_sizes_and_precisions_are_columns() -> None:
     sweep = section(ROWS, "Throughput")
     assert sweep.headings[-2:] == ["images/s, batch 1", "images/s, batch 2"]
-    assert sweep.cells == [[ENTRY, "fp32", "published", "5.0 ~", "10.0 ~"]]
+    assert sweep.cells == [[ENTRY, "fp32", "PyTorch 2.9", "published", "5.0 ~", "10.0 ~"]]
     half = row(ENTRY, "training_memory", memory(ENTRY, 1.8)["values"], precision="bf16")
     memories = section([memory(ENTRY, 3.06), half], "Memory of training")
     assert memories.headings[1:] == ["predicted train GB, fp32", "predicted train GB, bf16"]
