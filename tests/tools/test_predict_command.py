@@ -25,6 +25,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
 PHOTOGRAPH = REPOSITORY / "benchmarks" / "data" / "coco_val_ccby" / "images" / "000000062554.jpg"
 
+BOTH = {42, "portrait[a].png"}  # the ids of the two images
+
 Capture = pytest.CaptureFixture[str]
 
 
@@ -34,27 +36,44 @@ def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FCOS_ZOO_HOME", str(tmp_path / "home"))
 
 
-@pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> Detector:
-    """What `zoo.get` gives: an entry with random weights and a small test size."""
-    state = Fixture(REPOSITORY / "tests" / "golden" / f"{SMALL}.json").state_dict()
-    detector = zoo.build(SMALL).eval()
-    zoo.load_checkpoint(detector, state)
+@pytest.fixture(scope="module")
+def published() -> dict[str, torch.Tensor]:
+    """A checkpoint with random weights, under its published keys."""
+    return Fixture(REPOSITORY / "tests" / "golden" / f"{SMALL}.json").state_dict()
+
+
+@pytest.fixture(scope="module")
+def detector(published: dict[str, torch.Tensor]) -> Detector:
+    detector = zoo.build(SMALL)
+    zoo.load_checkpoint(detector, published)
     detector.resize = ShortestSide(64, 96)
+    return detector.fuse()
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch, detector: Detector) -> Detector:
+    """What `zoo.get` returns: a detector with random weights and a small test size."""
     monkeypatch.setattr(zoo, "get", lambda *_, **__: detector)
     return detector
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     """A folder of two small photographs and a text file."""
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     with Image.open(PHOTOGRAPH) as photograph:
         photograph.resize((128, 86)).save(folder / "000000000042.jpg")
-        photograph.resize((86, 128)).save(folder / "upright[a].png")
-    (folder / "notes.txt").write_text("no picture")
+        photograph.resize((86, 128)).save(folder / "portrait[a].png")
+    (folder / "notes.txt").write_text("not an image")
     return folder
+
+
+def predict(out: Path, *arguments: object, code: int = 0) -> list[dict[str, Any]]:
+    """Run the command at a low threshold; returns the results that it wrote."""
+    words = [*map(str, arguments), "--out", str(out)]
+    assert main(["predict", SMALL, "--score-threshold", "0.1", *words]) == code
+    return json.loads((out / "results.json").read_text())
 
 
 def write_video(path: Path, picture: Path, frames: int) -> None:
@@ -65,23 +84,15 @@ def write_video(path: Path, picture: Path, frames: int) -> None:
     writer.close()
 
 
-def results_of(folder: Path) -> list[dict[str, Any]]:
-    return json.loads((folder / "results.json").read_text())
-
-
-def test_predict_draws_and_writes_coco_results(
-    capsys: Capture, tmp_path: Path, pictures: Path
+def test_boxes_are_drawn_and_written_in_coco_s_format(
+    capsys: Capture, tmp_path: Path, images: Path, published: dict[str, torch.Tensor]
 ) -> None:
     weights, out = tmp_path / "published.pth", tmp_path / "out"
-    fixture = Fixture(REPOSITORY / "tests" / "golden" / f"{SMALL}.json")
-    torch.save({"model": fixture.state_dict()}, weights)
-    picture = pictures / "000000000042.jpg"
-    arguments = [str(picture), "--weights", str(weights), "--out", str(out), "--device", "cpu"]
-    assert main(["predict", SMALL, *arguments, "--score-threshold", "0.1"]) == 0
+    torch.save({"model": published}, weights)
+    rows = predict(out, images / "000000000042.jpg", "--weights", weights, "--device", "cpu")
     assert "1 images and results.json" in capsys.readouterr().out
-    with Image.open(out / picture.name) as drawn:
+    with Image.open(out / "000000000042.jpg") as drawn:
         assert drawn.size == (128, 86)
-    rows = results_of(out)
     assert rows
     for row in rows:
         assert row["image_id"] == 42
@@ -94,49 +105,56 @@ def test_predict_draws_and_writes_coco_results(
 
 
 @pytest.mark.usefixtures("fast")
-def test_predict_takes_folders_and_globs_each_image_once(
-    capsys: Capture, tmp_path: Path, pictures: Path
+def test_folders_and_globs_are_read_each_image_once(
+    capsys: Capture, tmp_path: Path, images: Path
 ) -> None:
-    out = tmp_path / "out"
-    arguments = [str(pictures), str(pictures / "*.jpg"), "--out", str(out)]
-    assert main(["predict", SMALL, *arguments, "--score-threshold", "0.1"]) == 0
+    rows = predict(tmp_path / "out", images, images / "*.jpg")
     printed = capsys.readouterr().out
     assert "2 images" in printed
-    assert str(pictures / "upright[a].png") in printed
-    assert sorted(p.name for p in out.iterdir()) == [
-        "000000000042.jpg",
-        "results.json",
-        "upright[a].jpg",
-    ]
-    assert {row["image_id"] for row in results_of(out)} == {42, "upright[a].png"}
+    assert str(images / "portrait[a].png") in printed
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["000000000042.jpg", "portrait[a].jpg", "results.json"]
+    assert {row["image_id"] for row in rows} == BOTH
 
 
 @pytest.mark.usefixtures("fast")
-def test_predict_looks_at_every_image_more_than_once(tmp_path: Path, pictures: Path) -> None:
-    picture = str(pictures / "000000000042.jpg")
-    found = []
-    for more in ([], ["--multi-scale"]):
-        arguments = [picture, "--out", str(tmp_path / "out"), "--score-threshold", "0.1"]
-        assert main(["predict", SMALL, *arguments, *more]) == 0
-        found.append({tuple(row["bbox"]) for row in results_of(tmp_path / "out")})
-    assert found[1] - found[0]
-
-
-@pytest.mark.usefixtures("fast")
-def test_an_unreadable_image_stops_no_other(
-    capsys: Capture, tmp_path: Path, pictures: Path
+@pytest.mark.parametrize("option", [["--multi-scale"], ["--slice", "48"]])
+def test_more_copies_or_tiles_give_more_boxes(
+    tmp_path: Path, images: Path, option: list[str]
 ) -> None:
-    (pictures / "000000000000.jpg").write_text("not a picture")
-    out = tmp_path / "out"
-    assert main(["predict", SMALL, str(pictures), "--out", str(out), "--score-threshold", "0"]) == 1
+    image = images / "000000000042.jpg"
+    one = {tuple(row["bbox"]) for row in predict(tmp_path / "out", image)}
+    more = {tuple(row["bbox"]) for row in predict(tmp_path / "out", image, *option)}
+    assert more - one
+    whole = predict(tmp_path / "out", image, "--slice", "200")  # larger than the image
+    assert {tuple(row["bbox"]) for row in whole} == one
+
+
+@pytest.mark.usefixtures("fast")
+def test_an_unreadable_image_does_not_stop_the_others(
+    capsys: Capture, tmp_path: Path, images: Path
+) -> None:
+    (images / "000000000000.jpg").write_text("not an image")
+    rows = predict(tmp_path / "out", images, code=1)
     printed = capsys.readouterr().out
     assert "2 images and results.json" in printed
     assert "000000000000.jpg: not a readable image" in printed
-    assert {row["image_id"] for row in results_of(out)} == {42, "upright[a].png"}
+    assert {row["image_id"] for row in rows} == BOTH
+
+
+@pytest.mark.usefixtures("fast")
+def test_an_image_that_cannot_be_written_does_not_stop_the_others(
+    capsys: Capture, tmp_path: Path, images: Path
+) -> None:
+    out = tmp_path / "out"
+    (out / "000000000042.jpg").mkdir(parents=True)
+    assert {row["image_id"] for row in predict(out, images, code=1)} == BOTH
+    assert "000000000042.jpg: cannot be drawn or written" in capsys.readouterr().out
+    assert (out / "portrait[a].jpg").exists()
 
 
 def test_results_are_kept_when_interrupted(
-    fast: Detector, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    fast: Detector, tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     detect = fast.detect
 
@@ -146,13 +164,10 @@ def test_results_are_kept_when_interrupted(
         return detect(images, *options)
 
     monkeypatch.setattr(fast, "detect", interrupted)
-    out = tmp_path / "out"
-    arguments = [str(pictures), "--out", str(out), "--score-threshold", "0.1"]
-    assert main(["predict", SMALL, *arguments]) == 130
-    assert {row["image_id"] for row in results_of(out)} == {42}
+    assert {row["image_id"] for row in predict(tmp_path / "out", images, code=130)} == {42}
 
 
-def test_category_ids_are_the_datasets_only_for_its_own_classes() -> None:
+def test_category_ids_are_the_dataset_s_only_for_its_own_classes() -> None:
     assert category_ids(zoo.build(SMALL))[-1] == 90
     assert list(category_ids(zoo.build(SMALL, num_classes=3))) == [1, 2, 3]
 
@@ -180,29 +195,15 @@ def test_an_image_id_is_the_number_of_a_file_if_no_other_has_it(
 
 
 @pytest.mark.usefixtures("fast")
-def test_every_result_names_its_file(tmp_path: Path) -> None:
-    files = [tmp_path / name for name in ("A/001.jpg", "B/001.jpg", "1.jpg")]
-    for file in files:
-        file.parent.mkdir(exist_ok=True)
-        with Image.open(PHOTOGRAPH) as photograph:
-            photograph.resize((128, 86)).save(file)
+def test_csv_and_yolo_files_agree_with_the_results(tmp_path: Path, images: Path) -> None:
     out = tmp_path / "out"
-    arguments = [*map(str, files), "--out", str(out), "--score-threshold", "0.1"]
-    assert main(["predict", SMALL, *arguments]) == 0
-    ids = {row["file_name"]: row["image_id"] for row in results_of(out)}
-    assert list(ids) == list(map(str, files))
-    assert len(set(ids.values())) == 3
-
-
-@pytest.mark.usefixtures("fast")
-def test_csv_and_yolo_files_agree_with_the_results(tmp_path: Path, pictures: Path) -> None:
-    out = tmp_path / "out"
-    arguments = [str(pictures), "--out", str(out), "--score-threshold", "0.1"]
-    assert main(["predict", SMALL, *arguments, "--save", "csv,yolo"]) == 0
-    results = results_of(out)
+    results = predict(out, images, "--save", "csv,yolo")
     with (out / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["file"] for row in rows] == [row["file_name"] for row in results]
+    assert {row["file"] for row in rows} == {
+        str(images / name) for name in ("000000000042.jpg", "portrait[a].png")
+    }
     assert [float(row["score"]) for row in rows] == [row["score"] for row in results]
     classes = (out / "classes.txt").read_text().splitlines()
     lines = (out / "labels" / "000000000042.txt").read_text().splitlines()
@@ -215,19 +216,17 @@ def test_csv_and_yolo_files_agree_with_the_results(tmp_path: Path, pictures: Pat
 
 
 def test_only_some_classes_and_the_best_of_them(
-    capsys: Capture, fast: Detector, tmp_path: Path, pictures: Path
+    capsys: Capture, fast: Detector, tmp_path: Path, images: Path
 ) -> None:
-    everything = fast.detect(pictures / "000000000042.jpg")[0]
-    name = everything.names[-1]
-    out = tmp_path / "out"
-    common = ["predict", SMALL, str(pictures / "000000000042.jpg"), "--out", str(out)]
-    arguments = ["--score-threshold", "0", "--classes", name, "--max-detections", "1"]
-    assert main([*common, *arguments]) == 0
-    best = everything.filter(name)[0]
-    assert [(row["category"], row["score"]) for row in results_of(out)] == [
-        (name, pytest.approx(float(best.scores)))
-    ]
-    assert main([*common, "--classes", "person,dgo"]) == 1
+    image = images / "000000000042.jpg"
+    detections = fast.detect(image)[0]
+    name = detections.names[-1]
+    best = detections.filter(name)[0]
+    options = ["--score-threshold", "0", "--classes", name, "--max-detections", "1"]
+    assert [
+        (row["category"], row["score"]) for row in predict(tmp_path / "out", image, *options)
+    ] == [(name, pytest.approx(float(best.scores)))]
+    assert main(["predict", SMALL, str(image), "--classes", "person,dgo"]) == 1
     assert "the model has no class 'dgo': did you mean dog?" in capsys.readouterr().err
 
 
@@ -235,75 +234,45 @@ def test_only_some_classes_and_the_best_of_them(
 def test_a_file_name_cannot_control_the_terminal(capsys: Capture, tmp_path: Path) -> None:
     file = tmp_path / "[red]a\x1b[31m.png"
     Image.new("RGB", (64, 48)).save(file)
-    assert main(["predict", SMALL, str(file), "--out", str(tmp_path / "out")]) == 0
+    predict(tmp_path / "out", file)
     printed = capsys.readouterr().out
     assert r"[red]a\x1b[31m.png: " in printed
     assert "\x1b" not in printed
 
 
 @pytest.mark.usefixtures("fast")
-def test_an_image_that_cannot_be_written_stops_no_other(
-    capsys: Capture, tmp_path: Path, pictures: Path
-) -> None:
-    out = tmp_path / "out"
-    (out / "000000000042.jpg").mkdir(parents=True)
-    arguments = [str(pictures), "--out", str(out), "--score-threshold", "0.1"]
-    assert main(["predict", SMALL, *arguments]) == 1
-    assert "000000000042.jpg: cannot be drawn or written" in capsys.readouterr().out
-    assert (out / "upright[a].jpg").exists()
-    assert {row["image_id"] for row in results_of(out)} == {42, "upright[a].png"}
-
-
-@pytest.mark.usefixtures("fast")
 def test_an_image_too_wide_for_jpeg_becomes_a_png(tmp_path: Path) -> None:
     Image.new("RGB", (70000, 8)).save(tmp_path / "wide.png")
-    out = tmp_path / "out"
-    assert main(["predict", SMALL, str(tmp_path / "wide.png"), "--out", str(out)]) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["results.json", "wide.png"]
+    predict(tmp_path / "out", tmp_path / "wide.png")
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["results.json", "wide.png"]
 
 
 @pytest.mark.usefixtures("fast")
 def test_every_frame_of_an_animation_is_drawn_and_named(
-    capsys: Capture, tmp_path: Path, pictures: Path
+    capsys: Capture, tmp_path: Path, images: Path
 ) -> None:
-    with Image.open(pictures / "000000000042.jpg") as photograph:
+    with Image.open(images / "000000000042.jpg") as photograph:
         flipped = photograph.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         photograph.save(tmp_path / "two.gif", save_all=True, append_images=[flipped])
-    out = tmp_path / "out"
-    arguments = [str(tmp_path / "two.gif"), "--out", str(out), "--batch-size", "2"]
-    assert main(["predict", SMALL, *arguments, "--score-threshold", "0.1"]) == 0
-    assert sorted(path.name for path in (out / "two").iterdir()) == ["000000.jpg", "000001.jpg"]
-    assert {(row["image_id"], row["frame"]) for row in results_of(out)} == {
-        ("two.gif#0", 0),
-        ("two.gif#1", 1),
-    }
+    rows = predict(tmp_path / "out", tmp_path / "two.gif", "--batch-size", "2")
+    drawn = sorted(path.name for path in (tmp_path / "out" / "two").iterdir())
+    assert drawn == ["000000.jpg", "000001.jpg"]
+    assert {(row["image_id"], row["frame"]) for row in rows} == {("two.gif#0", 0), ("two.gif#1", 1)}
     printed = capsys.readouterr().out
     assert "two.gif frame 1: " in printed
     assert re.search(r"2 images in .* images/s: .* reading, .* detecting, .* writing", printed)
 
 
 @pytest.mark.usefixtures("fast")
-def test_a_video_is_annotated(tmp_path: Path, pictures: Path) -> None:
+def test_a_video_is_annotated(tmp_path: Path, images: Path) -> None:
     av = pytest.importorskip("av")
-    clip = tmp_path / "clip.mp4"
-    write_video(clip, pictures / "000000000042.jpg", frames=5)
-    out = tmp_path / "out"
-    arguments = [str(clip), "--out", str(out), "--batch-size", "2", "--score-threshold", "0.1"]
-    assert main(["predict", SMALL, *arguments, "--save", "yolo"]) == 0
+    out, clip = tmp_path / "out", tmp_path / "clip.mp4"
+    write_video(clip, images / "000000000042.jpg", frames=3)
+    rows = predict(out, clip, "--batch-size", "2", "--save", "yolo")
     with av.open(str(out / "clip.mp4")) as annotated:
         stream = annotated.streams.video[0]
         assert (stream.width, stream.height, stream.average_rate) == (128, 86, 10)
-        assert len(list(annotated.decode(stream))) == 5
-    assert {row["frame"] for row in results_of(out)} == set(range(5))
-    assert len(list((out / "labels" / "clip").iterdir())) == 5
-
-
-@pytest.mark.usefixtures("fast")
-def test_tiles_find_more(tmp_path: Path, pictures: Path) -> None:
-    out = tmp_path / "out"
-    common = ["predict", SMALL, str(pictures / "000000000042.jpg"), "--out", str(out)]
-    counts = []
-    for more in ([], ["--slice", "200"], ["--slice", "48"]):
-        assert main([*common, "--score-threshold", "0.1", *more]) == 0
-        counts.append(len(results_of(out)))
-    assert counts[0] == counts[1] < counts[2]
+        assert len(list(annotated.decode(stream))) == 3
+    assert {row["frame"] for row in rows} == set(range(3))
+    assert len(list((out / "labels" / "clip").iterdir())) == 3

@@ -54,16 +54,6 @@ def test_commit_replaces_and_records(folder: Path) -> None:
     assert cache.sha256(folder / "a.pth") == cache.recorded(folder / "a.pth")
 
 
-def test_a_file_that_is_being_downloaded_is_not_removed(folder: Path) -> None:
-    with (
-        cache.lock(folder / "a.pth"),
-        pytest.raises(WeightsError, match=r"a\.pth is being downloaded"),
-    ):
-        cache.remove("a.pth", folder)
-    assert (folder / "a.pth").exists()
-    assert cache.remove("a.pth", folder) > 3
-
-
 def test_a_folder_that_cannot_be_synced_is_not_an_error(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

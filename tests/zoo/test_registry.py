@@ -10,7 +10,6 @@ import torch
 import zoo
 from zoo import registry
 from zoo.checkpoint import describe
-from zoo.config import compose_entry
 
 CONVNEXT = """
 defaults:
@@ -42,14 +41,6 @@ def entries(tmp_path: Path) -> Path:
         "# @package _global_\nbackbone: {_target_: backbones.TinyNet}\n"
     )
     return folder
-
-
-@pytest.mark.parametrize("name", zoo.names())
-def test_facts_are_those_of_the_composed_configuration(name: str) -> None:
-    card, config = zoo.card(name), compose_entry(name)
-    for key in ("family", "repository", "source", "license", "permissive"):
-        assert getattr(card, key) == config[key]
-    assert card.weights == tuple(map(registry.source_of, config.get("weights") or ()))
 
 
 def test_entries_of_one_s_own_are_registered(entries: Path) -> None:
