@@ -1,4 +1,4 @@
-"""The dataset check tells what training would refuse, leave out or put right."""
+"""The dataset check reports what training would refuse, leave out or correct."""
 
 import re
 
@@ -76,12 +76,12 @@ def test_a_clean_dataset_is_ok(tmp_path):
     assert report.findings == ()
 
 
-def test_what_is_no_annotation_file_is_refused(tmp_path):
+def test_a_missing_annotation_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.json: no such annotation file"):
         check(tmp_path / "absent.json", tmp_path)
 
 
-def test_what_is_there_twice_is_told(tmp_path):
+def test_repetitions_are_reported(tmp_path):
     Image.new("RGB", (50, 40)).save(tmp_path / "a.png")
     size = {"height": 40, "width": 50}
     box = {"id": 5, "image_id": 1, "category_id": 1, "bbox": [2, 2, 9, 9]}

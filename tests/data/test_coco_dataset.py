@@ -1,4 +1,4 @@
-"""COCO annotation files: what reaches training, and what becomes of everything irregular."""
+"""COCO annotation files: the targets of training, and what happens to irregular rows."""
 
 import json
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_an_image_and_its_target(folder):
         ({}, "malformed box"),
     ],
 )
-def test_what_cannot_be_learnt_from_is_left_out_and_counted(folder, thing, outcome):
+def test_objects_that_cannot_be_trained_on_are_left_out_and_counted(folder, thing, outcome):
     noted = []
     dataset = CocoDataset(content(BOX, thing), folder, note=lambda *found: noted.append(found))
     assert dataset.counts == {outcome: 1}
@@ -132,7 +132,7 @@ def test_missing_images_are_refused_or_left_out(folder):
     assert dataset.counts == {"image missing": 1}
 
 
-def test_unreadable_images_are_refused_or_passed_over(folder):
+def test_unreadable_images_are_refused_or_skipped(folder):
     (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[:60])
     Image.new("RGB", (90, 80)).save(folder / "1.png")
     things = [{**BOX, "image_id": 10 + i} for i in range(3)]
@@ -165,7 +165,7 @@ def test_unreadable_images_are_refused_or_passed_over(folder):
         ({"annotations": []}, "no image .* has an object"),
     ],
 )
-def test_what_is_no_annotation_file_is_refused_by_name(folder, change, message):
+def test_other_files_are_refused_by_name(folder, change, message):
     (folder / "a.json").write_text(json.dumps({**content(BOX), **change}))
     with pytest.raises(ValueError, match=message):
         CocoDataset(folder / "a.json", folder)
@@ -177,7 +177,7 @@ def test_a_truncated_annotation_file_is_refused_by_name(folder):
         CocoDataset(folder / "a.json", folder)
 
 
-def test_results_are_no_annotations(folder):
+def test_a_results_file_is_refused(folder):
     (folder / "a.json").write_text(json.dumps([{"image_id": 1, "bbox": [0, 0, 1, 1]}]))
     with pytest.raises(ValueError, match=r"a\.json: a list, as COCO results are"):
         CocoDataset(folder / "a.json", folder)

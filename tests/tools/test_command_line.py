@@ -92,7 +92,7 @@ def test_list_as_json_is_read_back(capsys: Capture) -> None:
     assert rows["FCOS_R_50_1x"]["ap"] == 38.7
 
 
-def test_list_can_be_of_what_may_be_used_and_had(capsys: Capture) -> None:
+def test_list_can_be_restricted_by_license_and_availability(capsys: Capture) -> None:
     assert main(["list", "--license", "permissive", "--served", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == zoo.names(license="permissive", weights=True)

@@ -61,7 +61,7 @@ def test_a_timm_backbone_is_exported(folder: Path) -> None:
     assert list((folder / "outputs" / "export").glob("*.pt2"))
 
 
-def test_a_detector_of_one_s_own_is_measured(folder: Path) -> None:
+def test_a_user_s_detector_is_measured(folder: Path) -> None:
     run(BENCH)
     rows = store.read([folder / "outputs" / "bench" / "results.jsonl"])
     measured = {row["cell"]["entry"] for row in rows if row["status"] == "measured"}

@@ -144,9 +144,7 @@ def test_done_work_is_not_repeated(server: FaultyServer, tmp_path: Path, capsys:
     assert (tmp_path / "coco" / "val2017" / "2.jpg").exists()
 
 
-def test_an_interrupted_download_goes_on_where_it_stopped(
-    server: FaultyServer, tmp_path: Path
-) -> None:
+def test_an_interrupted_download_is_resumed(server: FaultyServer, tmp_path: Path) -> None:
     train = server.resources["train.zip"]
     train.faults.append(drop(2000))
     arguments = ["data", "coco2017", "--root", str(tmp_path / "coco"), "--keep"]

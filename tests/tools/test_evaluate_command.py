@@ -1,4 +1,4 @@
-"""`fcos-zoo evaluate` on a dataset of one's own."""
+"""`fcos-zoo evaluate` on a user's dataset."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A dataset of one's own in any format: `data=PATH` of training, `evaluate --dataset`."""
+"""A user's dataset in any format: `data=PATH` of training, `evaluate --dataset`."""
 
 from __future__ import annotations
 

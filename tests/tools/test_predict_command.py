@@ -223,9 +223,8 @@ def test_only_some_classes_and_the_best_of_them(
     name = detections.names[-1]
     best = detections.filter(name)[0]
     options = ["--score-threshold", "0", "--classes", name, "--max-detections", "1"]
-    assert [
-        (row["category"], row["score"]) for row in predict(tmp_path / "out", image, *options)
-    ] == [(name, pytest.approx(float(best.scores)))]
+    (row,) = predict(tmp_path / "out", image, *options)
+    assert (row["category"], row["score"]) == (name, pytest.approx(float(best.scores)))
     assert main(["predict", SMALL, str(image), "--classes", "person,dgo"]) == 1
     assert "the model has no class 'dgo': did you mean dog?" in capsys.readouterr().err
 

@@ -102,7 +102,7 @@ def test_addresses_that_differ_in_a_hidden_query_have_different_names() -> None:
     ]
 
 
-def test_what_an_address_does_not_serve_is_a_failure_of_one_line(
+def test_an_address_that_cannot_be_read_is_a_failure_of_one_line(
     server: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = find_sources([f"{server}/none.png", f"{server}/notes.txt", str(folder / "a.png")])

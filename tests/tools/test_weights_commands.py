@@ -1,4 +1,4 @@
-"""The commands that fetch, show, check, pin and publish weights."""
+"""The commands that download weights, and that show and check the cache."""
 
 from __future__ import annotations
 
@@ -13,22 +13,17 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from huggingface_hub import constants
-from mirrors import COMMIT, FaultyServer, HubServer, own_settings, saved
+from mirrors import FaultyServer, own_settings, saved
 
 import zoo
-from benchmarks import store
-from benchmarks.cases import Case, Result, Weights
-from tools import cli, pin
-from zoo import cache, imagenet, registry
+from tools import cli
+from zoo import cache, imagenet
 from zoo.download import fetch
-from zoo.sources import FileSource
 
 SMALL = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
 FILE = f"{SMALL}.pth"
 ROOT = Path(cli.__file__).parent.parent
-BODY = b"\x80\x02" + bytes(1000)  # what may be a weights file, as far as its first bytes tell
+BODY = b"\x80\x02" + bytes(1000)  # its first bytes are those of a pickle
 
 
 @pytest.fixture
@@ -202,149 +197,3 @@ def test_a_file_that_is_being_downloaded_is_neither_removed_nor_repaired(
             assert cli.main(command) == 1
             assert "mine.pth is being downloaded" in printed(capsys)
     assert (folder / "mine.pth").exists()
-
-
-@pytest.fixture
-def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with HubServer() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.url())
-        yield hub
-
-
-def test_pin_writes_what_the_hub_states_and_keeps_the_rest(hub: HubServer, tmp_path: Path) -> None:
-    hub.store("me/mine/a.pth", BODY)
-    url, dead = "hf://me/mine/a.pth", "{url: https://gone.example/a.pth, dead: true, note: gone}"
-    entry = tmp_path / "entry.yaml"
-    text = (
-        f"# why\nsource: x\nweights:\n  - {url}  # the authors'\n  - {dead}\nhead: {{a: [1,  2]}}\n"
-    )
-    entry.write_text(text)
-    actual = pin.pin(entry, FileSource(url))
-    assert actual.url == f"hf://me/mine@{COMMIT}/a.pth"
-    assert (actual.size, actual.sha256) == (len(BODY), hashlib.sha256(BODY).hexdigest())
-    facts = f"size: {actual.size}, sha256: {actual.sha256}"
-    line = f"  - {{url: '{actual.url}', {facts}}}  # the authors'"
-    assert entry.read_text() == text.replace(f"  - {url}  # the authors'", line)
-    (pinned, _) = yaml.safe_load(entry.read_text())["weights"]
-    assert FileSource(**pinned) == actual
-    assert pin.pin(entry, actual) == actual
-
-    hub.store("me/mine/a.pth", BODY + b"more")
-    before = entry.read_text()
-    with pytest.raises(ValueError, match="is now another file: 1006 bytes"):
-        pin.pin(entry, actual)
-    assert entry.read_text() == before
-    assert pin.pin(entry, actual, overwrite=True).size == 1006
-
-
-def test_pin_goes_through_the_live_sources_of_an_entry(
-    hub: HubServer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    (tmp_path / "entry").mkdir()
-    copy = tmp_path / "entry" / "FCOS_RT_MS_R_50_4x.yaml"
-    text = (registry.CONFIGS / "entry" / "FCOS_RT_MS_R_50_4x.yaml").read_text()
-    copy.write_text(text)
-    monkeypatch.setattr(pin, "entry_file", lambda name: tmp_path / "entry" / f"{name}.yaml")
-    repo, _, file = zoo.card("FCOS_RT_MS_R_50_4x").weights[0].hub or ("", "", "")
-    hub.store(f"{repo}/{file}", BODY)
-    assert cli.main(["pin", "FCOS_RT_MS_R_50_4x"]) == 0
-    live, dead = yaml.safe_load(copy.read_text())["weights"]
-    assert live["sha256"] == hashlib.sha256(BODY).hexdigest()
-    assert dead == {"url": zoo.card("FCOS_RT_MS_R_50_4x").weights[1].url, "dead": True} | {
-        "note": "host switched off in 2023"
-    }
-    hub.files.clear()
-    assert cli.main(["pin", "FCOS_RT_MS_R_50_4x"]) == 1
-    assert "404" in printed(capsys)
-
-
-def results(path: Path, digest: str) -> Path:
-    """A results file with an AP of these weights and one of others."""
-    facts = {
-        "torch": "2.6",
-        "torchvision": "0.21",
-        "python": "3.11",
-        "commit": "",
-        "dirty": False,
-        "code": "x",
-    }
-    facts |= {"gpu": "none", "cpu": "a CPU", "cores": 2}
-    file = store.Store(path)
-    for ap, weights in ((0.37, digest[:12]), (0.99, "0" * 12)):
-        cell = Case(SMALL, "ap", weights=Weights("file", None, weights))
-        outcome = Result("measured", {"AP": ap, "split": "val2017", "images": 5000})
-        file.append(store.row_of(cell, outcome, facts, "fcos-zoo bench"))
-    return path
-
-
-def test_push_writes_a_file_that_loads_and_a_page_with_its_figures(
-    published: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    measured = results(tmp_path / "results.jsonl", hashlib.sha256(published).hexdigest())
-    out = tmp_path / "out"
-    arguments = ["push", SMALL, "hf://me/mine", "--results", str(measured), "--dry-run", str(out)]
-    assert cli.main(arguments) == 0
-    page = (out / "README.md").read_text()
-    facts = yaml.safe_load(page.split("---")[1])
-    assert (facts["license"], facts["pipeline_tag"]) == ("other", "object-detection")
-    for text in ("| 37.0 |", "BSD-2-Clause for academic use", "@inproceedings{tian2019fcos"):
-        assert text in page
-    assert f'address = "hf://me/mine/{SMALL}.safetensors"' in page
-    assert "99.0" not in page
-    pushed, ours = zoo.get(SMALL, weights=out / f"{SMALL}.safetensors"), zoo.get(SMALL)
-    for key, value in ours.state_dict().items():
-        assert torch.equal(pushed.state_dict()[key], value)
-
-
-def test_a_pushed_model_loads_from_the_hub(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    name, file = "FCOS_shapes_tiny", "FCOS_shapes_tiny.safetensors"
-    image = torch.rand(3, 96, 128, generator=torch.Generator().manual_seed(0))
-    (before,) = zoo.get(name)([image])
-    assert len(before["boxes"]) > 9
-    with HubServer() as hub:
-        hub.token = "hf_secret"
-        monkeypatch.setenv("HF_ENDPOINT", hub.url())
-        assert cli.main(["push", name, "hf://me/mine"]) == 0
-        assert sorted(hub.files) == [f"me/mine/{file}", "me/mine/README.md"]
-        fresh = zoo.get(name, weights=f"hf://me/mine/{file}")
-    out, err = capsys.readouterr()
-    assert out == f"hf://me/mine: {file}, README.md\n"
-    assert err == ""
-    monkeypatch.setenv("FCOS_ZOO_OFFLINE", "1")
-    for pushed in (fresh, zoo.get(name, weights=f"hf://me/mine/{file}")):
-        (after,) = pushed([image])
-        for key, value in before.items():
-            assert torch.equal(after[key], value)
-
-
-def test_push_that_the_hub_refuses_says_why(
-    published: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with HubServer() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.url())
-        monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-        hub.token = "hf_secret"
-        assert cli.main(["push", SMALL, "hf://me/mine"]) == 1
-    assert "401" in printed(capsys)
-
-
-@pytest.mark.parametrize(
-    ("address", "message"),
-    [
-        ("hf://me/mine", "FCOS_ZOO_OFFLINE forbids the network"),
-        ("me/mine", "write hf://owner/repository"),
-    ],
-)
-def test_push_needs_the_network_and_an_address(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str, message: str
-) -> None:
-    monkeypatch.setenv("FCOS_ZOO_OFFLINE", "1")
-    assert cli.main(["push", SMALL, address]) == 1
-    assert message in printed(capsys)

@@ -254,7 +254,7 @@ ELSEWHERE = [
     (
         "the cached file is not the expected one",
         "renamed to `.bad` and downloaded again",
-        "test_a_cached_file_that_is_another_is_replaced",
+        "test_a_wrong_file_in_the_cache_is_replaced",
     ),
     (
         "the Hub sends wrong bytes",

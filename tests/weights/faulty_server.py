@@ -1,6 +1,6 @@
 """A local HTTP server with faults on demand.
 
-A fault is a function of the request's handler and the requested resource; it answers in place of
+A fault is a function of the request's handler and the requested resource; it answers instead of
 the correct :func:`good`. Each GET takes the next fault; after the last, all answers are correct.
 """
 

@@ -1,4 +1,4 @@
-"""From the cache, or else from the first place that serves the file whole."""
+"""A file comes from the cache, or from the first source that serves all of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_file_is_downloaded_once(server: FaultyServer) -> None:
     assert len(resource.asked) == 1
 
 
-def test_the_cache_is_where_it_is_asked_for(
+def test_the_cache_folder_can_be_chosen(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.add("w.pth", BODY)
@@ -45,7 +45,7 @@ def test_the_cache_is_where_it_is_asked_for(
     assert path == tmp_path / "here" / "w.pth"
 
 
-def test_a_file_put_there_by_hand_is_used_if_it_matches(tmp_path: Path) -> None:
+def test_a_file_that_a_user_put_into_the_cache_is_used_if_it_matches(tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(BODY)
     dead = FileSource("http://host.invalid/w.pth", dead=True)
     alive = FileSource("http://host.invalid/w.pth", sha256=SHA256[:10])
@@ -53,7 +53,7 @@ def test_a_file_put_there_by_hand_is_used_if_it_matches(tmp_path: Path) -> None:
     assert cache.recorded(tmp_path / "w.pth") == SHA256
 
 
-def test_a_cached_file_that_is_another_is_replaced(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_wrong_file_in_the_cache_is_replaced(server: FaultyServer, tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(OTHER)
     server.add("w.pth", BODY)
     path = fetch("w.pth", [FileSource(server.url("w.pth"), sha256=SHA256)], folder=tmp_path)

@@ -1,4 +1,4 @@
-"""Files that would run a command, exhaust the memory or read beyond their end: all are refused."""
+"""Files that would run a command, exhaust memory or read beyond their end are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WEIGHT = torch.arange(4096, dtype=torch.float32)
 
 
 class Bomb:
-    """What makes a marker file when it is unpickled."""
+    """Makes a marker file when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -67,7 +67,7 @@ def test_programs_are_refused_unexecuted(tmp_path: Path, program: str, name: str
     with pytest.raises(WeightsError, match=f"{name} .*it calls .*(system|eval), which is"):
         read(path)
     assert not marker.exists()
-    # The file is a real one: who trusts it runs the command.
+    # The file is effective: a reader that trusts it runs the command.
     if "torch" in program:
         torch.load(path, weights_only=False)
     else:

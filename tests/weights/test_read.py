@@ -1,4 +1,4 @@
-"""Weights files of every kind are read, told by their first bytes."""
+"""Weights files of every kind are recognised by their first bytes and read."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_pickle_of_python_2(tmp_path: Path) -> None:
         (pickle.dumps([1, 2]), "holds a list, not a mapping"),
     ],
 )
-def test_what_is_no_weights_file_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_other_files_are_named(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "w.pth").write_bytes(content)
     with pytest.raises(WeightsError, match=f"w.pth.*{reason}"):
         read(tmp_path / "w.pth")
@@ -125,7 +125,7 @@ def test_what_is_no_weights_file_is_named(tmp_path: Path, content: bytes, reason
 @pytest.mark.parametrize(
     "failure", [MemoryError(), OSError(5, "I/O error"), RuntimeError("unable to mmap 9 bytes")]
 )
-def test_a_failure_that_may_pass_is_told_from_damage(
+def test_a_temporary_failure_is_not_called_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     torch.save({"w": torch.zeros(3)}, tmp_path / "w.pth")
@@ -138,7 +138,7 @@ def test_a_failure_that_may_pass_is_told_from_damage(
         read(tmp_path / "w.pth")
 
 
-def test_no_path_is_said_to_be_none() -> None:
+def test_an_empty_path_is_refused() -> None:
     with pytest.raises(WeightsError, match="no file is named: give the path"):
         read("")
 

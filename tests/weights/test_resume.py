@@ -1,4 +1,4 @@
-"""Whatever a host does between two bytes, the file arrives in the end."""
+"""A download is resumed after any series of faults."""
 
 from __future__ import annotations
 

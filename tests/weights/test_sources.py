@@ -1,4 +1,4 @@
-"""What a source states about its file, and which sources are tried."""
+"""What a source states about its file, and in which order sources are tried."""
 
 from __future__ import annotations
 
@@ -102,13 +102,13 @@ def test_an_address_is_shown_without_its_secrets(url: str, shown: str) -> None:
     "text",
     ["mirrors = [", 'mirrors = "https://a.example"', "mirrors = [1]", 'mirors = ["/mnt/w"]'],
 )
-def test_a_broken_configuration_is_named(text: str) -> None:
+def test_a_malformed_configuration_file_is_named(text: str) -> None:
     Path("fcos-zoo.toml").write_text(text)
     with pytest.raises(WeightsError, match=r"fcos-zoo\.toml"):
         mirrors()
 
 
-def test_what_is_known_about_a_file() -> None:
+def test_hashes_count_before_sizes_and_dead_sources_do_not_count() -> None:
     dead = FileSource("https://a.example/w.pth", sha256="aa", dead=True)
     sized = FileSource("https://b.example/w.pth", size=3)
     hashed = FileSource("https://c.example/w.pth", sha256="cc")

@@ -1,4 +1,4 @@
-"""Published checkpoints load whole or not at all, in whatever form they come."""
+"""Published checkpoints of every form load completely or not at all."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ FORMS: list[Callable[[State], Mapping[str, Any]]] = [
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_wrappers_prefixes_and_counters_do_not_matter(
+def test_any_wrapper_prefix_or_counter_is_accepted(
     small: Detector, published: State, form: Callable[[State], Mapping[str, Any]]
 ) -> None:
     zoo.load_checkpoint(small, form(published))
@@ -204,7 +204,7 @@ def test_tensors_that_cannot_be_prepared_are_listed(
         ),
     ],
 )
-def test_a_state_of_another_detector_does_not_fit(
+def test_the_state_of_another_detector_does_not_fit(
     published: State, entry: str, classes: int, change: Callable[[State], State], message: str
 ) -> None:
     with pytest.raises(zoo.CheckpointError, match=message):
@@ -229,9 +229,7 @@ def test_a_state_of_another_detector_does_not_fit(
         ({"transformer.layer.weight": torch.zeros(1)}, "its keys are like transformer.layer"),
     ],
 )
-def test_what_is_not_an_fcos_checkpoint_is_named(
-    small: Detector, content: Any, message: str
-) -> None:
+def test_a_checkpoint_of_another_kind_is_named(small: Detector, content: Any, message: str) -> None:
     with pytest.raises(zoo.CheckpointError, match=message):
         zoo.load_checkpoint(small, content)
 

@@ -1,4 +1,4 @@
-"""Facts of entries, read without Hydra and torch, and folders of one's own entries."""
+"""Facts of entries, read without Hydra and torch, and folders of a user's entries."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _nothing_registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def entries(tmp_path: Path) -> Path:
-    """A folder of one's own entries, one of them on a backbone of timm's."""
+    """A folder of two entries, one of them on a backbone of timm's."""
     folder = tmp_path / "my entries"
     (folder / "backbone").mkdir(parents=True)
     (folder / "FCOS_convnext_atto.yaml").write_text(CONVNEXT)
@@ -43,7 +43,7 @@ def entries(tmp_path: Path) -> Path:
     return folder
 
 
-def test_entries_of_one_s_own_are_registered(entries: Path) -> None:
+def test_a_user_s_entries_are_registered(entries: Path) -> None:
     assert zoo.register(entries) == ["FCOS_convnext_atto", "FCOS_narrow"]
     assert zoo.register(entries) == ["FCOS_convnext_atto", "FCOS_narrow"]
     assert zoo.names("FCOS_[cn]*") == ["FCOS_convnext_atto", "FCOS_narrow"]

@@ -137,7 +137,7 @@ def test_without_weights_the_error_names_the_nearest_entry_that_has_some(cache: 
         zoo.get("FCOS_R_50_6l_2x")
 
 
-def test_an_address_in_place_of_a_path(
+def test_weights_may_be_an_address(
     mirror: FaultyServer, cache: Path, published: dict[str, torch.Tensor]
 ) -> None:
     resource = mirror.add("mine/w.pth", saved({"model": published}))
@@ -213,7 +213,7 @@ def test_constants_that_a_backbone_computes_are_computed() -> None:
     assert all(torch.equal(ours[name], expected.get_buffer(name)) for name in constants)
 
 
-def test_names_by_license_and_by_whether_weights_are_served() -> None:
+def test_names_can_be_restricted_by_license_and_availability() -> None:
     permissive, bound = zoo.names(license="permissive"), zoo.names(license="non-commercial")
     assert sorted([*permissive, *bound]) == zoo.names()
     assert "FCOS_TV_R_50" in permissive

@@ -51,7 +51,7 @@ def test_a_file_of_another_system_is_refused_though_its_tensors_fit(
         zoo.get(ENTRY, weights=path)
 
 
-def test_a_failure_that_may_pass_takes_nothing_out_of_the_cache(
+def test_a_temporary_failure_removes_nothing_from_the_cache(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object, **options: object) -> None:
