@@ -47,13 +47,17 @@ def read_image(path: str | Path | BinaryIO, size: tuple[int, int] | None = None)
     dropped, and of several frames the first is taken. Images of 16- or 32-bit integers keep the
     eight highest of their `bit_depth`.
 
+    An image of more than 178,956,970 pixels, Pillow's limit, is refused before it is decoded. While
+    an image is read, it needs 4 bytes per pixel as an upright RGB JPEG or PNG, and at most 16 (a
+    WebP file; with alpha or an orientation, 12), so that no file needs more than 2.9 GB.
+
     Args:
         path: the file, or an open one.
         size: (height, width) in the annotations. An image with an EXIF orientation is rotated,
             unless the size tells that the annotations were made on the stored pixels.
 
     Raises:
-        ImageError: the file is missing, unreadable, truncated or of another size.
+        ImageError: the file is missing, unreadable, truncated, too large or of another size.
     """
     name = path if isinstance(path, (str, Path)) else getattr(path, "name", "the bytes given")
     try:

@@ -24,7 +24,7 @@ def read_cvat(path: Path) -> DatasetSource:
     try:
         page = ET.parse(path).getroot()
         images = [_image(element) for element in page.iter("image")]
-    except (ET.ParseError, ValueError, TypeError) as error:
+    except (ET.ParseError, LookupError, ValueError, TypeError) as error:
         raise ValueError(f"{path}: not a CVAT annotation file ({error})") from None
     if not images and page.find("track") is not None:
         raise ValueError(f"{path}: tracks of a video; export it as CVAT for images, or as COCO")

@@ -192,5 +192,5 @@ def _holds(path: Path, text: bytes) -> bool:
 def _root_tag(path: Path) -> str | None:
     try:
         return next((element.tag for _, element in ET.iterparse(path, ("start",))), None)
-    except ET.ParseError as error:
+    except (ET.ParseError, LookupError, ValueError) as error:  # of unknown encodings, too
         raise ValueError(f"{path}: not an XML file ({error})") from None

@@ -21,6 +21,18 @@ class LabelledImage(NamedTuple):
     objects: Sequence[tuple[str, Box | None]]
 
 
+def text_lines(path: Path) -> list[str]:
+    """The lines of a text file in UTF-8.
+
+    Raises:
+        ValueError: it has another encoding; the message names it.
+    """
+    try:
+        return path.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text in UTF-8 ({error})") from None
+
+
 def to_coco(
     source: str | Path,
     images: Sequence[LabelledImage],

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fcos.data.annotations import DatasetSource
-from fcos.data.labelled import LabelledImage, to_coco
+from fcos.data.labelled import LabelledImage, text_lines, to_coco
 from fcos.image_io import SUFFIXES
 
 # fmt: off
@@ -102,10 +102,9 @@ def read_voc(files: Sequence[Path], root: Path, listed: bool = False) -> Dataset
     first = 0 if any(0 in box[:2] for named in objects for _, box in named) else 1
     images = []
     for path, page, named in zip(files, pages, objects, strict=True):
-        height, width = (page.findtext(f"size/{side}") or "0" for side in ("height", "width"))
         name = image_of.get(path.stem) or page.findtext("filename") or path.stem
         boxes = [(n, (x1 - first, y1 - first, x2, y2)) for n, (x1, y1, x2, y2) in named]
-        images.append(LabelledImage(name, (int(float(height)), int(float(width))), boxes))
+        images.append(LabelledImage(name, _size(path, page), boxes))
     known = {image.file_name for image in images}
     others = [] if listed else sorted(set(image_of.values()) - known)
     return DatasetSource(to_coco(root, images, unlabelled=others), root)
@@ -121,6 +120,15 @@ def _images_of(folders: Sequence[Path]) -> dict[str, str]:
     return found
 
 
+def _size(path: Path, page: ET.Element) -> tuple[int, int]:
+    """(height, width) of the image, 0 where it is not stated."""
+    try:
+        height, width = (float(page.findtext(f"size/{s}") or 0) for s in ("height", "width"))
+        return int(height), int(width)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: not a VOC annotation ({error})") from None
+
+
 def _named_boxes(path: Path, page: ET.Element) -> list[tuple[str, list[float]]]:
     try:
         return [_named_box(element) for element in page.iter("object")]
@@ -131,7 +139,7 @@ def _named_boxes(path: Path, page: ET.Element) -> list[tuple[str, list[float]]]:
 def _parse(path: Path) -> ET.Element:
     try:
         return ET.parse(path).getroot()
-    except (OSError, ET.ParseError) as error:
+    except (OSError, ET.ParseError, LookupError, ValueError) as error:  # of unknown encodings, too
         raise ValueError(f"{path}: not a VOC annotation ({error})") from None
 
 
@@ -139,7 +147,7 @@ def _names(path: Path) -> list[str]:
     if not path.is_file():
         raise ValueError(f"{path}: no such image set")
     # The class-wise lists of VOC have a second column, -1 where the class is absent.
-    rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    rows = [line.split() for line in text_lines(path) if line.strip()]
     return [row[0] for row in rows if row[1:] != ["-1"]]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from fcos.data.annotations import DatasetSource
-from fcos.data.labelled import Box, LabelledImage, bounds, to_coco
+from fcos.data.labelled import Box, LabelledImage, bounds, text_lines, to_coco
 from fcos.image_io import SUFFIXES, image_sizes
 
 Names = Mapping[int, str]
@@ -66,7 +66,7 @@ def folder_splits(folder: Path, names_file: Path) -> dict[str, Callable[[], Data
     Darknet and CVAT list the images of a split in `train.txt`; Label Studio and labelImg have one
     folder of images.
     """
-    lines = names_file.read_text("utf-8-sig").splitlines()
+    lines = text_lines(names_file)
     names = dict(enumerate(line.strip() for line in lines if line.strip()))
     lists = [split for split in SPLITS if (folder / f"{split}.txt").is_file()]
     if lists:
@@ -112,7 +112,7 @@ def _listed(
             files = sorted(file for file in place.rglob("*") if file.suffix.lower() in SUFFIXES)
             images += [file for file in files if not file.name.startswith(".")]
         elif place.suffix == ".txt":
-            lines = filter(None, map(str.strip, place.read_text("utf-8-sig").splitlines()))
+            lines = filter(None, map(str.strip, text_lines(place)))
             near = [place.parent, *bases]
             images += [_find(line, near, 1) or place.parent / line for line in lines]
         else:

@@ -5,6 +5,7 @@ import os
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,14 +15,16 @@ IMAGES = ExtractRule("*.jpg", "train", 3)
 
 
 def zipped(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+    method = zipfile.ZIP_LZMA if path.stem == "lzma" else zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(path, "w", method) as file:
         for name, content in files.items():
             file.writestr(name, content)
     return path
 
 
 def tarred(path: Path, files: dict[str, bytes], *others: tarfile.TarInfo) -> Path:
-    with tarfile.open(path, "w:gz" if path.suffix == ".tgz" else "w") as file:
+    mode: Any = {".tgz": "w:gz", ".xz": "w:xz", ".tar": "w"}[path.suffix]
+    with tarfile.open(path, mode) as file:
         for name, content in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
@@ -42,9 +45,16 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize(
-    ("pack", "name"), [(zipped, "a.zip"), (tarred, "a.tar"), (tarred, "a.tgz")]
+ARCHIVES = pytest.mark.parametrize(
+    ("pack", "name"),
+    [
+        *((zipped, name) for name in ("a.zip", "lzma.zip")),
+        *((tarred, name) for name in ("a.tar", "a.tgz", "a.tar.xz")),
+    ],
 )
+
+
+@ARCHIVES
 def test_wanted_files_come_out_whole_and_nothing_else(tmp_path, pack, name):
     archive = pack(tmp_path / name, {**FILES, "train2017/readme.txt": b"no"})
     calls = []
@@ -96,9 +106,7 @@ def test_an_archive_of_something_else_leaves_nothing(tmp_path):
     assert not (tmp_path / "root").exists()
 
 
-@pytest.mark.parametrize(
-    ("pack", "name"), [(zipped, "a.zip"), (tarred, "a.tar"), (tarred, "a.tgz")]
-)
+@ARCHIVES
 def test_a_cut_archive_is_refused_and_no_file_of_it_used(tmp_path, pack, name):
     archive = pack(tmp_path / name, FILES)
     archive.write_bytes(archive.read_bytes()[:1500])
@@ -107,12 +115,15 @@ def test_a_cut_archive_is_refused_and_no_file_of_it_used(tmp_path, pack, name):
     assert not (tmp_path / "root" / "train").exists()
 
 
-def test_damage_inside_is_noticed(tmp_path):
-    archive = zipped(tmp_path / "a.zip", FILES)
+@pytest.mark.parametrize(
+    ("pack", "name"), [(zipped, "a.zip"), (zipped, "lzma.zip"), (tarred, "a.tar.xz")]
+)
+def test_damage_inside_is_noticed(tmp_path, pack, name):
+    archive = pack(tmp_path / name, FILES)
     damaged = bytearray(archive.read_bytes())
     damaged[500] ^= 1
     archive.write_bytes(damaged)
-    with pytest.raises(ValueError, match=r"a\.zip: damaged"):
+    with pytest.raises(ValueError, match=rf"{name}: damaged [^\n]*$"):
         unpack(archive, [IMAGES], tmp_path / "root")
 
 

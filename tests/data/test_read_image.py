@@ -1,5 +1,8 @@
 """Every kind of image file becomes 8-bit RGB of the annotated size, or is refused by name."""
 
+import struct
+import sys
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from unittest.mock import Mock
@@ -8,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from fcos.image_io import ORIENTATION, ImageError, read_image
+from benchmarks.memory import reset_peak_rss, rss_mb
+from fcos.image_io import ORIENTATION, ImageError, image_size, read_image
 
 SIZE = (12, 16)  # height, width
 
@@ -135,6 +139,33 @@ def test_whatever_the_decoder_raises_the_file_is_named(picture, tmp_path):
             )
             with suppress(ImageError):
                 assert read_image(path).mode == "RGB"
+
+
+@pytest.mark.parametrize("open_it", [read_image, image_size])
+def test_an_image_beyond_the_limit_of_pixels_is_refused_undecoded(tmp_path, open_it):
+    header = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\4IDAT")
+    with pytest.raises(ImageError, match=r"a\.png: .*exceeds limit of 178956970 pixels"):
+        open_it(tmp_path / "a.png")
+
+
+@pytest.mark.filterwarnings("ignore")  # of integers in 32 bits
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets a peak of memory")
+@pytest.mark.parametrize(
+    ("mode", "name", "bytes_per_pixel"),
+    [("RGB", "a.jpg", 4), ("RGBA", "a.png", 12), ("I", "a.tiff", 12), ("RGB", "a.webp", 16)],
+)
+def test_decoding_needs_the_stated_memory(tmp_path, mode, name, bytes_per_pixel):
+    exif = Image.Exif()
+    if bytes_per_pixel == 12:
+        exif[ORIENTATION] = 6
+    Image.new(mode, (3000, 3000)).save(tmp_path / name, exif=exif, method=0)
+    read_image(tmp_path / name)  # loads the decoder
+    reset_peak_rss()
+    before = rss_mb("VmRSS")
+    read_image(tmp_path / name)
+    assert rss_mb("VmHWM") - before <= bytes_per_pixel * 3000**2 / 2**20 + 20
 
 
 def test_a_decoder_that_fails_in_its_own_way_refuses_the_file(picture, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from fcos.coco_eval import evaluate_detections, to_coco_results
 from fcos.data.coco import CocoDataset
+from fcos.data.formats import find_splits
 from fcos.data.registry import resolve_dataset
 from fcos.data.voc import CLASSES, voc_annotations
 
@@ -95,6 +96,19 @@ def test_missing_and_broken_files_are_refused_by_name(root):
     (root / "Annotations/000005.xml").write_text("<annotation><size></annotation>")
     with pytest.raises(ValueError, match=r"000005\.xml: not a VOC annotation"):
         read(root)
+    for encoding in ("klingon", "gbk", "base64", "ascii"):
+        xml = f'<?xml version="1.0" encoding="{encoding}"?><annotation><size>é</size></annotation>'
+        (root / "Annotations/000005.xml").write_text(xml, "utf-8")
+        with pytest.raises(ValueError, match=r"000005\.xml: not a VOC annotation"):
+            read(root)
+        with pytest.raises(ValueError, match=r"000005\.xml: not an? (XML|VOC)"):
+            [split() for split in find_splits(root / "Annotations/000005.xml").values()]
     (root / "Annotations/000005.xml").unlink()
     with pytest.raises(ValueError, match=r"000005\.xml: not a VOC annotation"):
+        read(root)
+
+
+def test_a_list_in_another_encoding_is_named(root):
+    (root / "ImageSets/Main/trainval.txt").write_bytes("café\n".encode("latin1"))
+    with pytest.raises(ValueError, match=r"trainval\.txt: not a text in UTF-8"):
         read(root)
