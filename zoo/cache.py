@@ -61,13 +61,13 @@ def remove(name: str, cache: Path | None = None) -> int:
     """Remove a file and its sidecars; returns the number of bytes freed.
 
     Raises:
-        WeightsError: it is being downloaded.
+        WeightsError: it is being downloaded, or the folder cannot be written.
     """
     path = path_of(name, cache)
     if not path.parent.is_dir():
         return 0
     paths = [path, *(sidecar(path, suffix) for suffix in _SIDECARS)]
-    with locked_now(path):
+    with named_errors(path.parent), locked_now(path):
         freed = sum(size_on_disk(each) for each in paths)
         for each in paths:
             if each.is_dir():
@@ -104,6 +104,18 @@ def locked_now(path: Path) -> Iterator[None]:
         raise WeightsError(f"{path.name} is being downloaded: wait for that, or stop it") from None
     with held:
         yield
+
+
+@contextmanager
+def named_errors(folder: Path) -> Iterator[None]:
+    """Turn an error of the system in a cache folder into a line that names it and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise WeightsError(
+            f"{folder} cannot be written ({error.strerror or error}): set FCOS_ZOO_HOME to a "
+            "folder that can"
+        ) from error
 
 
 def size_on_disk(path: Path) -> int:

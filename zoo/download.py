@@ -222,22 +222,17 @@ def _copy(source: FileSource, part: Path, update: Callable[..., None]) -> None:
 def _locked(path: Path, update: Callable[..., None]) -> Iterator[None]:
     """Hold the file's lock; says so while another process has it."""
     lock = cache.lock(path)
-    try:
+    with cache.named_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0.5)
         except Timeout:
             update(description=f"{path.name}: another process is downloading it")
             lock.acquire()
-    except OSError as error:
-        raise WeightsError(
-            f"{path.parent} cannot be written ({error.strerror}): set FCOS_ZOO_HOME to a folder "
-            "that can"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 def _failure(path: Path, sources: Sequence[FileSource], failures: Sequence[str]) -> str:

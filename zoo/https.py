@@ -51,10 +51,13 @@ class _Version:
 
     @staticmethod
     def of(part: Path) -> _Version | None:
+        """What is recorded; None if there is no record or it is damaged."""
         try:
-            return _Version(**json.loads(_record_of(part).read_text("utf-8")))
+            held = _Version(**json.loads(_record_of(part).read_text("utf-8")))
+            valid = re.fullmatch("[!-~]([ -~]*[!-~])?", held.validator)  # as a value of a header
         except (OSError, ValueError, TypeError):
             return None
+        return held if valid and isinstance(held.size, int | None) else None
 
 
 def download(source: FileSource, part: Path, wanted: Sequence[FileSource], update: Update) -> None:
@@ -217,6 +220,8 @@ def _get_errors() -> Iterator[None]:
         raise _TransientError(f"no connection: {_cause(error)}") from error
     except requests.RequestException as error:
         raise SourceError(without_secrets(str(error))) from error
+    except ValueError as error:  # which neither library catches
+        raise SourceError(f"redirects to a malformed address ({error})") from error
     except urllib3.exceptions.HTTPError as error:
         raise _TransientError("connection dropped") from error
 

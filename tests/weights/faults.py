@@ -165,6 +165,14 @@ FAULTS = [
     ),
     Fault("falls silent mid-body", (host.silent,), (0, 0), promise={"size": SIZE}, etag=False),
     Fault("redirects in a loop", (host.redirect_loop,), (0,) * 31, "redirects in a loop"),
+    *(
+        Fault(f"redirects to `{address}`", (host.redirect(address),), (0,), reason)
+        for address, reason in {
+            "https://[": "redirects to a malformed address (Invalid IPv6 URL)",
+            "http://a:99999/": "redirects to a malformed address (Port out of range 0-65535)",
+            "file:///etc/passwd": "No connection adapters were found for 'file:///etc/passwd'",
+        }.items()
+    ),
 ]
 
 
@@ -255,6 +263,21 @@ ELSEWHERE = [
         "the cached file is not the expected one",
         "renamed to `.bad` and downloaded again",
         "test_a_wrong_file_in_the_cache_is_replaced",
+    ),
+    (
+        "the record of an unfinished file (`.part.json`) is damaged",
+        "the unfinished file is discarded; the right file",
+        "test_an_unfinished_file_whose_record_is_damaged_is_started_over",
+    ),
+    (
+        "the host redirects to a malformed address",
+        "the next mirror is asked",
+        "test_after_a_fault_the_next_source_is_asked",
+    ),
+    (
+        "the cache folder cannot be written, or something else has the file's name",
+        "refused, with the folder and the remedy",
+        "test_a_cache_that_cannot_be_written_is_named",
     ),
     (
         "the Hub sends wrong bytes",

@@ -217,10 +217,47 @@ def test_a_disk_that_fills_up_is_reported(server: FaultyServer, tmp_path: Path) 
     assert not (tmp_path / "w.pth").exists()
 
 
-def test_a_cache_that_cannot_be_made_is_named(server: FaultyServer, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(WeightsError, match="set FCOS_ZOO_HOME"):
-        fetch("w.pth", [FileSource(server.url("w.pth"))], folder=tmp_path / "file" / "cache")
+@pytest.mark.parametrize("occupied", ["cache", "cache/.w.pth.lock/x", "cache/w.pth.part/x"])
+def test_a_cache_that_cannot_be_written_is_named(
+    server: FaultyServer, tmp_path: Path, occupied: str
+) -> None:
+    server.add("w.pth", BODY)
+    (tmp_path / occupied).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / occupied).write_text("in the way")
+    with pytest.raises(WeightsError, match=r"cache cannot be written \(.*\): set FCOS_ZOO_HOME"):
+        fetch("w.pth", [FileSource(server.url("w.pth"))], folder=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        *("\udcff", "[]", "{}", "null", '{"url": 1, "validator": 2, "size": 3}'),
+        *(
+            f'{{"url": "URL", "validator": {validator}, "size": {size}}}'
+            for validator, size in [("3", 9), ('"a\\nb"', 9), ('"\u5199"', 9), ('"x"', '"9"')]
+        ),
+    ],
+)
+def test_an_unfinished_file_whose_record_is_damaged_is_started_over(
+    server: FaultyServer, tmp_path: Path, record: str
+) -> None:
+    resource = server.add("w.pth", BODY)
+    (tmp_path / "w.pth.part").write_bytes(b"\x80\x02wrong")
+    text = record.replace("URL", server.url("w.pth"))
+    (tmp_path / "w.pth.part.json").write_text(text, "utf-8", "surrogateescape")
+    path = fetch("w.pth", [FileSource(server.url("w.pth"))], folder=tmp_path)
+    assert path.read_bytes() == BODY
+    assert resource.ranges == [None]
+
+
+@pytest.mark.parametrize("address", ["https://[", "http://a:99999/", "http:///w.pth"])
+def test_after_a_fault_the_next_source_is_asked(
+    server: FaultyServer, tmp_path: Path, address: str
+) -> None:
+    server.add("w.pth", BODY, host.redirect(address))
+    server.add("mirror/w.pth", BODY)
+    sources = [FileSource(server.url(name), sha256=SHA256) for name in ("w.pth", "mirror/w.pth")]
+    assert fetch("w.pth", sources, folder=tmp_path).read_bytes() == BODY
 
 
 def test_progress_is_quiet_unless_asked_for(
