@@ -66,6 +66,7 @@ class _Run:
         self.suite = suite
         self.store = store
         self.command = command
+        store.check()
         self.facts = environment.describe(suite.device)
         self.cases = suite.cases()
         self.jobs = suite.jobs(self.cases)

@@ -55,10 +55,15 @@ def row_of(case: Case, result: Result, environment: dict[str, Any], command: str
         "values": result.values,
         "weights_note": case.weights.note,
         "seconds": result.seconds,
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "time": now(),
         "command": command,
         "environment": environment,
     }
+
+
+def now() -> str:
+    """The time of a row, in UTC; texts of this form sort by time."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 class Store:
@@ -72,17 +77,46 @@ class Store:
         self._lock = FileLock(f"{self.path}.lock")
 
     def append(self, row: Row) -> None:
-        """Append a row; it is on disk when this returns."""
-        line = json.dumps(row, separators=(",", ":"), allow_nan=False) + "\n"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock, open(self.path, "ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # end the line of a writer that was killed
-                    line = "\n" + line
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        """Append a row; it is on disk when this returns.
+
+        Raises:
+            OSError: it cannot be written, or not as a whole; the error names the file. Rows before
+                and after it stay good.
+        """
+        self._write(json.dumps(row, separators=(",", ":"), allow_nan=False) + "\n")
+
+    def check(self) -> None:
+        """Check, before anything is measured, that rows can be appended and will be the newest.
+
+        Warns of rows of a later time, which hide those of the same cases that are measured before
+        that time: the clock was set back, or is wrong on one of several machines.
+
+        Raises:
+            OSError: the file cannot be written; the error names it.
+        """
+        self._write("")
+        latest = max((str(row.get("time", "")) for row in self.rows()), default="")
+        if latest > now():
+            warnings.warn(
+                f"{self.path} has a row of {latest}, which is later than now, {now()}, and will "
+                "count as newer than what is measured now: set the clock, or choose another file",
+                stacklevel=2,
+            )
+
+    def _write(self, line: str) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self._lock, open(self.path, "ab+") as file:
+                if line and file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":  # end the line of a writer that was killed
+                        line = "\n" + line
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
 
     def rows(self) -> list[Row]:
         """All complete rows, in the order in which they were written."""

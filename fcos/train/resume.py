@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ FIXED = (
     *("augmentation", "data.plus_one", "data.whole_pixels", "data.keep_empty", "data.flip"),
     *("data.aspect_ratio_group_size", "data.split", "freeze", "run.seed"),
 )
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @contextmanager
@@ -29,7 +31,8 @@ def claim(folder: Path) -> Iterator[None]:
     """Hold a run's folder; the lock ends with the process, however that ends.
 
     Raises:
-        OSError: on all ranks: another run holds it, or nothing can be written there.
+        OSError: on all ranks: another run holds it, or nothing can be written there. Later, in the
+            block: the disk is full or read-only; the error names the folder.
     """
     lock = FileLock(folder / "run.lock")
     error: OSError | None = None
@@ -49,6 +52,10 @@ def claim(folder: Path) -> Iterator[None]:
         raise error
     try:
         yield
+    except OSError as reason:
+        if reason.errno in CANNOT_WRITE and reason.filename is None:
+            reason.filename = str(folder)
+        raise
     finally:
         lock.release()
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
-from benchmarks import store
+from benchmarks import runner, store, worker
 from benchmarks.cases import Case, Dataset, Result, TimingBudget, Weights
 from benchmarks.dataset import embedded
 from benchmarks.store import Store
+from benchmarks.suite import Suite
 
 FACTS: dict[str, Any] = {"cpu": "slow", "cores": 2, "code": "abc", "torch": "2"}
 
@@ -38,6 +41,46 @@ def test_a_line_cut_off_in_the_middle_is_passed_over_and_loses_nothing_else(tmp_
     results.append(row("C"))
     assert [r["cell"]["entry"] for r in results.rows()] == ["A", "C"]
     assert set(results.done(FACTS)) == {row("A")["key"], row("C")["key"]}
+
+
+def test_a_full_disk_is_named_and_costs_no_other_row(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="no limits of file size on Windows")
+    results = Store(tmp_path / "results.jsonl")
+    results.append(row("A"))
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    limit = results.path.stat().st_size + 100  # no file can be larger
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, usual[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: .*results\.jsonl"):
+            results.append(row("B"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    results.append(row("C"))
+    assert results.rows() == [row("A"), row("C")]
+
+
+def test_a_store_that_cannot_be_written_is_named_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "results.jsonl.lock")
+
+    monkeypatch.setattr(FileLock, "acquire", read_only)
+    monkeypatch.setattr(worker, "run", None)
+    with pytest.raises(OSError, match=r"Read-only file system: .*/results\.jsonl'"):
+        runner.run(Suite(["FCOS_shapes_tiny"]), Store(tmp_path / "results.jsonl"))
+
+
+def test_rows_of_a_later_time_than_now_are_named_and_keep_their_order(tmp_path: Path) -> None:
+    results = Store(tmp_path / "results.jsonl")
+    results.append(row("A"))
+    results.check()  # no warning
+    before_the_clock_was_set_back = row("A") | {"time": "2100-01-01T00:00:00+00:00"}
+    results.append(before_the_clock_was_set_back)
+    with pytest.warns(UserWarning, match=r"results\.jsonl has a row of 2100-.* later than now"):
+        results.check()
+    results.append(row("A"))
+    assert store.newest(results.rows()) == [before_the_clock_was_set_back]
 
 
 def _write(path: str, name: str, count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -71,6 +72,38 @@ def test_a_folder_that_cannot_be_written_is_named(
     (tmp_path / "file").write_text("")
     assert train(data, tmp_path / "file" / "run") == 1
     assert f"{tmp_path}/file/run cannot be written" in capsys.readouterr().err.replace("\n", "")
+
+
+@pytest.mark.parametrize("limit", [0, 10_000])
+def test_a_disk_that_fills_up_is_named(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], limit: int
+) -> None:
+    """Neither the first record of the run, nor the first checkpoint, fits."""
+    resource = pytest.importorskip("resource", reason="no limits of file size on Windows")
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, usual[1]))  # no file can be larger
+    try:
+        assert train(data, tmp_path / "run", "run.loggers=[]") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    lines = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / "run") in lines[-1]
+    assert "File too large" in lines[-1]
+    assert train(data, tmp_path / "run", "--resume") == 0
+
+
+def test_a_clock_that_is_set_back_changes_neither_rates_nor_order(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, clock = tmp_path / "run", itertools.count(time.time(), -3600)
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    options = ["run.log_every=1", "run.checkpoint_every=1"]
+    assert train(data, run, *options) == 0
+    os.utime(run / "checkpoints" / "iteration_0000002.pth", (0, 0))
+    assert train(data, run, *options, "--resume", "schedule.iterations=3") == 0
+    records = read(run / "metrics.jsonl")
+    assert [record["iteration"] for record in records] == [1, 2, 3]
+    assert all(record["images_per_second"] > 0 for record in records)
 
 
 def test_pixels_that_are_no_numbers_are_refused(
