@@ -100,8 +100,9 @@ def dataset(tmp_path_factory):
 AUGMENT = Compose([ResizeShortestSide((40, 60), sample="range"), HorizontalFlip()])
 
 
-@pytest.fixture(autouse=True)
-def _no_workers_of_other_tests():
+@pytest.fixture
+def no_other_workers():
+    """Ends the workers of loaders that earlier tests have left to the garbage collector."""
     gc.collect()
 
 
@@ -125,7 +126,7 @@ def test_batches_are_the_same_for_any_number_of_workers_and_after_resuming(datas
         assert_equal(batch, other)
     for batch, other in zip(expected[3:], load(dataset, 2, workers=1, start=3), strict=True):
         assert_equal(batch, other)
-    assert torch.equal(torch.get_rng_state(), state)  # the model's own random numbers go on
+    assert torch.equal(torch.get_rng_state(), state)  # that of training
 
 
 def test_workers_may_be_spawned(dataset):
@@ -135,7 +136,7 @@ def test_workers_may_be_spawned(dataset):
         assert_equal(batch, other)
 
 
-def test_workers_start_when_iteration_is_asked_for(dataset):
+def test_workers_start_with_the_iteration(dataset, no_other_workers):
     """A caller can start them before it starts threads, whose locks forked workers would keep."""
     loader = Loader(dataset, ordered_batches(len(dataset)), workers=2)
     assert not active_children()
@@ -144,7 +145,7 @@ def test_workers_start_when_iteration_is_asked_for(dataset):
     assert len(list(batches)) == len(dataset)
 
 
-def test_workers_are_kept_from_one_pass_to_the_next(dataset):
+def test_workers_are_kept_from_one_pass_to_the_next(dataset, no_other_workers):
     loader = Loader(dataset, ordered_batches(len(dataset), 4), workers=1)
     first = list(loader)
     (worker,) = active_children()
@@ -182,7 +183,7 @@ def test_an_unreadable_image_is_reported_in_one_line(tmp_path, workers):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file descriptors are counted in /proc")
-def test_a_batch_takes_one_file_descriptor_however_many_images_it_has(dataset):
+def test_a_batch_takes_one_file_descriptor_however_many_images_it_has(dataset, no_other_workers):
     def descriptors():
         return len(os.listdir("/proc/self/fd"))
 
@@ -210,7 +211,7 @@ def test_workers_without_shared_memory_name_the_remedy(tmp_path):
         list(Loader(dataset, ordered_batches(len(dataset), 2), workers=1))
 
 
-def test_workers_leave_signals_to_the_main_process(dataset):
+def test_workers_leave_signals_to_the_main_process(dataset, no_other_workers):
     batches = iter(Loader(dataset, TrainingSampler(dataset.portrait, 2, 0), AUGMENT, 1, prefetch=1))
     next(batches)
     (worker,) = active_children()

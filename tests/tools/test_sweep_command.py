@@ -1,4 +1,4 @@
-"""`python -m tools.sweep`: jobs of their own, gone on with when started again, and its configs."""
+"""`python -m tools.sweep`: its jobs, how they are resumed, and its configs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def iterations(run: Path) -> list[int]:
     return [record["iteration"] for record in map(json.loads, lines) if "loss" in record]
 
 
-def test_jobs_have_folders_of_their_own_and_go_on_where_they_stopped(
+def test_each_job_has_a_folder_where_it_is_resumed(
     sweep: Callable[..., None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     rates = ["solver.base_lr=0.01,0.02", "hydra.sweep.dir=rates"]
@@ -79,7 +79,7 @@ def test_jobs_have_folders_of_their_own_and_go_on_where_they_stopped(
     assert "holds a run with other settings: choose another hydra.sweep.dir" in said
 
 
-def test_the_jobs_folders_are_not_for_the_recipe_to_choose(
+def test_a_recipe_cannot_choose_the_folder_of_a_job(
     sweep: Callable[..., None], capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):

@@ -235,7 +235,7 @@ Asserted by the tests of the same folder that the last column names. Files of th
 
 ELSEWHERE = [
     (
-        "`kill -9` at random moments of a download, 50 times",
+        "`kill -9` at random moments of a download, 20 times",
         "the right file or none under the final name, each time",
         "test_kill_9_leaves_the_right_file_or_none",
     ),

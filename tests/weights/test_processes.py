@@ -79,7 +79,7 @@ def test_kill_9_leaves_the_right_file_or_none(
     source = FileSource(server.url("w.pth"), sha256=SHA256 if hashed else None)
     path, moments = tmp_path / "w.pth", random.Random(5)
     killed = 0
-    while killed < 25:
+    while killed < 10:
         process = begin(source, tmp_path)
         time.sleep(moments.uniform(0, 0.2))
         process.kill()

@@ -18,7 +18,7 @@ from zoo import https
 from zoo.download import fetch
 from zoo.sources import FileSource, WeightsError
 
-settings = hypothesis_settings(max_examples=60, deadline=None)
+settings = hypothesis_settings(max_examples=30, deadline=None)
 
 bodies = st.binary(max_size=5000).map(lambda content: b"\x80\x02" + content)
 cuts = st.integers(0, 5000)

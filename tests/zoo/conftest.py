@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,15 @@ def published(_published: dict[str, Tensor]) -> dict[str, Tensor]:
     return dict(_published)
 
 
-@pytest.fixture
-def small() -> Detector:
-    """`SMALL`, freshly initialised."""
+@pytest.fixture(scope="session")
+def _small() -> Detector:
     return zoo.build(SMALL)
+
+
+@pytest.fixture
+def small(_small: Detector) -> Detector:
+    """`SMALL`, freshly initialised."""
+    return copy.deepcopy(_small)
 
 
 @pytest.fixture(autouse=True)
