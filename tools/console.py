@@ -11,7 +11,7 @@ from fcos.text import printable
 
 
 class TextConsole(Console):
-    """Prints strings as they stand, also in tables.
+    """Prints strings as they are, also in tables.
 
     Brackets and `:names:` mean nothing, and of control characters only line breaks reach the
     terminal: names of classes and files, and answers of hosts, come from anywhere.

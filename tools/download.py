@@ -1,4 +1,4 @@
-"""Published weights into the cache: `fcos-zoo download`."""
+"""Download published weights into the cache: `fcos-zoo download`."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def download(
 
 
 def matching(patterns: Iterable[str]) -> Iterator[str]:
-    """The entries that the patterns name, each once; a pattern that names none stays, to fail."""
+    """The entries that match, each once; a pattern without a match is kept, to be reported."""
     yield from dict.fromkeys(name for each in patterns for name in zoo.names(each) or [each])
 
 
 def fetch_all(
     names: Sequence[str], jobs: int, progress: Progress
 ) -> Iterator[tuple[str, Path | Exception]]:
-    """Each entry's file, or what went wrong, in the order in which they end."""
+    """Each entry's file, or the error, as downloads finish."""
     todo: queue.SimpleQueue[str] = queue.SimpleQueue()
     done: queue.SimpleQueue[tuple[str, Path | Exception]] = queue.SimpleQueue()
     for name in names:

@@ -52,7 +52,7 @@ def parameters_of(card: zoo.Card) -> int:
 
 
 def _facts(source: FileSource) -> str:
-    """The address, then what is known of its file."""
+    """The address, then size, hash and note of its file."""
     size = f"{source.size:,} bytes" if source.size else ""
     digest = f"sha256 {source.digest}" if source.digest else ""
     return " ".join([source.url, *(f"({fact})" for fact in (size, digest, source.note) if fact)])

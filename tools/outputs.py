@@ -149,7 +149,7 @@ def image_ids(names: Sequence[str]) -> list[int | str]:
 
 
 def category_ids(detector: Detector) -> Sequence[int]:
-    """The category ids of the model's dataset; for classes of one's own, counted from 1."""
+    """The category ids of the model's dataset, or numbers from 1 for other classes."""
     config = detector.card.config
     own = list(detector.classes) == list(config["classes"])
     counted = range(1, len(detector.classes) + 1)

@@ -1,4 +1,4 @@
-"""Sizes and hashes of published weights, from their hosts into the entries: `fcos-zoo pin`."""
+"""Write sizes and hashes of published weights into the entries: `fcos-zoo pin`."""
 
 from __future__ import annotations
 

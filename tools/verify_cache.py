@@ -1,4 +1,4 @@
-"""The cache's files against their hashes: `fcos-zoo verify-cache`."""
+"""Compare the cache's files with their hashes: `fcos-zoo verify-cache`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def verify_cache(
 
 
 def published(filename: str) -> Sequence[FileSource]:
-    """Where entries or ImageNet weights have the file of this name from; empty for others."""
+    """The sources of a published file, or of ImageNet weights, by its name; empty for others."""
     from zoo import imagenet  # imports torch
 
     name = entry_of_file(filename)
@@ -57,7 +57,7 @@ def published(filename: str) -> Sequence[FileSource]:
 
 
 def repair(path: Path, sources: Sequence[FileSource]) -> str | Exception:
-    """Replace a damaged file by a fresh one; returns what was done, or what went wrong."""
+    """Download a damaged file again; returns what was done, or the error."""
     try:
         with cache.locked_now(path):
             moved = cache.quarantine(path)

@@ -87,7 +87,7 @@ def quarantine(path: Path) -> str:
 
 
 def lock(path: Path) -> FileLock:
-    """The lock that whoever writes this file of the cache holds."""
+    """The lock that a process holds while it writes this file of the cache."""
     return FileLock(path.with_name(f".{path.name}.lock"))
 
 
@@ -143,7 +143,7 @@ def recorded(path: Path) -> str | None:
 
 
 def known_sha256(path: Path) -> str:
-    """The file's SHA-256: the recorded one if the file is unchanged, otherwise computed."""
+    """The file's SHA-256, computed only if the file has changed since it was recorded."""
     status = path.stat()
     digest = recorded(path)
     if digest and sidecar(path, ".sha256").stat().st_mtime_ns == status.st_mtime_ns:
@@ -154,7 +154,7 @@ def known_sha256(path: Path) -> str:
 
 @contextmanager
 def disk_space(part: Path, needed: int) -> Iterator[None]:
-    """Turn a disk that is full, or would be, into one clear line."""
+    """Raise a WeightsError of one line if the disk is full, or would be."""
     try:
         if shutil.disk_usage(part.parent).free < needed:
             raise OSError(errno.ENOSPC, "foreseen")
@@ -179,7 +179,7 @@ def is_valid(path: Path, expected: Sequence[FileSource]) -> bool:
 
 
 def matches(path: Path, digest: str, expected: Sequence[FileSource]) -> bool:
-    """Whether a file with this SHA-256 is the expected one: nothing else decides that.
+    """Whether a file with this SHA-256 is the expected one. Only this function decides it.
 
     Where no source states a hash, the one that was recorded when the file arrived counts.
     """

@@ -1,4 +1,4 @@
-"""A checkpoint from a file, an address or a mapping: its tensors, and what they are of."""
+"""Checkpoints from a file, an address or a mapping, and the entry that they belong to."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from zoo.sources import FileSource, WeightsError
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors, and what training here writes beside them.
+    """Tensors, and the facts that training here writes beside them.
 
     Attributes:
         state: the tensors under their published keys.
@@ -145,11 +145,11 @@ def write_safetensors(detector: Detector, path: Path) -> None:
 
 
 def describe(state: Mapping[str, Tensor], entry: Card | None = None) -> str:
-    """What a published state dict seems to be, in a clause; takes a few seconds at worst.
+    """Say in a clause what a published state dict seems to be; may take a few seconds.
 
     Args:
         state: its tensors.
-        entry: what it should be; it may be that for another number of classes.
+        entry: the expected one; the state may be of this entry with other classes.
     """
     if any(re.match(r"roi_heads?\.", key) for key in state):
         return "it looks like a two-stage detector (Faster or Mask R-CNN)"
@@ -177,7 +177,7 @@ def describe(state: Mapping[str, Tensor], entry: Card | None = None) -> str:
 
 
 def _by_network(form: Format, state: Mapping[str, Tensor]) -> list[list[Card]]:
-    """The entries that a state may be of, those with the same network together."""
+    """The entries that a state may belong to, grouped by their network."""
 
     def matching_keys(backbone: type) -> int:
         rules = form.rules(TABLES[backbone], Levels(3, 3))
@@ -185,7 +185,7 @@ def _by_network(form: Format, state: Mapping[str, Tensor]) -> list[list[Card]]:
 
     backbone = max(TABLES, key=matching_keys).__name__
     networks: dict[str, list[Card]] = {}
-    other: set[str] = set()  # choices of backbone that are of another class
+    other: set[str] = set()  # choices of backbone that build another class
     for entry in map(card, names()):
         if PUBLISHED.get(entry.family) is not form or entry.backbone in other:
             continue

@@ -1,5 +1,4 @@
-"""The published file of an entry, or any other file: from the cache, or from the first source
-that serves it whole."""
+"""Files from the cache, or from the first source that serves them completely."""
 
 from __future__ import annotations
 
@@ -176,7 +175,7 @@ def _fetch_from(
     from zoo import https
 
     part = cache.sidecar(path, ".part")
-    # What a source states of its own file goes before what is known from the others.
+    # The hash that a source states of its own file counts before those of the others.
     wanted = [source] if source.digest else wanted
     if source.hub:
         hub.download(source, part, update)
@@ -196,7 +195,7 @@ def _fetch_from(
 
 
 def _copy(source: FileSource, part: Path, update: Callable[..., None]) -> None:
-    """Copy a file of this machine; one of huggingface_hub's cache is linked where possible."""
+    """Copy a local file; one of huggingface_hub's cache is linked where possible."""
     from zoo import https
     from zoo.files import HEAD
 
@@ -220,7 +219,7 @@ def _copy(source: FileSource, part: Path, update: Callable[..., None]) -> None:
 
 @contextmanager
 def _locked(path: Path, update: Callable[..., None]) -> Iterator[None]:
-    """Hold the file's lock; says so while another process has it."""
+    """Hold the file's lock; the progress bar says so while another process holds it."""
     lock = cache.lock(path)
     with cache.named_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -236,7 +235,7 @@ def _locked(path: Path, update: Callable[..., None]) -> Iterator[None]:
 
 
 def _failure(path: Path, sources: Sequence[FileSource], failures: Sequence[str]) -> str:
-    """All that was tried, a line each, and the remedy."""
+    """The message of an error: a line for each source that was tried, and the remedy."""
     colon = ":" if failures else ""
     lines = [
         f"{path.name} is not in the cache, and FCOS_ZOO_OFFLINE forbids downloading it{colon}"
@@ -258,7 +257,7 @@ def _failure(path: Path, sources: Sequence[FileSource], failures: Sequence[str])
 
 
 def _alternative(entry: Card) -> str:
-    """What to do without the entry's weights; of the other entries, the most similar is named."""
+    """Advice where an entry has no weights, which names the most similar entry that has."""
 
     def similarity(name: str) -> tuple[bool, float]:
         ratio = SequenceMatcher(None, entry.name, name).ratio()

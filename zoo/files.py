@@ -51,7 +51,7 @@ def detect_format(head: bytes) -> str | None:
 
 
 def describe_non_weights(head: bytes) -> str | None:
-    """What a host sent in place of a weights file; None for what may be one."""
+    """What a host sent instead of a weights file; None for what may be one."""
     if not head:
         return "an empty file"
     if detect_format(head):
@@ -71,7 +71,7 @@ def describe_non_weights(head: bytes) -> str | None:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The mapping that a weights file holds, on the CPU.
+    """Read the mapping in a weights file, on the CPU.
 
     Safetensors and torch's zip format are memory-mapped, not copied.
 
@@ -123,7 +123,7 @@ def read(path: str | Path) -> dict[str, Any]:
 def _is_pickled_object(error: Exception) -> bool:
     """Whether a reader stopped at a class that is not Python's own, as `torch.save(detector)` has.
 
-    Functions and Python's own classes are what a hostile file may call.
+    A hostile file would call a function or one of Python's own classes.
     """
     called = re.search(r"\bit calls (\w+)\S*\.([A-Z]\w*),", _reason(error))
     return called is not None and called[1] not in sys.stdlib_module_names
@@ -190,7 +190,7 @@ def _tensors(content: Any, seen: set[int]) -> Iterator[Any]:
 
 
 class _StandIn:
-    """What a pickle gets in place of a function of numpy's: it cannot set attributes on these."""
+    """Replaces a function of NumPy's in a pickle, which cannot set attributes of it."""
 
     __slots__ = ()
 
@@ -240,7 +240,7 @@ class _Scalar(_StandIn):
 
 
 class _Encode(_StandIn):
-    """``_codecs.encode``, by which protocol 2 writes bytes; ``bytes``, by which it writes none."""
+    """``_codecs.encode``, and ``bytes`` for empty ones, by which protocol 2 writes bytes."""
 
     def __new__(cls, text: str = "", encoding: str = "latin1") -> Any:
         return text.encode("latin1")
@@ -256,7 +256,7 @@ STAND_INS: dict[str, type] = {
     "numpy.dtype": _DType,
     **{f"numpy.{core}.{name}": cls for core in ("core", "_core") for name, cls in _NUMPY.items()},
 }
-"""What takes the place of numpy's functions, by their names in numpy 1 and 2."""
+"""Replacements of NumPy's functions, by their names in NumPy 1 and 2."""
 
 _ALLOWED: dict[str, type] = {
     **STAND_INS,

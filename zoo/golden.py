@@ -1,4 +1,4 @@
-"""Compare an entry with numbers that the original code computed.
+"""Compare an entry with numbers that its original code computed.
 
 A fixture is `<entry>.json` and `<entry>.npz`: the published checkpoint's tensors as named random
 draws, an image, ground truth, and what the original code made of them (see tests/golden/README.md).
@@ -31,10 +31,10 @@ MATCHED = 0.98  # of the detections
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison: what, its worst error in units of the tolerance, and a word on it.
+    """One comparison: `what`, its largest error as a share of the tolerance, and a detail.
 
-    `unstable` says that no implementation could pass: our own network, computed in another order
-    with other roundings, does not agree with itself either.
+    `unstable`: no implementation could pass, since our own network does not agree with itself once
+    it is computed in another order, with other rounding errors.
     """
 
     what: str
@@ -96,8 +96,8 @@ def verify(
     """Compare everything a fixture holds, one check at a time.
 
     Args:
-        images: the folder of real images; without it the real image is left out.
-        device: where our side is computed.
+        images: the folder of real images; None leaves out that comparison.
+        device: of our detector.
     """
     detector = build(fixture.entry)
     state = fixture.state_dict()
@@ -129,7 +129,7 @@ def _check_real(detector: Detector, fixture: Fixture, image: Path) -> Check:
 
 
 def _detect(detector: Detector, image: Path) -> dict[str, Tensor]:
-    """The detections in an image file, after the model's whole test pipeline."""
+    """The detections in an image file, with the test-time resize."""
     with torch.no_grad():
         return detector.find([load_image(image)])[0]
 
@@ -220,7 +220,7 @@ def _compare_losses(
 
 
 def _excess(ours: Tensor, theirs: Tensor, atol: float, rtol: float) -> float:
-    """The largest difference in units of what is tolerated there."""
+    """The largest difference, as a share of the tolerance."""
     error = (ours.double().cpu() - theirs.double()).abs()
     return float((error / (atol + rtol * theirs.double().abs() + 1e-30)).nan_to_num(1e30).max())
 

@@ -34,7 +34,7 @@ Update = Callable[..., None]
 
 
 class _TransientError(Exception):
-    """This attempt failed, the next may not; the host may ask to wait (seconds)."""
+    """This attempt failed, another may succeed, after `wait` seconds if the host asks for that."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
@@ -43,7 +43,7 @@ class _TransientError(Exception):
 
 @dataclass(frozen=True)
 class _Version:
-    """Which version of a URL's file a ``.part`` file holds the first bytes of."""
+    """The version of a file whose first bytes are in a ``.part`` file."""
 
     url: str
     validator: str  # a strong ETag or a modification date
@@ -66,11 +66,11 @@ def download(source: FileSource, part: Path, wanted: Sequence[FileSource], updat
     Args:
         source: its address.
         part: where to write it; holds the whole file afterwards, not yet verified.
-        wanted: what is known about the file, to refuse a wrong size before its bytes.
+        wanted: known sizes and hashes; a file of another size is refused before its bytes arrive.
         update: called with the bytes ``completed`` and in ``total`` (or None).
 
     Raises:
-        SourceError: the source is given up; the part may hold bytes from which to resume.
+        SourceError: the source is given up; the part may hold bytes to resume from.
         WeightsError: the disk is full.
     """
     failures, furthest = 0, cache.size_on_disk(part)
@@ -108,7 +108,7 @@ def discard(part: Path) -> None:
 
 
 def check_head(head: bytes) -> None:
-    """SourceError if these first bytes are of something that hosts send instead of weights."""
+    """Raise a SourceError if these are the first bytes of something else than weights."""
     if what := describe_non_weights(head):
         raise SourceError(f"sends {what}")
 
@@ -194,7 +194,7 @@ def _save(
 
 
 def _check_range(response: requests.Response, held: _Version, offset: int, part: Path) -> None:
-    """Start over unless the answer continues the version that the part holds."""
+    """Start over unless the response continues the version in the part."""
     stated = response.headers.get("Content-Range", "")
     match = re.fullmatch(rf"bytes {offset}-[0-9]+/([0-9]{{1,18}}|\*)", stated)
     same_size = match and match[1] in ("*", str(held.size))
@@ -227,7 +227,7 @@ def _get_errors() -> Iterator[None]:
 
 
 def _get(source: FileSource, headers: dict[str, str]) -> requests.Response:
-    """A successful answer (200 or 206), its body still to be read."""
+    """A successful response (200 or 206), whose body has yet to be read."""
     headers = {"Accept-Encoding": "identity", "User-Agent": "fcos-zoo", **headers}
     with _get_errors():
         response = requests.get(
@@ -262,7 +262,7 @@ def _body(response: requests.Response) -> Iterator[bytes]:
 
 
 def _validator(response: requests.Response) -> str | None:
-    """What ``If-Range`` takes; a weak ETag does not promise the same bytes."""
+    """The value for ``If-Range``: not a weak ETag, which different bytes may share."""
     etag = response.headers.get("ETag", "")
     strong = etag and not etag.startswith("W/")
     return etag if strong else response.headers.get("Last-Modified")

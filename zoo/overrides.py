@@ -11,14 +11,14 @@ from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-# Settings whose values are text as it stands: a path may have characters of Hydra's grammar.
+# Settings whose values are plain text: a path may have characters of Hydra's grammar.
 TEXTS = (
     *("data.root", "data.train", "data.train_images", "data.test", "data.test_images"),
     *("init.checkpoint", "init.backbone", "run.folder"),
 )
 FOLDERS = ("hydra.sweep.dir", "hydra.run.dir", "folder", "weights_folder")
 PLAIN = re.compile(r"^$|^null$|\$\{|^(['\"]).*\1$", re.DOTALL)  # what needs no quotes, or has them
-# Settings by the names that they had in earlier versions, which still work.
+# Names that settings had in earlier versions, which still work.
 RENAMED = {
     "data.group": "data.aspect_ratio_group_size",
     "loss.images_together": "loss.normalizer_group",

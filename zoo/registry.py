@@ -1,8 +1,8 @@
-"""The zoo's entries: their names and facts, and folders of one's own entries.
+"""The zoo's entries: their names and facts, and folders of the user's entries.
 
-An entry is a YAML file in ``configs/entry``, named as the entry. Its facts stand in that file and,
-if its code base has them in common, in that one's file of ``configs/system``: they are read without
-Hydra, whose composition of all entries takes seconds, and without torch.
+An entry is a YAML file of its name in ``configs/entry``. Its facts are in that file, and those that
+all entries of a code base share in a file of ``configs/system``. They are read without torch, and
+without Hydra, which takes seconds to compose all entries.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Card:
 
 
 def register(folder: str | Path) -> list[str]:
-    """Add a folder of one's own entries to the zoo; returns their names.
+    """Add a folder of entries to the zoo; returns their names.
 
     Each ``NAME.yaml`` in the folder is an entry, as in ``configs/entry``. Subfolders are Hydra's
     groups: ``backbone/mine.yaml`` is what ``/backbone: mine`` chooses. The environment variable
@@ -166,7 +166,7 @@ def entry_of_file(filename: str) -> str | None:
 
 
 def source_of(stated: str | Mapping[str, Any]) -> FileSource:
-    """A source as YAML states it; ``package:PATH`` lies beside the installed packages."""
+    """A source as YAML states it; ``package:PATH`` is beside the installed packages."""
     facts = {"url": stated} if isinstance(stated, str) else dict(stated)
     if facts["url"].startswith("package:"):
         facts["url"] = str(CONFIGS.parent / facts["url"].removeprefix("package:"))
@@ -174,7 +174,7 @@ def source_of(stated: str | Mapping[str, Any]) -> FileSource:
 
 
 def folders() -> list[Path]:
-    """The registered folders of one's own entries."""
+    """The registered folders of entries."""
     listed = os.environ.get("FCOS_ZOO_CONFIGS", "").split(os.pathsep)
     return [*_registered, *(Path(each).expanduser().resolve() for each in listed if each)]
 
@@ -203,7 +203,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def _files(without: Path | None = None) -> dict[str, Path]:
-    """The file of each entry; the zoo's own names cannot be taken."""
+    """The file of each entry; a registered folder cannot replace an entry of the zoo."""
     registered = [folder for folder in reversed(folders()) if folder != without]
     return {
         path.stem: path

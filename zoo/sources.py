@@ -1,4 +1,4 @@
-"""Where a file can be downloaded from, and in which order its sources are tried."""
+"""Where a file can be downloaded, and the order in which its sources are tried."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class FileSource:
 
 
 def expected(filename: str, sources: Sequence[FileSource]) -> list[FileSource]:
-    """What is known about the file: it is the right one if it matches at least one of these."""
+    """The sources whose size or hash a file must match: it is right if it matches one of them."""
     live = [source for source in sources if not source.dead]
     hashed = [source for source in live if source.digest]
     sized = [source for source in live if source.size]
