@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 .PHONY: bench test docs gpu env clean
 .DELETE_ON_ERROR:
 
-bench: $(STAMP)  ## measure one entry of each kind on the embedded images
+bench: $(STAMP)  ## measure one entry of each kind of backbone on embedded images
 	$(BIN)/fcos-zoo bench --suite quick --fresh
 
 test: $(STAMP)  ## lint, types and tests

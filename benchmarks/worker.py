@@ -27,7 +27,7 @@ from benchmarks.environment import fingerprint, visible_gpus
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 START = "forkserver" if sys.platform == "linux" else "spawn"  # forking is not safe on macOS
-LIBRARIES = ["torch", "torchvision"]
+LIBRARIES = ["torch", "torchvision", "hydra.utils"]
 CHANGED = Result("failed", reason="the code changed since the suite began: start it again")
 
 

@@ -256,9 +256,10 @@ def measure(suite: Suite, out: Path, fresh: bool) -> int:
         console.print(table)
     for line in closing_lines(rows, suite):
         console.print(line, style="yellow", soft_wrap=True)
-    console.print(
-        f"Results: {out}, table: {page}. See them as a page: fcos-zoo report {out} --html"
-    )
+    everything = {"latency", "memory", "ap"} <= set(suite.metrics)
+    look = " Compare ms and peak MB, and AP where weights are trained." if everything else ""
+    page_command = f"fcos-zoo report {out} --html"
+    console.print(f"Results: {out}, table: {page}.{look} See all as a page: {page_command}")
     broken = [row for row in rows if row["status"] not in ("measured", "missing")]
     return 1 if broken and "WORLD_SIZE" not in os.environ else 0
 
