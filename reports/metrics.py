@@ -144,7 +144,8 @@ METRICS = (
             "mean AP under four corruptions at three strengths"),
     _robust("ap_relative", "of AP", "relative", "percent of the AP of clean images"),
     *(
-        _robust(f"ap_{name}", name, f"corrupted.{name}", f"mean AP at three strengths of {name}")
+        _robust(f"ap_{name}", f"AP {name}", f"corrupted.{name}",
+                f"mean AP at three strengths of {name}")
         for name in ("blur", "noise", "jpeg", "contrast")
     ),
     _analysis("ap_low", "AP from", "bootstrap.low",

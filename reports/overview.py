@@ -105,7 +105,7 @@ def compact(models: pd.DataFrame, every: bool = False) -> tuple[list[str], list[
         columns["machine"] = list(models["machine"])
     if models["settings"].nunique() > 1:
         columns["settings"] = list(models["settings"])
-    if models["runtime"].nunique() > 1:
+    if models["runtime"].str.split().str[0].nunique() > 1:  # whatever their versions
         columns["runtime"] = list(models["runtime"].fillna(GAP))
     for name in ("ap", "ap_published", *COLUMNS, *(DETAILS if every else ())):
         if not (_has(models, name) if every else _is_common(models, name)):
@@ -191,9 +191,8 @@ def _conditions(table: pd.DataFrame, models: pd.DataFrame) -> str:
     if settings:
         size = "" if "/" in settings else ", published test size"
         threads = "/".join(f"{n:.0f}" for n in sorted(timed["threads"].dropna().unique()))
-        runtimes = models["runtime"].dropna().unique()
-        runtime = f", {runtimes[0]}" if len(runtimes) == 1 else ""
-        sentences.append(f"Speed: {settings}{size}, batch 1, {threads} threads{runtime}.")
+        runtimes = ", ".join(timed["runtime"].unique())
+        sentences.append(f"Speed: {settings}{size}, batch 1, {threads} threads, {runtimes}.")
         weights = timed.loc[timed["settings"] == settings, "weights"]
         if random := int((weights == "random").sum()):
             sentences.append(f"{random} of {len(weights)} times are with random weights.")

@@ -119,7 +119,7 @@ def bench(
     ] = None,
     processes: Annotated[
         int | None,
-        how(min=1, show_default="4", help="Number of processes that time each case."),
+        how(min=1, show_default="4; quick: 2", help="Number of processes that time each case."),
     ] = None,
     rounds: Annotated[
         int | None,

@@ -218,9 +218,18 @@ def test_what_ap_consists_of_is_a_table_of_its_own() -> None:
     assert "AP from" not in printed(rows)  # the terminal has the main figures only
 
 
+def test_the_noise_of_a_time_and_the_ap_in_noise_are_two_columns() -> None:
+    values = {"corrupted": {"noise": [0.3, 0.2, 0.1]}, "mean": 0.2, "split": "val2017"}
+    rows = [latency(ENTRY, 80, noise=0.05), row(ENTRY, "robustness", values)]
+    headings, [cells] = overview.compact(summary(frame(rows)), every=True)
+    figures = dict(zip(headings, cells, strict=True))
+    assert (figures["noise"], figures["AP noise"]) == ("5%", "20.0")
+
+
 def test_robustness_has_the_mean_of_each_corruption() -> None:
     values = {"corrupted": {"blur": [0.3, 0.2, 0.1]}, "mean": 0.2, "relative": 0.5}
     robust = row(ENTRY, "robustness", {**values, "split": "val2017", "images": 5000})
     shown = section([robust], "Robustness")
     cells = dict(zip(shown.headings, shown.cells[0], strict=True))
-    assert [cells[name] for name in ("AP corrupted", "of AP", "blur")] == ["20.0", "50.0", "20.0"]
+    names = ("AP corrupted", "of AP", "AP blur")
+    assert [cells[name] for name in names] == ["20.0", "50.0", "20.0"]
