@@ -19,6 +19,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 from rich.text import Text
 
+from tools.console import TextConsole
 from zoo.registry import CONFIGS
 from zoo.sources import FileSource
 
@@ -72,7 +73,7 @@ def download(name: str, root: Path, keep: bool) -> None:
         name, yaml.safe_load((CONFIGS / "dataset" / f"{name}.yaml").read_text())
     )
     root.mkdir(parents=True, exist_ok=True)
-    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console = TextConsole(soft_wrap=True)
     with FileLock(root / ".data.lock"):
         missing = missing_archives(dataset, root)
         if missing:
@@ -117,7 +118,7 @@ def shapes(
 
     annotations = write(out, count, seed, size, tuple(classes.split(",")), most)
     content = load_annotations(annotations)
-    Console(soft_wrap=True, markup=False, highlight=False).print(
+    TextConsole(soft_wrap=True).print(
         f"{annotations}: {len(content['images']):,} images, {len(content['annotations']):,} objects"
     )
 
@@ -140,7 +141,7 @@ def check_dataset(
     from fcos.data.check import check
     from fcos.data.registry import find_datasets
 
-    console = Console()
+    console = TextConsole()
     reports: dict[str, Report] = {}
     for name, source in find_datasets(dataset):
         image_dir = images or source.image_dir
@@ -169,7 +170,7 @@ def convert_dataset(
     from fcos.data.formats import find_splits
     from fcos.text import printable
 
-    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console = TextConsole(soft_wrap=True)
     for name, split in convert(find_splits(dataset), out, format, images).items():
         counts = "".join(f", {number:,} x {kind}" for kind, number in split.counts.items())
         numbers = f"{split.images:,} images, {split.objects:,} objects{counts}"
@@ -177,14 +178,14 @@ def convert_dataset(
     console.print(f"train on it with data={printable(out)}")
 
 
-def _show(console: Console, name: str, image_dir: Path, report: Report) -> None:
+def _show(console: TextConsole, name: str, image_dir: Path, report: Report) -> None:
     from fcos.data.check import ASSUMED, IMAGE_FAULTS, LEFT_OUT, OUTCOMES, REFUSED
     from fcos.text import printable
 
     styles = {REFUSED: "red", LEFT_OUT: "yellow", ASSUMED: "yellow"}
     numbers = f"{report.images:,} images, {report.objects:,} objects, {len(report.classes)} classes"
     heading = f"{printable(name)}, {printable(image_dir)}: {numbers}"
-    console.print(heading, markup=False, highlight=False, soft_wrap=True)
+    console.print(heading, soft_wrap=True)
     table = Table("finding", "number", "training", "first ones")
     order = list(OUTCOMES)
     findings = sorted(report.findings, key=lambda finding: order.index(finding.kind))
@@ -200,7 +201,8 @@ def _show(console: Console, name: str, image_dir: Path, report: Report) -> None:
     remedy = "fix what is marked as refused"
     if refused <= IMAGE_FAULTS:
         remedy += ", or skip such images with data.skip_unreadable=true"
-    console.print(f"[red]training refuses it:[/] {remedy}" if refused else "training accepts it")
+    verdict = f"training refuses it: {remedy}" if refused else "training accepts it"
+    console.print(verdict, style="red" if refused else None)
 
 
 def _short(finding: Finding) -> str:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from tools.arguments import Model
+from tools.console import TextConsole
 
 PAGE = Path(__file__).with_suffix(".html")
 RUNTIME = "onnxruntime-web@1.30.0"  # an npm package, under the MIT license
@@ -47,7 +47,7 @@ def demo(
     web server, and uploads nothing.
     """
     out.mkdir(parents=True, exist_ok=True)
-    console = Console(markup=False, highlight=False, soft_wrap=True)
+    console = TextConsole(soft_wrap=True)
     with console.status(f"{out}: adding {RUNTIME}"):
         add_runtime(out, runtime)
     with console.status(f"{out}: adding {name}"):

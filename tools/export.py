@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from tools.arguments import Model, Weights, name_for_files, words
+from tools.console import TextConsole
 
 SUFFIXES = {"pt2": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
 # What each format needs, and the extra that installs it.
@@ -103,7 +103,7 @@ def export(
     )
     stem = name_for_files(name) + ("" if precision == "fp32" else f"_{precision}")
     out.mkdir(parents=True, exist_ok=True)
-    console = Console(markup=False, highlight=False, soft_wrap=True)
+    console = TextConsole(soft_wrap=True)
     drafts = out / f"{stem}.draft"  # a folder: the files in it have their own names
     drafts.mkdir(exist_ok=True)
     done: dict[str, Path] = {}

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from benchmarks import store
+from tools.console import TextConsole
 
 
 def report(
@@ -54,7 +54,7 @@ def report(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     names = ", ".join(name for name in written if "/" not in name) + " and csv" * csv
-    _console().print(f"{names} in {out}")
+    TextConsole(soft_wrap=True).print(f"{names} in {out}")
 
 
 def curves(
@@ -71,7 +71,7 @@ def curves(
     from reports import curves
 
     loaded = curves.load_all(runs)
-    console = _console()
+    console = TextConsole(soft_wrap=True)
     for run in loaded:
         console.print(curves.text(run), end="\n\n")
     first = runs[0]
@@ -80,7 +80,7 @@ def curves(
         if path.suffix not in (".png", ".svg"):
             raise ValueError(f"{path}: the name of an image file ends in .png or .svg")
         curves.save(curves.draw(loaded), path)
-        console.print(path)
+        console.print(str(path))
 
 
 def chosen(
@@ -94,10 +94,6 @@ def chosen(
         and fnmatch.fnmatchcase(row["machine"], machine)
         and (not metrics or row["cell"]["metric"] in metrics)
     ]
-
-
-def _console() -> Console:
-    return Console(soft_wrap=True, markup=False, highlight=False)
 
 
 if __name__ == "__main__":

@@ -175,6 +175,17 @@ def test_text_from_outside_is_printed_as_text(capsys: Capture) -> None:
     assert "\x1b" not in said + capsys.readouterr().err
 
 
+def test_control_characters_of_paths_are_escaped(tmp_path: Path, capsys: Capture) -> None:
+    drawn, out = str(tmp_path / "a\x1b[31m"), str(tmp_path / "b\x1b[31m")
+    assert main(["data", "shapes", "--count", "2", "--size", "64", "--out", drawn]) == 0
+    assert main(["data", "check", drawn]) == 0
+    assert main(["data", "convert", drawn, out]) == 0
+    assert main(["report", str(RESULTS), "--out", out]) == 0
+    said = "".join(capsys.readouterr())
+    assert said.count(r"\x1b[31m") >= 4
+    assert "\x1b" not in said
+
+
 def test_a_warning_is_one_line_that_is_printed_as_text(tmp_path: Path, capsys: Capture) -> None:
     row = RESULTS.read_text().splitlines()[0]
     results = tmp_path / "re\x1b[31m.jsonl"
