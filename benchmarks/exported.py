@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from benchmarks.dataset import embedded, read_images
+from benchmarks import accuracy
+from benchmarks.cases import Dataset
+from benchmarks.dataset import embedded, image_ids, read_images
 from fcos import Detector, ShortestSide
 from fcos.boxes import Size
+from fcos.coco_eval import evaluate_detections
+from fcos.data.annotations import load_annotations
 from fcos.detections import matches
 from fcos.images import load_image
 from fcos.preprocess import as_float, resize_image
+from fcos.quantize import AccuracyControl, Run
 from zoo.exported import ExportedDetector
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -47,10 +53,26 @@ def largest(detector: Detector) -> Size:
 def compare(detector: Detector, exported: ExportedDetector, tolerance: Tolerance = EXACT) -> str:
     """Compare the detections of an exported file with the detector's, on photographs.
 
-    They are images of several shapes and batches of two, unless the file is for one size.
-
     Raises:
         RuntimeError: fewer than the required share of the detections match.
+    """
+    same, total = count_matches(detector, exported, tolerance)
+    if same < tolerance.required * total:
+        raise RuntimeError(
+            f"only {same} of {total} detections match those of the detector: the file was removed"
+        )
+    if not total:
+        return f"not compared: the detector found nothing on {PHOTOGRAPHS} photographs"
+    return f"{same} of {total} detections match the detector's on {PHOTOGRAPHS} photographs"
+
+
+def count_matches(
+    detector: Detector, exported: ExportedDetector, tolerance: Tolerance = EXACT
+) -> tuple[int, int]:
+    """How many detections of a detector and of an exported file are the same, and of how many.
+
+    The photographs have several shapes and come alone and in batches of two, unless the file is
+    for one size.
     """
     same = total = 0
     for batch in _batches(detector, exported):
@@ -65,13 +87,7 @@ def compare(detector: Detector, exported: ExportedDetector, tolerance: Tolerance
             one, other = _above(ours, tolerance.above), _above(theirs, tolerance.above)
             same += matches(one, other, tolerance.iou, tolerance.score)
             total += max(len(one["scores"]), len(other["scores"]))
-    if same < tolerance.required * total:
-        raise RuntimeError(
-            f"only {same} of {total} detections match those of the detector: the file was removed"
-        )
-    if not total:
-        return f"not compared: the detector found nothing on {PHOTOGRAPHS} photographs"
-    return f"{same} of {total} detections match the detector's on {PHOTOGRAPHS} photographs"
+    return same, total
 
 
 def _batches(detector: Detector, exported: ExportedDetector) -> list[list[Tensor]]:
@@ -92,22 +108,45 @@ def _batches(detector: Detector, exported: ExportedDetector) -> list[list[Tensor
     ]
 
 
-def calibration_inputs(
-    exported: ExportedDetector, folder: Path | None, limit: int
-) -> list[np.ndarray]:
-    """Inputs of the graph, from the images of a folder or from the embedded photographs.
+def calibration_images(source: Path | Dataset | None, limit: int) -> list[Tensor]:
+    """Images (3, H, W) of a folder or a dataset, or the embedded photographs.
 
     Raises:
         ValueError: there are no images in the folder.
     """
-    if folder is None:
-        images = read_images(embedded(), limit)
-    else:
-        paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
-        if not paths:
-            raise ValueError(f"{folder} has no images to calibrate with")
-        images = [load_image(path) for path in paths[:limit]]
-    return [np.stack([exported.prepare(image)[0]] * (exported.images or 1)) for image in images]
+    if not isinstance(source, Path):
+        return read_images(source or embedded(), limit)
+    paths = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in SUFFIXES]
+    if not paths:
+        raise ValueError(f"{source} has no images to calibrate with")
+    return [load_image(path) for path in paths[:limit]]
+
+
+def graph_input(exported: ExportedDetector, image: Tensor) -> np.ndarray:
+    """A batch of the graph's input, from one image."""
+    return np.stack([exported.prepare(image)[0]] * (exported.images or 1))
+
+
+def accuracy_control(
+    exported: ExportedDetector, dataset: Dataset, max_drop: float
+) -> AccuracyControl:
+    """Quantise with a limit on the loss of AP on a dataset.
+
+    Args:
+        exported: the file that will be quantised.
+        dataset: with annotations.
+        max_drop: the largest loss, in per cent of AP.
+    """
+    ids = image_ids(dataset)
+    annotations = load_annotations(dataset.annotations, labelled=False)
+
+    def measure(run: Run, positions: Iterable[int]) -> float:
+        chosen = [ids[position] for position in positions]
+        detector = ExportedDetector(exported.path, exported.runtime, exported.description, run)
+        results = accuracy.detect(detector, dataset, chosen)
+        return evaluate_detections(results, annotations, chosen)["AP"] or 0.0
+
+    return AccuracyControl(measure, len(ids), max_drop / 100)
 
 
 def _above(found: dict[str, Tensor], score: float) -> dict[str, Tensor]:

@@ -112,6 +112,7 @@ class ExportedDetector(nn.Module):
         preprocessing: resize images to the test-time size, and return boxes in their own pixels.
         dynamic: the height and the width are not constants of the graph.
         batched_nms: see `GraphDecoder`.
+        dtype: of the network; box regression, decoding, input and output stay in float32.
     """
 
     def __init__(
@@ -120,9 +121,10 @@ class ExportedDetector(nn.Module):
         preprocessing: bool = False,
         dynamic: bool = True,
         batched_nms: bool = False,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.detector = copy.deepcopy(detector).fuse().requires_grad_(False)
+        self.detector = copy.deepcopy(detector).fuse().requires_grad_(False).to(dtype)
         self.detector.card = None
         self.detector.decoder = GraphDecoder(
             len(detector.classes), batched_nms, **vars(detector.decoder)
@@ -263,6 +265,7 @@ def program(
     images: int | None = None,
     preprocessing: bool = False,
     batched_nms: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> torch.export.ExportedProgram:
     """Trace a detector by `torch.export`; see `ExportedDetector`.
 
@@ -270,7 +273,7 @@ def program(
         detector: on the CPU.
         size: (height, width) of all images; default: any.
         images: the batch size; default: any.
-        preprocessing, batched_nms: see `ExportedDetector`.
+        preprocessing, batched_nms, dtype: see `ExportedDetector`.
     """
     height, width = size or (200, 330)
     example = torch.zeros(images or 2, 3, height, width)
@@ -280,7 +283,7 @@ def program(
     dims = {0: dynamic} if images is None else {}
     if size is None:
         dims |= {1: dynamic, 2: dynamic} if preprocessing else {2: dynamic, 3: dynamic}
-    model = ExportedDetector(detector, preprocessing, size is None, batched_nms)
+    model = ExportedDetector(detector, preprocessing, size is None, batched_nms, dtype)
     with quiet():
         return torch.export.export(
             model,

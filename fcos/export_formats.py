@@ -18,6 +18,8 @@ from fcos.preprocess import LongestSide
 
 OUTPUTS = ["boxes", "scores", "labels"]
 OPSET = 20  # of ONNX; deformable convolutions are there from 19 on
+# Boxes of exactly the threshold's IoU are kept, but OpenVINO suppresses them.
+NMS_MARGIN = 1e-6
 METADATA = "fcos_zoo"  # the key, or the name of the file in a .pt2, of the description as JSON
 
 
@@ -145,7 +147,7 @@ def _translations() -> dict[Any, Any]:
             boxes,
             op.Where(same, op.Unsqueeze(scores, ints(1)), none),
             op.Shape(boxes, start=1, end=2),
-            op.Constant(value_floats=[iou_threshold]),
+            op.Constant(value_floats=[iou_threshold + NMS_MARGIN]),
             op.Constant(value_floats=[-0.5]),
         )  # (M, 3): image, class, box
         places = op.Gather(found, ints(0, 2), axis=1)

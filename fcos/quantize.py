@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,21 @@ import numpy as np
 from fcos.export_formats import METADATA
 
 CONVOLUTIONS = ("Conv", "Convolution", "GroupConvolution")
+Run = Callable[[np.ndarray], Sequence[np.ndarray]]  # from the graph's input to its outputs
+
+
+class AccuracyControl(NamedTuple):
+    """How much accuracy quantisation may cost: beyond it, layers stay in float32.
+
+    Attributes:
+        measure: the accuracy of a graph on some images, given by their positions.
+        images: how many there are.
+        max_drop: the largest difference from the accuracy in float32.
+    """
+
+    measure: Callable[[Run, Iterable[int]], float]
+    images: int
+    max_drop: float
 
 
 class Node(NamedTuple):
@@ -51,29 +66,55 @@ def _reached(nodes: Sequence[Node], start: Iterable[Node], forward: bool) -> set
     return names
 
 
-def quantize(model: Any, nodes: Sequence[Node], dataset: Any) -> Any:
+def quantize(
+    model: Any,
+    nodes: Sequence[Node],
+    dataset: Any,
+    runner: Callable[[Any], Run],
+    control: AccuracyControl | None,
+) -> Any:
     """Quantise the convolutional network of an OpenVINO or ONNX model.
 
     Activations are asymmetric where they have a sign (NNCF's mixed preset). The overflow fix keeps
     weights to half of their range, as processors without VNNI add pairs of products in 16 bits,
     which would saturate.
+
+    Args:
+        model: of OpenVINO or ONNX.
+        nodes: its operations.
+        dataset: inputs to calibrate with.
+        runner: from a model as NNCF gives it to what runs it.
+        control: how much accuracy the network may lose; None for any.
     """
     import nncf
 
     nncf.set_log_level(logging.ERROR)
-    return nncf.quantize(
+    settings: dict[str, Any] = {
+        "preset": nncf.QuantizationPreset.MIXED,
+        "ignored_scope": nncf.IgnoredScope(names=outside_the_network(nodes), validate=False),
+    }
+    advanced = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
+    if control is None:
+        return nncf.quantize(model, dataset, advanced_parameters=advanced, **settings)
+    measure = control.measure
+    return nncf.quantize_with_accuracy_control(
         model,
         dataset,
-        preset=nncf.QuantizationPreset.MIXED,
-        ignored_scope=nncf.IgnoredScope(names=outside_the_network(nodes), validate=False),
-        advanced_parameters=nncf.AdvancedQuantizationParameters(
-            overflow_fix=nncf.OverflowFix.ENABLE
-        ),
+        nncf.Dataset(range(control.images)),
+        lambda graph, positions: (measure(runner(graph), positions), None),
+        max_drop=control.max_drop,
+        drop_type=nncf.DropType.ABSOLUTE,
+        advanced_quantization_parameters=advanced,
+        **settings,
     )
 
 
 def quantize_openvino(
-    path: Path, out: Path, images: Iterable[np.ndarray], description: Mapping[str, Any]
+    path: Path,
+    out: Path,
+    images: Iterable[np.ndarray],
+    description: Mapping[str, Any],
+    control: AccuracyControl | None = None,
 ) -> None:
     """Quantise an .xml file; `images` are inputs of its graph, to calibrate with."""
     import nncf
@@ -90,17 +131,26 @@ def quantize_openvino(
         for node in model.get_ordered_ops()
         if node.get_type_name() not in ("Constant", "Parameter", "Result")
     ]
-    quantized = quantize(model, nodes, nncf.Dataset(images))
+
+    def runner(compiled: Any) -> Run:
+        return lambda images: compiled(images).to_tuple()
+
+    quantized = quantize(model, nodes, nncf.Dataset(images), runner, control)
     quantized.set_rt_info(json.dumps(dict(description)), METADATA)
     openvino.save_model(quantized, str(out), compress_to_fp16=False)
 
 
 def quantize_onnx(
-    path: Path, out: Path, images: Iterable[np.ndarray], description: Mapping[str, Any]
+    path: Path,
+    out: Path,
+    images: Iterable[np.ndarray],
+    description: Mapping[str, Any],
+    control: AccuracyControl | None = None,
 ) -> None:
     """Quantise an ONNX file, with QuantizeLinear and DequantizeLinear around its convolutions."""
     import nncf
     import onnx
+    import onnxruntime
 
     model = onnx.load(path)
     nodes = [
@@ -108,7 +158,14 @@ def quantize_onnx(
         for node in model.graph.node
         if node.op_type != "Constant"
     ]
+
+    def runner(graph: Any) -> Run:
+        session = onnxruntime.InferenceSession(
+            graph.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        return lambda images: session.run(None, {"images": images})
+
     inputs = nncf.Dataset(images, lambda image: {"images": image})
-    quantized = quantize(model, nodes, inputs)
+    quantized = quantize(model, nodes, inputs, runner, control)
     onnx.helper.set_model_props(quantized, {METADATA: json.dumps(dict(description))})
     onnx.save(quantized, out)

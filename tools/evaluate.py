@@ -86,7 +86,9 @@ def evaluate(
     with distributed.process_group(device) as chosen:
         detector = load_model(name, weights, chosen, precision, resize)
         with distributed.leader_first():
-            data = _dataset(dataset, folder) if dataset else default_dataset(detector.card, DRAWN)
+            data = (
+                read_dataset(dataset, folder) if dataset else default_dataset(detector.card, DRAWN)
+            )
         ids = image_ids(data, limit)
         tta = TTA_MULTI_SCALE if multi_scale else ()
         if max_detections:
@@ -98,7 +100,7 @@ def evaluate(
             write(results, data, ids, folder, title, max_detections or COCO_LIMIT)
 
 
-def _dataset(paths: Sequence[Path], folder: Path) -> Dataset:
+def read_dataset(paths: Sequence[Path], folder: Path) -> Dataset:
     """The dataset of a path; one in another format than COCO's is written into the folder."""
     from benchmarks.cases import Dataset
     from fcos.data.registry import resolve_dataset

@@ -5,13 +5,17 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from tools.arguments import Model, Weights, name_for_files, words
 from tools.console import TextConsole
+
+if TYPE_CHECKING:
+    from benchmarks.cases import Dataset
 
 SUFFIXES = {"pt2": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
 # What each format needs, and the extra that installs it.
@@ -20,6 +24,8 @@ PACKAGES: dict[str, tuple[Sequence[str], str]] = {
     "onnx": (("onnx", "onnxscript", "onnxruntime"), "onnx"),
     "openvino": (("openvino", "onnx", "onnxscript"), "openvino"),
 }
+# ONNX has no convolution in bf16 before opset 22.
+IMPOSSIBLE = {"int8": ("pt2",), "bf16": ("onnx",)}
 CALIBRATION = 300  # images at most
 
 
@@ -55,15 +61,27 @@ def export(
     precision: Annotated[
         Literal["fp32", "fp16", "bf16", "int8"],
         typer.Option(
-            help="int8: quantised by NNCF, for onnx and openvino. fp16 and bf16: in openvino, on "
-            "processors that have them."
+            help="int8: quantised by NNCF, for onnx and openvino. fp16, and bf16 but not for onnx: "
+            "part of the graph; OpenVINO computes in them on processors that have them."
         ),
     ] = "fp32",
     calibrate: Annotated[
         Path | None,
         typer.Option(
-            help="A folder of images like those to come, for int8.",
+            help="A folder of images like those to come, for int8. With --max-drop, a dataset with "
+            "annotations as `evaluate --dataset` takes it.",
             show_default="31 embedded photographs",
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=100,
+            metavar="PERCENT",
+            help="The AP that int8 may lose on --calibrate: layers that cost more stay in fp32. "
+            "It evaluates many times.",
+            show_default="any",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("outputs/export"),
@@ -74,14 +92,17 @@ def export(
     kept only if its detections match the detector's, which int8 does less closely. `zoo.load`,
     `fcos-zoo predict` and `fcos-zoo evaluate` read it.
 
-    For TensorRT, build an engine from the ONNX file, for images of the sizes that are to come:
-    trtexec --onnx=NAME.onnx --minShapes=images:1x3x320x320 --optShapes=images:1x3x800x1088
-    --maxShapes=images:8x3x1344x1344
+    The how-to guides say how to build an engine of TensorRT from an ONNX file.
     """
     chosen = words(formats, tuple(PACKAGES), "--format") or ()
     if with_preprocessing and size:
         raise typer.BadParameter("it is for images of every size", param_hint="--size")
     check_precision(precision, chosen)
+    if max_drop is not None and (precision != "int8" or calibrate is None):
+        raise typer.BadParameter(
+            "needs --precision int8 and --calibrate with an annotated dataset",
+            param_hint="--max-drop",
+        )
     for form in chosen:
         need(*PACKAGES[form])
     if precision == "int8":
@@ -89,8 +110,10 @@ def export(
 
     import zoo
     from benchmarks import exported
-    from fcos import export_formats, quantize
+    from fcos import export_formats
     from fcos.export import program
+    from tools.evaluate import read_dataset
+    from zoo.pretrained import DTYPES
 
     detector = zoo.get(name, weights)
     decoder = detector.decoder
@@ -108,25 +131,24 @@ def export(
     drafts.mkdir(exist_ok=True)
     done: dict[str, Path] = {}
     try:
-        onnx = drafts / f"{stem}.onnx"
+        dataset = read_dataset([calibrate], drafts) if calibrate and max_drop is not None else None
         for form in chosen:
-            draft = drafts / f"{stem}{SUFFIXES[form]}"
+            draft, onnx = drafts / f"{stem}{SUFFIXES[form]}", drafts / f"{stem}.onnx"
+            dtype = DTYPES.get(precision, DTYPES["fp32"])
+            if form == "openvino" and precision in ("fp16", "bf16"):
+                # It chooses the precision as it loads the file, and refuses graphs that have both.
+                dtype, onnx = DTYPES["fp32"], drafts / "fp32.onnx"
             with console.status(f"{name}: tracing and writing {form}"):
+                trace = partial(program, detector, size, images, with_preprocessing, dtype=dtype)
                 if form == "pt2":
-                    graph = program(detector, size, images, with_preprocessing)
-                    export_formats.write_pt2(graph, draft, facts)
+                    export_formats.write_pt2(trace(), draft, facts)
                 elif not onnx.exists():
-                    graph = program(detector, size, images, with_preprocessing, batched_nms=True)
-                    export_formats.write_onnx(graph, onnx, facts)
+                    export_formats.write_onnx(trace(batched_nms=True), onnx, facts)
                 if form == "openvino":
                     export_formats.write_openvino(onnx, draft, facts)
             if precision == "int8":
                 with console.status(f"{draft.name}: quantising"):
-                    file = zoo.load(draft)
-                    inputs = exported.calibration_inputs(file, calibrate, CALIBRATION)
-                    target = drafts / f"int8{SUFFIXES[form]}"
-                    getattr(quantize, f"quantize_{form}")(draft, target, inputs, facts)
-                    draft = target
+                    draft = _quantised(draft, form, calibrate, dataset, max_drop, facts)
             with console.status(f"{draft.name}: comparing with the detector"):
                 outcome = exported.compare(detector, zoo.load(draft), tolerance)
             size_mb = sum(part.stat().st_size for part in _files(draft)) / 1e6
@@ -143,7 +165,7 @@ def export(
 
 def check_precision(precision: str, formats: Sequence[str]) -> None:
     """Raise a typer.BadParameter if a format cannot be written in a precision."""
-    possible = {"fp32": set(PACKAGES), "int8": {"onnx", "openvino"}}.get(precision, {"openvino"})
+    possible = set(PACKAGES) - set(IMPOSSIBLE.get(precision, ()))
     for form in formats:
         if form not in possible:
             raise typer.BadParameter(
@@ -151,6 +173,30 @@ def check_precision(precision: str, formats: Sequence[str]) -> None:
                 f"{','.join(sorted(possible))}",
                 param_hint="--precision",
             )
+
+
+def _quantised(
+    path: Path,
+    form: str,
+    calibrate: Path | None,
+    dataset: Dataset | None,
+    max_drop: float | None,
+    description: dict[str, Any],
+) -> Path:
+    """Write a file in int8 beside one in fp32; with a `max_drop`, the dataset has annotations."""
+    import zoo
+    from benchmarks import exported
+    from fcos import quantize
+
+    file, control = zoo.load(path), None
+    photos = exported.calibration_images(dataset or calibrate, CALIBRATION)
+    inputs = [exported.graph_input(file, photo) for photo in photos]
+    if dataset is not None and max_drop is not None:
+        control = exported.accuracy_control(file, dataset, max_drop)
+    write = quantize.quantize_onnx if form == "onnx" else quantize.quantize_openvino
+    target = path.with_name(f"int8{path.suffix}")
+    write(path, target, inputs, description, control)
+    return target
 
 
 def _files(path: Path) -> list[Path]:

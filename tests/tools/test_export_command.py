@@ -8,6 +8,7 @@ from typing import Any
 
 import nncf
 import numpy as np
+import onnx
 import onnxruntime
 import openvino
 import pytest
@@ -15,10 +16,12 @@ import torch
 from packaging.version import Version
 
 import zoo
-from backbones.deformable import DeformConv2d
-from benchmarks import exported, random_weights, workload
-from benchmarks.dataset import embedded, read_images
+from benchmarks import accuracy, exported
+from benchmarks.cases import Dataset
+from benchmarks.dataset import embedded, image_ids, read_images
+from benchmarks.studies import export_all
 from fcos import Detector, LongestSide, ShortestSide, export, export_formats, quantize
+from fcos.coco_eval import evaluate_detections
 from fcos.data import shapes
 from fcos.detections import matches
 from fcos.postprocess import Candidates
@@ -60,20 +63,6 @@ def photo() -> torch.Tensor:
     return resize_image(image, SIZE)
 
 
-def drawn(entry: str, photo: torch.Tensor) -> Detector:
-    """An entry with random weights, whose deformable convolutions move by fixed offsets: random
-    ones that depend on the picture would make rounding errors grow."""
-    torch.manual_seed(0)
-    detector = zoo.build(entry).eval()
-    for module in detector.modules():
-        if isinstance(module, DeformConv2d):
-            torch.nn.init.zeros_(module.offset.weight)
-            torch.nn.init.normal_(module.offset.bias)
-    detector.resize = workload.with_size(detector.resize, SIZE)
-    random_weights.randomize(detector, [photo], candidates=300)
-    return detector
-
-
 ENTRIES = [
     "FCOS_R_50_1x",
     "FCOS_imprv_dcnv2_R_50_FPN_1x",
@@ -91,7 +80,7 @@ ENTRIES = [
 def test_the_operations_of_a_graph_find_what_the_detector_finds(
     entry: str, batched_nms: bool, photo: torch.Tensor
 ) -> None:
-    detector = drawn(entry, photo)
+    detector = export_all.randomized(entry, photo, SIZE)
     image = as_float(photo)
     graph = export.ExportedDetector(detector, batched_nms=batched_nms)
     found = Candidates(*graph(torch.stack([image, image.flip(-1)])))
@@ -197,7 +186,8 @@ def test_a_file_of_a_fixed_size_takes_images_of_every_size(tmp_path: Path, tiny:
 def test_deformable_convolutions_are_one_operator_of_onnx(
     photo: torch.Tensor, tmp_path: Path
 ) -> None:
-    detector, path = drawn("FCOS_imprv_dcnv2_R_50_FPN_1x", photo), tmp_path / "dcn.onnx"
+    detector = export_all.randomized("FCOS_imprv_dcnv2_R_50_FPN_1x", photo, SIZE)
+    path = tmp_path / "dcn.onnx"
     graph = export.program(detector, SIZE, 1, batched_nms=True)
     export_formats.write_onnx(graph, path, export_formats.describe(detector, SIZE, 1))
     if Version(onnxruntime.__version__) < Version("1.25"):
@@ -225,7 +215,10 @@ def test_a_file_that_is_not_an_exported_one_is_refused(tmp_path: Path) -> None:
         zoo.load(tmp_path / "none.onnx")
 
 
-@pytest.mark.parametrize("wrong", [["--size", "0", "160"], ["--images", "-1"], ["--format", "x"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [["--size", "0", "160"], ["--images", "-1"], ["--format", "x"], ["--max-drop", "0.5"]],
+)
 def test_wrong_arguments_are_refused_before_anything_is_traced(
     wrong: list[str], tmp_path: Path
 ) -> None:
@@ -292,6 +285,58 @@ def test_int8_files_find_most_of_it_and_do_not_saturate(
     assert same >= 0.8 * total > 0
 
 
-def test_a_precision_that_a_format_does_not_have_is_refused(tmp_path: Path) -> None:
-    arguments = ["export", TINY, "--format", "pt2", "--precision", "int8", "--out", str(tmp_path)]
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+def test_max_drop_limits_the_loss_of_ap(
+    form: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / f"{TINY}{command.SUFFIXES[form]}"
+    data = Dataset.of(shapes.write(tmp_path, count=4, size=96), tmp_path / "images")
+    file, measured = zoo.load(path), []
+
+    def with_accuracy_control(
+        model: Any, calibration: Any, images: Any, measure: Any, **settings: Any
+    ) -> Any:
+        graph = openvino.compile_model(model, "CPU") if form == "openvino" else model
+        measured.append(measure(graph, images.get_data([0, 2]))[0])
+        measured.append(settings["max_drop"])
+        return model
+
+    monkeypatch.setattr(nncf, "quantize_with_accuracy_control", with_accuracy_control)
+    write = quantize.quantize_onnx if form == "onnx" else quantize.quantize_openvino
+    control = exported.accuracy_control(file, data, max_drop=0.5)
+    write(path, tmp_path / path.name, [], file.description, control)
+    ids = image_ids(data)[::2]
+    results = accuracy.detect(file, data, ids)
+    expected = evaluate_detections(results, data.annotations, ids)["AP"]
+    assert measured == [pytest.approx(expected, abs=1e-6), 0.005]
+
+
+def test_half_precision_is_part_of_an_onnx_graph(tmp_path: Path) -> None:
+    arguments = ["--format", "onnx", "--precision", "fp16", "--size", "160", "160"]
+    assert run(["export", TINY, *arguments, "--images", "1", "--out", str(tmp_path)]) == 0
+    graph = onnx.load(tmp_path / f"{TINY}_fp16.onnx").graph
+    kernels = [tensor for tensor in graph.initializer if len(tensor.dims) == 4]
+    assert onnx.TensorProto.FLOAT16 in {kernel.data_type for kernel in kernels}
+
+
+def test_nms_keeps_boxes_whose_iou_is_the_threshold(tmp_path: Path) -> None:
+    class Nms(torch.nn.Module):
+        def forward(self, boxes: torch.Tensor) -> Any:
+            scores, labels = torch.tensor([[0.9, 0.8, 0.7]]), torch.zeros(1, 3, dtype=torch.int64)
+            return torch.ops.fcos_zoo.nms(boxes, scores, labels, 0.6, 1)
+
+    # The IoU of the first with the others: 0.6 and 0.92.
+    boxes = torch.tensor([[[24.0, 16, 64, 64], [40, 16, 64, 64], [24, 16, 64, 60]]])
+    path, facts = tmp_path / "nms.onnx", {"input": {"shape": [1, 3, 4]}}
+    export_formats.write_onnx(torch.export.export(Nms(), (boxes,)), path, facts)
+    kept = onnxruntime.InferenceSession(str(path)).run(None, {"images": boxes.numpy()})[0]
+    assert kept.tolist() == [[True, True, False]]
+    assert openvino.compile_model(str(path), "CPU")(boxes.numpy())[0].tolist() == kept.tolist()
+
+
+@pytest.mark.parametrize(("form", "precision"), [("pt2", "int8"), ("onnx", "bf16")])
+def test_a_precision_that_a_format_does_not_have_is_refused(
+    form: str, precision: str, tmp_path: Path
+) -> None:
+    arguments = ["export", TINY, "--format", form, "--precision", precision, "--out", str(tmp_path)]
     assert main(arguments) == 2

@@ -1,0 +1,134 @@
+"""Every entry as an exported file: `python -m benchmarks.studies.export_all`.
+
+Each entry gets random weights (see `benchmarks.random_weights`) and a small test-time size, and is
+exported to ONNX and OpenVINO for images of any size and number. The files are compared with the
+detector on photographs of four shapes, alone and in batches of two, and then removed.
+
+A row is kept for every entry, and an entry that has one is not exported again: an interrupted run
+continues. The table `reports/exported_entries.md` is written after every entry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import zoo
+from backbones.deformable import DeformConv2d
+from benchmarks import exported, random_weights
+from benchmarks.dataset import embedded, read_images
+from benchmarks.workload import with_size
+from fcos import Detector, export_formats
+from fcos.boxes import Size
+from fcos.export import program
+from fcos.preprocess import resize_image
+
+SIZE = (96, 150)  # a multiple of no stride: images are padded
+CANDIDATES = 300
+ROWS = Path("outputs/export_all.jsonl")
+REPORT = Path(__file__).resolve().parents[2] / "reports" / "exported_entries.md"
+RUNTIMES = ("ONNX Runtime", "OpenVINO")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Export the entries that have no row yet, and print a row for each."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", help="entries (all)")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="keeps the rows (%(default)s)")
+    parser.add_argument("--report", type=Path, default=REPORT, help="the table")
+    options = parser.parse_args(arguments)
+    options.rows.parent.mkdir(parents=True, exist_ok=True)
+    options.rows.touch()
+    for name in options.names or zoo.names():
+        if name not in (row["entry"] for row in read(options.rows)):
+            row = prove(name)
+            print(*row.values(), sep="  ", flush=True)
+            with options.rows.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            options.report.write_text(report(read(options.rows)))
+    return 0
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows so far."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def prove(name: str) -> dict[str, str]:
+    """Export an entry, and count the detections that are the same in every runtime."""
+    [photo] = read_images(embedded(), 1)
+    detector = randomized(name, photo, SIZE)
+    facts = export_formats.describe(detector)
+    row = {"entry": name, "torch": torch.__version__.split("+")[0]}
+    with tempfile.TemporaryDirectory() as folder:
+        onnx, xml = Path(folder) / "model.onnx", Path(folder) / "model.xml"
+        try:
+            export_formats.write_onnx(program(detector, batched_nms=True), onnx, facts)
+            export_formats.write_openvino(onnx, xml, facts)
+        except Exception as error:
+            return row | dict.fromkeys(RUNTIMES, f"not exported: {first_line(error)}")
+        for runtime, path in zip(RUNTIMES, (onnx, xml), strict=True):
+            try:
+                file = zoo.load(path)
+                same, total = exported.count_matches(detector, file)
+                row[runtime] = f"{same} of {total}"
+            except Exception as error:
+                row[runtime] = f"not run: {first_line(error)}"
+    return row
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error, for a cell of the table."""
+    return str(error).strip().splitlines()[0][:150].replace("|", "/")
+
+
+def randomized(name: str, photo: Tensor, size: Size) -> Detector:
+    """An entry with random weights.
+
+    Its deformable convolutions have fixed offsets: random ones that depend on the image would
+    amplify rounding errors.
+    """
+    torch.manual_seed(0)
+    detector = zoo.build(name).eval()
+    for module in detector.modules():
+        if isinstance(module, DeformConv2d):
+            nn.init.zeros_(module.offset.weight)
+            assert module.offset.bias is not None
+            nn.init.normal_(module.offset.bias)
+    detector.resize = with_size(detector.resize, size)
+    random_weights.randomize(detector, [resize_image(photo, size)], candidates=CANDIDATES)
+    return detector
+
+
+def report(rows: Sequence[dict[str, str]]) -> str:
+    """The page."""
+    columns = ["entry", *RUNTIMES, "torch"]
+    lines = [
+        "# Exported entries\n",
+        f"Written by `python -m benchmarks.studies.export_all`: {len(rows)} of "
+        f"{len(zoo.names())} entries.\n",
+        "Each entry with random weights, exported for images of any size and number, and compared "
+        f"with the detector on {exported.PHOTOGRAPHS} photographs of four shapes, alone and in "
+        f"batches of two, at a test-time size of {SIZE[0]}/{SIZE[1]}. A cell says how many "
+        f"detections are the same: of one class, IoU at least {exported.EXACT.iou}, scores at most "
+        f"{exported.EXACT.score} apart. Random weights give scores that are nearly equal, so that "
+        "a rounding error can exchange the last of the best hundred.\n",
+        f"| {' | '.join(columns)} |",
+        f"|{' --- |' * len(columns)}",
+        *(
+            f"| {' | '.join(row[column] for column in columns)} |"
+            for row in sorted(rows, key=lambda row: row["entry"])
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
