@@ -1,0 +1,147 @@
+"""Exported files beside their detectors: `python -m benchmarks.studies.exported_speed`.
+
+Of an entry of every backbone, the detector in PyTorch and its exported files take the same image of
+320x416 to its boxes, batch 1, in one process and in alternating rounds. A ratio is the median over
+the rounds of the detector's time divided by the file's in the same round. The weights are random
+(see `benchmarks.random_weights`), the files are for images of any size, and int8 is calibrated on
+eight photographs.
+
+Below the times: how many of the detector's detections a file finds again on other photographs. The
+scores of random weights are nearly equal, so that a small error exchanges many of the best hundred.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+import zoo
+from benchmarks import random_weights
+from benchmarks.dataset import embedded, read_images
+from benchmarks.exported import EXACT, INT8, Tolerance
+from benchmarks.studies.side_by_side import call, conditions, medians, show, side_by_side, speedup
+from benchmarks.workload import with_size
+from fcos import Detector, export_formats, quantize
+from fcos.detections import matches
+from fcos.export import program
+from fcos.preprocess import as_float, resize_image
+
+ENTRIES = (
+    "FCOS_R_50_1x",
+    "FCOS_X_101_32x8d_FPN_2x",
+    "FCOS_HRNet_W18_5l_2x",
+    "FCOS_V_39_FPN_1x",
+    "FCOS_RT_MS_DLA_34_4x_shtw",
+    "FCOS_bn_bs16_MNV2_FPN_1x",
+)
+SIZE = (320, 416)
+CALIBRATION = 8
+FILES = {  # by contender: the file, and what counts as the same detection
+    "ONNX Runtime": ("fp32.onnx", EXACT),
+    "OpenVINO": ("fp32.xml", EXACT),
+    "OpenVINO int8": ("int8.xml", INT8),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a row for every entry and contender."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("names", nargs="*", default=ENTRIES, help="entries (%(default)s)")
+    add("--rounds", type=int, default=9, help="%(default)s")
+    add("--threads", type=int, default=2, help="%(default)s")
+    add("--images", type=int, default=8, help="to compare detections on (%(default)s)")
+    add("--folder", type=Path, default=Path("outputs/exported_speed"), help="keeps the files")
+    add("--only-write", action="store_true", help="write the files, and measure nothing")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    photos = read_images(embedded(), CALIBRATION + options.images)
+    images = [as_float(resize_image(photo, SIZE)) for photo in photos]
+    rows: list[dict[str, str]] = []
+    for name in options.names:
+        detector = randomized(name, photos[0])
+        write(detector, options.folder / name, images[:CALIBRATION])
+        if not options.only_write:
+            files = {key: options.folder / name / file for key, (file, _) in FILES.items()}
+            rows += compare(detector, files, images[CALIBRATION:], options.rounds)
+    if rows:
+        title = "From an image of 320x416 to its boxes, batch 1"
+        show(pd.DataFrame(rows), title, conditions("cpu", options.rounds))
+    return 0
+
+
+def randomized(name: str, photo: Tensor) -> Detector:
+    """An entry with the same random weights every time."""
+    torch.manual_seed(0)
+    detector = zoo.build(name).eval()
+    detector.resize = with_size(detector.resize, SIZE)
+    random_weights.randomize(detector, [photo])
+    return detector
+
+
+def write(detector: Detector, folder: Path, images: Sequence[Tensor]) -> None:
+    """Export a detector as `fcos-zoo export` does, unless the files are there."""
+    if (folder / "int8.xml").is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = export_formats.describe(detector)
+    graph = program(detector, batched_nms=True)
+    export_formats.write_onnx(graph, folder / "fp32.onnx", facts)
+    export_formats.write_openvino(folder / "fp32.onnx", folder / "fp32.xml", facts)
+    inputs = [image[None].numpy() for image in images]
+    int8 = export_formats.describe(detector, precision="int8")
+    quantize.quantize_openvino(folder / "fp32.xml", folder / "int8.xml", inputs, int8)
+
+
+@torch.inference_mode()
+def compare(
+    detector: Detector, paths: Mapping[str, Path], images: Sequence[Tensor], rounds: int
+) -> list[dict[str, str]]:
+    """A row for the detector and for each of its files."""
+    detector.fuse().to(memory_format=torch.channels_last)
+    expected = [detector([image])[0] for image in images]
+    contenders = {"PyTorch": partial(call, detector, [images[0]])}
+    found = {}
+    for name, path in paths.items():
+        file = zoo.load(path)
+        arrays = [image[None].numpy() for image in images]
+        results = [file.detect_arrays(array)[0] for array in arrays]
+        found[name] = share(expected, results, FILES[name][1])
+        contenders[name] = partial(call, file.detect_arrays, arrays[0])
+    times = side_by_side(contenders, rounds)
+    milliseconds = 1e3 * medians(times)["seconds"]
+    return [
+        {
+            "entry": paths["OpenVINO"].parent.name,
+            "runtime": name,
+            "ms": f"{milliseconds[name]:.1f}",
+            "times as fast": speedup(times, name, "PyTorch"),
+            "found again": found.get(name, "-"),
+        }
+        for name in contenders
+    ]
+
+
+def share(
+    expected: Sequence[Mapping[str, Tensor]],
+    results: Sequence[Mapping[str, Tensor]],
+    tolerance: Tolerance,
+) -> str:
+    """How many of the expected detections are among the results, in per cent."""
+    same = sum(
+        matches(ours, theirs, tolerance.iou, tolerance.score)
+        for ours, theirs in zip(expected, results, strict=True)
+    )
+    return f"{100 * same / np.sum([len(ours['scores']) for ours in expected]):.1f}%"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
