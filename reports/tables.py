@@ -174,10 +174,12 @@ def _conditions(table: pd.DataFrame) -> list[str]:
         words += [*timed["settings"].unique()] if timed["settings"].nunique() == 1 else []
         words += sorted(set(timed["device"]))
         words += [*timed["runtime"].unique()] if timed["runtime"].nunique() == 1 else []
-        words += [f"{count:.0f} threads" for count in sorted(timed["threads"].dropna().unique())]
+        threads = sorted(timed["threads"].dropna().unique())
+        words += [f"{count:.0f} thread{'s' if count > 1 else ''}" for count in threads]
     images = measured[(measured["images"] > 0) & (measured["split"] != "")]
     for split, counts in images.groupby("split", sort=False)["images"].unique().items():
-        words.append(f"{' or '.join(f'{count:,}' for count in sorted(counts))} images of {split}")
+        noun = "image" if max(counts) == 1 else "images"
+        words.append(f"{' or '.join(f'{count:,}' for count in sorted(counts))} {noun} of {split}")
     inputs = [text for text in measured["input"].unique() if text]
     words += [f"inputs of {', '.join(inputs)}"] if inputs else []
     return [", ".join(words)] if words else []

@@ -258,8 +258,8 @@ def measure(suite: Suite, out: Path, fresh: bool) -> int:
         console.print(line, style="yellow", soft_wrap=True)
     everything = {"latency", "memory", "ap"} <= set(suite.metrics)
     look = " Compare ms and peak MB, and AP where weights are trained." if everything else ""
-    page_command = f"fcos-zoo report {out} --html"
-    console.print(f"Results: {out}, table: {page}.{look} See all as a page: {page_command}")
+    console.print(f"Results: {out}, table: {page}.{look}")
+    console.print(f"See everything as a page: fcos-zoo report {out} --html", soft_wrap=True)
     broken = [row for row in rows if row["status"] not in ("measured", "missing")]
     return 1 if broken and "WORLD_SIZE" not in os.environ else 0
 

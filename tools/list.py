@@ -43,9 +43,10 @@ def list_entries(
         ap, test_dev = (str(card.published.get(key, "-")) for key in ("ap", "ap_test_dev"))
         live = "yes" if card.live else "-"
         table.add_row(card.name, card.family, ap, test_dev, milliseconds(card), live)
+    noun = "entry" if len(cards) == 1 else "entries"
     console = TextConsole()
     console.print(table)
-    console.print(f"{len(cards)} entries; AP and ms per image as published, on different GPUs")
+    console.print(f"{len(cards)} {noun}; AP and ms per image as published, on different GPUs")
 
 
 def milliseconds(card: Card) -> str:
