@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 def printable(text: object) -> str:
     """The text in one line, with its control characters escaped.
@@ -12,3 +14,16 @@ def printable(text: object) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in str(text)
     )
+
+
+def bounded(text: str, word: int = 200, length: int = 20_000) -> str:
+    """The text with its control characters escaped, cut to a length; so are its words.
+
+    Args:
+        text: of any length, as that of a name in a file may be.
+        word: the longest word, in characters.
+        length: of the whole text.
+    """
+    lines = re.sub(rf"\S{{{word},}}", lambda match: f"{match[0][:word]}...", text).split("\n")
+    whole = "\n".join(map(printable, lines))
+    return whole if len(whole) <= length else f"{whole[:length]}..."

@@ -105,7 +105,7 @@ def compact(models: pd.DataFrame, every: bool = False) -> tuple[list[str], list[
         columns["machine"] = list(models["machine"])
     if models["settings"].nunique() > 1:
         columns["settings"] = list(models["settings"])
-    if models["runtime"].str.split().str[0].nunique() > 1:  # whatever their versions
+    if len({runtime.split()[0] for runtime in models["runtime"].dropna()}) > 1:  # of any version
         columns["runtime"] = list(models["runtime"].fillna(GAP))
     for name in ("ap", "ap_published", *COLUMNS, *(DETAILS if every else ())):
         if not (_has(models, name) if every else _is_common(models, name)):

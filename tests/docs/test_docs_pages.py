@@ -96,7 +96,7 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
     stored = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
     assert all(stored[:2])  # shown as it was run
     client = nbclient.NotebookClient(
-        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
     )
     client.execute()
     assert "circle" in notebook.cells[1].outputs[0].data["text/plain"]

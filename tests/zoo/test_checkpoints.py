@@ -217,6 +217,9 @@ def test_the_state_of_another_detector_does_not_fit(
         ({}, "holds no state dict"),
         ({"model": {}}, "holds no state dict"),
         ({"epoch": 12}, "'epoch' is not a tensor but int"),
+        ({1: torch.zeros(1)}, "key 1 is not text"),
+        ({"a\x1b[31m": 12}, r"a\\x1b\[31m' is not a tensor"),
+        ({"a" * 200_000: 12}, "a{150,200}[.]{3} is not a tensor"),
         (
             {"ema": {"w": torch.zeros(1)}},
             "'ema' is not a tensor but dict: give only the state dict",

@@ -12,17 +12,25 @@ import torch
 from torch import Tensor
 
 from fcos import Detector
+from fcos.text import bounded
 from zoo.formats.backbones import TABLES, rename
 from zoo.formats.detectors import NATIVE, PUBLISHED, Format, Levels
 
 FORMATS = (NATIVE, *dict.fromkeys(PUBLISHED.values()))
 # Counters that no published code reads; detectron2 wrote them at some dates and not at others.
 COUNTER = ".num_batches_tracked"
+STATE_DICT = 'give only the state dict, {key: tensor}, bare or under "model" or "state_dict"'
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that does not fit the detector; the message lists every tensor at fault."""
+    """A checkpoint that does not fit the detector; the message lists every tensor at fault.
+
+    Names come from the file: control characters are escaped, and very long names are cut.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(bounded(message))
 
 
 def unwrap(content: Any) -> dict[str, Tensor]:
@@ -127,10 +135,11 @@ def load_state(detector: Detector, state: Mapping[str, Tensor]) -> None:
 
 def _tensor(key: Any, value: Any) -> Tensor:
     """A checkpoint's value as a tensor whose values can be copied into another."""
-    if not isinstance(key, str) or not hasattr(value, "shape"):
+    if not isinstance(key, str):
+        raise CheckpointError(f"the checkpoint's key {key!r} is not text: {STATE_DICT}")
+    if not hasattr(value, "shape"):
         raise CheckpointError(
-            f"the checkpoint's {key!r} is not a tensor but {type(value).__name__}: "
-            'give only the state dict, {key: tensor}, bare or under "model" or "state_dict"'
+            f"the checkpoint's {key!r} is not a tensor but {type(value).__name__}: {STATE_DICT}"
         )
     if not isinstance(value, Tensor):
         array = np.asarray(value)
