@@ -119,7 +119,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_every_change_of_a_tensor_is_seen_at_once(change: Callable[[ConvNorm], None]) -> None:
+def test_changes_of_any_tensor_take_effect_immediately(change: Callable[[ConvNorm], None]) -> None:
     layer = conv_norm()
     before = output(layer)
     change(layer)

@@ -29,7 +29,7 @@ def layer(kernel_size: int = 3, stride: int = 1, groups: int = 1, spread: float 
     groups=st.sampled_from((1, 2, 4)),
     spread=st.sampled_from((0.0, 0.1, 1.0, 30.0)),  # of the offsets: up to far outside of the map
 )
-def test_the_lookup_gives_what_torchvision_s_kernel_gives(
+def test_lookup_matches_the_torchvision_kernel(
     size: tuple[int, int], images: int, kernel_size: int, stride: int, groups: int, spread: float
 ) -> None:
     conv = layer(kernel_size, stride, groups, spread)
@@ -69,7 +69,7 @@ def test_in_bf16_samples_are_taken_in_float32() -> None:
     torch.testing.assert_close(rounded.float(), exact, rtol=0.1, atol=0.1)
 
 
-def test_it_is_the_same_in_bands_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bands_give_the_same_result_as_the_whole_image(monkeypatch: pytest.MonkeyPatch) -> None:
     conv, x = layer(), torch.randn(2, 8, 9, 7)
     with torch.no_grad():
         at_once = conv(x)

@@ -88,7 +88,7 @@ def test_images_without_annotations_give_detections_to_submit(
     assert figures["detections"] == len(results) > 0
 
 
-def test_what_calls_itself_val2017_must_be_it(drawn: Dataset, tmp_path: Path) -> None:
+def test_a_set_named_val2017_must_have_its_annotations(drawn: Dataset, tmp_path: Path) -> None:
     false = tmp_path / "instances_val2017.json"
     false.write_bytes(Path(drawn.annotations).read_bytes())
     dataset = Dataset.of(false, drawn.images)
@@ -140,9 +140,7 @@ def test_a_missing_dataset_is_named(tmp_path: Path) -> None:
         Dataset.of(tmp_path / "none.json", tmp_path)
 
 
-def test_the_annotations_are_read_once_and_not_for_every_image(
-    drawn: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_annotations_are_read_once(drawn: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
     load = datasets.load_annotations
     monkeypatch.setattr(

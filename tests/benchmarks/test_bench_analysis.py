@@ -65,7 +65,7 @@ def test_the_figures_of_a_case_hold_the_analysis(drawn: Any) -> None:
     assert json.dumps(figures, allow_nan=False)
 
 
-def test_every_image_once_has_the_ap_of_pycocotools(photographs: Any, drawn: Any) -> None:
+def test_drawing_every_image_once_gives_the_ap_of_pycocotools(photographs: Any, drawn: Any) -> None:
     for content, results in (photographs, (drawn[0].annotations, drawn[1])):
         evaluation = match_detections(results, content)
         weights = np.ones((1, len(evaluation.params.imgIds)), dtype=int)

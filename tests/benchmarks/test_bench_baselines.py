@@ -41,14 +41,14 @@ def test_an_adapter_is_timed_and_its_boxes_are_measured() -> None:
     assert measure.measure(case("ap"))["detections"] == 6
 
 
-def test_what_an_adapter_does_not_say_is_missing() -> None:
+def test_values_that_an_adapter_omits_are_missing() -> None:
     with pytest.raises(MissingError, match=r"not a torch\.nn\.Module"):
         measure.measure(case("params"))
     with pytest.raises(MissingError, match="has no classes"):
         measure.measure(dataclasses.replace(case("ap"), entry="adapter:nameless"))
 
 
-def test_peers_have_short_names_and_wrong_ones_are_refused() -> None:
+def test_peers_have_short_names_and_unknown_ones_are_refused() -> None:
     assert baselines.full_name("torchvision") == "benchmarks.baselines:torchvision_fcos"
     assert baselines.full_name(OURS) == OURS
     with pytest.raises(ValueError, match="write module:function"):
@@ -57,7 +57,7 @@ def test_peers_have_short_names_and_wrong_ones_are_refused() -> None:
         baselines.load("adapter:three_boxes", "cpu", "fp32")
 
 
-def test_a_suite_measures_baselines_by_what_they_have() -> None:
+def test_a_suite_measures_the_metrics_that_a_baseline_supports() -> None:
     wanted = Suite(baselines=[OURS], metrics=["flops", "latency", "training_memory", "ap"])
     assert [one.metric for one in wanted.cases()] == ["latency", "ap"]
 
@@ -85,9 +85,7 @@ def test_an_adapter_that_was_changed_is_another_case(
         assert baselines.digest(nowhere) == ""
 
 
-def test_torchvision_takes_pictures_and_gives_boxes(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: object
-) -> None:
+def test_torchvision_baseline_detects(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     small = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
     monkeypatch.setattr(datasets, "read_image", lambda *_: small)

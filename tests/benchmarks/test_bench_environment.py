@@ -89,7 +89,7 @@ def test_the_state_of_a_gpu_comes_from_nvml(use_nvml: Callable[[Any], None]) -> 
     }
 
 
-def test_a_mig_slice_is_asked_itself_and_what_it_does_not_know_is_left_out(
+def test_facts_that_a_mig_slice_cannot_give_are_left_out(
     use_nvml: Callable[[Any], None],
 ) -> None:
     slice_ = fake_nvml(
@@ -105,7 +105,7 @@ def test_a_mig_slice_is_asked_itself_and_what_it_does_not_know_is_left_out(
 
 
 @pytest.mark.parametrize(("has_context", "others"), [(True, 1), (False, 2)])
-def test_this_process_is_not_counted_whatever_its_number_in_a_container(
+def test_this_process_is_not_counted_inside_a_container(
     has_context: bool,
     others: int,
     use_nvml: Callable[[Any], None],

@@ -93,7 +93,7 @@ def test_of_more_than_a_hundred_detections_the_same_hundred_count() -> None:
     assert assert_same([*misses[:100], hit, *misses[100:]], truth(objects))["AR100"] == 0
 
 
-def test_nothing_found_and_nothing_there_are_equal_too() -> None:
+def test_backends_agree_without_detections_or_objects() -> None:
     thing = {"image_id": 1, "category_id": 1, "bbox": [9, 9, 50, 50]}
     assert assert_same([], truth([thing]))["AP"] == 0
     assert assert_same([{**thing, "score": 0.9}], truth([]))["AP"] is None
@@ -126,7 +126,7 @@ def test_the_figures_of_a_trained_detector_are_equal(tmp_path: Path) -> None:
     assert 0.3 < assert_same(results, dataset.annotations)["AP"] < 1
 
 
-def test_a_backend_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_backend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="no backend 'fastest'; choose one of pycocotools"):
         evaluate_detections([], truth([]), backend="fastest")
     monkeypatch.setitem(sys.modules, "hotcoco", None)

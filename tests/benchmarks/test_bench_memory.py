@@ -16,7 +16,7 @@ from benchmarks.prediction import BLOCK, MemoryTracker
 ENTRY = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
 
 
-def test_a_storage_counts_once_while_it_lives() -> None:
+def test_a_shared_storage_is_counted_once() -> None:
     with MemoryTracker() as tracker:
         x = torch.empty(1024, device="meta")
         assert tracker.now == 4096
@@ -39,7 +39,7 @@ def test_sizes_are_rounded_up_as_the_allocator_does() -> None:
         del x
 
 
-def test_what_the_backward_pass_needs_is_kept_until_then() -> None:
+def test_saved_tensors_count_until_the_backward_pass() -> None:
     weight = torch.empty(256, 256, device="meta", requires_grad=True)
     x = torch.empty(1024, 256, device="meta")
     scalar, activation, gradient = BLOCK, 1024 * 256 * 4, 256 * 256 * 4
@@ -113,7 +113,7 @@ def test_the_peak_of_this_process_is_the_system_s() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets a peak")
-def test_what_was_needed_to_load_a_detector_is_no_part_of_what_detecting_needs() -> None:
+def test_memory_of_loading_is_not_counted_as_memory_of_detecting() -> None:
     before = memory.rss_mb("VmRSS")
     loading = torch.ones(80 << 20)  # 320 MB, touched
     del loading

@@ -88,7 +88,7 @@ def _write(path: str, name: str, count: int) -> None:
         Store(path).append({**row(f"{name}{number}"), "padding": "x" * 20_000})
 
 
-def test_two_writers_at_once_lose_no_line(tmp_path: Path) -> None:
+def test_concurrent_writers_lose_no_line(tmp_path: Path) -> None:
     path = str(tmp_path / "results.jsonl")
     context = multiprocessing.get_context("spawn")
     writers = [context.Process(target=_write, args=(path, name, 20)) for name in "AB"]
@@ -116,7 +116,7 @@ def test_the_newest_row_of_a_case_and_machine_counts(tmp_path: Path) -> None:
     assert store.newest(rows) == [rows[2], rows[1], rows[3]]
 
 
-def test_which_row_is_the_newest_does_not_depend_on_their_order() -> None:
+def test_the_newest_row_does_not_depend_on_the_order_of_rows() -> None:
     old, new = row("A"), row("A") | {"time": "2100-01-01T00:00:00+00:00"}
     assert store.newest([old, new]) == store.newest([new, old]) == [new]
 

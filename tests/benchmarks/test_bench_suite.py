@@ -105,7 +105,7 @@ def test_only_metrics_that_nothing_disturbs_share_a_process(
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_batches_of_a_sweep_grow_in_one_shard_whatever_the_order_of_sweeps(seed: int) -> None:
+def test_the_batches_of_a_sweep_stay_in_one_shard(seed: int) -> None:
     def part(shard: int, shards: int) -> Suite:
         swept = {"precisions": ("fp32", "bf16"), "batches": (4, 1, 2), "shard": shard}
         entries = [TINY, "FCOS_R_50_1x"]

@@ -119,7 +119,7 @@ def test_images_of_different_size_are_no_noise_but_the_same_one_twice_is() -> No
     assert timing.summarize([steady[:2]])["noise"] is None
 
 
-def test_a_process_that_is_slower_than_the_others_is_noise_however_steady_it_is() -> None:
+def test_a_steadily_slow_process_counts_as_noise() -> None:
     steady = np.array([[1.0, 5.0]] * 9)
     summary = timing.summarize([steady, steady, steady, 1.3 * steady[:2]])
     assert summary["median"] == 1e3 * 3.0

@@ -48,7 +48,7 @@ def test_a_process_of_other_code_than_the_suite_began_with_measures_nothing(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the forkserver here")
-def test_what_a_process_is_a_copy_of_has_done_nothing_but_import() -> None:
+def test_the_fork_server_has_only_imported_modules() -> None:
     assert results("fresh")["fresh"].values == {"threads of the original": 1, "GPU in use": False}
 
 
@@ -69,7 +69,7 @@ def test_a_crash_is_recorded_and_the_next_case_measured(
     assert found["first"].status == found["last"].status == "measured"
 
 
-def test_what_is_no_time_is_the_same_to_the_byte_in_another_process(
+def test_values_other_than_times_are_identical_in_another_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FCOS_ZOO_HOME", str(tmp_path))
@@ -123,7 +123,7 @@ def wait_for_the_end_of(pid: int) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups")
-def test_what_a_measured_process_has_started_ends_with_it(tmp_path: Path) -> None:
+def test_children_of_a_measuring_process_end_with_it(tmp_path: Path) -> None:
     file = tmp_path / "pid"
     [result] = results(f"leaves a child {file}").values()
     assert result.status == "measured"
@@ -134,7 +134,7 @@ def test_ctrl_c_ends_the_parent_s_run_and_not_the_measurement() -> None:
     assert results("interrupted")["interrupted"].status == "measured"
 
 
-def test_errors_keep_the_process_and_say_what_they_are() -> None:
+def test_an_error_is_recorded_and_the_process_continues() -> None:
     found = results("no memory", "no GPU memory", "wrong", "missing", "last")
     assert [result.status for result in found.values()] == [
         "out of memory",

@@ -50,7 +50,7 @@ def test_random_weights_give_decoding_as_much_to_do_as_trained_ones(
     assert all(float(level.ltrb.max()) > 0 for level in levels)
 
 
-def test_a_compiled_network_gives_what_the_plain_one_does(
+def test_a_compiled_network_gives_the_same_detections(
     photos: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # In one graph, traced and not turned into machine code, which takes long and needs a compiler.
@@ -74,7 +74,7 @@ def test_sides_can_be_changed_and_the_rule_stays() -> None:
     assert workload.with_size(rule, (256, 427)) == dataclasses.replace(rule, size=256, longest=427)
 
 
-def test_a_latency_case_says_what_was_measured() -> None:
+def test_a_latency_case_states_its_conditions() -> None:
     case = Case(
         ENTRY,
         "latency",
@@ -93,7 +93,7 @@ def test_a_latency_case_says_what_was_measured() -> None:
     assert "after" in values["state"]
 
 
-def test_a_gpu_that_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_case_for_an_absent_gpu_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MissingError, match="no GPU"):
         measure.measure(Case(ENTRY, "latency", device="cuda"))

@@ -93,25 +93,25 @@ def truth(*things: dict) -> dict:
     }
 
 
-def test_what_has_no_objects_is_none():
+def test_figures_without_objects_are_none():
     figures = evaluate_detections([square(score=1.0)], truth(square(id=5)))
     assert figures["AP"] == figures["APm"] == pytest.approx(1)
     assert figures["APs"] is figures["APl"] is None
     assert figures["per_class"] == {"thing": pytest.approx(1), "other": None}
 
 
-def test_an_object_of_id_0_and_ids_that_repeat_are_found_all_the_same():
+def test_object_ids_may_be_0_or_repeated():
     things = [square(id=0), square(id=0, bbox=[60, 60, 30, 30])]
     results = [{**thing, "score": 0.9} for thing in things]
     assert evaluate_detections(results, truth(*things))["AP"] == pytest.approx(1)
 
 
-def test_what_an_annotation_leaves_open_is_filled_in():
+def test_missing_fields_of_annotations_are_filled_in():
     thing = square(area=None, iscrowd=None)
     assert evaluate_detections([square(score=1.0)], truth(thing))["AP"] == pytest.approx(1)
 
 
-def test_what_training_leaves_out_is_not_measured_either():
+def test_objects_left_out_of_training_are_left_out_of_evaluation():
     things = [{}, square(bbox=None), square(bbox=[0, 0, float("nan"), 9]), square(image_id=None)]
     assert evaluate_detections([square(score=1.0)], truth(square(), *things))[
         "AP"
@@ -127,7 +127,7 @@ def test_what_training_leaves_out_is_not_measured_either():
         {"ignore": "x"},
     ],
 )
-def test_an_object_counts_whatever_its_other_fields_hold(field):
+def test_other_fields_of_an_object_do_not_matter(field):
     figures = evaluate_detections([square(score=1.0)], truth(square(**field)))
     assert figures["AP"] == figures["APm"] == pytest.approx(1)
 
@@ -206,7 +206,7 @@ def test_the_older_convention_counts_the_last_pixel():
         {"bbox": None},
     ],
 )
-def test_a_malformed_detection_is_shown_with_what_it_must_have(detections, wrong):
+def test_a_malformed_detection_is_refused_with_the_expected_form(detections, wrong):
     with pytest.raises(ValueError, match="a detection must have image_id, category_id, bbox"):
         evaluate_detections([{**detections[0], **wrong}], EMBEDDED)
     lacking = {key: value for key, value in detections[0].items() if key not in wrong}

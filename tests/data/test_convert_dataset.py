@@ -14,7 +14,7 @@ from fcos.data.registry import resolve_dataset
 
 @pytest.mark.parametrize("name", made_datasets.DATASETS)
 @pytest.mark.parametrize("format", ["coco", "yolo"])
-def test_what_is_written_is_read_as_the_original(tmp_path, name, format):
+def test_converted_datasets_read_back_the_same(tmp_path, name, format):
     made_datasets.DATASETS[name](tmp_path / "in")
     splits = find_splits(tmp_path / "in")
     written = convert(splits, tmp_path / "out", format, "link")

@@ -127,7 +127,7 @@ def test_damage_inside_is_noticed(tmp_path, pack, name):
         unpack(archive, [IMAGES], tmp_path / "root")
 
 
-def test_a_wrong_gzip_checksum_is_noticed(tmp_path):
+def test_a_wrong_gzip_checksum_is_refused(tmp_path):
     archive = tarred(tmp_path / "a.tgz", FILES)
     archive.write_bytes(archive.read_bytes()[:-8] + bytes(8))
     with pytest.raises(ValueError, match=r"a\.tgz: damaged \(CRC check failed"):
@@ -148,7 +148,7 @@ def test_an_encrypted_archive_is_refused_in_one_line(tmp_path):
         unpack(archive, [IMAGES], tmp_path / "root")
 
 
-def test_what_an_interrupted_call_left_is_replaced(tmp_path):
+def test_leftovers_of_an_interrupted_call_are_replaced(tmp_path):
     left = tmp_path / ".a.zip.part" / "train2017" / "0.jpg"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half")

@@ -79,7 +79,7 @@ def test_image_sets_of_voc(tmp_path, lists, found):
     assert {source.image_dir for source in named.values()} == {tmp_path / "VOC2007" / "JPEGImages"}
 
 
-def test_a_folder_with_nothing_says_what_was_looked_for(tmp_path):
+def test_an_empty_folder_is_refused_with_the_known_layouts(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"neither annotations/\*\.json nor ImageSets"):
         list(find_datasets(tmp_path))
 

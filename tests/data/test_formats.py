@@ -52,7 +52,7 @@ def test_voc_files_of_own_classes_in_the_usual_folders(tmp_path):
         ("Roboflow VOC", ["train", "valid"], ("train", "valid")),
     ],
 )
-def test_which_split_is_trained_on_and_which_evaluated_on(tmp_path, name, splits, chosen):
+def test_splits_for_training_and_evaluation(tmp_path, name, splits, chosen):
     made_datasets.DATASETS[name](tmp_path)
     found = find_splits(tmp_path)
     assert list(found) == splits
@@ -152,7 +152,7 @@ def test_a_minimal_export_of_label_studio(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["labelImg", "LabelMe"])
-def test_images_that_nobody_labelled_are_counted(tmp_path, name):
+def test_unlabelled_images_are_counted(tmp_path, name):
     made_datasets.DATASETS[name](tmp_path)
     images(tmp_path, "street.jpg", "new.png")
     (source,) = resolve_dataset(str(tmp_path), tmp_path)

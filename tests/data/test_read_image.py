@@ -127,7 +127,7 @@ def test_truncated_unreadable_missing_and_float_images_are_refused_by_name(pictu
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's, of damaged metadata
-def test_whatever_the_decoder_raises_the_file_is_named(picture, tmp_path):
+def test_errors_of_the_decoder_name_the_file(picture, tmp_path):
     """Each byte of a file's head set to other values: read, or refused; nothing else."""
     path = tmp_path / "a.avif"
     for name in ("a.jpg", "a.png", "a.webp", "a.bmp", "a.tiff"):

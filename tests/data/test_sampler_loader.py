@@ -34,7 +34,7 @@ def indices(batches):
     return [sample.index for batch in batches for sample in batch]
 
 
-def test_every_image_comes_once_an_epoch():
+def test_every_image_appears_once_an_epoch():
     drawn = indices(steps(46, group=1))  # 46 steps of 8 are 16 epochs of 23
     assert set(Counter(drawn).values()) == {16}
     assert drawn[:23] != drawn[23:46]
@@ -78,7 +78,7 @@ def test_a_dataset_smaller_than_a_batch():
     assert Counter(sample.index for sample in batch) == {0: 4, 1: 4}
 
 
-def test_what_cannot_be_sampled_is_refused():
+def test_datasets_that_cannot_be_sampled_are_refused():
     with pytest.raises(ValueError, match="10 images cannot be shared equally by 4 processes"):
         TrainingSampler(PORTRAIT, batch=10, seed=0, world=4)
     with pytest.raises(ValueError, match="empty dataset"):

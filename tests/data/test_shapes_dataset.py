@@ -22,7 +22,7 @@ def test_the_same_seed_draws_the_same_images(tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_jobs_that_want_the_same_set_at_once_share_it(tmp_path):
+def test_concurrent_jobs_share_one_set(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: write(tmp_path, count=5, size=64), range(4)))
     assert set(found) == {tmp_path / "annotations.json"}
@@ -37,7 +37,7 @@ def test_an_image_does_not_depend_on_how_many_are_drawn(tmp_path):
     assert few["annotations"] == many["annotations"][: len(few["annotations"])]
 
 
-def test_boxes_are_the_exact_extent_of_what_is_seen():
+def test_boxes_are_the_exact_extent_of_visible_pixels():
     scenes = (draw(random.Random(number), 96, ["square"], most=1) for number in range(50))
     scene = next(scene for scene in scenes if len(scene.boxes) == 1)
     # The painted pixels have one colour: that of the box's centre.

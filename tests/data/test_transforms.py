@@ -140,7 +140,7 @@ def test_a_square_view_of_random_scale_and_place(rng):
 
 @settings(deadline=None)
 @given(st.randoms(use_true_random=False))
-def test_a_square_view_says_where_the_picture_is(rng):
+def test_a_square_view_gives_the_position_of_the_image(rng):
     view, target = SquareView(161)(Image.new("RGB", (50, 80), "white"), sample(80, 50)[1], rng)
     assert target["picture"].tolist() == extent(view).tolist()
 

@@ -67,7 +67,7 @@ def test_a_loop_gives_one_detection_at_a_time(found: Detections) -> None:
     assert [(one.names[0], len(one)) for one in found] == [("cat", 1), ("dog", 1), ("cat", 1)]
 
 
-def test_one_line_says_what_was_found(found: Detections) -> None:
+def test_repr_is_one_line(found: Detections) -> None:
     text = "Detections(3 in 200x100 pixels: cat 0.90, dog 0.60, cat 0.30)"
     assert repr(found) == text
     assert repr(found[:0]) == "Detections(0 in 200x100 pixels)"

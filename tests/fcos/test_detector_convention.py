@@ -117,7 +117,7 @@ def test_targets_move_with_a_centred_image(tiny_detector: Build, picture: Tensor
     assert found.unique(dim=0).tolist() == [[8.0 + left, 8.0 + top]]
 
 
-def test_detect_takes_every_form_of_picture(
+def test_detect_takes_every_form_of_image(
     tiny_detector: Build, picture: Tensor, tmp_path: Path
 ) -> None:
     detector = tiny_detector().eval()
@@ -134,9 +134,7 @@ def test_detect_takes_every_form_of_picture(
             assert torch.equal(found.scores, expected.scores)
 
 
-def test_detect_gives_boxes_in_the_pixels_of_the_picture(
-    tiny_detector: Build, picture: Tensor
-) -> None:
+def test_detect_gives_boxes_in_pixels_of_the_image(tiny_detector: Build, picture: Tensor) -> None:
     detector = tiny_detector(resize=ShortestSide(120, 1000)).eval()
     found = detector.detect(picture)[0]
     as_fed = detector([resize_image(picture, (120, 180))])[0]
@@ -144,9 +142,7 @@ def test_detect_gives_boxes_in_the_pixels_of_the_picture(
     assert torch.equal(found.scores, as_fed["scores"])
 
 
-def test_detect_keeps_what_reaches_the_score_threshold(
-    tiny_detector: Build, picture: Tensor
-) -> None:
+def test_detect_applies_the_score_threshold(tiny_detector: Build, picture: Tensor) -> None:
     detector = tiny_detector().eval()
     every = detector.detect(picture)[0]
     threshold = float(every.scores[len(every) // 2])
@@ -160,7 +156,7 @@ def test_detect_keeps_what_reaches_the_score_threshold(
 
 
 @pytest.mark.parametrize("resize", [ShortestSide(64, 96), LongestSide(97)])
-def test_batches_find_what_single_pictures_do(
+def test_batches_give_the_same_detections_as_single_images(
     tiny_detector: Build, picture: Tensor, resize: ShortestSide | LongestSide
 ) -> None:
     detector = tiny_detector(resize=resize).eval()
@@ -190,7 +186,7 @@ def test_threads_share_a_detector(tiny_detector: Build, picture: Tensor) -> None
         assert torch.equal(detections.scores, alone.scores)
 
 
-def test_drawing_gives_a_picture_of_the_same_size(tiny_detector: Build, picture: Tensor) -> None:
+def test_drawing_gives_an_image_of_the_same_size(tiny_detector: Build, picture: Tensor) -> None:
     detector = tiny_detector().eval()
     for form in (picture, picture / 255):
         found = detector.detect(form)[0]
@@ -212,7 +208,7 @@ def test_as_many_class_names_as_classes(tiny_detector: Build) -> None:
         Detector(detector.backbone, detector.pyramid, detector.head, **parts, classes=("a", "b"))
 
 
-def test_what_was_detected_can_be_changed_in_place(tiny_detector: Build, picture: Tensor) -> None:
+def test_detections_can_be_changed_in_place(tiny_detector: Build, picture: Tensor) -> None:
     found = tiny_detector().eval().detect(picture)[0]
     before = found.boxes.clone()
     found.boxes[:, 2:] -= found.boxes[:, :2]

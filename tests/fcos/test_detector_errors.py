@@ -111,6 +111,6 @@ def test_bad_targets_are_refused(
         tiny_detector().train()([GOOD], targets)
 
 
-def test_a_batch_has_at_least_one_picture(tiny_detector: Build) -> None:
+def test_an_empty_batch_is_refused(tiny_detector: Build) -> None:
     with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
         tiny_detector().eval().detect(GOOD, batch_size=0)

@@ -25,7 +25,7 @@ RGB_UNIT = {
 }
 
 
-def test_every_form_of_a_picture_is_the_same_tensor(tmp_path: Path, picture: Tensor) -> None:
+def test_every_form_of_an_image_gives_the_same_tensor(tmp_path: Path, picture: Tensor) -> None:
     array = picture.permute(1, 2, 0).numpy()
     pil = Image.fromarray(array)
     pil.save(tmp_path / "picture.png")
@@ -78,13 +78,13 @@ def test_a_generator_is_read_a_batch_at_a_time(picture: Tensor) -> None:
     assert [len(batch) for batch in batches] == [2, 1]
 
 
-def test_grey_pictures_get_three_channels() -> None:
+def test_greyscale_images_get_three_channels() -> None:
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
     for form in (grey, Image.fromarray(grey)):
         assert torch.equal(load_image(form), torch.from_numpy(grey).expand(3, 3, 4))
 
 
-def test_deep_grey_pictures_keep_their_contrast(tmp_path: Path) -> None:
+def test_16_bit_images_keep_their_contrast(tmp_path: Path) -> None:
     deep = np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
     expected = torch.from_numpy((deep >> 8).astype(np.uint8)).expand(3, 16, 16)
@@ -93,7 +93,7 @@ def test_deep_grey_pictures_keep_their_contrast(tmp_path: Path) -> None:
         assert torch.equal(load_image(opened), expected)
 
 
-def test_a_picture_too_large_for_pillow_is_refused_like_any_other(
+def test_an_image_too_large_for_pillow_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.new("RGB", (40, 40)).save(tmp_path / "bomb.png")
@@ -102,7 +102,7 @@ def test_a_picture_too_large_for_pillow_is_refused_like_any_other(
         load_image(tmp_path / "bomb.png")
 
 
-def test_pictures_are_turned_upright(tmp_path: Path) -> None:
+def test_images_are_turned_upright(tmp_path: Path) -> None:
     landscape = Image.new("RGB", (4, 2), "red")
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -123,7 +123,7 @@ def test_pictures_are_turned_upright(tmp_path: Path) -> None:
         (np.zeros((4, 4, 2), np.uint8), ValueError, r"must have shape \(H, W, 3\)"),
     ],
 )
-def test_what_is_no_picture_is_refused_by_name(
+def test_other_arrays_and_files_are_refused_by_name(
     form: object, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -136,7 +136,7 @@ def test_the_resize_is_pillows(picture: Tensor) -> None:
     assert np.array_equal(resize_image(picture, (31, 45)).permute(1, 2, 0).numpy(), expected)
 
 
-def test_float_pictures_are_resized_like_their_uint8_form(picture: Tensor) -> None:
+def test_float_images_are_resized_like_uint8_images(picture: Tensor) -> None:
     assert torch.equal(resize_image(picture / 255, (31, 45)), resize_image(picture, (31, 45)))
 
 
@@ -184,8 +184,6 @@ def test_antialias_is_pillow_s_filter_without_rounding(
 
 
 @pytest.mark.parametrize("method", ["antialias", "tensor"])
-def test_float_methods_resize_on_the_device_that_is_asked_for(
-    picture: Tensor, method: ResizeMethod
-) -> None:
+def test_float_methods_resize_on_the_given_device(picture: Tensor, method: ResizeMethod) -> None:
     resized = resize_image(picture, (30, 45), method, device="meta")
     assert (resized.device.type, tuple(resized.shape)) == ("meta", (3, 30, 45))

@@ -46,7 +46,7 @@ def test_extra_levels_come_from_p5_or_c5() -> None:
 
 
 @torch.no_grad()
-def test_p7_is_made_of_rectified_p6_which_the_head_sees_as_it_is() -> None:
+def test_p7_is_computed_from_relu_of_p6() -> None:
     features = maps(128, 128, CHANNELS, STRIDES)
     fpn = FPN(CHANNELS, STRIDES, 8)
     *_, p6, p7 = fpn(features)

@@ -146,7 +146,7 @@ def test_ranges_and_levels_must_be_as_many() -> None:
         TargetAssigner([(-1, 64)])(POINTS, STRIDES, torch.zeros(0, 4), torch.zeros(0).long())
 
 
-def test_a_crowd_takes_little_memory_whatever_the_size_of_a_chunk(
+def test_assigning_many_boxes_takes_little_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     strides = (8, 16, 32, 64, 128)

@@ -53,7 +53,7 @@ def test_fp32_detections_equal_the_cpu_s(
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_finds_what_fp32_finds(
+def test_half_precision_agrees_with_fp32(
     device: torch.device, photos: list[Image.Image], precision: str
 ) -> None:
     expected = zoo.get("FCOS_shapes_tiny", device=device).detect(photos, 0.3)

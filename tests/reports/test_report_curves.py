@@ -116,7 +116,7 @@ def test_a_run_that_was_never_evaluated_shows_its_losses(tmp_path: Path) -> None
         ('{"iteration": 1, "epoch": 1, "loss": 1}\n', ["--out", "a.pdf"], "ends in .png or .svg"),
     ],
 )
-def test_what_is_no_run_is_one_line(
+def test_a_folder_that_is_no_run_gives_a_one_line_error(
     tmp_path: Path, capsys: Capture, content: str | None, arguments: list[str], message: str
 ) -> None:
     if content:

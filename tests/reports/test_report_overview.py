@@ -19,7 +19,7 @@ def choice(costs: list[float], gains: list[float], noise: list[float] | float = 
     return list(pareto(pd.Series(costs), pd.Series(gains), spread))
 
 
-def test_the_best_have_no_other_that_is_as_good_for_less() -> None:
+def test_pareto_optimal_models_are_not_dominated() -> None:
     assert choice([10, 20, 30, 40], [30, 40, 35, 45]) == ["best", "best", "", "best"]
 
 

@@ -100,7 +100,7 @@ def test_a_report_of_three_models_shows_three() -> None:
     assert "AP by epoch" in page.render([latency("FCOS_R_50_noctr_2x", 50)])
 
 
-def test_machines_and_what_was_predicted_are_kept_apart() -> None:
+def test_machines_and_predictions_are_kept_apart() -> None:
     other = [{**row, "machine": "Some GPU"} for row in ROWS]
     text = page.render([*ROWS, *other])
     for machine in ("Some CPU, 2 cores", "Some GPU"):
@@ -123,7 +123,7 @@ def test_no_two_series_of_a_plot_look_the_same() -> None:
     assert len({plots.style_of(number) for number in range(36)}) == 36
 
 
-def test_memory_that_is_published_for_one_gpu_is_compared() -> None:
+def test_published_memory_of_one_gpu_is_compared() -> None:
     text = page.render([memory("FCOS_MM_R_50_1x", 3.0)])
     assert "Mem (GB): ratio" in text
     assert "0.833" in text  # 3.0 of 3.6 GB

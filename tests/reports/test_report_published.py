@@ -141,7 +141,7 @@ def test_a_restricted_report_lists_only_its_models() -> None:
     assert len(restricted) == 2
 
 
-def test_what_to_know_about_published_figures_stands_beside_them() -> None:
+def test_notes_stand_beside_published_figures() -> None:
     table = read(DIRECTORY / "xytpai_early.yaml")
     first, *_ = notes([ap("FCOS_R_50_noctr_2x")], table)
     assert "4,952 images of val2017 that have boxes" in first

@@ -36,7 +36,7 @@ def section(rows: list[Any], title: str) -> tables.Section:
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])
-def test_the_table_fits_the_terminal_and_names_what_was_left_out(width: int) -> None:
+def test_the_table_fits_the_terminal_and_names_omitted_columns(width: int) -> None:
     rows = [latency(LONG, 1234.5, noise=0.2, precision=p, compiled=True) for p in ("fp32", "bf16")]
     rows += [ap(LONG), memory(LONG, 12.5, 13.5), flops(LONG, 1234.5), *ROWS]
     text = printed(rows, width)
@@ -202,7 +202,7 @@ def test_markup_in_a_name_is_text() -> None:
     assert "[bold]" in printed([latency("mine:[bold]", 10)])
 
 
-def test_what_ap_consists_of_is_a_table_of_its_own() -> None:
+def test_errors_and_calibration_have_a_table_of_their_own() -> None:
     values = {
         "tide": {"cls": 0.0533, "loc": "many"},  # of another type: left out
         "bootstrap": {"low": 0.36, "high": 0.38, "ap": [0.36, 0.38]},

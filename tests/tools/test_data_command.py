@@ -173,7 +173,7 @@ def test_too_small_a_disk_is_reported_before_the_download(
     assert set(asked(server).values()) == {0}
 
 
-def test_a_set_that_is_not_val2017_is_refused(
+def test_a_set_other_than_val2017_is_refused(
     server: FaultyServer, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "MINIVAL_ANNOTATED", "another")
@@ -181,7 +181,7 @@ def test_a_set_that_is_not_val2017_is_refused(
     assert "not those of val2017/minival" in capsys.readouterr().err
 
 
-def test_archives_of_which_only_the_md5_is_known(
+def test_archives_with_only_an_md5_are_checked(
     server: FaultyServer, tmp_path: Path, capsys: Capture
 ) -> None:
     voc = {
@@ -231,7 +231,7 @@ def test_drawn_shapes_pass_the_check(tmp_path: Path, capsys: Capture) -> None:
     assert main(["data", "shapes", "--count", "0", "--out", str(tmp_path / "t")]) == 2
 
 
-def test_check_names_what_training_would_refuse(
+def test_check_names_findings_that_training_refuses(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")

@@ -56,7 +56,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: chromium)")
-def test_the_page_finds_what_the_detector_finds(address: str, tmp_path: Path) -> None:
+def test_the_page_gives_the_detector_s_boxes(address: str, tmp_path: Path) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright (extra dev)")
     image = sorted((write(tmp_path, 4, seed=1, size=160).parent / "images").iterdir())[0]
     errors: list[str] = []

@@ -77,7 +77,7 @@ ENTRIES = [
 @pytest.mark.parametrize(
     ("entry", "batched_nms"), [(ENTRIES[0], True), *((entry, False) for entry in ENTRIES)]
 )
-def test_the_operations_of_a_graph_find_what_the_detector_finds(
+def test_the_operations_of_a_graph_give_the_detector_s_boxes(
     entry: str, batched_nms: bool, photo: torch.Tensor
 ) -> None:
     detector = export_all.randomized(entry, photo, SIZE)
@@ -208,7 +208,7 @@ def test_commands_take_a_file_in_place_of_a_name(
     assert run([command, file, *arguments, "--out", str(tmp_path)]) == 0
 
 
-def test_a_file_that_is_not_an_exported_one_is_refused(tmp_path: Path) -> None:
+def test_files_that_export_did_not_write_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not an exported file"):
         zoo.load(tmp_path / "weights.pth")
     with pytest.raises(FileNotFoundError):

@@ -52,7 +52,7 @@ def frames_of(*patterns: str) -> list[Frame]:
     return frames  # type: ignore[return-value]
 
 
-def test_folders_are_searched_to_the_depth_that_is_asked_for(folder: Path) -> None:
+def test_subfolders_are_searched_on_request(folder: Path) -> None:
     assert named(find_sources([str(folder)])) == ["a.png"]
     assert named(find_sources([str(folder)], recursive=True)) == ["a.png", "b.jpg"]
     assert named(find_sources([str(folder)], recursive=True, outputs=folder / "sub")) == ["a.png"]

@@ -32,7 +32,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
         yield hub
 
 
-def test_pin_writes_what_the_hub_states_and_keeps_the_rest(hub: HubServer, tmp_path: Path) -> None:
+def test_pin_writes_the_facts_of_the_hub_and_keeps_the_rest(hub: HubServer, tmp_path: Path) -> None:
     hub.store("me/mine/a.pth", BODY)
     url, dead = "hf://me/mine/a.pth", "{url: https://gone.example/a.pth, dead: true, note: gone}"
     entry = tmp_path / "entry.yaml"

@@ -85,7 +85,7 @@ def test_the_files_arrive_at_the_hub(
         ("hf://datasets/me/fcos", {"FCOS_ZOO_OFFLINE": "1"}, "forbids the network"),
     ],
 )
-def test_what_cannot_be_pushed_is_refused_in_a_line(
+def test_results_that_cannot_be_pushed_are_refused_in_one_line(
     results: Path,
     address: str,
     environment: dict[str, Any],

@@ -145,7 +145,7 @@ def test_verify_cache_repairs_damaged_files(
     assert not list(folder.glob("*.bad"))
 
 
-def test_verify_cache_reports_what_it_cannot_repair(
+def test_verify_cache_reports_files_that_it_cannot_repair(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder.mkdir()
@@ -186,7 +186,7 @@ def test_verify_cache_repairs_imagenet_weights(
     assert path.read_bytes() == BODY
 
 
-def test_a_file_that_is_being_downloaded_is_neither_removed_nor_repaired(
+def test_a_file_being_downloaded_is_neither_removed_nor_repaired(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder.mkdir()

@@ -152,7 +152,7 @@ def test_more_objects_than_coco_counts_need_another_limit() -> None:
     assert evaluate_detections(perfect, truth, max_detections=300)["AP"] == 1
 
 
-def test_another_limit_computes_what_coco_computes_where_it_does_not_matter() -> None:
+def test_another_limit_of_detections_agrees_where_it_is_not_reached() -> None:
     truth = crowd(30)
     some = [
         {"image_id": 1, "category_id": 1, "bbox": [x, y, 8, 7 - n % 4], "score": 1 - n / 100}

@@ -24,7 +24,7 @@ def test_every_entry_can_be_trained(name):
 
 
 @pytest.mark.parametrize("name", zoo.names())
-def test_what_is_overridden_most_is_stated(name):
+def test_common_overrides_are_stated(name):
     """Hydra overrides only what is there: the rest would need a `+`."""
     config = zoo.card(name).config
     assert {"iterations", "steps"} <= config["schedule"].keys()
@@ -99,7 +99,7 @@ def test_the_largest_images_of_a_recipe():
     assert largest("FCOS_shapes_tiny") == (160, 160)
 
 
-def test_the_optimiser_of_an_entry_holds_what_is_trained_once():
+def test_the_optimiser_holds_each_trained_parameter_once():
     detector = zoo.build("FCOS_shapes_tiny")
     detector.backbone.stages[0].requires_grad_(False)
     held = [p for group in make_optimizer(detector).param_groups for p in group["params"]]

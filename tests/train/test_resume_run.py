@@ -107,7 +107,7 @@ def test_another_model_or_detector_is_another_run(make_trainer, make_detector):
         other.resume()
 
 
-def test_what_does_not_belong_to_the_run_is_passed_over(make_trainer, make_detector):
+def test_files_of_other_runs_are_ignored(make_trainer, make_detector):
     trainer = make_trainer(make_detector())
     trainer.run()
     torch.save({"model": {}}, trainer.checkpoints.folder / "iteration_0000009.pth")
@@ -189,7 +189,7 @@ def test_only_the_newest_are_kept(tmp_path):
     ]
 
 
-def test_a_damaged_checkpoint_does_not_drive_out_the_one_that_is_written(tmp_path):
+def test_a_damaged_checkpoint_does_not_displace_a_good_one(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save({"iteration": 8}, 8).write_bytes(b"damaged")
     checkpoints.save({"iteration": 5}, 5)  # the run went on from before and came this far
@@ -244,7 +244,7 @@ def test_a_damaged_checkpoint_is_told_of(make_trainer, make_detector):
     assert other.iteration == 4
 
 
-def test_a_checkpoint_that_a_machine_does_not_see_says_what_to_change(tmp_path):
+def test_a_checkpoint_missing_on_one_machine_names_the_remedy(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"choose a run\.folder that all machines share"):
         load(tmp_path / "iteration_0000001.pth")
 

@@ -96,7 +96,9 @@ def test_the_signature_is_the_schema() -> None:
         ("+augmentation.longst=9", "augmentation.longst is not a setting: did you mean longest?"),
     ],
 )
-def test_training_refuses_it_before_anything_starts(tmp_path, override: str, message: str) -> None:
+def test_training_refuses_invalid_settings_before_it_starts(
+    tmp_path, override: str, message: str
+) -> None:
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         cli.run(["train", ENTRY, f"run.folder={tmp_path / 'run'}", override])
     assert "\n" not in str(error.value)

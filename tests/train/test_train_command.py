@@ -116,7 +116,7 @@ def test_fine_tuning_renews_the_class_predictor_alone(tmp_path, own, capfd):
     assert all(torch.equal(tuned[name], before[name]) for name in learnt)
 
 
-def test_resuming_what_never_began_begins_with_its_weights(tmp_path, own):
+def test_resuming_an_empty_run_starts_from_the_initial_weights(tmp_path, own):
     """A job that always says --resume, or a worker that dies before the first checkpoint."""
     torch.manual_seed(5)
     source = zoo.build("FCOS_shapes_tiny", num_classes=4)

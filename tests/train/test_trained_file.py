@@ -83,7 +83,7 @@ def test_bench_measures_it(run: Path, data: Path) -> None:
         Suite(["runs/other/best.pth"], metrics=["params"], device="cpu").cases()
 
 
-def test_what_is_made_with_a_run_is_named_after_it() -> None:
+def test_outputs_are_named_after_their_run() -> None:
     assert name_for_files("runs/mine/best.pth") == "mine_best"
     assert name_for_files(ENTRY) == ENTRY
 

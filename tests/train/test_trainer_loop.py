@@ -118,7 +118,7 @@ def test_losses_are_read_only_when_they_are_logged(make_trainer, make_detector, 
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_the_step_at_fault_is_named_though_it_is_found_later(make_trainer, make_detector, fused):
+def test_the_faulty_step_is_named_even_if_detected_later(make_trainer, make_detector, fused):
     detector = make_detector()
     options = {"log_every": 5, "checkpoint_every": 5, "fused": fused}
     trainer = spoilt(make_trainer(detector, iterations=10, **options), at=[1])
@@ -181,7 +181,7 @@ def test_a_signal_saves_and_leaves(make_trainer, make_detector, name):
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_the_same_signal_again_ends_a_hanging_run_at_once(name):
+def test_a_second_signal_ends_a_hanging_run(name):
     """Once it is later than a launcher would repeat it."""
     script = """if True:
         import os, signal

@@ -153,14 +153,14 @@ def test_portrait_and_landscape_images_of_a_micro_batch_are_padded_to_squares(gp
     assert tried == [(4, (1333, 1333)), (2, (800, 1333)), (1, (800, 1333))]
 
 
-def test_where_nothing_fits_the_message_says_what_to_lower(gpu):
+def test_the_message_says_what_to_lower_if_nothing_fits(gpu):
     with pytest.raises(
         RuntimeError, match=r"one image of 1333x800 .* solver\.activation_checkpointing=true"
     ):
         accumulate.fitting_accumulation(gpu(0), num_images=16, size=(800, 1333))
 
 
-def test_the_probe_counts_what_training_holds_besides(monkeypatch):
+def test_the_probe_counts_memory_already_in_use(monkeypatch):
     detector = make_detector()
     weights = sum(p.nbytes for p in detector.parameters())
     buffers = sum(b.nbytes for b in detector.buffers())
@@ -214,7 +214,7 @@ def test_metrics_reach_the_clients_of_others(tmp_path, monkeypatch):
     assert sent == [("wandb", 7, {"AP": 0.5}), ("mlflow", 7, {"AP": 0.5})]
 
 
-def test_a_logger_that_is_not_installed_is_left_out(tmp_path, monkeypatch):
+def test_a_missing_logger_is_left_out(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     Log(tmp_path, loggers=["wandb"]).write({"iteration": 1})
     assert (tmp_path / "metrics.jsonl").read_text() == '{"iteration": 1}\n'

@@ -31,7 +31,7 @@ def test_files_are_the_complete_ones(folder: Path) -> None:
     assert cache.files(folder / "absent") == []
 
 
-def test_the_records_are_what_sha256sum_reads(folder: Path) -> None:
+def test_records_are_in_the_format_of_sha256sum(folder: Path) -> None:
     record = (folder / "a.pth.sha256").read_text()
     assert record == hashlib.sha256(b"\x80\x02a").hexdigest() + "  a.pth\n"
 

@@ -31,5 +31,5 @@ def test_waits_double_with_jitter(tmp_path: Path) -> None:
     assert 0.5 <= first <= 1 <= second <= 2
 
 
-def test_the_report_is_what_a_run_writes() -> None:
+def test_the_committed_report_matches_a_run() -> None:
     assert REPORT.read_text("utf-8") == report()

@@ -95,7 +95,7 @@ def test_no_other_name_is_allowed(tmp_path: Path, module: str, name: str) -> Non
 
 @pytest.mark.parametrize("admitted", [*STAND_INS, "collections.OrderedDict", "_codecs.encode"])
 @pytest.mark.parametrize("state", [b"}X\x01\0\0\0ai\x01s", b"N}X\x01\0\0\0aK\x01s\x86"])
-def test_a_pickle_cannot_change_what_it_may_call(
+def test_a_pickle_cannot_extend_its_allowed_functions(
     tmp_path: Path, admitted: str, state: bytes
 ) -> None:
     module, _, name = admitted.rpartition(".")

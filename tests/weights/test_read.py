@@ -143,7 +143,7 @@ def test_an_empty_path_is_refused() -> None:
         read("")
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"w\.pth cannot be read: No such file or directory"):
         read(tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="Is a directory"):

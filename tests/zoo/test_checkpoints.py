@@ -242,7 +242,7 @@ def save_torch(state: State, path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "save"), [("a.pth", save_torch), ("a.safetensors", save_file)])
-def test_a_saved_detector_comes_back(
+def test_a_saved_detector_is_restored(
     small: Detector, published: State, tmp_path: Path, name: str, save: Callable[..., None]
 ) -> None:
     zoo.load_checkpoint(small, published)

@@ -129,7 +129,7 @@ def _vovnet_name(key: str) -> str:
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone.bottom_up."])
-def test_what_a_detector_s_code_put_before_every_key_is_dropped(prefix: str) -> None:
+def test_common_prefixes_of_keys_are_dropped(prefix: str) -> None:
     detector, other = (zoo.build("FCOS_MS_V_39_3x") for _ in range(2))
     expected = detector.backbone.state_dict()
     load_backbone(other, {prefix + _vovnet_name(key): value for key, value in expected.items()})

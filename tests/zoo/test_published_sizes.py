@@ -129,7 +129,9 @@ def test_nineteen_published_files_are_pinned() -> None:
         ("FCOS_MS_X_101_64x4d_2x", "sha256 [0-9a-f]{64} is not that"),
     ],
 )
-def test_a_download_that_is_not_the_pinned_file_is_refused(name, reason, tmp_path, monkeypatch):
+def test_a_download_that_differs_from_the_pinned_file_is_refused(
+    name, reason, tmp_path, monkeypatch
+):
     own_settings(monkeypatch, tmp_path / "home")
     with FaultyServer() as server:
         monkeypatch.setenv("FCOS_ZOO_MIRRORS", server.url())

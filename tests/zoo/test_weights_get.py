@@ -106,9 +106,7 @@ def test_another_model_under_the_right_name_is_refused(
     assert differing(zoo.get(ENTRY), published) == []
 
 
-def test_a_file_that_is_damaged_does_not_stay_in_the_cache(
-    mirror: FaultyServer, cache: Path
-) -> None:
+def test_a_damaged_file_does_not_stay_in_the_cache(mirror: FaultyServer, cache: Path) -> None:
     mirror.add(FILE, saved({"weight": torch.zeros(100)})[:600])
     with pytest.raises(zoo.WeightsError, match=r"damaged or not safe to read"):
         zoo.get(ENTRY)

@@ -191,7 +191,7 @@ def test_a_file_may_name_a_backbone_of_a_registered_folder(
         zoo.get(str(path))
 
 
-def test_settings_in_a_file_cannot_call_anything_else(tmp_path: Path, trained: Detector) -> None:
+def test_settings_in_a_file_can_only_name_known_classes(tmp_path: Path, trained: Detector) -> None:
     path, marker = tmp_path / "best.pth", tmp_path / "marker"
     settings = {
         **zoo.card(ENTRY).config,
