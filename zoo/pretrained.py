@@ -34,6 +34,7 @@ def get(
     precision: Precision = "fp32",
     compile: bool = False,
     resize: ResizeMethod | None = None,
+    winograd: bool = False,
 ) -> Detector:
     """A ready detector: published weights fetched and verified, eval mode.
 
@@ -50,6 +51,8 @@ def get(
             price of a minute before its first image. See `Detector.fuse` and `compile_network`.
         resize: another method than the published one, see `resize_image`; "antialias" resizes on
             the detector's device, which spares the CPU and changes scores a little.
+        winograd: the fastest detector in fp32 on a CPU, which needs no compiler; see
+            `Detector.use_winograd`.
 
     Raises:
         UnknownEntryError, WeightsError, CheckpointError: each names what is wrong and what to do.
@@ -62,6 +65,8 @@ def get(
         raise ValueError(f"device {str(device)!r}: torch finds no GPU here; use device='cpu'")
     if device is not None and torch.device(device).type == "mps":
         raise ValueError("device 'mps' has no float64, which NMS needs; use device='cpu'")
+    if winograd and (compile or precision != "fp32" or torch.device(device or "cpu").type != "cpu"):
+        raise ValueError("winograd=True is for precision 'fp32' on a CPU, without compile=True")
     if weights is not None:
         detector = _load_given(card(name), weights)
     elif _is_path(name):
@@ -73,6 +78,8 @@ def get(
         detector.resize_method = resize
     if compile:
         detector.fuse()
+    if winograd:
+        detector.use_winograd()
     dtype = DTYPES[precision]
     detector.to(device=device, dtype=dtype)
     detector.to(memory_format=inference_layout(device or "cpu", dtype))

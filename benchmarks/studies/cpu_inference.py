@@ -1,0 +1,174 @@
+"""Ways to run FCOS_R_50_1x in fp32 on a CPU: `python -m benchmarks.studies.cpu_inference`.
+
+Every contender takes the same 8-bit photograph to its boxes, batch 1, 800x1088, in one process and
+in alternating rounds, in channels_last. OpenVINO's files are those that `fcos-zoo export` writes
+for the entry. A second table states which layers the time of the network is spent in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+import zoo
+from benchmarks import baselines
+from benchmarks.dataset import embedded, read_images
+from benchmarks.studies.compare_torchvision import (
+    INPUT,
+    input_size,
+    our_detector,
+    time_torchvision,
+)
+from benchmarks.studies.side_by_side import call, conditions, medians, show, side_by_side, speedup
+from fcos import Detector
+
+KINDS = {  # what torch and OpenVINO call them
+    "convolutions": ("mkldnn_convolution", "_slow_conv2d_forward", "bmm", "mm", "Convolution"),
+    "group norms": ("native_group_norm", "MVN", "GroupNormalization"),
+    "ReLU": ("clamp_min_", "clamp_min", "Relu"),
+    "other layouts, copies": ("copy_", "Reorder"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the time of each contender, and of the kinds of layers of each network."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--rounds", type=int, default=7, help="timed runs of each (%(default)s)")
+    add("--threads", type=int, default=2, help="%(default)s")
+    add("--compile", action="store_true", help="also torch.compile with freezing, 30 s each")
+    add("--openvino", type=Path, nargs="*", default=[], help="exported .xml files")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    photos = read_images(embedded())
+    eager = our_detector(None, photos, "fp32")
+    photo = next(image for image in photos if input_size(eager, image) == INPUT)
+    ours: dict[str, Any] = {
+        "eager": eager,
+        "eager, Winograd": our_detector(None, photos, "fp32").use_winograd(),
+    }
+    if options.compile:
+        ours["compiled with freezing"] = frozen(our_detector(None, photos, "fp32"))
+    files = {f"OpenVINO {(f := zoo.load(path)).precision}": f for path in options.openvino}
+    theirs = baselines.randomized_torchvision(photo).to(memory_format=torch.channels_last)
+    runners: dict[str, Any] = {**ours, **files}
+    contenders: dict[str, Any] = {
+        name: partial(call, each.find, [photo]) for name, each in runners.items()
+    }
+    contenders["torchvision"] = partial(time_torchvision, theirs, photo)
+    with torch.inference_mode():
+        frame = side_by_side(contenders, options.rounds, warmup=1)
+        frame = frame[["round", "contender", "seconds"]]
+        show(compared(frame), f"Image to boxes, batch 1, {INPUT[0]}x{INPUT[1]}, fp32", "")
+        spent = {name: torch_layers(each, photo) for name, each in ours.items()}
+        spent |= {
+            name: openvino_layers(path, options.threads, photo)
+            for name, path in zip(files, options.openvino, strict=True)
+        }
+        show(layers(spent), "Milliseconds of the network by kind of layer", "")
+        print(difference(ours["eager"], ours["eager, Winograd"], photo))
+    print(conditions("cpu", options.rounds))
+    return 0
+
+
+def frozen(detector: Detector) -> Detector:
+    """The detector compiled with its weights as constants, which fuses activations and sums."""
+    for part in (detector.backbone, detector.pyramid, detector.head):
+        part.compile(dynamic=True, options={"freezing": True})
+    return detector
+
+
+def compared(frame: pd.DataFrame) -> pd.DataFrame:
+    """Median milliseconds, and how many times as fast as eager and as torchvision."""
+    rows = []
+    for name, times in medians(frame).iterrows():
+        row = {"": name, "ms": f"{1e3 * times['seconds']:.0f}"}
+        for other in ("eager", "torchvision"):
+            row[f"times as fast as {other}"] = speedup(frame, str(name), other)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def layers(spent: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+    """A row for each network: milliseconds by kind, and their share."""
+    rows = []
+    for name, times in spent.items():
+        total = sum(times.values())
+        rest = total - sum(times[kind] for kind in KINDS)
+        row = {"": name, "total": f"{total:.0f}"}
+        for kind, value in {**{kind: times[kind] for kind in KINDS}, "others": rest}.items():
+            row[kind] = f"{value:.1f} ({value / total:.1%})"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def torch_layers(detector: Detector, photo: Tensor, runs: int = 3) -> Counter[str]:
+    """Milliseconds of the network by kind of operator, the median of some runs."""
+    batch = detector.prepare([photo])[0]
+    measured = []
+    for _ in range(runs):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            detector.network(batch)
+        averages = profile.key_averages()
+        measured.append(by_kind((a.key, a.self_cpu_time_total / 1e3) for a in averages))
+    return _medians(measured)
+
+
+def openvino_layers(path: Path, threads: int, photo: Tensor, runs: int = 3) -> Counter[str]:
+    """The same of OpenVINO's whole graph. It fuses a ReLU, a sum or an affine map into layers."""
+    import openvino
+
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "PERF_COUNT": True,
+    }
+    request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
+    images = zoo.load(path).prepare(photo)[0][None]
+    measured = []
+    for _ in range(runs + 1):
+        request.infer([images])
+        nodes = request.profiling_info
+        times = ((node.node_type, node.real_time.total_seconds() * 1e3) for node in nodes)
+        measured.append(by_kind(times))
+    return _medians(measured[1:])
+
+
+def by_kind(times: Any) -> Counter[str]:
+    """Sums (operator, milliseconds) by the kinds of `KINDS`; what is of none has its own name."""
+    kinds = {operator: kind for kind, operators in KINDS.items() for operator in operators}
+    total: Counter[str] = Counter()
+    for operator, milliseconds in times:
+        name = operator.removeprefix("aten::")
+        total[kinds.get(name, name)] += milliseconds
+    return total
+
+
+def _medians(measured: Sequence[Counter[str]]) -> Counter[str]:
+    keys = {key for times in measured for key in times}
+    return Counter({key: statistics.median(times[key] for times in measured) for key in keys})
+
+
+def difference(eager: Detector, other: Detector, photo: Tensor) -> str:
+    """The largest difference of the class logits, beside their range."""
+    batch = eager.prepare([photo])[0]
+    pairs = zip(eager.network(batch), other.network(batch), strict=True)
+    logits = [(a.logits, b.logits) for a, b in pairs]
+    largest = max(float((a - b).abs().max()) for a, b in logits)
+    spread = max(float(a.max() - a.min()) for a, _ in logits)
+    return f"Winograd changes class logits, which have a range of {spread:.3g}, by {largest:.2g}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
