@@ -69,18 +69,20 @@ def prove(name: str) -> dict[str, str]:
     row = {"entry": name, "torch": torch.__version__.split("+")[0]}
     with tempfile.TemporaryDirectory() as folder:
         onnx, xml = Path(folder) / "model.onnx", Path(folder) / "model.xml"
-        try:
+
+        def write() -> None:
             export_formats.write_onnx(program(detector, batched_nms=True), onnx, facts)
+
+        def convert() -> None:
             export_formats.write_openvino(onnx, xml, facts)
-        except Exception as error:
-            return row | dict.fromkeys(RUNTIMES, f"not exported: {first_line(error)}")
-        for runtime, path in zip(RUNTIMES, (onnx, xml), strict=True):
+
+        for runtime, path, export in zip(RUNTIMES, (onnx, xml), (write, convert), strict=True):
             try:
-                file = zoo.load(path)
-                same, total = exported.count_matches(detector, file)
+                export()
+                same, total = exported.count_matches(detector, zoo.load(path))
                 row[runtime] = f"{same} of {total}"
             except Exception as error:
-                row[runtime] = f"not run: {first_line(error)}"
+                row[runtime] = f"failed: {first_line(error)}"
     return row
 
 
