@@ -162,9 +162,15 @@ class HRFPN(nn.Module):
         return merged
 
 
+# torch 2.6 has only the second.
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
 def _halved(x: Tensor, times: int) -> Tensor:
     """Averages over squares with sides of 2 ** `times`, or over the whole of a smaller map."""
     if times == 0:
         return x
-    window = [min(2**times, side) for side in x.shape[-2:]]
+    window: int | list[int] = 2**times
+    if not _is_exporting():  # the window cannot depend on a size that is not known yet
+        window = [min(2**times, side) for side in x.shape[-2:]]
     return F.avg_pool2d(x, window, stride=2**times)
