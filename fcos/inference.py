@@ -44,9 +44,9 @@ class InferenceOptions(nn.Module):
     def use_winograd(self) -> Self:
         """Fuse the norms, and compute 3x3 convolutions of many channels by Winograd's algorithm.
 
-        It is the fastest network in float32 on a CPU, needs no compiler, and serves images of every
-        size. Head outputs differ by about 1e-5 of the largest. The transformed weights of
-        FCOS_R_50_1x take 286 MB. See `WinogradConv2d`.
+        It is faster in float32 on a CPU, needs no compiler, and serves images of every size. Head
+        outputs differ by about 1e-5 of the largest. The transformed weights of FCOS_R_50_1x take
+        286 MB. See `WinogradConv2d`.
         """
         self.fuse()
         for parent in list(self.modules()):

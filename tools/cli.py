@@ -40,8 +40,8 @@ from tools.console import TextConsole
 ERRORS = (LookupError, ValueError, TypeError, OSError, RuntimeError, ImportError, ArithmeticError)
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]  # typer does not export it
 REMEDIES = {
-    errno.ENOSPC: ": free some space, or write to another folder (--out, run.folder)",
-    errno.EROFS: ": write to another folder (--out, run.folder)",
+    errno.ENOSPC: ": free some space, or write elsewhere",
+    errno.EROFS: ": write elsewhere, such as with --out or run.folder",
 }
 CLOSED_PIPE = 141  # as of other programs whose reader has ended, such as `head`: 128 + SIGPIPE
 HELP = {"help_option_names": ["-h", "--help"]}

@@ -109,6 +109,7 @@ def export(
         need(("nncf",), "quantize")
 
     import zoo
+    from backbones.deformable import DeformConv2d
     from benchmarks import exported
     from fcos import export_formats
     from fcos.export import program
@@ -116,6 +117,10 @@ def export(
     from zoo.pretrained import DTYPES
 
     detector = zoo.get(name, weights)
+    if "openvino" in chosen and any(isinstance(m, DeformConv2d) for m in detector.modules()):
+        raise ValueError(
+            f"OpenVINO cannot read the deformable convolutions of {name}: choose --format onnx"
+        )
     decoder = detector.decoder
     if score_threshold is not None:
         decoder.score_threshold = score_threshold

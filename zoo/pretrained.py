@@ -51,7 +51,7 @@ def get(
             price of a minute before its first image. See `Detector.fuse` and `compile_network`.
         resize: another method than the published one, see `resize_image`; "antialias" resizes on
             the detector's device, which spares the CPU and changes scores a little.
-        winograd: the fastest detector in fp32 on a CPU, which needs no compiler; see
+        winograd: a faster detector in fp32 on a CPU, which needs no compiler; see
             `Detector.use_winograd`.
 
     Raises:

@@ -225,6 +225,15 @@ def test_wrong_arguments_are_refused_before_anything_is_traced(
     assert main(["export", TINY, "--out", str(tmp_path), *wrong]) == 2
 
 
+def test_deformable_convolutions_are_refused_for_openvino(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zoo, "get", lambda name, weights: zoo.build(name))
+    arguments = ["export", "FCOS_imprv_dcnv2_R_50_FPN_1x", "--format", "openvino"]
+    with pytest.raises(ValueError, match="OpenVINO cannot read the deformable convolutions of"):
+        run([*arguments, "--out", str(tmp_path)])
+
+
 def test_a_missing_package_is_reported_before_tracing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
