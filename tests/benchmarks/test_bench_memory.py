@@ -55,10 +55,18 @@ def test_saved_tensors_count_until_the_backward_pass() -> None:
     assert tracker.peak - before >= activation + gradient
 
 
-def test_the_prediction_agrees_with_the_allocations_that_torchs_profiler_records() -> None:
+@pytest.mark.parametrize(("entry", "positives"), [(ENTRY, None), ("FCOS_shapes_tiny", 60)])
+def test_the_prediction_agrees_with_the_allocations_that_torchs_profiler_records(
+    entry: str, positives: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small network's memory depends on the number of positive locations; all are predicted."""
     size = (192, 256)
-    predicted = prediction.predict_training_step(ENTRY, size)["predicted_gb"]
-    detector = zoo.build(ENTRY).train()
+    if positives:
+        monkeypatch.setattr(
+            prediction, "_all_indices", lambda mask: mask.new_empty(positives, mask.dim()).long()
+        )
+    predicted = prediction.predict_training_step(entry, size)["predicted_gb"]
+    detector = zoo.build(entry).train()
     optimizer = memory.sgd(detector)
     batch = memory.training_batch(len(detector.classes), size, memory.IMAGES_PER_GPU)
     tensors = [*detector.parameters(), *detector.buffers(), batch[0][0]]
