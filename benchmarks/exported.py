@@ -71,8 +71,8 @@ def count_matches(
 ) -> tuple[int, int]:
     """How many detections of a detector and of an exported file are the same, and of how many.
 
-    The photographs have several shapes and come alone and in batches of two, unless the file is
-    for one size.
+    The photographs have several shapes, and are taken one at a time and in batches of two, unless
+    the file is for one size.
     """
     same = total = 0
     for batch in _batches(detector, exported):

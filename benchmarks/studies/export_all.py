@@ -2,7 +2,7 @@
 
 Each entry gets random weights (see `benchmarks.random_weights`) and a small test-time size, and is
 exported to ONNX and OpenVINO for images of any size and number. The files are compared with the
-detector on photographs of four shapes, alone and in batches of two, and then removed.
+detector on photographs of four shapes, one at a time and in batches of two, and then removed.
 
 A row is kept for every entry, and an entry that has one is not exported again: an interrupted run
 continues. The table `reports/exported_entries.md` is written after every entry.
@@ -117,11 +117,11 @@ def report(rows: Sequence[dict[str, str]]) -> str:
         f"Written by `python -m benchmarks.studies.export_all`: {len(rows)} of "
         f"{len(zoo.names())} entries.\n",
         "Each entry with random weights, exported for images of any size and number, and compared "
-        f"with the detector on {exported.PHOTOGRAPHS} photographs of four shapes, alone and in "
-        f"batches of two, at a test-time size of {SIZE[0]}/{SIZE[1]}. A cell says how many "
-        f"detections are the same: of one class, IoU at least {exported.EXACT.iou}, scores at most "
-        f"{exported.EXACT.score} apart. Random weights give scores that are nearly equal, so that "
-        "a rounding error can exchange the last of the best hundred.\n",
+        f"with the detector on {exported.PHOTOGRAPHS} photographs of four shapes, one at a "
+        f"time and in batches of two, at a test-time size of {SIZE[0]}/{SIZE[1]}. A cell says how "
+        f"many detections are the same: of one class, IoU at least {exported.EXACT.iou}, scores at "
+        f"most {exported.EXACT.score} apart. Random weights give scores that are nearly equal, so "
+        "that a rounding error can exchange the last of the best hundred.\n",
         f"| {' | '.join(columns)} |",
         f"|{' --- |' * len(columns)}",
         *(
