@@ -167,7 +167,10 @@ _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compil
 
 
 def _halved(x: Tensor, times: int) -> Tensor:
-    """Averages over squares with sides of 2 ** `times`, or over the whole of a smaller map."""
+    """Averages over squares with sides of 2 ** `times`, or over the whole of a smaller map.
+
+    In an exported graph, maps must be at least as large as the squares.
+    """
     if times == 0:
         return x
     window: int | list[int] = 2**times
