@@ -26,13 +26,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from benchmarks import dataset, random_weights
 from benchmarks.cases import MissingError
-from benchmarks.weights import is_exported, is_file
 from zoo.pretrained import DTYPES
 
-METRICS = (
-    *("params", "training_memory", "latency", "throughput", "memory", "energy"),
-    *("ap", "robustness"),
-)
 BUILT_IN = {"torchvision": "benchmarks.baselines:torchvision_fcos"}
 Images = Sequence[Tensor]
 Boxes = list[dict[str, Tensor]]
@@ -63,11 +58,6 @@ def digest(entry: str) -> str:
     if spec is None or spec.origin is None:
         return ""
     return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:12]
-
-
-def is_baseline(entry: str) -> bool:
-    """Whether the entry of a case is a baseline and not one of the zoo."""
-    return ":" in entry and not is_file(entry) and not is_exported(entry)
 
 
 def load(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ from typing import Any
 import torch
 
 import zoo
-from benchmarks import accuracy, baselines, energy, environment, flops, memory, prediction, weights
+from benchmarks import accuracy, baselines, environment, flops, memory, prediction
 from benchmarks.cases import STATIC, TIMED, Case, MissingError
-from benchmarks.corruptions import CORRUPTIONS, STRENGTHS
 from benchmarks.dataset import image_ids
 from benchmarks.timing import time_stages
+from benchmarks.weights import architecture, kind
 from benchmarks.workload import build_detector, configure_process, load_exported, load_workload
 from fcos.coco_eval import Result, evaluate_detections
 
@@ -29,9 +30,7 @@ def measure(case: Case) -> dict[str, Any]:
     Raises:
         MissingError: weights, a device or a package that it needs is not available.
     """
-    _check_device(case)
-    if weights.is_exported(case.entry) and case.metric in STATIC:
-        raise MissingError("cannot be counted in an exported file: measure what it was made from")
+    _check(case)
     configure_process(case)
     before = environment.state(case.device)
     values = MEASURES[case.metric](case)
@@ -40,23 +39,28 @@ def measure(case: Case) -> dict[str, Any]:
     return values
 
 
-def _check_device(case: Case) -> None:
+def _check(case: Case) -> None:
     on_gpu = case.device.startswith("cuda")
-    if on_gpu and not torch.cuda.is_available():
-        raise MissingError("no GPU on this machine")
-    if on_gpu and (torch.device(case.device).index or 0) >= torch.cuda.device_count():
-        raise MissingError(f"no GPU {case.device} on this machine")
-    if on_gpu and weights.is_exported(case.entry):
-        raise MissingError("exported files are run on the CPU: use --device cpu")
-    if case.precision == "tf32" and not on_gpu:
-        raise MissingError("TF32 exists only on GPUs")
-    if case.layout == "contiguous" and not on_gpu:
-        raise MissingError("on a CPU folded convolutions are always channels-last")
+    number = torch.device(case.device).index or 0
+    exported = kind(case.entry) == "exported"
+    reasons = {
+        "no GPU on this machine": on_gpu and not torch.cuda.is_available(),
+        f"no GPU {case.device} on this machine": on_gpu and number >= torch.cuda.device_count(),
+        "exported files are run on the CPU: use --device cpu": on_gpu and exported,
+        "TF32 exists only on GPUs": not on_gpu and case.precision == "tf32",
+        "on a CPU folded convolutions are always channels-last": not on_gpu
+        and case.layout == "contiguous",
+        "cannot be counted in an exported file: measure what it was made from": exported
+        and case.metric in STATIC,
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            raise MissingError(reason)
 
 
 def _parameters(case: Case) -> dict[str, Any]:
-    if not baselines.is_baseline(case.entry):
-        return flops.parameters(weights.architecture(case.entry))
+    if kind(case.entry) != "baseline":
+        return flops.parameters(architecture(case.entry))
     baseline = baselines.load(case.entry, case.device, case.precision)
     if not isinstance(baseline, torch.nn.Module):
         raise MissingError("the adapter's detector is not a torch.nn.Module")
@@ -64,14 +68,14 @@ def _parameters(case: Case) -> dict[str, Any]:
 
 
 def _flops(case: Case) -> dict[str, Any]:
-    return flops.count(weights.architecture(case.entry))
+    return flops.count(architecture(case.entry))
 
 
 def _training_memory(case: Case) -> dict[str, Any]:
     """Predicted, and on a GPU also measured, with the ratio of the two and images per second."""
-    if baselines.is_baseline(case.entry):
+    if kind(case.entry) == "baseline":
         return _training_of_baseline(case)
-    if weights.is_file(case.entry):
+    if kind(case.entry) == "trained":
         raise MissingError("the file does not hold the settings of its training")
     size = memory.largest_training_size(case.entry)
     count, precision = memory.IMAGES_PER_GPU, case.precision
@@ -103,43 +107,73 @@ def _training_of_baseline(case: Case) -> dict[str, Any]:
     }
 
 
-def _latency(case: Case) -> dict[str, Any]:
-    return _time(case, count=True)
-
-
-def _throughput(case: Case) -> dict[str, Any]:
-    return _time(case, count=False)
-
-
-def _time(case: Case, count: bool) -> dict[str, Any]:
+def _detecting(case: Case) -> dict[str, Any]:
+    """Time, memory or energy of detecting in the images of a case."""
     workload = load_workload(case)
+    stages, batches, device = workload.stages, workload.batches, case.device
+    values: dict[str, Any]
     with torch.inference_mode():
-        timings = time_stages(workload.stages, workload.batches, case.device, case.timing)
-        # Counted afterwards, since the very first run, which compiles, is to be timed.
-        counts = workload.count_candidates() if count else {}
-    return {
-        "timings": timings,
-        "images": workload.images,
-        "weights": workload.weights,
-        "state": {"during": timings.gpu},
-        **counts,
+        if case.metric == "memory":
+            values = memory.inference(stages, batches, device)
+        elif case.metric == "energy":
+            values = joules_per_image(stages, batches, device, case.timing.min_seconds)
+        else:
+            timings = time_stages(stages, batches, device, case.timing)
+            values = {"timings": timings, "state": {"during": timings.gpu}}
+        if case.metric == "latency":  # afterwards: the very first run, which compiles, is timed
+            values |= workload.count_candidates()
+    return {**values, "images": workload.images, "weights": workload.weights}
+
+
+def joules_per_image(
+    stages: Mapping[str, Callable[[Any], Any]],
+    batches: Sequence[Sequence[Any]],
+    device: str,
+    min_seconds: float,
+) -> dict[str, Any]:
+    """Joules of an image, from a decoded image to its boxes, read by Zeus from hardware counters.
+
+    Whole rounds over the batches are measured, after one that is not, for at least `min_seconds`,
+    since NVML updates its counter only every 20 to 100 ms. What else the GPU or the processor does
+    meanwhile, also idling, counts too.
+
+    Returns:
+        `joules`: of the GPU on a GPU, else of the processor. `gpu_joules`, `cpu_joules` and
+        `dram_joules`, where they can be read, `seconds` and `runs`.
+
+    Raises:
+        MissingError: Zeus is not installed, or the device has no counter that can be read.
+    """
+    try:
+        from zeus.monitor import ZeusMonitor
+    except ImportError:
+        raise MissingError("zeus is not installed: pip install 'fcos-zoo[energy]'") from None
+
+    def run() -> int:
+        for item in batches:
+            for stage in stages.values():
+                item = stage(item)
+        return sum(map(len, batches))
+
+    on_gpu = device.startswith("cuda")
+    monitor = ZeusMonitor(gpu_indices=[torch.device(device).index or 0] if on_gpu else [])
+    run()
+    monitor.begin_window("detect")
+    runs, start = 0, time.monotonic()
+    while runs == 0 or time.monotonic() - start < min_seconds:
+        runs += run()
+    measured = monitor.end_window("detect")
+    parts = {
+        "gpu_joules": measured.gpu_energy,
+        "cpu_joules": measured.cpu_energy,
+        "dram_joules": measured.dram_energy,
     }
-
-
-def _memory(case: Case) -> dict[str, Any]:
-    workload = load_workload(case)
-    with torch.inference_mode():
-        values = memory.inference(workload.stages, workload.batches, case.device)
-    return {**values, "images": workload.images, "weights": workload.weights}
-
-
-def _energy(case: Case) -> dict[str, Any]:
-    workload = load_workload(case)
-    with torch.inference_mode():
-        values = energy.joules_per_image(
-            workload.stages, workload.batches, case.device, case.timing.min_seconds
-        )
-    return {**values, "images": workload.images, "weights": workload.weights}
+    values = {name: sum(part.values()) / runs for name, part in parts.items() if part}
+    own = values.get("gpu_joules" if on_gpu else "cpu_joules")
+    if not own:
+        counter = "NVML" if on_gpu else "RAPL, which only root can"
+        raise MissingError(f"no energy counter of {device} can be read ({counter})")
+    return {"joules": own, **values, "seconds": measured.time, "runs": runs}
 
 
 def _ap(case: Case) -> dict[str, Any]:
@@ -155,21 +189,24 @@ def _ap(case: Case) -> dict[str, Any]:
 
 def _robustness(case: Case) -> dict[str, Any]:
     """AP on the images as they are, and with each corruption at each strength."""
-    assert case.dataset is not None
-    ids = image_ids(case.dataset, case.limit)
-    split = accuracy.split_name(case.dataset, ids)
+    dataset = case.dataset
+    assert dataset is not None
+    ids = image_ids(dataset, case.limit)
+    split = accuracy.split_name(dataset, ids)
     detect = _detection(case, ids)
 
     def ap(corruption: accuracy.Corruption | None = None) -> float:
         results = detect(corruption=corruption)
-        annotations = case.dataset.annotations if case.dataset else ""
-        figure = evaluate_detections(results, annotations, ids, case.evaluator)["AP"]
+        figure = evaluate_detections(results, dataset.annotations, ids, case.evaluator)["AP"]
         if figure is None:
             raise MissingError("the images have no objects")
         return float(figure)
 
     clean = ap()
-    corrupted = {name: [ap((name, strength)) for strength in STRENGTHS] for name in CORRUPTIONS}
+    corrupted = {
+        name: [ap((name, strength)) for strength in accuracy.STRENGTHS]
+        for name in accuracy.CORRUPTIONS
+    }
     mean = statistics.fmean(figure for figures in corrupted.values() for figure in figures)
     return {
         "clean": clean,
@@ -186,8 +223,8 @@ def _detection(case: Case, ids: Sequence[int]) -> Callable[..., list[Result]]:
     if case.weights.source == "random":
         raise MissingError(case.weights.note or "no weights given")
     assert case.dataset is not None
-    if not baselines.is_baseline(case.entry):
-        exported = weights.is_exported(case.entry)
+    if kind(case.entry) != "baseline":
+        exported = kind(case.entry) == "exported"
         detector = load_exported(case) if exported else build_detector(case, [])
         return partial(accuracy.detect, detector, case.dataset, ids, case.batch)
     baseline: Any = baselines.load(case.entry, case.device, case.precision, case.size)
@@ -202,10 +239,7 @@ MEASURES = {
     "params": _parameters,
     "flops": _flops,
     "training_memory": _training_memory,
-    "latency": _latency,
-    "throughput": _throughput,
-    "memory": _memory,
-    "energy": _energy,
+    **dict.fromkeys(("latency", "throughput", "memory", "energy"), _detecting),
     "ap": _ap,
     "robustness": _robustness,
 }

@@ -111,7 +111,7 @@ class Suite:
         """
         names: dict[str, None] = {}
         for pattern in self.entries:
-            is_file = weights.is_file(pattern) or weights.is_exported(pattern)
+            is_file = weights.kind(pattern) in ("trained", "exported")
             matches = [pattern] if is_file else zoo.names(pattern)
             if not matches:
                 zoo.card(pattern)  # raises, with the nearest names
@@ -125,27 +125,14 @@ class Suite:
             return list(dict.fromkeys(case for part in parts for case in part.cases()))
         # Made explicit, since torch's default differs between machines.
         threads = self.threads or torch.get_num_threads()
-        shared = Case("", "params", device=self.device, threads=threads)
-        cases: list[Case] = []
-        for name in self.names():
-            facts = self._exported(name) if weights.is_exported(name) else self._entry(name)
-            common = dataclasses.replace(shared, entry=name, **facts)
+        cases: dict[Case, None] = {}
+        for name in [*self.names(), *map(baselines.full_name, self.baselines)]:
+            facts = self._facts(name)
+            common = Case(name, "params", device=self.device, threads=threads, **facts)
             for metric in METRICS:
-                cases += self._of_metric(common, metric) if metric in self.metrics else ()
-        for name in self.baselines:
-            entry = baselines.full_name(name)
-            common = dataclasses.replace(
-                shared,
-                entry=entry,
-                size=self.size,
-                dataset=self._dataset(),
-                weights=Weights("baseline", digest=baselines.digest(entry)),
-            )
-            for metric in baselines.METRICS:
-                if metric == "training_memory" and not self.device.startswith("cuda"):
-                    continue  # it is measured on a GPU, and predicted only for entries
-                cases += self._of_metric(common, metric) if metric in self.metrics else ()
-        return list(dict.fromkeys(cases))
+                if metric in self.metrics:
+                    cases.update(dict.fromkeys(self._of_metric(common, metric)))
+        return list(cases)
 
     def jobs(self, cases: Sequence[Case]) -> list[list[Case]]:
         """Cases grouped by process: one each, except that the static metrics of an entry share one.
@@ -166,9 +153,22 @@ class Suite:
             jobs += [group] if _shares_process(group[0]) else [[case] for case in ascending]
         return jobs
 
-    def _entry(self, name: str) -> dict[str, Any]:
-        """Settings of every case of an entry, or of a file that training wrote."""
-        trained = weights.architecture(name) if weights.is_file(name) else None
+    def _facts(self, name: str) -> dict[str, Any]:
+        """Settings that all cases of an entry, a file or a baseline share."""
+        kind = weights.kind(name)
+        if kind == "baseline":
+            source = Weights("baseline", digest=baselines.digest(name))
+            return {"size": self.size, "dataset": self._dataset(), "weights": source}
+        if kind == "exported":
+            file = zoo.load(name)
+            return {
+                "precision": file.precision,
+                "size": smaller(file.description["input"]["resize"], self.size),
+                "dataset": self._dataset(file.card),
+                "weights": self._weights(name),
+                "runtime": file.runtime,
+            }
+        trained = weights.architecture(name) if kind == "trained" else None
         card = trained.card if trained else zoo.card(name)
         config = (trained.settings if trained else None) or card.config
         needs_images = bool(set(self.metrics) - STATIC)
@@ -179,24 +179,18 @@ class Suite:
             "weights": self._weights(name) if needs_weights else Weights(note="not needed"),
         }
 
-    def _exported(self, name: str) -> dict[str, Any]:
-        """Settings of every case of an exported file."""
-        file = zoo.load(name)
-        return {
-            "precision": file.precision,
-            "size": smaller(file.description["input"]["resize"], self.size),
-            "dataset": self._dataset(file.card),
-            "weights": self._weights(name),
-            "runtime": file.runtime,
-        }
-
     def _of_metric(self, common: Case, metric: str) -> Iterator[Case]:
         """The cases of a metric, each with only those settings that affect it."""
+        kind = weights.kind(common.entry)
+        only_entries = (
+            ("flops",) if self.device.startswith("cuda") else ("flops", "training_memory")
+        )
+        if kind == "baseline" and metric in only_entries:
+            return
         # Adapters and runtimes choose a layout themselves; an exported file has one precision.
-        fixed = bool(common.runtime) or baselines.is_baseline(common.entry)
-        precisions = (common.precision,) if common.runtime else self.precisions
-        own = fixed or weights.is_file(common.entry)
-        source = common.weights if own else Weights()
+        fixed = kind in ("baseline", "exported")
+        precisions = (common.precision,) if kind == "exported" else self.precisions
+        source = Weights() if kind == "entry" else common.weights
         static = Case(common.entry, metric, weights=source, runtime=common.runtime)
         if metric in ("params", "flops"):  # always counted at the published size
             yield static

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Literal
 
 import zoo
 from benchmarks.cases import Weights
@@ -32,7 +33,7 @@ def resolve(
     Returns:
         Weights of source "published" or "file", or of source "random" with the reason as `note`.
     """
-    if is_file(entry) or is_exported(entry):
+    if kind(entry) != "entry":
         return _file(Path(entry))
     card = zoo.card(entry)
     if files and entry in files:
@@ -42,7 +43,7 @@ def resolve(
             if name and (folder / name).is_file():
                 return _file(folder / name)
     try:
-        with _offline(cached_only):
+        with _offline() if cached_only else nullcontext():
             path = fetch_weights(card)
     except zoo.NoWeightsError as error:
         return Weights(note=error.reason)
@@ -51,19 +52,20 @@ def resolve(
     return Weights("published", str(path), (recorded(path) or sha256(path))[:12])
 
 
-def is_file(entry: str) -> bool:
-    """Whether the entry of a case is a file that training wrote, and not one of the zoo."""
-    return Path(entry).suffix in (".pth", ".pt", ".safetensors")
-
-
-def is_exported(entry: str) -> bool:
-    """Whether the entry of a case is a file that `fcos-zoo export` wrote."""
-    return Path(entry).suffix in SUFFIXES
+def kind(entry: str) -> Literal["entry", "trained", "exported", "baseline"]:
+    """What the entry of a case is: one of the zoo, a file that training or `fcos-zoo export`
+    wrote, or a baseline."""
+    suffix = Path(entry).suffix
+    if suffix in (".pth", ".pt", ".safetensors"):
+        return "trained"
+    if suffix in SUFFIXES:
+        return "exported"
+    return "baseline" if ":" in entry else "entry"
 
 
 def architecture(entry: str) -> Detector:
     """The detector of a case in eval mode, whatever its weights."""
-    return zoo.get(entry) if is_file(entry) else zoo.build(entry).eval()
+    return zoo.get(entry) if kind(entry) == "trained" else zoo.build(entry).eval()
 
 
 def _file(path: Path) -> Weights:
@@ -84,10 +86,7 @@ def _why(message: str, cached_only: bool) -> str:
 
 
 @contextmanager
-def _offline(wanted: bool) -> Iterator[None]:
-    if not wanted:
-        yield
-        return
+def _offline() -> Iterator[None]:
     before = os.environ.get("FCOS_ZOO_OFFLINE")
     os.environ["FCOS_ZOO_OFFLINE"] = "1"
     try:

@@ -15,7 +15,7 @@ import zoo
 from benchmarks import baselines, random_weights
 from benchmarks.cases import Case, MissingError
 from benchmarks.dataset import read_images
-from benchmarks.weights import is_exported, is_file
+from benchmarks.weights import kind
 from fcos import Detector
 from fcos.preprocess import LongestSide, ShortestSide
 from zoo.exported import ExportedDetector
@@ -44,7 +44,7 @@ def build_detector(case: Case, images: Sequence[Tensor]) -> Detector:
         case: the settings.
         images: (3, H, W) uint8; random weights are calibrated on the first one.
     """
-    if is_file(case.entry):
+    if kind(case.entry) == "trained":
         detector = zoo.get(case.entry)
     elif case.weights.path is not None:
         detector = zoo.get(case.entry, case.weights.path)
@@ -142,11 +142,11 @@ def load_workload(case: Case) -> Workload:
     assert case.dataset is not None
     images = read_images(case.dataset, case.limit)
     batches = batch_images(images, case.batch)
-    if baselines.is_baseline(case.entry):
+    if kind(case.entry) == "baseline":
         baseline: Any = baselines.load(case.entry, case.device, case.precision, case.size)
         weights = getattr(baseline, "weights", "given by the adapter")
         return Workload({"detect": baseline}, batches, len(images), weights, None)
-    if is_exported(case.entry):
+    if kind(case.entry) == "exported":
         find = load_exported(case).find
         return Workload({"detect": find}, batches, len(images), case.weights.source, None)
     detector = build_detector(case, images)

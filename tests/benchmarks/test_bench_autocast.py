@@ -9,8 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 import zoo
-from benchmarks.cuda_autocast import CudaAutocast
-from benchmarks.prediction import predict_training_step
+from benchmarks.prediction import CudaAutocast, predict_training_step
 
 Types = dict[str, list[torch.dtype]]
 

@@ -11,12 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import energy
-from benchmarks.accuracy import image_dataset
+from benchmarks.accuracy import CORRUPTIONS, STRENGTHS, corrupt, image_dataset
 from benchmarks.cases import Case, Dataset, MissingError
-from benchmarks.corruptions import CORRUPTIONS, STRENGTHS
 from benchmarks.dataset import embedded, image_ids
-from benchmarks.measure import measure
+from benchmarks.measure import joules_per_image, measure
 from benchmarks.weights import resolve
 from fcos.data import shapes
 
@@ -40,12 +38,12 @@ def test_a_corruption_is_the_same_each_time_and_grows_with_strength(name: str) -
 
 def test_corruptions_have_their_stated_size() -> None:
     gray = Image.new("RGB", (64, 64), (128, 128, 128))
-    noisy = np.asarray(CORRUPTIONS["noise"][0](gray, 0.08, 7), dtype=float)
+    noisy = np.asarray(corrupt(gray, "noise", 1, 7), dtype=float)
     assert noisy.std() == pytest.approx(0.08 * 255, rel=0.05)
-    other = np.asarray(CORRUPTIONS["noise"][0](gray, 0.08, 8))
+    other = np.asarray(corrupt(gray, "noise", 1, 8))
     assert not np.array_equal(noisy, other)  # of another image
     halves = Image.fromarray(np.repeat([[[0] * 3, [200] * 3]], 4, axis=0).astype(np.uint8))
-    flat = np.asarray(CORRUPTIONS["contrast"][0](halves, 0.2, 7))
+    flat = np.asarray(corrupt(halves, "contrast", 2, 7))
     assert set(flat.flatten().tolist()) == {80, 120}
 
 
@@ -97,14 +95,14 @@ def test_joules_are_those_of_the_device_by_the_images_of_the_window(
 ) -> None:
     seen: list[Any] = []
     stages = {"detect": lambda batch: seen.append(batch)}
-    values = energy.joules_per_image(stages, [[1, 2], [3]], "cpu", min_seconds=0)
+    values = joules_per_image(stages, [[1, 2], [3]], "cpu", min_seconds=0)
     assert seen == [[1, 2], [3]] * 2  # one round before the window
     assert values == {"joules": 2.0, "cpu_joules": 2.0, "seconds": 2.0, "runs": 3}
-    values = energy.joules_per_image(stages, [[1, 2], [3]], "cuda:1", min_seconds=0)
+    values = joules_per_image(stages, [[1, 2], [3]], "cuda:1", min_seconds=0)
     assert values["joules"] == values["gpu_joules"] == 10
     monkeypatch.setitem(globals(), "CPU", None)
     with pytest.raises(MissingError, match="no energy counter of cpu can be read"):
-        energy.joules_per_image(stages, [[1]], "cpu", min_seconds=0)
+        joules_per_image(stages, [[1]], "cpu", min_seconds=0)
 
 
 @pytest.mark.usefixtures("zeus")
@@ -117,4 +115,4 @@ def test_energy_is_a_metric_like_any_other() -> None:
 def test_without_zeus_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "zeus", None)
     with pytest.raises(MissingError, match=r"pip install 'fcos-zoo\[energy\]'"):
-        energy.joules_per_image({}, [], "cpu", 0)
+        joules_per_image({}, [], "cpu", 0)
