@@ -32,9 +32,10 @@ from omegaconf import DictConfig, OmegaConf
 import zoo
 from fcos.train import distributed
 from fcos.train.metrics import read
+from fcos.train.optim import resolved
 from zoo.overrides import quoted, rename_overrides, rename_settings
 from zoo.registry import CONFIGS, folders
-from zoo.training import resolved, train
+from zoo.training import train
 
 
 class RegisteredFolder(FileConfigSource):

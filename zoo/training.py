@@ -1,16 +1,41 @@
-"""Training a model of the zoo: its architecture, and the weights that training starts from."""
+"""Training a model of the zoo: a run from its configuration, and the weights that it starts from.
+
+The configuration is a plain mapping, laid out as `configs/training/defaults.yaml` describes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from rich.console import Console
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from backbones.layers import EvalBatchNorm2d
 from fcos import Detector
-from fcos.train import run
-from fcos.train.settings import check_training
+from fcos.data.dataset import DetectionDataset
+from fcos.evaluate import evaluate_detector, examine
+from fcos.settings import check_training
+from fcos.text import printable
+from fcos.train import distributed
+from fcos.train.checkpoint import Checkpoints, claim, fingerprint
+from fcos.train.datasets import (
+    TestSet,
+    batches,
+    build_datasets,
+    draw_detections,
+    largest_size,
+    remarks,
+)
+from fcos.train.memory import checkpoint_activations, fitting_accumulation
+from fcos.train.metrics import missing, outcome
+from fcos.train.optim import build_schedule, make_optimizer, resolved
+from fcos.train.trainer import HALF, Trainer
 from zoo import formats
 from zoo.checkpoint import file_of, read_checkpoint
 from zoo.config import build_detector, check_detector
@@ -22,66 +47,180 @@ Config = Mapping[str, Any]
 
 
 def train(entry: Card, config: Config, device: torch.device, resume: bool) -> int:
-    """Train a model of the zoo as configured, see `fcos.train.run.train`."""
-    check_training(config, entry.config)
-    check_detector(config)
-    config, note = resolved(config, entry.config)
+    """Train a model of the zoo as configured.
 
-    def make_detector(classes: Sequence[str]) -> Detector:
-        detector = build_detector({**config, "classes": list(classes)})
-        detector.card = entry
-        return detector
+    Args:
+        entry: of the model.
+        config: of the run.
+        device: of this process.
+        resume: whether to continue a run in the same folder.
 
-    def initialize(detector: Detector) -> str:
-        return "\n".join([*note, initialize_weights(detector, config)])
-
-    return run.train(entry.name, config, make_detector, initialize, device, resume)
-
-
-def resolved(config: Config, recipe: Config) -> tuple[Config, list[str]]:
-    """The settings for the epochs and the batch that were asked for, and lines that say so."""
-    return for_batch(for_epochs(config, recipe["schedule"]), recipe["solver"]["batch"])
-
-
-def for_epochs(config: Config, recipe: Config) -> Config:
-    """The settings for `epochs`, with the recipe's steps at the same parts of the training.
-
-    Steps that are not the recipe's stay as they are.
+    Returns:
+        0, or the number of the signal that stopped it.
 
     Raises:
-        ValueError: the schedule's length is given as well.
+        FileExistsError: the folder holds a run and `resume` is False.
+        ValueError: a setting is wrong.
     """
-    epochs, schedule = config["epochs"], config["schedule"]
-    if epochs is None:
-        return config
-    if any(schedule.get(key) != recipe.get(key) for key in ("iterations", "epochs")):
-        raise ValueError("epochs and schedule.iterations are both given: leave one of them out")
-    changed = {**schedule, "iterations": None, "epochs": epochs}
-    if schedule == recipe:
-        length = recipe.get("epochs") or recipe["iterations"]
-        steps = recipe["step_epochs"] if recipe.get("epochs") else recipe["steps"]
-        changed |= {"steps": None, "step_epochs": [epochs * step / length for step in steps]}
-    return {**config, "epochs": None, "schedule": changed}
+    check_training(config, entry.config)
+    check_detector(config)
+    config, notes = resolved(config, entry.config)
+    distributed.share(config["solver"]["batch"])  # refuse a wrong batch before any work
+    folder = Path(config["run"]["folder"] or Path("runs") / entry.name)
+    # A run that was stopped before its first checkpoint starts again, from the same weights.
+    has_checkpoint = bool(Checkpoints(folder / "checkpoints").paths())
+    if has_checkpoint and not resume:
+        raise FileExistsError(
+            f"{folder} holds a run: continue it with --resume, or choose another run.folder"
+        )
+    console = Console(
+        stderr=True, quiet=distributed.rank() != 0, soft_wrap=True, markup=False, emoji=False
+    )
+
+    def log(*lines: str) -> None:
+        for line in lines:
+            console.print(printable(line))
+
+    with claim(folder):
+        if not has_checkpoint:
+            log(*notes)
+        trainer = start(entry, config, device, folder, distributed.broadcast(has_checkpoint), log)
+        received = trainer.run()
+        if not received:
+            log(*outcome(folder, entry.name))
+    return received
 
 
-def for_batch(config: Config, recipe: int) -> tuple[Config, list[str]]:
-    """The settings for a batch that is not the recipe's, and a line that says so.
+def start(
+    entry: Card,
+    config: Config,
+    device: torch.device,
+    folder: Path,
+    resume: bool,
+    log: Callable[..., None],
+) -> Trainer:
+    """The trainer of a run, with its initial weights or resumed; says what will be trained."""
+    solver, data, run = config["solver"], config["data"], config["run"]
+    torch.manual_seed(run["seed"])
+    if device.type == "cpu":
+        # A core that a loader's worker uses would keep every parallel loop waiting.
+        torch.set_num_threads(max(1, torch.get_num_threads() - data["workers"]))
+    torch.backends.cuda.matmul.allow_tf32 = solver["precision"] == "tf32"
+    torch.backends.cudnn.allow_tf32 = solver["precision"] == "tf32"
 
-    With `solver.scale_lr` the rate grows as the batch does (arXiv:1706.02677).
-    """
-    solver = config["solver"]
-    batch, rate = solver["batch"], solver["base_lr"]
-    if batch == recipe:
-        return config, []
-    scaled = rate * batch / recipe
-    if solver["scale_lr"]:
-        line = f"solver.base_lr={scaled:g}: {rate:g} is for batches of {recipe}, not {batch}"
-        done = {"base_lr": scaled, "scale_lr": False}
-        return {**config, "solver": {**solver, **done}}, [line]
-    return config, [
-        f"solver.batch={batch} is not the recipe's {recipe}, which solver.base_lr={rate:g} is for: "
-        f"solver.scale_lr=true would make it {scaled:g}"
-    ]
+    with distributed.leader_first():
+        dataset, test = build_datasets(data, run["seed"])
+    detector = build_detector({**config, "classes": list(dataset.classes)}).to(device).train()
+    detector.card = entry
+    faults = partial(examine, dataset.classes, test[0], data["max_detections"]) if test else list
+    log(*distributed.broadcast(faults() if distributed.rank() == 0 else None))
+    log(*remarks(data, dataset, test))
+    if data["split"] and test:
+        if distributed.rank() == 0:
+            (folder / "test_split.json").write_text(json.dumps(test[1]))
+        log(f"{len(test[0])} images are held out to test on, see {folder / 'test_split.json'}")
+    if not resume:
+        log(initialize_weights(detector, config))
+    apply_options(detector, solver)
+    if config["freeze"]:
+        detector.freeze_backbone()
+        trained = sum(p.numel() for p in detector.parameters() if p.requires_grad)
+        log(f"freeze=backbone: {trained:,} parameters, of pyramid and head, are trained")
+    trainer = make_trainer(entry.name, detector, dataset, test, config, folder)
+    if resume:
+        trainer.resume()
+    iterations, accumulate = trainer.schedule.iterations, trainer.accumulate
+    parts = f" in {accumulate} micro-batches" if accumulate > 1 else ""
+    log(
+        f"{entry.name}: {len(dataset)} images of {len(dataset.classes)} classes, batches of "
+        f"{solver['batch']} on {distributed.world()} x {device.type}{parts}, from iteration "
+        f"{trainer.iteration} of {iterations} ({iterations / trainer.epoch:.3g} epochs) in {folder}"
+    )
+    if trainer.schedule.warmup_iterations >= iterations:
+        log(
+            "the learning rate does not reach solver.base_lr: its warm-up takes "
+            f"solver.warmup.iterations={trainer.schedule.warmup_iterations}"
+        )
+    for logger in missing(run["loggers"]):
+        log(f"{logger} is not installed: the curves are only in {folder / 'metrics.jsonl'}")
+    norms = [m for m in detector.modules() if isinstance(m, _BatchNorm)]
+    if accumulate > 1 and not all(isinstance(m, EvalBatchNorm2d) for m in norms):
+        log("batch norms compute their statistics over one micro-batch at a time")
+    if distributed.rank() == 0:
+        (folder / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
+    return trainer
+
+
+def make_trainer(
+    name: str,
+    detector: Detector,
+    dataset: DetectionDataset,
+    test: TestSet | None,
+    config: Config,
+    folder: Path,
+) -> Trainer:
+    """The trainer of a run; `accumulate=auto` tries what fits on the GPU."""
+    solver, data, run = config["solver"], config["data"], config["run"]
+    epoch = len(dataset) / solver["batch"]
+    accumulate = solver["accumulate"]
+    if accumulate == "auto":
+        accumulate = fitting_accumulation(
+            detector,
+            distributed.share(solver["batch"]),
+            largest_size(config["augmentation"], dataset),
+            HALF.get(solver["precision"], torch.float32),
+            data["aspect_ratio_group_size"],
+            ema=solver["ema"] is not None,
+        )
+    rules = ("momentum", "weight_decay", "norm_weight_decay", "bias_lr_factor", "bias_weight_decay")
+    optimizer = make_optimizer(
+        detector,
+        solver["base_lr"],
+        fused=solver["fused_optimizer"],
+        **{key: solver[key] for key in rules},
+    )
+    return Trainer(
+        detector,
+        partial(batches, dataset, config, detector.normalizer.mean.device, folder),
+        optimizer,
+        build_schedule(config, epoch),
+        folder,
+        name,
+        epoch,
+        fingerprint(dataset),
+        partial(_measure, test, data, folder) if test else None,
+        config,
+        accumulate=accumulate,
+        evaluate_every=run["evaluate_every"] or max(round(epoch), 1),
+        **{key: solver[key] for key in ("precision", "clip_norm", "ema", "on_nonfinite")},
+        **{key: run[key] for key in ("log_every", "checkpoint_every", "keep", "loggers")},
+    )
+
+
+def _measure(test: TestSet, data: Config, folder: Path, detector: Detector) -> dict[str, Any]:
+    """The figures of a detector; what it detects at the first evaluation is drawn."""
+    figures = evaluate_detector(
+        detector, *test, workers=data["workers"], max_detections=data["max_detections"]
+    )
+    drawn = folder / "first_detections.jpg"
+    if distributed.rank() == 0 and not drawn.exists():
+        draw_detections(detector, test[0], drawn)
+    return figures
+
+
+def apply_options(detector: Detector, solver: Config) -> None:
+    """Set the memory layout, activation checkpointing and compilation of a detector."""
+    if solver["compile"] and solver["activation_checkpointing"]:
+        raise ValueError(
+            "solver.compile decides itself which activations to compute again: leave "
+            "solver.activation_checkpointing out"
+        )
+    if solver["channels_last"]:
+        detector.to(memory_format=torch.channels_last)
+    if solver["activation_checkpointing"]:
+        checkpoint_activations(detector)
+    if solver["compile"]:
+        detector.compile_network()
 
 
 def initialize_weights(detector: Detector, config: Config) -> str:

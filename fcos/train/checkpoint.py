@@ -1,26 +1,71 @@
-"""Checkpoints, written so that a killed run leaves none damaged, and the released weights."""
+"""The folder of a run: its lock, its checkpoints, which a killed run leaves whole, its weights."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import random
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
-from torch.amp import GradScaler
-from torch.optim.swa_utils import AveragedModel
 
-from fcos.detector import Detector
+from fcos.data.dataset import DetectionDataset
 from fcos.settings import detector_settings
+from fcos.train import distributed
 
-# Detector, moving average if there is one, optimiser and gradient scaler.
-Stateful = tuple[Detector, AveragedModel | None, torch.optim.Optimizer, GradScaler]
+# What a checkpoint of training holds.
+KEYS = {"iteration", "epoch", "random", "skipped", "model", "average", "optimizer", "scaler"}
+# Sections and settings that cannot change within a run; rates, intervals and paths can.
+FIXED = (
+    *("backbone", "pyramid", "head", "images", "resize", "assigner", "loss", "decoder", "detector"),
+    *("augmentation", "data.plus_one", "data.whole_pixels", "data.keep_empty", "data.flip"),
+    *("data.aspect_ratio_group_size", "data.split", "freeze", "run.seed"),
+)
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Lock the folder of a run until the end of the block, or of the process.
+
+    Raises:
+        OSError: on all ranks: another run holds it, or nothing can be written there. Later, in the
+            block: the disk is full or read-only; the error names the folder.
+    """
+    lock = FileLock(folder / "run.lock")
+    error: OSError | None = None
+    if distributed.rank() == 0:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout:
+            error = FileExistsError(
+                f"another process is training in {folder}: wait for it, or choose another "
+                "run.folder"
+            )
+        except OSError as reason:
+            error = OSError(f"{folder} cannot be written ({reason}): choose another run.folder")
+    error = distributed.broadcast(error)
+    if error is not None:
+        raise error
+    try:
+        yield
+    except OSError as reason:
+        if reason.errno in CANNOT_WRITE and reason.filename is None:
+            reason.filename = str(folder)
+        raise
+    finally:
+        lock.release()
 
 
 def write(content: Mapping[str, Any], path: Path) -> None:
@@ -44,13 +89,6 @@ def write(content: Mapping[str, Any], path: Path) -> None:
             f"{path} could not be written, {free} MiB are free there ({error}): make room, or "
             "choose another run.folder"
         ) from error
-    if os.name == "nt":  # cannot open folders
-        return
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name, too, survives a power cut
-    finally:
-        os.close(folder)
 
 
 def release(
@@ -84,8 +122,6 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int = 3) -> None:
-        if keep < 1:
-            raise ValueError(f"keep at least 1 checkpoint, not {keep}")
         self.folder = folder
         self.keep = keep
 
@@ -110,9 +146,8 @@ class Checkpoints:
     def newest(
         self, refuse: Callable[[dict[str, Any]], str | None] = lambda state: None
     ) -> tuple[Path | None, dict[Path, str]]:
-        """The newest whole checkpoint, and why newer ones are passed over.
-
-        The path is None where there is no checkpoint at all.
+        """The newest usable checkpoint, None if there are none at all; and what is wrong with
+        those that are newer.
 
         Args:
             refuse: why a checkpoint cannot be used, None if it can.
@@ -132,15 +167,15 @@ class Checkpoints:
             if reason is None:
                 return path, reasons
             reasons[path] = reason
-        if set(reasons.values()) == {"is damaged"}:
+        for path, reason in reasons.items():
+            if reason != "is damaged":
+                raise ValueError(f"{path} {reason}; choose another run.folder to start a new run")
+        if reasons:
             raise ValueError(
                 f"every checkpoint in {self.folder} is damaged, {next(iter(reasons)).name} the "
                 "newest: remove the folder to start again"
             )
-        for path, reason in reasons.items():
-            if reason != "is damaged":
-                raise ValueError(f"{path} {reason}; choose another run.folder to start a new run")
-        return None, reasons
+        return None, {}
 
 
 def load(path: Path, mmap: bool = False) -> dict[str, Any]:
@@ -157,46 +192,61 @@ def load(path: Path, mmap: bool = False) -> dict[str, Any]:
     return state
 
 
-def training_state(
-    detector: Detector,
-    average: AveragedModel | None,
-    optimizer: torch.optim.Optimizer,
-    scaler: GradScaler,
-) -> dict[str, Any]:
-    """The state of everything that a step changes."""
-    return {
-        "model": detector.state_dict(),
-        "moving_positives": detector.loss.moving_positives,
-        "average": average.state_dict() if average else None,
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict(),
-    }
+def difference(state: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:
+    """Why a run cannot continue from a checkpoint, as the end of a sentence; None if it can.
 
-
-def load_training_state(
-    state: Mapping[str, Any],
-    detector: Detector,
-    average: AveragedModel | None,
-    optimizer: torch.optim.Optimizer,
-    scaler: GradScaler,
-) -> None:
-    """Load what `training_state` saved, except for the options of the optimiser's groups.
-
-    Learning rates, weight decays and the like stay those that the optimiser was made with.
+    Args:
+        state: of the checkpoint. Those of earlier versions do not have all of what `own` has.
+        own: "entry", "classes", "epoch", "dataset", "average" and "settings" of the run.
     """
-    detector.load_state_dict(state["model"])
-    detector.loss.moving_positives.copy_(state["moving_positives"])
-    if average:
-        average.load_state_dict(state["average"])
-    options = [
-        {key: value for key, value in group.items() if key != "params"}
-        for group in optimizer.param_groups
-    ]
-    optimizer.load_state_dict(state["optimizer"])
-    for group, own in zip(optimizer.param_groups, options, strict=True):
-        group.update(own)
-    if state["scaler"]:  # of a run in fp16
-        scaler.load_state_dict(state["scaler"])
+    if not isinstance(state, Mapping) or not state.keys() >= KEYS:
+        return "is not a checkpoint of training"
+    if state.get("entry", own["entry"]) != own["entry"]:
+        return f"is of {state['entry']}, not of {own['entry']}"
+    before, now = list(state.get("classes", own["classes"])), list(own["classes"])
+    if len(before) != len(now):
+        return f"was trained on {len(before)} classes, not on {len(now)}"
+    for old, new in zip(before, now, strict=True):
+        if old != new:
+            return (
+                f"was trained on the class {old!r} where the dataset now has {new!r}: its "
+                "categories or their ids have changed"
+            )
+    if state.get("settings") and own["settings"]:
+        then, today = _fixed(state["settings"]), _fixed(own["settings"])
+        for key in [*then, *today]:
+            if then.get(key) != today.get(key):
+                return f"was trained with {key}={then.get(key)}, not {today.get(key)}"
+    if state.get("dataset") and own["dataset"] and state["dataset"] != own["dataset"]:
+        return "was trained on another state of the dataset: images or boxes have changed since"
+    if state["epoch"] != own["epoch"]:
+        return (
+            f"was trained with epochs of {state['epoch']:g} iterations, not {own['epoch']:g}: "
+            "resume with the same solver.batch and dataset"
+        )
+    if (state["average"] is None) != (own["average"] is None):
+        return "was trained with another solver.ema"
+    return None
+
+
+def _fixed(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings that cannot change, by their dotted names."""
+    fixed: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            fixed |= _fixed(value, f"{name}.")
+        elif name in FIXED or name.partition(".")[0] in FIXED:
+            fixed[name] = value
+    return fixed
+
+
+def fingerprint(dataset: DetectionDataset) -> str:
+    """A hash of the images' ids and sizes and of their boxes, wherever the files are."""
+    digest = hashlib.sha256(repr(dataset.classes).encode())
+    for array in (dataset.image_ids, dataset.sizes, dataset.boxes, dataset.labels, dataset.ends):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

@@ -1,15 +1,18 @@
-"""The images of a run: its training and test set, their augmentation and their batches."""
+"""The images of a run: its training and test set, their augmentation, batches and mosaics."""
 
 from __future__ import annotations
 
-import json
+import math
 import random
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
+from torch import Tensor
 
+from fcos.boxes import Size
 from fcos.data.annotations import DatasetSource, load_annotations
 from fcos.data.dataset import DetectionDataset
 from fcos.data.loader import Batch, Loader
@@ -23,30 +26,32 @@ from fcos.data.registry import (
 )
 from fcos.data.sampler import TrainingSampler
 from fcos.data.transforms import Compose, HorizontalFlip, ResizeShortestSide, SquareView
-from fcos.train import distributed, mosaic
+from fcos.detections import class_names
+from fcos.detector import Detector
+from fcos.drawing import draw_boxes
+from fcos.train import distributed
 
 Config = Mapping[str, Any]
 TestSet = tuple[DetectionDataset, Any]  # the images, and the annotations to measure with
-SPLIT_FILE = "test_split.json"  # in the folder of the run: the annotations of the images held out
+TILES, TILE = 16, 400  # images of a mosaic, and the longest side of each in pixels
+SCORE = 0.3  # of the detections that are drawn
+Tile = tuple[Image.Image, Tensor, Tensor, list[str]]  # image, boxes, labels, texts
 
 
-def build_datasets(
-    data: Config, seed: int = 0, held_out: Collection[int] | None = None
-) -> tuple[DetectionDataset, TestSet | None]:
+def build_datasets(data: Config, seed: int = 0) -> tuple[DetectionDataset, TestSet | None]:
     """The training set, and the test set if there is one that goes with it.
 
     Args:
         data: the section of the configuration.
         seed: of a split.
-        held_out: ids of the images that `data.split` held out before; None holds out others.
     """
     drawn = data.get("shapes") or {}
     sources = resolve_dataset(data["train"], data["root"], data["train_images"], drawn.get("train"))
     keys = ("plus_one", "whole_pixels", "keep_empty", "skip_unreadable")
     options = {key: data[key] for key in keys}
     if data.get("split"):
-        training, held = split(sources, data["split"], seed, held_out)
-        return training_set([training], **options), test_set([held])
+        training, held_out = split(sources, data["split"], seed)
+        return training_set([training], **options), test_set([held_out])
     dataset = training_set(sources, **options)
     if data["test"] is None or (not is_named(data["train"]) and is_named(data["test"])):
         return dataset, None
@@ -59,10 +64,7 @@ def build_datasets(
 
 
 def split(
-    sources: Collection[DatasetSource],
-    share: float,
-    seed: int,
-    held_out: Collection[int] | None = None,
+    sources: Collection[DatasetSource], share: float, seed: int
 ) -> tuple[DatasetSource, DatasetSource]:
     """Hold out a share of the images, chosen by the seed, as a test set.
 
@@ -80,39 +82,19 @@ def split(
         )
     (source,) = sources
     content = load_annotations(source.annotations)
-    if held_out is None:
-        files = sorted({image["file_name"] for image in content["images"]})
-        if len(files) < 2:
-            raise ValueError("data.split needs at least 2 images")
-        number = min(max(1, round(share * len(files))), len(files) - 1)
-        chosen = set(random.Random(seed).sample(files, number))
-        held_out = [row["id"] for row in content["images"] if row["file_name"] in chosen]
-    test = set(held_out)
-    return (
-        DatasetSource(_part(content, test, inside=False), source.image_dir),
-        DatasetSource(_part(content, test, inside=True), source.image_dir),
-    )
+    files = sorted({image["file_name"] for image in content["images"]})
+    if len(files) < 2:
+        raise ValueError("data.split needs at least 2 images")
+    number = min(max(1, round(share * len(files))), len(files) - 1)
+    held_out = set(random.Random(seed).sample(files, number))
 
+    def part(files: Collection[str]) -> DatasetSource:
+        images = [image for image in content["images"] if image["file_name"] in files]
+        ids = {image["id"] for image in images}
+        rows = [row for row in content["annotations"] if row.get("image_id") in ids]
+        return DatasetSource({**content, "images": images, "annotations": rows}, source.image_dir)
 
-def _part(content: Config, ids: Collection[int], inside: bool) -> dict[str, Any]:
-    """The annotations of the images that have one of the ids, or of the others."""
-    images = [image for image in content["images"] if (image["id"] in ids) == inside]
-    kept = {image["id"] for image in images}
-    rows = [row for row in content["annotations"] if row.get("image_id") in kept]
-    return {**content, "images": images, "annotations": rows}
-
-
-def recorded_split(folder: Path) -> list[int] | None:
-    """The ids of the images that a run held out; None if it held out none."""
-    path = folder / SPLIT_FILE
-    if not path.is_file():
-        return None
-    return [image["id"] for image in load_annotations(path)["images"]]
-
-
-def record_split(folder: Path, test: TestSet) -> None:
-    """Write the annotations of the held-out images into the folder of a run."""
-    (folder / SPLIT_FILE).write_text(json.dumps(test[1]))
+    return part(set(files) - held_out), part(held_out)
 
 
 def remarks(data: Config, dataset: DetectionDataset, test: TestSet | None) -> list[str]:
@@ -127,6 +109,39 @@ def remarks(data: Config, dataset: DetectionDataset, test: TestSet | None) -> li
             "data.split=0.1 to hold out a tenth of the images"
         )
     return lines
+
+
+def build_transforms(config: Config) -> Compose:
+    """The augmentation of a recipe."""
+    augmentation, data = config["augmentation"], config["data"]
+    flip = HorizontalFlip(data["flip"], data["plus_one"])
+    if "square" in augmentation:
+        view = SquareView(augmentation["square"], tuple(augmentation["scale_range"]))
+        return Compose([flip, view])
+    if "longest" not in augmentation:
+        return Compose([flip])
+    ranged = "shortest_range" in augmentation
+    resize = ResizeShortestSide(
+        augmentation["shortest_range" if ranged else "shortest"],
+        augmentation["longest"],
+        "range" if ranged else "choice",
+        config["resize"].get("rounding", "nearest"),
+        antialias=config.get("detector", {}).get("resize_method", "pil") == "pil",
+    )
+    # Flipping first is the same and moves fewer pixels, except for boxes that end on their last
+    # pixel: maskrcnn-benchmark means one of the resized image.
+    return Compose([resize, flip] if data["plus_one"] else [flip, resize])
+
+
+def largest_size(augmentation: Config, dataset: DetectionDataset) -> Size:
+    """(height, width) of the largest images that augmentation makes, as landscape images."""
+    if "square" in augmentation:
+        return augmentation["square"], augmentation["square"]
+    if "longest" in augmentation:
+        shortest = augmentation.get("shortest") or augmentation["shortest_range"]
+        return max(shortest), augmentation["longest"]
+    height, width = dataset.sizes.max(axis=0).tolist()
+    return height, width
 
 
 def batches(
@@ -154,26 +169,51 @@ def batches(
     )
     if start or distributed.rank() != 0:
         return loader
-    return mosaic.first_drawn(iter(loader), dataset.classes, folder / "first_batch.jpg")
+    return _first_drawn(iter(loader), dataset.classes, folder / "first_batch.jpg")
 
 
-def build_transforms(config: Config) -> Compose:
-    """The augmentation of a recipe."""
-    augmentation, data = config["augmentation"], config["data"]
-    flip = HorizontalFlip(data["flip"], data["plus_one"])
-    if "square" in augmentation:
-        view = SquareView(augmentation["square"], tuple(augmentation["scale_range"]))
-        return Compose([flip, view])
-    if "longest" not in augmentation:
-        return Compose([flip])
-    ranged = "shortest_range" in augmentation
-    resize = ResizeShortestSide(
-        augmentation["shortest_range" if ranged else "shortest"],
-        augmentation["longest"],
-        "range" if ranged else "choice",
-        config["resize"].get("rounding", "nearest"),
-        antialias=config.get("detector", {}).get("resize_method", "pil") == "pil",
-    )
-    # Flipping first is the same and moves fewer pixels, except for boxes that end on their last
-    # pixel: maskrcnn-benchmark means one of the resized image.
-    return Compose([resize, flip] if data["plus_one"] else [flip, resize])
+def _first_drawn(batches: Iterator[Batch], classes: Sequence[str], path: Path) -> Iterator[Batch]:
+    """The same batches; the first is drawn as the network gets it, with its boxes."""
+    for number, (images, targets) in enumerate(batches):
+        if number == 0:
+            tiles = []
+            for image, target in zip(images[:TILES], targets[:TILES], strict=True):
+                picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+                names = class_names(target["labels"], classes)
+                tiles.append((picture, target["boxes"], target["labels"], names))
+            draw(tiles, path)
+        yield images, targets
+
+
+def draw_detections(detector: Detector, dataset: DetectionDataset, path: Path) -> None:
+    """Draw what a detector finds in the first images of a dataset.
+
+    Detections of at least `SCORE` are drawn, and as many of the best as the image has objects.
+    """
+    training = detector.training
+    detector.eval()
+    tiles = []
+    for index in range(min(TILES, len(dataset))):
+        image, target = dataset.open(index)
+        (found,) = detector.detect(image)
+        kept = found[: max(len(target["labels"]), int((found.scores >= SCORE).sum()))]
+        texts = [f"{n} {score:.0%}" for n, score in zip(kept.names, kept.scores, strict=True)]
+        tiles.append((image, kept.boxes.cpu(), kept.labels.cpu(), texts))
+    detector.train(training)
+    draw(tiles, path)
+
+
+def draw(tiles: Sequence[Tile], path: Path) -> None:
+    """Draw images with their boxes, in rows of equal number, into a JPEG file."""
+    pictures = []
+    for image, boxes, labels, texts in tiles:
+        factor = TILE / max(image.size)
+        picture = image.resize([max(1, round(side * factor)) for side in image.size])
+        draw_boxes(picture, boxes * factor, labels, texts)
+        pictures.append(picture)
+    columns = math.ceil(math.sqrt(len(pictures)))
+    width, height = (max(picture.size[side] for picture in pictures) for side in (0, 1))
+    canvas = Image.new("RGB", (columns * width, math.ceil(len(pictures) / columns) * height))
+    for number, picture in enumerate(pictures):
+        canvas.paste(picture, (number % columns * width, number // columns * height))
+    canvas.save(path, quality=85)

@@ -46,7 +46,8 @@ def process_group(device: str | None = None, timeout_minutes: float = 30) -> Ite
         yield torch.device(kind)
         return
     store, rank, world = next(rendezvous("env://"))
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and _one_machine():
+    one_machine = os.environ.get("GROUP_WORLD_SIZE") == "1"
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and one_machine:
         # torchrun serves one store, with the addresses of the processes that ended, to all its
         # restarts. On several machines their counts may differ: there set
         # TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, and each restart has its own store.
@@ -74,6 +75,13 @@ def rank() -> int:
 def world() -> int:
     """How many processes train together."""
     return dist.get_world_size() if _many() else 1
+
+
+def share(batch: int) -> int:
+    """This process's images of a step; ValueError if the processes cannot share it equally."""
+    if batch % world():
+        raise ValueError(f"{world()} processes cannot share solver.batch={batch} images equally")
+    return batch // world()
 
 
 def average(values: Tensor) -> Tensor:
@@ -178,10 +186,6 @@ def _join_slurm_step() -> None:
     # The step starts from the first of the batch script's machines.
     os.environ.setdefault("MASTER_ADDR", os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
     os.environ.setdefault("MASTER_PORT", str(20000 + max(job, 0) % 20000))
-
-
-def _one_machine() -> bool:
-    return os.environ.get("GROUP_WORLD_SIZE") == "1"
 
 
 def _many() -> bool:

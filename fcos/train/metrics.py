@@ -1,4 +1,4 @@
-"""Metrics of a run: averaged over steps, written as JSON lines and to loggers, read as curves."""
+"""Metrics of a run: averaged over steps, written as JSON lines and to loggers."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shlex import quote
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fcos.coco_eval import percent
+from fcos.settings import LoggerName
 from fcos.train import distributed
 
 Record = dict[str, Any]
 Write = Callable[[Record], None]
-LoggerName = Literal["tensorboard", "wandb", "mlflow"]
 
 
 class Step(NamedTuple):
@@ -96,15 +96,19 @@ class Meter:
         """The steps since the last call; waits for the device, and for all processes."""
         if not self._unread:
             return []
-        names = list(self._unread[0][1])
         local = torch.stack([torch.stack(list(losses.values())) for _, losses, _ in self._unread])
         mean = distributed.average(local.clone())
-        steps = []
-        for (iteration, _, files), *values in zip(
-            self._unread, local.tolist(), mean.tolist(), strict=True
-        ):
-            own, of_all = (dict(zip(names, each, strict=True)) for each in values)
-            steps.append(Step(iteration, own, of_all, files))
+        steps = [
+            Step(
+                iteration,
+                dict(zip(losses, own, strict=True)),
+                dict(zip(losses, average, strict=True)),
+                files,
+            )
+            for (iteration, losses, files), own, average in zip(
+                self._unread, local.tolist(), mean.tolist(), strict=True
+            )
+        ]
         self._unread.clear()
         for step in steps:
             for name, value in step.mean.items():
@@ -143,7 +147,7 @@ class Log:
     Args:
         folder: of the run.
         iteration: where the run resumes; later records, of a run that was killed, are dropped.
-        loggers: "tensorboard", "wandb" or "mlflow"; one that is not installed is left out.
+        loggers: those that are not installed are left out.
         config: the run's configuration, for the loggers that keep it.
 
     Attributes:
@@ -166,16 +170,8 @@ class Log:
         self.evaluations = [record for record in kept if "AP" in record]
         self.writers: list[Write] = []
         for name in loggers:
-            if name not in LOGGERS:
-                raise ValueError(f"no logger {name!r}; there are {', '.join(LOGGERS)}")
-            try:
+            with suppress(ImportError):  # see `missing`
                 self.writers.append(LOGGERS[name](folder, iteration, config or {}))
-            except ImportError:
-                continue
-
-    def evaluated(self, iteration: int) -> bool:
-        """Whether there is an AP of the weights after this iteration."""
-        return any(record["iteration"] == iteration for record in self.evaluations)
 
     def write(self, record: Record) -> None:
         """Append a record, which has an "iteration"."""
@@ -200,38 +196,24 @@ def read(path: Path) -> list[Record]:
     return records
 
 
-def missing(loggers: Sequence[LoggerName]) -> list[str]:
-    """Those that are not installed."""
-    return [name for name in loggers if importlib.util.find_spec(name) is None]
-
-
 def outcome(folder: Path, name: str) -> list[str]:
     """The last lines of a run: its files, the best AP, and what to do next."""
-    final = folder / f"{name}.pth"
+    final, best = folder / f"{name}.pth", folder / "best.pth"
+    lines = [f"trained: {final}"]
     measured = [record for record in read(folder / "metrics.jsonl") if record.get("AP") is not None]
-    if not measured or not (folder / "best.pth").is_file():
-        return [f"trained: {final}", f"next: fcos-zoo predict {quote(str(final))} IMAGES"]
-    best = max(measured, key=lambda record: float(record["AP"]))
-    ap = percent(best["AP"])
+    if measured and best.is_file():
+        record = max(measured, key=lambda record: float(record["AP"]))
+        ap, iteration = percent(record["AP"]), record["iteration"]
+        lines.append(f"best: {best}, AP {ap} after iteration {iteration}")
     return [
-        f"trained: {final}",
-        f"best: {folder / 'best.pth'}, AP {ap} after iteration {best['iteration']}",
-        f"next: fcos-zoo predict {quote(str(folder / 'best.pth'))} IMAGES",
+        *lines,
+        f"next: fcos-zoo predict {quote(str(final if len(lines) == 1 else best))} IMAGES",
     ]
 
 
-def curves(folder: str | Path) -> dict[str, list[float]]:
-    """AP over training time: lists "iteration", "epoch", "AP", "AP50" and "AP75" of a run.
-
-    Raises:
-        FileNotFoundError: the run has no evaluations.
-    """
-    path = Path(folder) / "metrics.jsonl"
-    evaluations = [record for record in read(path) if "AP" in record]
-    if not evaluations:
-        raise FileNotFoundError(f"{path} holds no evaluations: is {folder} a training run?")
-    keys = ("iteration", "epoch", "AP", "AP50", "AP75")
-    return {key: [record[key] for record in evaluations] for key in keys}
+def missing(loggers: Sequence[LoggerName]) -> list[LoggerName]:
+    """Those that are not installed."""
+    return [name for name in loggers if importlib.util.find_spec(name) is None]
 
 
 def _scalars(record: Record) -> dict[str, float]:

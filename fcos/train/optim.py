@@ -1,20 +1,21 @@
-"""Optimiser, moving average and learning-rate schedule of the published recipes."""
+"""Optimiser and learning-rate schedule of the published recipes."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-WarmupMethod = Literal["linear", "constant"]
+from fcos.settings import WarmupMethod
+
+Config = Mapping[str, Any]
 NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -86,12 +87,6 @@ def update_where(finite: Tensor, optimizer: torch.optim.Optimizer, scaler: GradS
         optimizer.step()
 
 
-def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of the weights and buffers of a model."""
-    average = get_ema_multi_avg_fn(decay)
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-
-
 @dataclass(frozen=True)
 class Schedule:
     """The learning rate by iteration: warm-up, then a drop at each step.
@@ -113,12 +108,8 @@ class Schedule:
     warmup_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise ValueError(f"a schedule needs at least 1 iteration, not {self.iterations}")
         if list(self.steps) != sorted(self.steps):
             raise ValueError(f"schedule steps {list(self.steps)} are not in ascending order")
-        if self.warmup not in ("linear", "constant"):
-            raise ValueError(f"warm-up {self.warmup!r} is neither linear nor constant")
 
     def __call__(self, iteration: int) -> float:
         """The factor on every group's base rate."""
@@ -130,8 +121,67 @@ class Schedule:
         done = iteration / self.warmup_iterations
         return factor * (self.warmup_factor * (1 - done) + done)
 
-    def apply(self, optimizer: torch.optim.Optimizer, iteration: int) -> float:
-        """Set the rates of an iteration; returns the first group's."""
+    def apply(self, optimizer: torch.optim.Optimizer, iteration: int) -> None:
+        """Set the learning rates of an iteration."""
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * self(iteration)
-        return float(optimizer.param_groups[0]["lr"])
+
+
+def build_schedule(config: Config, epoch: float) -> Schedule:
+    """The schedule of a run's configuration; an epoch has `epoch` iterations."""
+    times, solver = config["schedule"], config["solver"]
+    warmup, iterations, steps = solver["warmup"], times["iterations"], times["steps"]
+    return Schedule(
+        max(round(times["epochs"] * epoch), 1) if iterations is None else iterations,
+        [round(step * epoch) for step in times["step_epochs"]] if steps is None else steps,
+        solver["gamma"],
+        warmup["method"],
+        warmup["iterations"],
+        warmup["factor"],
+    )
+
+
+def resolved(config: Config, recipe: Config) -> tuple[Config, list[str]]:
+    """The settings for the epochs and the batch that were asked for, and lines that say so."""
+    return for_batch(for_epochs(config, recipe["schedule"]), recipe["solver"]["batch"])
+
+
+def for_epochs(config: Config, recipe: Config) -> Config:
+    """The settings for `epochs`, with the recipe's steps at the same parts of the training.
+
+    Steps that are not the recipe's stay as they are.
+
+    Raises:
+        ValueError: the schedule's length is given as well.
+    """
+    epochs, schedule = config["epochs"], config["schedule"]
+    if epochs is None:
+        return config
+    if any(schedule.get(key) != recipe.get(key) for key in ("iterations", "epochs")):
+        raise ValueError("epochs and schedule.iterations are both given: leave one of them out")
+    changed = {**schedule, "iterations": None, "epochs": epochs}
+    if schedule == recipe:
+        length = recipe.get("epochs") or recipe["iterations"]
+        steps = recipe["step_epochs"] if recipe.get("epochs") else recipe["steps"]
+        changed |= {"steps": None, "step_epochs": [epochs * step / length for step in steps]}
+    return {**config, "epochs": None, "schedule": changed}
+
+
+def for_batch(config: Config, recipe: int) -> tuple[Config, list[str]]:
+    """The settings for a batch that is not the recipe's, and a line that says so.
+
+    With `solver.scale_lr` the rate grows as the batch does (arXiv:1706.02677).
+    """
+    solver = config["solver"]
+    batch, rate = solver["batch"], solver["base_lr"]
+    if batch == recipe:
+        return config, []
+    scaled = rate * batch / recipe
+    if solver["scale_lr"]:
+        line = f"solver.base_lr={scaled:g}: {rate:g} is for batches of {recipe}, not {batch}"
+        done = {"base_lr": scaled, "scale_lr": False}
+        return {**config, "solver": {**solver, **done}}, [line]
+    return config, [
+        f"solver.batch={batch} is not the recipe's {recipe}, which solver.base_lr={rate:g} is for: "
+        f"solver.scale_lr=true would make it {scaled:g}"
+    ]

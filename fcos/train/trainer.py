@@ -6,6 +6,7 @@ import math
 import signal
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,74 +15,62 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fcos.data.loader import Batch
 from fcos.detector import Detector
+from fcos.settings import LoggerName, OnNonFinite, Precision
 from fcos.train import checkpoint, distributed
-from fcos.train.accumulate import StepNormalizers, Target, advice_if_out_of_memory, split
+from fcos.train.console import Progress, StopSignals
+from fcos.train.memory import StepNormalizers, Target, advice_if_out_of_memory, split
 from fcos.train.metrics import Log, Meter, NonFiniteLossError, Step
-from fcos.train.optim import Schedule, moving_average, update_where
-from fcos.train.progress import Progress
-from fcos.train.resume import difference
-from fcos.train.settings import DTYPES, TrainConfig
-from fcos.train.signals import StopSignals
+from fcos.train.optim import Schedule, update_where
 
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SKIPS = 20  # steps in a row with non-finite losses after which the weights must be the cause
 
 
+@dataclass(eq=False)
 class Trainer:
-    """Trains a detector, in one process or as one of several, and resumes where it stopped.
+    """Trains a detector, in one process or as one of several, and resumes where it stopped."""
 
-    Args:
-        detector: on its device, trained in place.
-        batches: from the first iteration to this process's share of each step's images.
-        optimizer: made by `optim.make_optimizer`.
-        schedule: learning rates and number of iterations.
-        folder: of the run: `metrics.jsonl`, `checkpoints/`, `best.pth` and, at the end, NAME.pth.
-        name: of the model.
-        config: precision, accumulation, intervals and the like.
-        epoch: iterations in which as many images are seen as the dataset has.
-        fingerprint: of the dataset, see `resume.fingerprint`.
-        evaluate: measures a detector; called on all ranks, and returns the same figures on all.
-        settings: the whole configuration of the run, for loggers and the released file.
-    """
+    detector: Detector  # on its device, trained in place
+    batches: Callable[[int], Iterable[Batch]]  # of this process, from the given iteration on
+    optimizer: torch.optim.Optimizer  # made by `optim.make_optimizer`
+    schedule: Schedule
+    folder: Path  # for metrics.jsonl, checkpoints/, best.pth and, at the end, NAME.pth
+    name: str  # of the model
+    epoch: float  # iterations in which as many images are seen as the dataset has
+    fingerprint: str | None = None  # of the dataset, see `checkpoint.fingerprint`
+    # Measures a detector; called on all ranks, and returns the same figures on all.
+    evaluate: Callable[[Detector], Mapping[str, Any]] | None = None
+    settings: Mapping[str, Any] | None = None  # of the run, for loggers and the released file
+    precision: Precision = "fp32"  # of the network; losses and box regression are in fp32
+    accumulate: int = 1  # micro-batches that a process computes its share of a step in
+    clip_norm: float | None = None  # the gradient is scaled down to this norm
+    ema: float | None = None  # decay of a moving average of the weights, which is then released
+    # A step with a non-finite loss never changes the weights. "stop" then ends the run, up to
+    # `log_every` steps later; "skip" continues and counts the step.
+    on_nonfinite: OnNonFinite = "stop"
+    log_every: int = 20  # iterations, as the next two
+    checkpoint_every: int = 1000
+    evaluate_every: int = 5000
+    keep: int = 3  # newest checkpoints
+    loggers: Sequence[LoggerName] = ()
 
-    def __init__(
-        self,
-        detector: Detector,
-        batches: Callable[[int], Iterable[Batch]],
-        optimizer: torch.optim.Optimizer,
-        schedule: Schedule,
-        folder: Path,
-        name: str,
-        config: TrainConfig | None = None,
-        *,
-        epoch: float,
-        evaluate: Callable[[Detector], Mapping[str, Any]] | None = None,
-        settings: Mapping[str, Any] | None = None,
-        fingerprint: str | None = None,
-    ) -> None:
-        self.detector = detector
-        self.batches = batches
-        self.optimizer = optimizer
-        self.schedule = schedule
-        self.folder = folder
-        self.name = name
-        self.config = config = config or TrainConfig()
-        self.epoch = epoch
-        self.evaluate = evaluate
-        self.settings = settings
-        self.fingerprint = fingerprint
-
-        self.device = detector.normalizer.mean.device
-        self.dtype = DTYPES[config.precision]
-        self.checkpoints = checkpoint.Checkpoints(folder / "checkpoints", config.keep)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
-        self.step_normalizers = StepNormalizers(detector) if config.accumulate > 1 else None
-        self.average = None if config.ema is None else moving_average(detector, config.ema)
-        self.model: nn.Module = detector
+    def __post_init__(self) -> None:
+        self.device = self.detector.normalizer.mean.device
+        self.dtype = HALF.get(self.precision, torch.float32)
+        self.checkpoints = checkpoint.Checkpoints(self.folder / "checkpoints", self.keep)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.step_normalizers = StepNormalizers(self.detector) if self.accumulate > 1 else None
+        self.average: AveragedModel | None = None
+        if self.ema is not None:
+            average = get_ema_multi_avg_fn(self.ema)
+            self.average = AveragedModel(self.detector, multi_avg_fn=average, use_buffers=True)
+        self.model: nn.Module = self.detector
         if distributed.world() > 1:
-            self.model = DistributedDataParallel(detector, gradient_as_bucket_view=True)
+            self.model = DistributedDataParallel(self.detector, gradient_as_bucket_view=True)
             # Each process keeps its own statistics of norms, as the published code bases do. (The
             # argument of the same name is deprecated in newer versions.)
             self.model.broadcast_buffers = False
@@ -101,28 +90,29 @@ class Trainer:
             0, or the number of the signal that stopped it, after a checkpoint was saved.
 
         Raises:
-            NonFiniteLossError: a loss is NaN or infinite, see `TrainConfig.on_nonfinite`.
+            NonFiniteLossError: a loss is NaN or infinite, see `on_nonfinite`.
         """
-        leader, end, config = distributed.rank() == 0, self.schedule.iterations, self.config
-        log = Log(self.folder, self.iteration, config.loggers, self.settings) if leader else None
+        leader, end = distributed.rank() == 0, self.schedule.iterations
+        log = Log(self.folder, self.iteration, self.loggers, self.settings) if leader else None
         self.detector.train()
         batches = iter(self.batches(self.iteration))
         meter = Meter()
         with StopSignals(leader) as signals, Progress(end, self.iteration, leader) as progress:
-            if self.iteration and distributed.broadcast(log and not log.evaluated(self.iteration)):
+            evaluated = log and any(r["iteration"] == self.iteration for r in log.evaluations)
+            if self.iteration and not distributed.broadcast(evaluated):
                 self._evaluate(log, progress)  # the run was stopped before it could
             while self.iteration < end:
                 with meter.waiting():
                     images, targets = next(batches)
-                with advice_if_out_of_memory(images, config.accumulate):
+                with advice_if_out_of_memory(images, self.accumulate):
                     losses = self.step(images, targets)
                 meter.add(self.iteration, losses, targets)
                 self.iteration += 1
-                progress.advance(self.iteration)
+                progress.advance(progress.bar)
 
                 stop = distributed.any_rank(bool(signals.received)) and self.iteration < end
-                save = stop or self._every(config.checkpoint_every, config.evaluate_every)
-                shown = self.iteration == 1 or self._every(config.log_every)
+                save = stop or self._every(self.checkpoint_every, self.evaluate_every)
+                shown = self.iteration == 1 or self._every(self.log_every)
                 if save or shown:
                     self._check(meter.read())  # only here the host waits for the device
                 if shown:
@@ -134,7 +124,8 @@ class Trainer:
                     if save:
                         self.save()
                     if stop:
-                        progress.print(f"stopped after iteration {self.iteration}, which is saved")
+                        line = f"stopped after iteration {self.iteration}, which is saved"
+                        progress.console.print(line)
                         return signals.received or signal.SIGTERM
                     self._evaluate(log, progress)
         return 0
@@ -147,11 +138,11 @@ class Trainer:
             device, which may still be computing them.
         """
         self.schedule.apply(self.optimizer, self.iteration)
-        buffers = self._forward_buffers() if self.config.on_nonfinite == "skip" else []
+        buffers = self._forward_buffers() if self.on_nonfinite == "skip" else []
         before = [buffer.clone() for buffer in buffers]
 
         losses: dict[str, Tensor] = {}
-        micro_batches = split(images, targets, self.config.accumulate)
+        micro_batches = split(images, targets, self.accumulate)
         normalizers = self.step_normalizers(micro_batches) if self.step_normalizers else [None]
         for number, micro_batch in enumerate(micro_batches):
             if isinstance(self.model, DistributedDataParallel):  # exchange gradients only once
@@ -168,8 +159,8 @@ class Trainer:
 
         self.scaler.unscale_(self.optimizer)
         norm = get_total_norm([p.grad for p in self.detector.parameters() if p.grad is not None])
-        if self.config.clip_norm is not None:
-            clip_grads_with_norm_(self.detector.parameters(), self.config.clip_norm, norm)
+        if self.clip_norm is not None:
+            clip_grads_with_norm_(self.detector.parameters(), self.clip_norm, norm)
         finite = norm.isfinite()
         update_where(finite, self.optimizer, self.scaler)
         for buffer, value in zip(buffers, before, strict=True):
@@ -194,14 +185,14 @@ class Trainer:
                 continue
             self.skipped += 1
             self.skipped_in_a_row += 1
-            if self.config.on_nonfinite == "stop" or self.skipped_in_a_row >= SKIPS:
+            if self.on_nonfinite == "stop" or self.skipped_in_a_row >= SKIPS:
                 raise NonFiniteLossError(step)
 
     def _evaluate(self, log: Log | None, progress: Progress) -> None:
         """Write the last weights; measure every `evaluate_every` iterations, and keep the best."""
         if log is not None and self.iteration == self.schedule.iterations:
             self._release(self.folder / f"{self.name}.pth")
-        if self.evaluate is None or not self._every(self.config.evaluate_every):
+        if self.evaluate is None or not self._every(self.evaluate_every):
             return
         for buffer in self.eval_model.buffers():  # the norms of each rank have seen other images
             distributed.copy_from_leader(buffer)
@@ -226,12 +217,11 @@ class Trainer:
         )
 
     def _with_position(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        last = max(self.iteration - 1, 0)
         return {
             "iteration": self.iteration,
             "epoch": self.iteration / self.epoch,
             **record,
-            "rate": self.optimizer.param_groups[0]["base_lr"] * self.schedule(last),
+            "rate": self.optimizer.param_groups[0]["base_lr"] * self.schedule(self.iteration - 1),
             "skipped_steps": self.skipped,
         }
 
@@ -244,7 +234,11 @@ class Trainer:
                 **self._identity,
                 "random": random_states,
                 "skipped": [self.skipped, self.skipped_in_a_row],
-                **checkpoint.training_state(*self._stateful),
+                "model": self.detector.state_dict(),
+                "moving_positives": self.detector.loss.moving_positives,
+                "average": self.average.state_dict() if self.average else None,
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
             }
             self.checkpoints.save(state, self.iteration)
         distributed.barrier()  # no process leaves before the file is whole
@@ -252,12 +246,14 @@ class Trainer:
     def resume(self) -> bool:
         """Load the newest whole checkpoint of this run; returns False where there is none.
 
+        The rates and weight decays stay those that the optimiser was made with.
+
         Raises:
             ValueError: all are damaged, or of another model, dataset, total batch or detector.
         """
         own, newest = {**self._identity, "average": self.average}, None
         if distributed.rank() == 0:
-            newest = self.checkpoints.newest(lambda state: difference(state, own))
+            newest = self.checkpoints.newest(lambda state: checkpoint.difference(state, own))
         path, reasons = distributed.broadcast(newest)  # every process reads the same file itself
         for other, reason in reasons.items():
             warnings.warn(f"{other} {reason}: an older checkpoint is loaded", stacklevel=2)
@@ -266,7 +262,16 @@ class Trainer:
         state = checkpoint.load(path)
         self.iteration = state["iteration"]
         self.skipped, self.skipped_in_a_row = state["skipped"]
-        checkpoint.load_training_state(state, *self._stateful)
+        self.detector.load_state_dict(state["model"])
+        self.detector.loss.moving_positives.copy_(state["moving_positives"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, options in zip(self.optimizer.param_groups, groups, strict=True):
+            group.update({key: options[key] for key in options if key != "params"})
+        if state["scaler"]:  # of a run in fp16
+            self.scaler.load_state_dict(state["scaler"])
         if distributed.rank() < len(state["random"]):
             checkpoint.set_random_state(state["random"][distributed.rank()], self.device)
         return True
@@ -281,7 +286,3 @@ class Trainer:
             "epoch": self.epoch,
             "dataset": self.fingerprint,
         }
-
-    @property
-    def _stateful(self) -> checkpoint.Stateful:
-        return self.detector, self.average, self.optimizer, self.scaler

@@ -24,13 +24,13 @@ from fcos.data.dataset import DetectionDataset
 from fcos.data.transforms import Transform
 from fcos.train.datasets import build_datasets, build_transforms
 from fcos.train.metrics import read
-from fcos.train.run import make_trainer
 from fcos.train.trainer import Trainer
 from zoo import formats
 from zoo.config import build_detector, compose_entry
 from zoo.golden import draw_boxes, draw_image, draw_tensor
 from zoo.pretrained import load_checkpoint
 from zoo.registry import card
+from zoo.training import make_trainer
 
 FOLDER = Path(__file__).parent / "training"
 

@@ -9,7 +9,6 @@ from fcos.data.loader import Loader
 from fcos.data.sampler import TrainingSampler
 from fcos.data.shapes import write
 from fcos.train.optim import Schedule, make_optimizer
-from fcos.train.settings import TrainConfig
 from fcos.train.trainer import Trainer
 
 
@@ -34,7 +33,7 @@ def dataset(shapes):
 
 @pytest.fixture
 def make_trainer(dataset, tmp_path):
-    """A trainer of `make_detector` on the eight images; other arguments are of `TrainConfig`."""
+    """A trainer of `make_detector` on the eight images; other arguments are of `Trainer`."""
 
     def make(detector, folder="run", iterations=6, batch=4, lr=0.02, transforms=None, **options):
         def batches(start):
@@ -48,9 +47,8 @@ def make_trainer(dataset, tmp_path):
             Schedule(iterations),
             tmp_path / folder,
             "tiny",
-            evaluate=options.pop("evaluate", None),
             epoch=len(dataset) / batch,
-            config=TrainConfig(**{"log_every": 1, "checkpoint_every": 2, **options}),
+            **{"log_every": 1, "checkpoint_every": 2, **options},
         )
 
     return make

@@ -10,7 +10,7 @@ import torch
 from tiny_detector import square_batch
 from two_ranks import CASES, one_step
 
-from fcos.train.accumulate import split
+from fcos.train.memory import split
 
 
 @pytest.fixture(scope="module")

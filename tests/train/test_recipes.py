@@ -5,10 +5,8 @@ import pytest
 
 import zoo
 from fcos.data.transforms import HorizontalFlip, ResizeShortestSide, SquareView
-from fcos.train.accumulate import largest_size
-from fcos.train.datasets import build_transforms
-from fcos.train.optim import make_optimizer
-from fcos.train.run import build_schedule
+from fcos.train.datasets import build_transforms, largest_size
+from fcos.train.optim import build_schedule, make_optimizer
 from zoo.registry import CONFIGS
 
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from fcos.data.transforms import HorizontalFlip
-from fcos.train.checkpoint import Checkpoints, load, release
+from fcos.train.checkpoint import Checkpoints, claim, load, release
 from fcos.train.metrics import Log, read
-from fcos.train.resume import claim
 
 # Everything that has a state of its own.
 STATEFUL = {

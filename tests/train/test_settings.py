@@ -10,8 +10,7 @@ import pytest
 from annotated_types import Ge
 
 import zoo
-from fcos.settings import check
-from fcos.train.settings import SECTIONS, check_training
+from fcos.settings import SECTIONS, check, check_training
 from tools import cli
 from zoo.config import build_detector, check_detector, compose_entry
 

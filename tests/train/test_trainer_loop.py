@@ -13,7 +13,7 @@ import torch
 import fcos.train.metrics as metrics
 from fcos.data.transforms import HorizontalFlip
 from fcos.evaluate import evaluate_detector
-from fcos.train.metrics import curves
+from fcos.train.metrics import read
 from fcos.train.trainer import NonFiniteLossError
 
 
@@ -35,13 +35,13 @@ def test_eight_images_are_learnt_by_heart(make_trainer, make_detector, dataset, 
     assert trainer.run() == 0
     losses = [record["loss"] for record in records(trainer.folder) if "loss" in record]
     assert losses[-1] < losses[0] / 2
-    learnt = curves(trainer.folder)
-    assert learnt["iteration"] == [300, 600]
-    assert learnt["AP"][-1] > 0.6
+    learnt = {r["iteration"]: r["AP"] for r in read(trainer.folder / "metrics.jsonl") if "AP" in r}
+    assert [*learnt] == [300, 600]
+    assert learnt[600] > 0.6
     best = torch.load(trainer.folder / "best.pth", weights_only=True)["model"]
     final = torch.load(trainer.folder / "tiny.pth", weights_only=True)["model"]
     same = all(torch.equal(value, final[key]) for key, value in best.items())
-    assert same == (learnt["AP"][1] > learnt["AP"][0])
+    assert same == (learnt[600] > learnt[300])
 
 
 def test_the_record_of_a_step(make_trainer, make_detector):
@@ -185,9 +185,9 @@ def test_a_second_signal_ends_a_hanging_run(name):
     """Once it is later than a launcher would repeat it."""
     script = """if True:
         import os, signal
-        from fcos.train import signals
-        signals.REPEATED_WITHIN = -1
-        with signals.StopSignals():
+        from fcos.train import console
+        console.REPEATED_WITHIN = 0
+        with console.StopSignals():
             os.kill(os.getpid(), signal.{0})
             print("noted", flush=True)
             os.kill(os.getpid(), signal.{0})
@@ -234,8 +234,6 @@ def test_loggers_get_every_scalar(make_trainer, make_detector, monkeypatch):
     monkeypatch.setitem(metrics.LOGGERS, "wandb", lambda *_: seen.append)
     make_trainer(make_detector(), iterations=3, loggers=["wandb"]).run()
     assert [record["iteration"] for record in seen] == [1, 2, 3]
-    with pytest.raises(ValueError, match="no logger 'visdom'"):
-        make_trainer(make_detector(), folder="other", loggers=["visdom"]).run()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -11,8 +11,8 @@ from tiny_detector import make_detector, square_batch
 import zoo
 from backbones import ResNet
 from fcos import Head
-from fcos.train import accumulate
-from fcos.train.activation_checkpointing import checkpoint_activations
+from fcos.train import memory
+from fcos.train.memory import checkpoint_activations
 from fcos.train.metrics import Log
 
 
@@ -130,7 +130,7 @@ def gpu(monkeypatch):
     """A detector that seems to be on a GPU with room for a number of images."""
 
     def make(room):
-        monkeypatch.setattr(accumulate, "_fits", lambda detector, images, *_: images <= room)
+        monkeypatch.setattr(memory, "_fits", lambda detector, images, *_: images <= room)
         monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
         mean = SimpleNamespace(device=torch.device("cuda"))
         return SimpleNamespace(normalizer=SimpleNamespace(mean=mean), modules=lambda: [])
@@ -140,16 +140,16 @@ def gpu(monkeypatch):
 
 @pytest.mark.parametrize(("room", "number"), [(100, 1), (16, 1), (15, 2), (5, 4), (1, 16)])
 def test_a_step_has_as_few_micro_batches_as_fit(gpu, room, number):
-    assert accumulate.fitting_accumulation(gpu(room), num_images=16, size=(800, 1333)) == number
+    assert memory.fitting_accumulation(gpu(room), num_images=16, size=(800, 1333)) == number
 
 
 def test_portrait_and_landscape_images_of_a_micro_batch_are_padded_to_squares(gpu, monkeypatch):
     detector, tried = gpu(0), []
     monkeypatch.setattr(
-        accumulate, "_fits", lambda _, images, size, *rest: tried.append((images, size))
+        memory, "_fits", lambda _, images, size, *rest: tried.append((images, size))
     )
     with pytest.raises(RuntimeError, match="not even one image of 1333x800"):
-        accumulate.fitting_accumulation(detector, num_images=4, size=(800, 1333), group=2)
+        memory.fitting_accumulation(detector, num_images=4, size=(800, 1333), group=2)
     assert tried == [(4, (1333, 1333)), (2, (800, 1333)), (1, (800, 1333))]
 
 
@@ -157,22 +157,22 @@ def test_the_message_says_what_to_lower_if_nothing_fits(gpu):
     with pytest.raises(
         RuntimeError, match=r"one image of 1333x800 .* solver\.activation_checkpointing=true"
     ):
-        accumulate.fitting_accumulation(gpu(0), num_images=16, size=(800, 1333))
+        memory.fitting_accumulation(gpu(0), num_images=16, size=(800, 1333))
 
 
 def test_the_probe_counts_memory_already_in_use(monkeypatch):
     detector = make_detector()
     weights = sum(p.nbytes for p in detector.parameters())
     buffers = sum(b.nbytes for b in detector.buffers())
-    assert accumulate.training_state_bytes(detector, ema=False) == weights  # momentum
-    assert accumulate.training_state_bytes(detector, ema=True) == 2 * weights + buffers
-    monkeypatch.setattr(accumulate.distributed, "world", lambda: 2)
-    exchange = weights + accumulate.NCCL_BUFFERS
-    assert accumulate.training_state_bytes(detector, ema=False) == weights + exchange
+    assert memory.training_state_bytes(detector, ema=False) == weights  # momentum
+    assert memory.training_state_bytes(detector, ema=True) == 2 * weights + buffers
+    monkeypatch.setattr(memory.distributed, "world", lambda: 2)
+    exchange = weights + memory.NCCL_BUFFERS
+    assert memory.training_state_bytes(detector, ema=False) == weights + exchange
 
 
 def test_the_probe_has_objects_of_all_sizes_within_the_image():
-    boxes = accumulate.probe_target((800, 1333), num_classes=3)["boxes"]
+    boxes = memory.probe_target((800, 1333), num_classes=3)["boxes"]
     assert bool((boxes >= 0).all())
     assert bool((boxes[:, 2:] <= torch.tensor([1333.01, 800.01])).all())
     sides = (boxes[:, 2:] - boxes[:, :2]).amin(1)
@@ -191,11 +191,11 @@ def test_the_probe_has_objects_of_all_sizes_within_the_image():
     ],
 )
 def test_libraries_report_lack_of_memory_in_their_own_ways(error, expected):
-    assert accumulate.is_out_of_memory(error) == expected
+    assert memory.is_out_of_memory(error) == expected
 
 
 def test_the_memory_of_cpus_is_not_probed():
-    assert accumulate.fitting_accumulation(make_detector(), num_images=16, size=(800, 1333)) == 1
+    assert memory.fitting_accumulation(make_detector(), num_images=16, size=(800, 1333)) == 1
 
 
 def test_metrics_reach_the_clients_of_others(tmp_path, monkeypatch):

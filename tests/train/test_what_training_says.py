@@ -10,9 +10,9 @@ import pytest
 import zoo
 from fcos.data.shapes import write
 from fcos.train.metrics import read
+from fcos.train.optim import for_batch
 from tools import cli
 from zoo.config import compose_entry
-from zoo.training import for_batch
 
 ENTRY = "FCOS_shapes_tiny"
 

@@ -8,7 +8,6 @@ from tiny_detector import make_detector, square_batch
 
 from fcos.train import distributed
 from fcos.train.optim import Schedule, make_optimizer
-from fcos.train.settings import TrainConfig
 from fcos.train.trainer import Trainer
 
 CASES = {
@@ -34,14 +33,7 @@ def one_step(detector_options, trainer_options):
     detector = make_detector(**detector_options)
     optimizer = make_optimizer(detector, 0.1)
     trainer = Trainer(
-        detector,
-        lambda _: [],
-        optimizer,
-        Schedule(2),
-        Path(),
-        "",
-        TrainConfig(**trainer_options),
-        epoch=1,
+        detector, lambda _: [], optimizer, Schedule(2), Path(), "", epoch=1, **trainer_options
     )
     losses = {}
     for step in range(2):

@@ -1,18 +1,20 @@
-"""Gradient accumulation: micro-batches, their loss normalisers, and how many fit on a GPU."""
+"""Training in less memory: gradient accumulation and activation checkpointing."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
+from backbones.dla import BasicBlock
 from fcos.boxes import Size
-from fcos.data.dataset import DetectionDataset
 from fcos.detector import Detector
 from fcos.head import Level, map_size
 from fcos.preprocess import ImageBatch
@@ -67,8 +69,7 @@ class StepNormalizers:
         for images, targets in micro_batches:
             sizes: list[Size] = [(image.shape[-2], image.shape[-1]) for image in images]
             size, offsets = self.detector.normalizer.layout(sizes)
-            levels = self._levels_of(size)
-            points = self.detector.points(levels, _empty(size))
+            points = self.detector.points(self._levels_of(size), _empty(size))
             assigned += self.detector.assign(points, self.detector.place(targets, offsets))
         normalizers = self.detector.loss.normalizers(assigned)
         return list(normalizers.split(len(micro_batches[0][0]), dim=1))
@@ -120,39 +121,37 @@ def fitting_accumulation(
     norms = [m for m in detector.modules() if isinstance(m, _BatchNorm) and m.training]
     for norm in norms:
         norm.eval()
+    fitting = num_images + 1
     try:
         for number in [n for n in range(1, num_images + 1) if num_images % n == 0]:
             images = num_images // number
-            shape = size if images <= group else square
-            if _fits(detector, images, shape, dtype, ema):
+            if _fits(detector, images, size if images <= group else square, dtype, ema):
+                fitting = number
                 break
-        else:
-            number = num_images + 1
     finally:
         for norm in norms:
             norm.train()
         torch.cuda.reset_peak_memory_stats(device)
-    number = distributed.maximum(number)
-    if number > num_images:
-        height, width = size
+    fitting = distributed.maximum(fitting)
+    if fitting > num_images:
         raise RuntimeError(
-            f"not even one image of {width}x{height} fits on the GPU: set "
+            f"not even one image of {size[1]}x{size[0]} fits on the GPU: set "
             "solver.activation_checkpointing=true, solver.precision=bf16 or smaller sizes in "
             "`augmentation`"
         )
-    return number
+    return fitting
 
 
-def _fits(detector: Detector, images: int, size: Size, dtype: torch.dtype, ema: bool) -> bool:
+def _fits(detector: Detector, num_images: int, size: Size, dtype: torch.dtype, ema: bool) -> bool:
     """Whether one forward and backward pass leaves room for what training holds besides."""
     device = detector.normalizer.mean.device
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    pictures = [torch.zeros(3, *size, dtype=torch.uint8) for _ in range(images)]
-    targets = [probe_target(size, len(detector.classes)) for _ in pictures]
+    images = [torch.zeros(3, *size, dtype=torch.uint8)] * num_images
+    targets = [probe_target(size, len(detector.classes))] * num_images
     try:
         with torch.autocast(device.type, dtype, dtype != torch.float32):
-            losses = detector(pictures, targets, torch.ones(3, images, device=device))
+            losses = detector(images, targets, torch.ones(3, num_images, device=device))
         torch.stack(list(losses.values())).sum().backward()
     except RuntimeError as error:
         if not is_out_of_memory(error):
@@ -209,12 +208,51 @@ def advice_if_out_of_memory(images: Sequence[Tensor], accumulate: int) -> Iterat
         ) from error
 
 
-def largest_size(augmentation: Mapping[str, Any], dataset: DetectionDataset) -> Size:
-    """(height, width) of the largest images that augmentation makes, as landscape images."""
-    if "square" in augmentation:
-        return augmentation["square"], augmentation["square"]
-    if "longest" in augmentation:
-        shortest = augmentation.get("shortest") or augmentation["shortest_range"]
-        return max(shortest), augmentation["longest"]
-    height, width = dataset.sizes.max(axis=0).tolist()
-    return height, width
+def checkpoint_activations(detector: Detector) -> None:
+    """Keep only the inputs of the backbone's blocks and of the head's towers (arXiv:1604.06174).
+
+    Everything between them is computed a second time in the backward pass. Parameters keep their
+    names, and batch norms update their statistics only once.
+    """
+    assert isinstance(detector.backbone, nn.Module)
+    towers = [detector.head.shared_tower, detector.head.cls_tower, detector.head.box_tower]
+    for module in [*_blocks(detector.backbone), *towers]:
+        norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+        # Unlike a closure, a partial is copied along with the module, as for a moving average.
+        module.forward = partial(_checkpointed, module.forward, norms)
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost blocks: the members of each `Sequential`, and DLA's blocks."""
+    for child in module.children():
+        if isinstance(child, nn.Sequential):
+            yield from child
+        elif isinstance(child, BasicBlock):
+            yield child
+        else:
+            yield from _blocks(child)
+
+
+def _checkpointed(forward: Callable[..., Any], norms: Sequence[_BatchNorm], *args: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*args)
+    return checkpoint(
+        forward,
+        *args,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), _statistics_kept(norms)),
+    )
+
+
+@contextmanager
+def _statistics_kept(norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Keep batch norms from updating their statistics a second time."""
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, momentum, count in before:
+            norm.momentum, norm.num_batches_tracked = momentum, count
