@@ -78,11 +78,7 @@ def count(detector: Detector, size: tuple[int, int] | None = None) -> dict[str, 
         detector: in eval mode, on the CPU.
         size: (shortest, longest) side instead of the published test size.
     """
-    return count_at(detector, *input_size(detector, size))
-
-
-def count_at(detector: Detector, height: int, width: int) -> dict[str, Any]:
-    """The same for an input of (height, width), which the strides must divide."""
+    height, width = input_size(detector, size)
     network = Network(detector).eval()
     wanted = [p for p in network.parameters() if p.requires_grad]
     for parameter in wanted:

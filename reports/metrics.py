@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
-Values = Mapping[str, Any]
 GPUS = 8  # of the published training runs, whose pages print the memory of all GPUs together
 
 
@@ -17,10 +17,13 @@ class Metric:
     Args:
         name: its name in the frame.
         heading: its heading in a table, which names the unit where one is needed.
-        measurement: the `metric` of the results rows that hold it.
-        value: the figure from the `values` of a row, None where they lack it.
+        path: where the `values` of a row hold it, as keys with dots between them; of a list of
+            figures the mean counts. Of several paths with blanks between them, the first that a
+            row has.
         description: what the column means, in a sentence.
+        measurement: the `metric` of the results rows that hold it.
         digits: decimals in a table.
+        scale: factor from the stored figure to the shown one.
         lower_is_better: which way it improves.
         scope: what the figure belongs to: the model, the model in one precision, or the model in
             one combination of settings.
@@ -32,103 +35,69 @@ class Metric:
 
     name: str
     heading: str
-    measurement: str
-    value: Callable[[Values], float | None]
+    path: str
     description: str
+    measurement: str
     digits: int = 1
+    scale: float = 1.0
     lower_is_better: bool = True
     scope: Literal["model", "precision", "settings"] = "settings"
     tolerance: float | None = None
     compared: bool = True
     section: str = ""
 
+    def value(self, values: Mapping[str, Any]) -> float | None:
+        """The figure from the `values` of a row, None where they lack it."""
+        for path in self.path.split():
+            found: Any = values
+            for key in path.split("."):
+                found = found.get(key) if isinstance(found, Mapping) else None
+            numbers = found if isinstance(found, list) and found else [found]
+            if all(isinstance(number, float | int) for number in numbers):
+                return self.scale * sum(numbers) / len(numbers)
+        return None
+
     def text(self, value: float) -> str:
         """The figure as a table prints it."""
         return f"{value:.{self.digits}f}"
 
 
-def _detail(name: str, heading: str, value: Callable[[Values], float | None], what: str) -> Metric:
-    return Metric(name, heading, "latency", value, what, compared=False)
-
-
-def _stage(*names: str) -> Callable[[Values], float | None]:
-    """The median of a stage, by its name or an older one; external detectors have no stages."""
-
-    def median(values: Values) -> float | None:
-        stages = values.get("stages", {})
-        return next((float(stages[name]["median"]) for name in names if name in stages), None)
-
-    return median
-
-
-def _coco(name: str, heading: str, key: str, what: str) -> Metric:
-    def percent(values: Values) -> float | None:
-        return None if values.get(key) is None else 100 * float(values[key])
-
-    main = name == "ap"
-    return Metric(name, heading, "ap", percent, what, 1, False, tolerance=0.1, compared=main)
-
-
-def _at(path: str, scale: float) -> Callable[[Values], float | None]:
-    """The figure at a path of keys with dots between them, or the mean of the figures there."""
-
-    def value(values: Values) -> float | None:
-        found: Any = values
-        for key in path.split("."):
-            found = found.get(key) if isinstance(found, Mapping) else None
-        numbers = found if isinstance(found, list) and found else [found]
-        fine = all(isinstance(number, float | int) for number in numbers)
-        return scale * sum(numbers) / len(numbers) if fine else None
-
-    return value
-
-
-def _analysis(
-    name: str, heading: str, path: str, what: str, lower: bool = True, scale: float = 100.0
-) -> Metric:
-    """A figure of `benchmarks.analysis`, or of other annotations, beside AP."""
-    digits = 1 if scale == 100 else 2
-    value = _at(path, scale)
-    return Metric(
-        name, heading, "ap", value, what, digits, lower, compared=False, section="analysis"
-    )
-
-
-def _robust(name: str, heading: str, path: str, what: str) -> Metric:
-    main, value = name == "ap_corrupted", _at(path, 100)
-    return Metric(name, heading, "robustness", value, what, 1, False, tolerance=0.1, compared=main)
-
+_latency = partial(Metric, measurement="latency", compared=False)
+_coco = partial(Metric, measurement="ap", scale=100, lower_is_better=False, compared=False)
+_robust = partial(_coco, measurement="robustness")
+_interval = partial(_coco, section="analysis")
+_error = partial(_interval, lower_is_better=True)
+_model = partial(Metric, scope="model", tolerance=0.0)
+_training = partial(Metric, measurement="training_memory", digits=2, scope="precision")
 
 # In the order of importance in which tables show them.
 METRICS = (
-    _coco("ap", "AP", "AP", "COCO AP in percent: mean over IoU 0.50 to 0.95"),
-    Metric("latency_ms", "ms", "latency", lambda v: v["median"],
-           "median milliseconds from a decoded image to its boxes, batch 1"),
-    Metric("peak_mb", "peak MB", "memory", lambda v: v["peak_mb"],
-           "peak memory of a process that detects, in megabytes", 0),
-    Metric("joules", "J/image", "energy", lambda v: v["joules"],
-           "joules of an image, of the GPU or else of the processor", 2),
-    Metric("train_gb", "train GB", "training_memory", lambda v: v.get("measured_gb"),
-           "measured peak memory of a training step of 2 images per process", 2,
-           scope="precision"),
-    Metric("train_gb_predicted", "predicted train GB", "training_memory",
-           lambda v: v.get("predicted_gb"),
-           "predicted peak memory of a training step of 2 images per process", 2,
-           scope="precision"),
-    Metric("images_per_second", "images/s", "throughput", lambda v: v["images_per_second"],
-           "images per second, at the fastest batch size where none is named",
+    _coco("ap", "AP", "AP", "COCO AP in percent: mean over IoU 0.50 to 0.95",
+          tolerance=0.1, compared=True),
+    _latency("latency_ms", "ms", "median",
+             "median milliseconds from a decoded image to its boxes, batch 1", compared=True),
+    Metric("peak_mb", "peak MB", "peak_mb",
+           "peak memory of a process that detects, in megabytes", "memory", 0),
+    Metric("joules", "J/image", "joules",
+           "joules of an image, of the GPU or else of the processor", "energy", 2),
+    _training("train_gb", "train GB", "measured_gb",
+              "measured peak memory of a training step of 2 images per process"),
+    _training("train_gb_predicted", "predicted train GB", "predicted_gb",
+              "predicted peak memory of a training step of 2 images per process"),
+    Metric("images_per_second", "images/s", "images_per_second",
+           "images per second, at the fastest batch size where none is named", "throughput",
            lower_is_better=False),
-    Metric("gflops", "GFLOPs", "flops", lambda v: v["gflops"],
-           "multiply-adds of one image of the model's test size", scope="model", tolerance=0.0),
-    Metric("params_m", "params M", "params", lambda v: v["parameters"] / 1e6,
-           "parameters in millions", 2, scope="model", tolerance=0.0),
-    Metric("backbone_gflops", "backbone GFLOPs", "flops", lambda v: v["backbone_gflops"],
-           "multiply-adds of backbone and pyramid", scope="model", compared=False),
-    _detail("network_ms", "network", _stage("network"), "ms of backbone, pyramid and head"),
-    _detail("postprocess_ms", "postprocess", _stage("postprocess", "decode"),
-            "ms of decoding and NMS"),
-    _detail("preprocess_ms", "preprocess", _stage("preprocess"), "ms of resize and normalisation"),
-    _detail("latency_p90_ms", "p90", lambda v: v.get("p90"), "90th percentile in ms"),
+    _model("gflops", "GFLOPs", "gflops",
+           "multiply-adds of one image of the model's test size", "flops"),
+    _model("params_m", "params M", "parameters", "parameters in millions", "params", 2, 1e-6),
+    _model("backbone_gflops", "backbone GFLOPs", "backbone_gflops",
+           "multiply-adds of backbone and pyramid", "flops", compared=False),
+    _latency("network_ms", "network", "stages.network.median", "ms of backbone, pyramid and head"),
+    _latency("postprocess_ms", "postprocess", "stages.postprocess.median stages.decode.median",
+             "ms of decoding and NMS"),
+    _latency("preprocess_ms", "preprocess", "stages.preprocess.median",
+             "ms of resize and normalisation"),
+    _latency("latency_p90_ms", "p90", "p90", "90th percentile in ms"),
     _coco("ap_50", "AP50", "AP50", "AP at IoU 0.50"),
     _coco("ap_75", "AP75", "AP75", "AP at IoU 0.75"),
     _coco("ap_small", "APs", "APs", "AP of small objects"),
@@ -141,31 +110,31 @@ METRICS = (
     _coco("ar_medium", "ARm", "ARm", "recall of medium objects"),
     _coco("ar_large", "ARl", "ARl", "recall of large objects"),
     _robust("ap_corrupted", "AP corrupted", "mean",
-            "mean AP under four corruptions at three strengths"),
+            "mean AP under four corruptions at three strengths", tolerance=0.1, compared=True),
     _robust("ap_relative", "of AP", "relative", "percent of the AP of clean images"),
     *(
         _robust(f"ap_{name}", f"AP {name}", f"corrupted.{name}",
                 f"mean AP at three strengths of {name}")
         for name in ("blur", "noise", "jpeg", "contrast")
     ),
-    _analysis("ap_low", "AP from", "bootstrap.low",
-              "lower end of the interval with the AP of 95% of random draws of the images", False),
-    _analysis("ap_high", "AP to", "bootstrap.high", "its upper end", False),
-    _analysis("ap_rem", "AP ReM", "rem.AP",
-              "AP by COCO-ReM's refined annotations, of the same detections", False),
-    _analysis("tide_cls", "dAP class", "tide.cls",
-              "AP50 lost by boxes of a wrong class, one of TIDE's kinds of error"),
-    _analysis("tide_loc", "dAP location", "tide.loc", "AP50 lost by badly placed boxes"),
-    _analysis("tide_both", "dAP both", "tide.both", "AP50 lost by boxes wrong in class and place"),
-    _analysis("tide_dup", "dAP duplicate", "tide.dup", "AP50 lost by objects found twice"),
-    _analysis("tide_bkg", "dAP background", "tide.bkg", "AP50 lost by boxes on the background"),
-    _analysis("tide_miss", "dAP missed", "tide.miss", "AP50 lost by objects that no box is near"),
-    _analysis("tide_fp", "dAP false positives", "tide.fp", "AP50 lost by all wrong boxes"),
-    _analysis("tide_fn", "dAP false negatives", "tide.fn", "AP50 lost by all objects not found"),
-    _analysis("ece", "ECE", "ece", "expected calibration error of scores at IoU 0.5, in percent"),
-    _analysis("oce", "OCE", "oce", "object-level calibration error, from 0 to 2", scale=1.0),
-    _analysis("oce_threshold", "OCE threshold", "oce_threshold",
-              "the score threshold with the least OCE", scale=1.0),
+    _interval("ap_low", "AP from", "bootstrap.low",
+              "lower end of the interval with the AP of 95% of random draws of the images"),
+    _interval("ap_high", "AP to", "bootstrap.high", "its upper end"),
+    _interval("ap_rem", "AP ReM", "rem.AP",
+              "AP by COCO-ReM's refined annotations, of the same detections"),
+    _error("tide_cls", "dAP class", "tide.cls",
+           "AP50 lost by boxes of a wrong class, one of TIDE's kinds of error"),
+    _error("tide_loc", "dAP location", "tide.loc", "AP50 lost by badly placed boxes"),
+    _error("tide_both", "dAP both", "tide.both", "AP50 lost by boxes wrong in class and place"),
+    _error("tide_dup", "dAP duplicate", "tide.dup", "AP50 lost by objects found twice"),
+    _error("tide_bkg", "dAP background", "tide.bkg", "AP50 lost by boxes on the background"),
+    _error("tide_miss", "dAP missed", "tide.miss", "AP50 lost by objects that no box is near"),
+    _error("tide_fp", "dAP false positives", "tide.fp", "AP50 lost by all wrong boxes"),
+    _error("tide_fn", "dAP false negatives", "tide.fn", "AP50 lost by all objects not found"),
+    _error("ece", "ECE", "ece", "expected calibration error of scores at IoU 0.5, in percent"),
+    _error("oce", "OCE", "oce", "object-level calibration error, from 0 to 2", digits=2, scale=1),
+    _error("oce_threshold", "OCE threshold", "oce_threshold",
+           "the score threshold with the least OCE", digits=2, scale=1),
 )  # fmt: skip
 BY_NAME = {metric.name: metric for metric in METRICS}
 # The figure that stands for a measurement that failed.

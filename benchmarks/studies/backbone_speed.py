@@ -7,10 +7,11 @@ fewer squeeze-excitations), so times are also compared per GFLOP of convolution.
 
 from __future__ import annotations
 
-import argparse
+import copy
 import logging
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 import timm
@@ -22,7 +23,7 @@ from backbones.dla import DLA
 from backbones.hrnet import HRNet
 from backbones.vovnet import VoVNet
 from benchmarks.studies.side_by_side import (
-    Measure,
+    arguments,
     call,
     conditions,
     medians,
@@ -31,77 +32,62 @@ from benchmarks.studies.side_by_side import (
     speedup,
 )
 
-
-@dataclass(frozen=True)
-class Pair:
-    """A backbone of ours and the timm model that it is compared with."""
-
-    name: str
-    ours: Callable[[], nn.Module]
-    theirs: Callable[[], nn.Module]
-
-
-PAIRS = (
-    Pair(
-        "HRNetV2-W32",
-        lambda: HRNet(32),
-        # Without "incre", the part of the classifier that timm adds to the features.
-        lambda: timm.create_model("hrnet_w32", features_only=True, feature_location=""),
-    ),
-    Pair(
-        "VoVNet-39 eSE",
-        lambda: VoVNet(ese=True),
-        lambda: timm.create_model("ese_vovnet39b", features_only=True),
-    ),
-    Pair("DLA-34", DLA, lambda: timm.create_model("dla34", features_only=True)),
-)
+timm_features = partial(timm.create_model, features_only=True)
+Build = Callable[[], nn.Module]
+PAIRS: dict[str, tuple[Build, Build]] = {  # a backbone of ours and timm's
+    # Without "incre", the part of the classifier that timm adds to the features.
+    "HRNetV2-W32": (partial(HRNet, 32), partial(timm_features, "hrnet_w32", feature_location="")),
+    "VoVNet-39 eSE": (partial(VoVNet, ese=True), partial(timm_features, "ese_vovnet39b")),
+    "DLA-34": (DLA, partial(timm_features, "dla34")),
+}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Measure every pair and print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    add = parser.add_argument
-    add("--height", type=int, default=512, help="of the input (%(default)s)")
-    add("--width", type=int, default=640, help="of the input (%(default)s)")
-    add("--threads", type=int, default=2, help="of torch (%(default)s)")
-    add("--rounds", type=int, default=20, help="timed runs of each model (%(default)s)")
-    options = parser.parse_args(arguments)
+    parser = arguments(__doc__, rounds=20)
+    parser.add_argument("--size", type=int, nargs=2, default=(512, 640), help="height and width")
+    options = parser.parse_args(words)
     torch.set_num_threads(options.threads)
     logging.getLogger("fvcore").setLevel(logging.ERROR)
-    image = torch.rand(1, 3, options.height, options.width)
-    rows = [row for pair in PAIRS for row in compare(pair, image, options.rounds)]
-    title = f"{options.height}x{options.width}, batch 1, fp32"
+    height, width = options.size
+    image = torch.rand(1, 3, height, width)
+    rows = [
+        row
+        for name, (ours, theirs) in PAIRS.items()
+        for row in compare(name, ours(), theirs(), image, options.rounds)
+    ]
     below = f"{conditions('cpu', options.rounds)}, timm {timm.__version__}"
-    show(pd.DataFrame(rows), title, below)
+    show(pd.DataFrame(rows), f"{height}x{width}, batch 1, fp32", below)
     return 0
 
 
-def compare(pair: Pair, image: Tensor, rounds: int) -> list[dict[str, str]]:
+def compare(
+    name: str, ours: nn.Module, theirs: nn.Module, image: Tensor, rounds: int
+) -> list[dict[str, str]]:
     """A row beside timm's model as it is, and one beside it in channels_last."""
-    own, other = pair.ours().eval(), pair.theirs().eval()
-    channels_last = pair.theirs().eval().to(memory_format=torch.channels_last)
+    ours, theirs = ours.eval(), theirs.eval()
+    channels_last = copy.deepcopy(theirs).to(memory_format=torch.channels_last)
     converted = image.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        gflops, other_gflops = convolutions(own, image), convolutions(other, image)
-        contenders: dict[str, Measure] = {
-            "own": lambda: call(own, image),
-            "timm": lambda: call(other, image),
-            "timm, channels_last": lambda: call(channels_last, converted),
+        gflops, timm_gflops = (convolutions(model, image) for model in (ours, theirs))
+        contenders = {
+            "own": partial(call, ours, image),
+            "timm": partial(call, theirs, image),
+            "timm, channels_last": partial(call, channels_last, converted),
         }
         frame = side_by_side(contenders, rounds, warmup=3)
     ms = 1e3 * medians(frame)["seconds"]
     return [
         {
-            "backbone": pair.name,
-            "beside": name,
-            "GFLOP": f"{gflops:.1f}, {other_gflops:.1f}",
+            "backbone": name,
+            "beside": other,
+            "GFLOP": f"{gflops:.1f}, {timm_gflops:.1f}",
             "ms": f"{ms['own']:.0f}",
-            "timm ms": f"{ms[name]:.0f}",
-            "times as fast": speedup(frame, "own", over=name),
-            "per GFLOP": f"{ms[name] / ms['own'] * gflops / other_gflops:.2f}",
+            "timm ms": f"{ms[other]:.0f}",
+            "times as fast": speedup(frame, "own", over=other),
+            "per GFLOP": f"{ms[other] / ms['own'] * gflops / timm_gflops:.2f}",
         }
-        for name in contenders
-        if name != "own"
+        for other in ("timm", "timm, channels_last")
     ]
 
 
@@ -111,4 +97,4 @@ def convolutions(model: nn.Module, image: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

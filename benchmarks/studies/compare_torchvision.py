@@ -14,9 +14,7 @@ threshold, so that both have as much decoding and NMS to do. torchvision's norms
 
 from __future__ import annotations
 
-import argparse
 import copy
-import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -28,12 +26,11 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_iou
 
 import zoo
 from benchmarks import baselines, random_weights, workload
 from benchmarks.dataset import embedded, read_images
-from benchmarks.studies.side_by_side import conditions, medians, show, side_by_side, speedup
+from benchmarks.studies import side_by_side as study
 from fcos import Detector
 from zoo.pretrained import DTYPES
 
@@ -49,18 +46,14 @@ PAIRS = {  # contenders, and with which of them each is compared
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a row for each contender, and what bf16 does to the scores."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def main(words: Sequence[str] | None = None) -> int:
+    """Print a row for each contender."""
+    parser = study.arguments(__doc__, rounds=7)
     add = parser.add_argument
-    add("--rounds", type=int, default=7, help="timed runs of each (%(default)s)")
-    add("--warmup", type=int, default=2, help="runs before them (%(default)s)")
-    add("--threads", type=int, default=2, help="%(default)s")
-    add("--images", type=int, default=8, help="embedded images for bf16's scores (%(default)s)")
     add("--no-bf16", action="store_true", help="skip bf16, which many CPUs only emulate")
     add("--weights", type=Path, help=f"checkpoint of {ENTRY}")
     add("--torchvision-weights", type=Path, help="state dict of fcos_resnet50_fpn")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(words)
     torch.set_num_threads(options.threads)
     photos = read_images(embedded())
     ours, half = (our_detector(options.weights, photos, p) for p in ("fp32", "bf16"))
@@ -79,24 +72,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.no_bf16:
         contenders = {name: run for name, run in contenders.items() if "bf16" not in name}
     with torch.inference_mode():
-        frame = side_by_side(contenders, options.rounds, options.warmup)
+        frame = study.side_by_side(contenders, options.rounds)
     weights = "given" if options.weights else "random"
     title = f"Image to boxes, batch 1, {INPUT[0]}x{INPUT[1]}, {weights} weights, milliseconds"
-    show(table(frame), title, conditions("cpu", options.rounds))
-    if options.images and not options.no_bf16:
-        print(score_difference(ours, half, photos[: options.images]))
+    study.show(table(frame), title, study.conditions("cpu", options.rounds))
     return 0
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
     """Median milliseconds by stage, and the speed beside torchvision's in the same layout."""
     rows = []
-    for name, times in medians(frame).iterrows():
+    for name, times in study.medians(frame).iterrows():
         other = PAIRS[str(name)]
         row = {"": name, "total": f"{1e3 * times['seconds']:.0f}"}
         row |= {stage: f"{1e3 * times[stage]:.1f}" for stage in STAGES[1:]}
-        row["times as fast as torchvision"] = speedup(frame, str(name), other) if other else "-"
-        rows.append(row)
+        faster = study.speedup(frame, str(name), other) if other else "-"
+        rows.append({**row, "times as fast as torchvision": faster})
     return pd.DataFrame(rows)
 
 
@@ -150,30 +141,6 @@ def spans(clock: Sequence[float]) -> dict[str, float]:
     """The whole time and the time of each stage, from the clock at their borders."""
     times = (clock[-1] - clock[0], *(end - start for start, end in pairwise(clock)))
     return dict(zip(STAGES, times, strict=True))
-
-
-def score_difference(full: Detector, half: Detector, photos: Sequence[Tensor]) -> str:
-    """What bf16 changes: fp32's detections, best first, matched by class and an IoU over 0.5."""
-    differences: list[float] = []
-    total = 0
-    for photo in photos:
-        ours, theirs = full.detect(photo)[0], half.detect(photo)[0]
-        total += len(ours)
-        overlap = box_iou(ours.boxes, theirs.boxes)
-        overlap *= ours.labels[:, None] == theirs.labels[None]
-        for i in range(len(ours)):
-            if not len(theirs) or float(overlap[i].max()) < 0.5:
-                continue
-            j = int(overlap[i].argmax())
-            overlap[:, j] = 0
-            differences.append(abs(float(ours.scores[i] - theirs.scores[j])))
-    if not differences:
-        return f"bf16: none of {total} detections matched"
-    return (
-        f"bf16 and fp32 on {len(photos)} embedded images: {len(differences)} of {total} "
-        f"detections match; scores differ by {statistics.mean(differences):.4f} on average, "
-        f"{statistics.median(differences):.4f} in the median, {max(differences):.4f} at most"
-    )
 
 
 def input_size(detector: Detector, image: Tensor) -> tuple[int, ...]:

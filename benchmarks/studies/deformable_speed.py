@@ -8,7 +8,6 @@ divided by ours in the same round.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,6 +22,7 @@ from benchmarks.dataset import embedded, read_images
 from benchmarks.random_weights import calibrate_batchnorm
 from benchmarks.studies.side_by_side import (
     Measure,
+    arguments,
     conditions,
     medians,
     show,
@@ -36,14 +36,11 @@ SIZE = (800, 1088)
 OFFSETS = 1.5  # pixels, standard deviation
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Print a row for every entry."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    add = parser.add_argument
-    add("names", nargs="*", default=ENTRIES, help="entries (%(default)s)")
-    add("--rounds", type=int, default=5, help="%(default)s")
-    add("--threads", type=int, default=2, help="%(default)s")
-    options = parser.parse_args(arguments)
+    parser = arguments(__doc__, rounds=5)
+    parser.add_argument("names", nargs="*", default=ENTRIES, help="entries (%(default)s)")
+    options = parser.parse_args(words)
     torch.set_num_threads(options.threads)
     [photo] = read_images(embedded(), 1)
     photo = resize_image(photo, SIZE)

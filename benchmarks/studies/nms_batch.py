@@ -13,16 +13,16 @@ in milliseconds per image. The candidates are random boxes around random objects
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import pandas as pd
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from benchmarks.studies.side_by_side import medians, side_by_side
+from benchmarks.studies import side_by_side as study
 from fcos.postprocess import PADDING, Candidates, Decoder
 
 CLASSES, OBJECTS = 80, 60
@@ -33,34 +33,37 @@ CHUNK = 2**28  # pairs of candidates in memory at a time
 Method = Callable[[Decoder, Candidates, Sequence[int]], Tensor]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Print a row for each batch size.
 
     Returns 1 if the methods keep different candidates.
     """
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = study.arguments(__doc__, rounds=5)
     add = parser.add_argument
     add("--device", default="cpu", help="cpu or cuda (%(default)s)")
     add("--batches", type=int, nargs="+", default=[1, 4, 16, 64, 256], help="%(default)s")
     add("--places", type=int, default=5000, help="per image, with padding (%(default)s)")
     add("--candidates", type=int, default=3000, help="per image, at most (%(default)s)")
-    add("--rounds", type=int, default=5, help="%(default)s, after one that is not counted")
     add("--matrix-up-to", type=int, default=256, help="largest batch for it (%(default)s)")
-    options = parser.parse_args(arguments)
-    print(f"NMS on {where(options.device)}, torch {torch.__version__}")
-    print(f"up to {options.candidates} candidates an image in {options.places} places, ms an image")
-    print(f"{'batch':>6}" + "".join(f"{name:>9}" for name in METHODS) + "  same result")
-    all_agree = True
+    options = parser.parse_args(words)
+    torch.set_num_threads(options.threads)
+    rows = []
     for size in options.batches:
         batch = random_candidates(size, options.places, options.candidates, options.device)
         methods = dict(METHODS)
         if size > options.matrix_up_to:
             del methods["matrix"]
-        agree = same_result(list(methods.values()), batch)
-        cells = "".join(f"{ms:9.2f}" for ms in milliseconds(batch, methods, options.rounds))
-        print(f"{size:6}{cells:27}  {'yes' if agree else 'NO'}", flush=True)
-        all_agree &= agree
-    return 0 if all_agree else 1
+        same = "yes" if same_result(list(methods.values()), batch) else "NO"
+        times = milliseconds(batch, methods, options.rounds)
+        row = {"batch": size, **dict.fromkeys(METHODS, "-"), **times, "same result": same}
+        print(row, flush=True)
+        rows.append(row)
+    title = (
+        f"NMS of up to {options.candidates} candidates per image in {options.places} places, "
+        "milliseconds per image"
+    )
+    study.show(pd.DataFrame(rows), title, study.conditions(options.device, options.rounds))
+    return int(any(row["same result"] == "NO" for row in rows))
 
 
 def loop(decoder: Decoder, candidates: Candidates, counts: Sequence[int]) -> Tensor:
@@ -154,7 +157,9 @@ def same_result(methods: Sequence[Method], candidates: Candidates) -> bool:
     return all(torch.equal(masks[0], mask) for mask in masks)
 
 
-def milliseconds(candidates: Candidates, methods: Mapping[str, Method], rounds: int) -> list[float]:
+def milliseconds(
+    candidates: Candidates, methods: Mapping[str, Method], rounds: int
+) -> dict[str, str]:
     """The median milliseconds per image of each method."""
     decoder = Decoder()
 
@@ -164,15 +169,8 @@ def milliseconds(candidates: Candidates, methods: Mapping[str, Method], rounds: 
             torch.cuda.synchronize()
 
     contenders = {name: partial(run, method) for name, method in methods.items()}
-    seconds = medians(side_by_side(contenders, rounds, warmup=1))["seconds"]
-    return [1e3 * float(taken) / len(candidates.scores) for taken in seconds]
-
-
-def where(device: str) -> str:
-    """The device in words."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    return f"a CPU, {torch.get_num_threads()} threads"
+    seconds = study.medians(study.side_by_side(contenders, rounds, warmup=1))["seconds"]
+    return {name: f"{1e3 * seconds[name] / len(candidates.scores):.2f}" for name in methods}
 
 
 if __name__ == "__main__":

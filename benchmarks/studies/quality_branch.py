@@ -7,23 +7,23 @@ score in turn as the score. By default that of the embedded weights.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from pycocotools import mask
 from torch import Tensor
 
 import zoo
-from benchmarks import analysis
-from benchmarks.accuracy import image_dataset
+from benchmarks import accuracy, analysis
 from benchmarks.cases import Dataset
 from benchmarks.dataset import default_dataset, image_ids
+from benchmarks.studies import side_by_side as study
 from fcos import Detector
 from fcos.coco_eval import Result, figures, match_detections
-from fcos.evaluate import detect_dataset, match_categories
 
 REPORT = Path("reports/quality_branch.md")
 TEXT = """\
@@ -38,10 +38,12 @@ each part of their score in turn as the score:
 - rank correlation: Spearman's, with that IoU, over boxes with an IoU of at least 0.1.
 - OCE: object-level calibration error (0 to 2), and the score threshold at which it is least.
 """
+KINDS = ("class score", "quality", "product", "square root of it")
 Parts = dict[str, Tensor]
 
 
 def main() -> None:
+    """Write the report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", default=["FCOS_shapes_tiny"])
     parser.add_argument("--dataset", nargs=2, metavar=("ANNOTATIONS", "IMAGES"))
@@ -54,60 +56,55 @@ def main() -> None:
         given = Dataset.of(*arguments.dataset) if arguments.dataset else None
         dataset = given or default_dataset(detector.card, Path("outputs/data"))
         ids = image_ids(dataset, arguments.limit)
-        parts += [
-            f"## {name}\n",
-            f"Its quality is {detector.card.config['loss']['quality']}; {len(ids):,} images of "
-            f"{dataset.name}.\n",
-            table(detector, dataset, ids),
-        ]
+        title = (
+            f"## {name}\n\nIts quality is {detector.card.config['loss']['quality']}; "
+            f"{len(ids):,} images of {dataset.name}."
+        )
+        parts.append(study.text(table(detector, dataset, ids), title, "").rstrip() + "\n")
     REPORT.write_text("\n".join(parts))
 
 
-def table(detector: Detector, dataset: Dataset, ids: Sequence[int]) -> str:
-    """The table of one model in Markdown."""
-    lines = [
-        "| score | AP | ECE | gap to IoU | rank correlation | OCE | at threshold |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+def table(detector: Detector, dataset: Dataset, ids: Sequence[int]) -> pd.DataFrame:
+    """The table of one model."""
+    rows = []
     for kind, results in detect(detector, dataset, ids).items():
         evaluation = match_detections(results, dataset.annotations, ids)
         values = analysis.analyse(evaluation)
-        scores, ious = overlaps(evaluation)
-        gap = analysis.calibration_error(scores, ious)
-        near = ious >= 0.1
-        ranks = [values[near].argsort().argsort() for values in (scores, ious)]
-        matrix: Any = np.corrcoef(np.stack(ranks))
-        lines.append(
-            f"| {kind} | {100 * figures(evaluation)['AP']:.1f} | {100 * values['ece']:.1f} | "
-            f"{100 * (gap or 0):.1f} | {matrix[0, 1]:.2f} | {values['oce']:.2f} | "
-            f"{values['oce_threshold']:.2f} |"
+        matched = overlaps(evaluation)
+        gap = analysis.calibration_error(matched["score"].to_numpy(), matched["iou"].to_numpy())
+        near = matched[matched["iou"] >= 0.1]
+        rows.append(
+            {
+                "score": kind,
+                "AP": f"{100 * figures(evaluation)['AP']:.1f}",
+                "ECE": f"{100 * values['ece']:.1f}",
+                "gap to IoU": f"{100 * (gap or 0):.1f}",
+                "rank correlation": f"{near.corr('spearman').iloc[0, 1]:.2f}",
+                "OCE": f"{values['oce']:.2f}",
+                "at threshold": f"{values['oce_threshold']:.2f}",
+            }
         )
-    return "\n".join(lines) + "\n"
+    return pd.DataFrame(rows)
 
 
 def detect(detector: Detector, dataset: Dataset, ids: Sequence[int]) -> dict[str, list[Result]]:
     """The detections of the images, scored by each part of their score."""
-    images = image_dataset(dataset, ids)
-    categories = match_categories(detector.classes, images)
     found: list[Parts] = []
 
-    def predict(batch: list[Tensor]) -> list[Parts]:
+    def detections(batch: list[Tensor]) -> list[Parts]:
         found.append(split_scores(detector, batch[0]))
         return [found[-1]]
 
-    rows = detect_dataset(predict, images, categories, plus_one=detector.decoder.plus_one)
-    kept = [
-        torch.tensor([categories[label] is not None for label in one["labels"]], dtype=torch.bool)
-        for one in found
-    ]
-    columns = {
-        kind: torch.cat([one[kind][keep] for one, keep in zip(found, kept, strict=True)]).tolist()
-        for kind in ("class score", "quality", "product", "square root of it")
-    }
-    return {
-        kind: [{**row, "score": score} for row, score in zip(rows, scores, strict=True)]
-        for kind, scores in columns.items()
-    }
+    def scored_by(kind: str) -> Callable[[list[Tensor]], list[Parts]]:
+        parts = iter([{**one, "scores": one[kind]} for one in found])
+        return lambda batch: [next(parts)]
+
+    def run(predict: Callable[[list[Tensor]], list[Parts]]) -> list[Result]:
+        plus_one = detector.decoder.plus_one
+        return accuracy.detect_with(predict, detector.classes, dataset, ids, plus_one=plus_one)
+
+    run(detections)
+    return {kind: run(scored_by(kind)) for kind in KINDS}
 
 
 @torch.inference_mode()
@@ -126,29 +123,23 @@ def split_scores(detector: Detector, image: Tensor) -> Parts:
     classes, quality = logits.float().sigmoid(), quality.float().sigmoid()
     product = classes * quality
     score = product.sqrt() if detector.decoder.score == "sqrt" else product
-    place = (score[found["labels"]] - found["scores"][:, None]).abs().argmin(dim=1)
-    parts = {
-        "class score": classes[found["labels"], place],
-        "quality": quality[place],
-        "product": product[found["labels"], place],
-        "square root of it": product[found["labels"], place].sqrt(),
-    }
-    return {**found, **parts}
+    labels = found["labels"]
+    place = (score[labels] - found["scores"][:, None]).abs().argmin(dim=1)
+    own = product[labels, place]
+    parts = (classes[labels, place], quality[place], own, own.sqrt())
+    return {**found, **dict(zip(KINDS, parts, strict=True))}
 
 
-def overlaps(evaluation: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The score of each detection, and its IoU with the nearest object of its class, else 0."""
-    scores, ious = [], []
+def overlaps(evaluation: Any) -> pd.DataFrame:
+    """The `score` of each detection, and its `iou` with the nearest object of its class, else 0."""
+    rows = []
     for image in evaluation.params.imgIds:
         things = evaluation.cocoGt.imgToAnns[image]
         for row in evaluation.cocoDt.imgToAnns[image]:
             boxes = [t["bbox"] for t in things if t["category_id"] == row["category_id"]]
-            scores.append(row["score"])
-            crowds = [0] * len(boxes)
-            ious.append(
-                mask.iou(np.array([row["bbox"]]), np.array(boxes), crowds).max() if boxes else 0.0
-            )
-    return np.array(scores), np.array(ious)
+            ious = mask.iou([row["bbox"]], boxes, [0] * len(boxes)) if boxes else [0.0]
+            rows.append({"score": row["score"], "iou": float(np.max(ious))})
+    return pd.DataFrame(rows)
 
 
 if __name__ == "__main__":

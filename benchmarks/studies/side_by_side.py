@@ -6,6 +6,7 @@ rounds of the ratio within a round.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import time
@@ -19,6 +20,14 @@ from rich.progress import track
 from benchmarks import environment
 
 Measure = Callable[[], "Mapping[str, float] | None"]
+
+
+def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
+    """A parser with the options of every study, described by the first line of its docstring."""
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=rounds, help="timed rounds (%(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="of torch (%(default)s)")
+    return parser
 
 
 def side_by_side(contenders: Mapping[str, Measure], rounds: int, warmup: int = 2) -> pd.DataFrame:
@@ -73,9 +82,14 @@ def conditions(device: str, rounds: int) -> str:
     )
 
 
-def show(table: pd.DataFrame, title: str, below: str) -> None:
-    """Print a Markdown table of texts with a title, and a line below it."""
+def text(table: pd.DataFrame, title: str, below: str) -> str:
+    """A Markdown table of texts with a title, and a line below it."""
     rows = [list(table.columns), ["---", *["---:"] * (len(table.columns) - 1)]]
     rows += table.to_numpy().tolist()
     lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
-    sys.stdout.write("\n".join([title, "", *lines, "", below, ""]))
+    return "\n".join([title, "", *lines, "", below, ""])
+
+
+def show(table: pd.DataFrame, title: str, below: str) -> None:
+    """Print a Markdown table."""
+    sys.stdout.write(text(table, title, below))

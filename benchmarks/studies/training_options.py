@@ -4,10 +4,9 @@
 
 Each option is a run of `fcos-zoo train` in its own process, with the same entry, the same starting
 weights and, step by step, the same batches of embedded photographs of one size, so that the loss
-curves of all options can be compared. The first round has all steps; shorter rounds follow, which
-only measure the speed. In each round the options run one after the other, so that other load on the
-machine affects all of them. A ratio is the median over the rounds of an option's speed divided by
-that of fp32 in the same round.
+curves of all options can be compared. In each round the options run one after the other, so that
+other load on the machine affects all of them; the curves are those of the first round. A ratio is
+the median over the rounds of an option's speed divided by that of fp32 in the same round.
 
 The starting weights are random, and the norms have the statistics of a photograph. On a CPU the
 memory is the peak of the (first) process, including torch itself.
@@ -15,7 +14,6 @@ memory is the peak of the (first) process, including torch itself.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -24,20 +22,18 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
+import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import track
 
 import zoo
-from benchmarks import environment
 from benchmarks.dataset import EMBEDDED, embedded, read_images
 from benchmarks.random_weights import calibrate_batchnorm
+from benchmarks.studies import side_by_side as study
 from fcos.data.annotations import load_annotations
 from fcos.train.checkpoint import release
 from fcos.train.metrics import read
@@ -51,7 +47,7 @@ the protocol. "Times as fast" is the median over alternating rounds, with the ra
 compute the same function differ by rounding, which training magnifies; a difference of zero means
 equal to the bit. fp16 is left out on a CPU, which only emulates it.
 
-![Loss by step, and its distance from that of plain fp32](training_options.png)
+![Loss by step, and its distance from that of plain fp32]({picture})
 """
 BASE = "fp32"
 OPTIONS: dict[str, tuple[str, ...]] = {
@@ -67,70 +63,54 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "compile": ("solver.compile=true",),
     "2 processes": (),
 }
-PROCESSES = {"2 processes": 2}
 EQUAL = 1e-9  # at which a difference of zero is drawn
 SETTLING = 3  # first steps, not counted in the speed because of caches and compilation
 
 
-@dataclass(frozen=True)
-class Run:
-    """The records of one training run; `failed` is its last line if it failed."""
-
-    losses: tuple[float, ...] = ()
-    images_per_second: float = 0.0
-    memory_mib: int = 0
-    failed: str = ""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Run every option in each round, and write the table and the curves."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = study.arguments(__doc__, rounds=3)
     add = parser.add_argument
     add("--entry", default="FCOS_R_50_1x")
-    add("--steps", type=int, default=50, help="steps of the first round (%(default)s)")
-    add("--rounds", type=int, default=3, help="%(default)s")
-    add("--short", type=int, default=10, help="steps of the other rounds (%(default)s)")
+    add("--steps", type=int, default=50, help="steps of a run (%(default)s)")
     add("--batch", type=int, default=4, help="images per step (%(default)s)")
     add("--size", type=int, nargs=2, default=(256, 427), help="shortest and longest side")
     # A CPU emulates fp16, which would take hours, so there it is run only if it is named.
     usual = [name for name in OPTIONS if name != "fp16" or torch.cuda.is_available()]
     add("--options", nargs="+", choices=OPTIONS, default=usual, metavar="OPTION")
-    add("--out", type=Path, help="write OUT.md and OUT.png")
-    options = parser.parse_args(arguments)
-    console = Console()
-    wanted = list(dict.fromkeys([BASE, *options.options]))
-    order = [(number, name) for number in range(options.rounds) for name in wanted]
-    rounds: list[dict[str, Run]] = [{} for _ in range(options.rounds)]
-    with tempfile.TemporaryDirectory() as folder:
-        weights = starting_weights(options.entry, Path(folder) / "start.pth")
-        annotations = photographs_of_one_size(Path(folder) / "annotations.json")
-        for run, (number, name) in enumerate(
-            track(order, "runs", console=console, disable=not console.is_terminal)
-        ):
-            rounds[number][name] = train(
-                options.entry,
-                (
-                    f"data.train={annotations}",
-                    f"data.train_images={EMBEDDED / 'images'}",
-                    f"init.checkpoint={weights}",
-                    f"run.folder={folder}/{run}",
-                    f"schedule.iterations={options.short if number else options.steps}",
-                    "schedule.steps=[]",
-                    f"solver.batch={options.batch}",
-                    f"solver.base_lr={0.01 * options.batch / 16}",
-                    "solver.warmup.iterations=10",
-                    f"augmentation.shortest=[{options.size[0]}]",
-                    f"augmentation.longest={options.size[1]}",
-                    *OPTIONS[name],
-                ),
-                PROCESSES.get(name, 1),
-            )
-    page = "\n".join((HEADER, table(rounds), conditions(options)))
-    console.print(page, markup=False, highlight=False, soft_wrap=True)
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.with_suffix(".md").write_text(page, encoding="utf-8")
-        draw({name: run.losses for name, run in rounds[0].items()}, options.out.with_suffix(".png"))
+    add("--out", type=Path, help="write OUT.md and OUT.png", required=True)
+    options = parser.parse_args(words)
+    losses: dict[str, list[float]] = {}  # of the first round
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        common = [
+            f"entry={options.entry}",
+            f"data.train={photographs_of_one_size(folder / 'annotations.json')}",
+            f"data.train_images={EMBEDDED / 'images'}",
+            f"init.checkpoint={starting_weights(options.entry, folder / 'start.pth')}",
+            f"schedule.iterations={options.steps}",
+            "schedule.steps=[]",
+            f"solver.batch={options.batch}",
+            f"solver.base_lr={0.01 * options.batch / 16}",
+            "solver.warmup.iterations=10",
+            f"augmentation.shortest=[{options.size[0]}]",
+            f"augmentation.longest={options.size[1]}",
+        ]
+        runs = {
+            option: partial(train, option, common, folder, options.threads, losses)
+            for option in dict.fromkeys([BASE, *options.options])
+        }
+        frame = study.side_by_side(runs, options.rounds, warmup=0)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    draw(losses, options.out.with_suffix(".png"))
+    height, width = options.size
+    title = HEADER.format(picture=options.out.with_suffix(".png").name).rstrip()
+    below = (
+        f"{options.entry}, {options.batch} images of {height}x{width} per step, {options.steps} "
+        f"steps; {study.conditions('cuda' if torch.cuda.is_available() else 'cpu', options.rounds)}"
+    )
+    page = study.text(table(frame, losses), title, below)
+    options.out.with_suffix(".md").write_text(page, encoding="utf-8")
     return 0
 
 
@@ -161,75 +141,62 @@ def photographs_of_one_size(path: Path) -> Path:
     return path
 
 
-def train(entry: str, overrides: Sequence[str], processes: int) -> Run:
-    """Run `fcos-zoo train` and read its record of each step."""
-    launch = [sys.executable, "-m"]
-    if processes > 1:
-        launch += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-    folder = next(Path(o.split("=", 1)[1]) for o in overrides if o.startswith("run.folder="))
-    ran = subprocess.run(
+def train(
+    option: str,
+    overrides: Sequence[str],
+    folder: Path,
+    threads: int,
+    losses: dict[str, list[float]],
+) -> dict[str, float]:
+    """Run `fcos-zoo train` with an option; returns seconds per image and the peak memory in MiB.
+
+    The loss of each step is added to `losses` for an option that has none there yet.
+
+    Raises:
+        RuntimeError: training failed.
+    """
+    launch = ["-m"]
+    if option == "2 processes":
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    run = tempfile.mkdtemp(dir=folder)
+    fixed = ["data.workers=0", "run.log_every=1", "run.checkpoint_every=1000000", "run.loggers=[]"]
+    done = subprocess.run(
         [
-            *launch,
-            "tools.train",
-            f"entry={entry}",
-            "data.workers=0",
-            "run.log_every=1",
-            "run.checkpoint_every=1000000",
-            "run.loggers=[]",
-            *overrides,
+            *(sys.executable, *launch, "tools.train", *overrides, *fixed, *OPTIONS[option]),
+            f"run.folder={run}",
         ],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        env={**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": str(threads)},
         check=False,
     )
-    records = read(folder / "metrics.jsonl")
-    if ran.returncode or len(records) <= SETTLING:
-        return Run(failed=(ran.stderr.strip().splitlines() or ["ended early"])[-1])
-    return Run(
-        tuple(record["loss"] for record in records),
-        statistics.median(record["images_per_second"] for record in records[SETTLING:]),
-        max(record["memory_mib"] for record in records),
-    )
+    records = read(Path(run) / "metrics.jsonl")
+    if done.returncode or len(records) <= SETTLING:
+        last = (done.stderr.strip().splitlines() or ["ended early"])[-1]
+        raise RuntimeError(f"{option}: {last}")
+    losses.setdefault(option, [record["loss"] for record in records])
+    speed = statistics.median(record["images_per_second"] for record in records[SETTLING:])
+    memory = max(record["memory_mib"] for record in records)
+    return {"seconds": 1 / speed, "memory_mib": memory}
 
 
-def table(rounds: Sequence[Mapping[str, Run]]) -> str:
-    """A Markdown table with a row for each option."""
-    plain = rounds[0][BASE]
-    lines = [
-        "| option | images/s | times as fast | peak MiB | loss, last ten steps "
-        "| largest difference of a step's loss from fp32's |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for name, first in rounds[0].items():
-        runs = [(each[name], each[BASE]) for each in rounds]
-        if any(run.failed for run, _ in runs) or plain.failed:
-            why = next((run.failed for run, _ in runs if run.failed), plain.failed)
-            lines.append(f"| {name} | - | - | - | - | {why} |")
-            continue
-        ratios = [run.images_per_second / base.images_per_second for run, base in runs]
-        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        speed = statistics.median(run.images_per_second for run, _ in runs)
-        away = max(abs(a - b) / b for a, b in zip(first.losses, plain.losses, strict=True))
-        lines.append(
-            f"| {name} | {speed:.2f} | {spread} | {first.memory_mib} "
-            f"| {statistics.mean(first.losses[-10:]):.4f} | {away:.1e} |"
+def table(frame: pd.DataFrame, losses: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+    """A row for each option."""
+    rows = []
+    for name, figures in study.medians(frame).iterrows():
+        own, base = losses[str(name)], losses[BASE]
+        away = max(abs(a / b - 1) for a, b in zip(own, base, strict=True))
+        rows.append(
+            {
+                "option": name,
+                "images/s": f"{1 / figures['seconds']:.2f}",
+                "times as fast": study.speedup(frame, str(name), over=BASE),
+                "peak MiB": f"{figures['memory_mib']:.0f}",
+                "loss, last ten steps": f"{statistics.mean(own[-10:]):.4f}",
+                "largest difference of a step's loss from fp32's": f"{away:.1e}",
+            }
         )
-    return "\n".join(lines) + "\n"
-
-
-def conditions(options: argparse.Namespace) -> str:
-    """A paragraph on where and how it was measured."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    facts = environment.describe(device)
-    height, width = options.size
-    return (
-        f"{options.entry}, {options.batch} images of {height}x{width} per step, "
-        f"{options.steps} steps, "
-        f"then {options.rounds - 1} rounds of {options.short}; {facts.get('gpu') or facts['cpu']}, "
-        f"{os.cpu_count()} cores, torch {facts['torch']}, load at the end "
-        f"{environment.state(device).get('load')}.\n"
-    )
+    return pd.DataFrame(rows)
 
 
 def draw(curves: Mapping[str, Sequence[float]], path: Path) -> None:
@@ -238,18 +205,13 @@ def draw(curves: Mapping[str, Sequence[float]], path: Path) -> None:
         figure = Figure(figsize=(10, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)
         colours = mpl.colormaps["viridis"].resampled(len(curves))
-        styles = ("-", "--", "-.", ":")
         for number, (name, losses) in enumerate(curves.items()):
-            look: dict[str, Any] = {
-                "color": colours(number),
-                "linestyle": styles[number % len(styles)],
-                "label": name,
-            }
+            style, colour = ("-", "--", "-.", ":")[number % 4], colours(number)
             steps = range(1, len(losses) + 1)
-            left.plot(steps, losses, **look)
-            if name != BASE and losses:
-                away = [abs(a / b - 1) for a, b in zip(losses, curves[BASE], strict=True)]
-                right.semilogy(steps, [max(value, EQUAL) for value in away], **look)
+            left.plot(steps, losses, style, color=colour, label=name)
+            away = [max(abs(a / b - 1), EQUAL) for a, b in zip(losses, curves[BASE], strict=True)]
+            if name != BASE:
+                right.semilogy(steps, away, style, color=colour)
         left.set(xlabel="step", ylabel="loss")
         right.set(xlabel="step", ylabel=f"relative difference from fp32 ({EQUAL:g}: none)")
         figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", fontsize=8)

@@ -10,10 +10,10 @@ fp32, and `--size 256 416` keeps it short.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -24,7 +24,7 @@ from benchmarks.baselines import trainable_torchvision
 from benchmarks.dataset import embedded, read_images
 from benchmarks.memory import sgd, training_batch
 from benchmarks.random_weights import calibrate_batchnorm
-from benchmarks.studies.side_by_side import conditions, medians, show, side_by_side, speedup
+from benchmarks.studies import side_by_side as study
 from fcos.preprocess import resize_image
 from zoo.pretrained import DTYPES
 
@@ -32,17 +32,17 @@ ENTRY = "FCOS_R_50_1x"
 BASELINE = "torchvision"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = study.arguments(__doc__, rounds=10)
     add = parser.add_argument
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--size", type=int, nargs=2, default=(800, 1333), help="height and width (%(default)s)")
     add("--images", type=int, default=2, help="images per step (%(default)s)")
-    add("--rounds", type=int, default=10, help="timed steps of each (%(default)s)")
     add("--warmup", type=int, default=3, help="steps before them (%(default)s)")
     add("--precisions", nargs="+", help="default: fp32, tf32 and bf16 on a GPU, fp32 on a CPU")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(words)
+    torch.set_num_threads(options.threads)
     size, device = (options.size[0], options.size[1]), torch.device(options.device)
     usual = ["fp32", "tf32", "bf16"] if device.type == "cuda" else ["fp32"]
     precisions = options.precisions or usual
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{name} {precision}": training_step(model, precision, size, options.images, device)
         for name, precision, model in models
     }
-    frame = side_by_side(steps, options.rounds, options.warmup)
+    frame = study.side_by_side(steps, options.rounds, options.warmup)
     first = next(iter(steps))
     rows = [
         {
@@ -63,12 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "images/s": f"{options.images / row['seconds']:.2f}",
             "ms per step": f"{1e3 * row['seconds']:.0f}",
             "peak GB": f"{row['peak_gb']:.2f}" if row["peak_gb"] else "-",
-            "times as fast": speedup(frame, str(name), over=first),
+            "times as fast": study.speedup(frame, str(name), over=first),
         }
-        for name, row in medians(frame).to_dict("index").items()
+        for name, row in study.medians(frame).to_dict("index").items()
     ]
     title = f"{options.images} images of {size[0]}x{size[1]} per step"
-    show(pd.DataFrame(rows), title, conditions(str(device), options.rounds))
+    study.show(pd.DataFrame(rows), title, study.conditions(str(device), options.rounds))
     return 0
 
 
@@ -76,13 +76,13 @@ def build(name: str, size: tuple[int, int], device: torch.device) -> nn.Module:
     """A model in training mode, with norms that have the statistics of a photograph."""
     [photo] = read_images(embedded(), 1)
     torch.manual_seed(0)
+    model: Any
     if name == BASELINE:
         model = trainable_torchvision((size[0], max(size))).eval()
         calibrate_batchnorm(model, lambda: model([photo / 255]))
     else:
-        detector = zoo.build(ENTRY).eval()
-        calibrate_batchnorm(detector, lambda: detector.network(detector.prepare([photo])[0]))
-        model = detector
+        model = zoo.build(ENTRY).eval()
+        calibrate_batchnorm(model, lambda: model.network(model.prepare([photo])[0]))
     return model.to(device).to(memory_format=torch.channels_last).train()
 
 
