@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cbook import pts_to_poststep
 from matplotlib.figure import Figure
+from matplotlib.path import Path
 from matplotlib.ticker import LogFormatter
 from matplotlib.transforms import Bbox
 
@@ -61,7 +64,8 @@ def scatter(points: pd.DataFrame, x: str, y: str, log: bool = True) -> str:
     with _figure(4.4, f"{x} {log}") as (figure, axes):
         tips: dict[str, tuple[str, str]] = {}
         front = points[points["mark"] == BEST].sort_values("x")
-        axes.step(front["x"], front["y"], where="post", color=INK, alpha=0.35, lw=1, zorder=0)
+        across, up = pts_to_poststep(front["x"], front["y"])
+        axes.plot(across, up, color=INK, alpha=0.35, lw=1, zorder=0)
         for number, (series, own) in enumerate(points.groupby("series", sort=False)):
             colour, marker = style_of(number)
             axes.scatter([], [], label=series, color=colour, marker=marker)
@@ -74,7 +78,7 @@ def scatter(points: pd.DataFrame, x: str, y: str, log: bool = True) -> str:
                     *([point["x"]], [point["y"]]), gid=gid, s=size, color=colour, marker=marker,
                     alpha=weak,
                 )  # fmt: skip
-        axes.margins(x=0.12)  # room for the names
+        axes.margins(x=0.19)  # room for the names
         if log:
             axes.set_xscale("log")
             axes.tick_params(axis="x", which="both", length=3, pad=3)
@@ -87,7 +91,7 @@ def scatter(points: pd.DataFrame, x: str, y: str, log: bool = True) -> str:
         _legend(figure)
         ranked = points.sort_values("mark", key=lambda marks: marks.map([BEST, TIED, ""].index))
         named = ranked if len(points) <= FEW else ranked[ranked["mark"] == BEST]
-        _label(figure, axes, named, points)
+        _label(figure, axes, named, points, Path(np.column_stack((across, up))))
         return _svg(figure, tips)
 
 
@@ -181,11 +185,14 @@ def _tip(point: Mapping[str, Any], x: str, y: str) -> str:
     return f"{point['entry']}: {figures}{words.get(point['mark'], '')}"
 
 
-def _label(figure: Figure, axes: Axes, points: pd.DataFrame, marks: pd.DataFrame) -> None:
-    """Names beside points, each only where it covers no name or mark; all are tooltips too."""
+def _label(
+    figure: Figure, axes: Axes, points: pd.DataFrame, marks: pd.DataFrame, line: Path
+) -> None:
+    """Names beside points, each only where it covers no other name, mark or line."""
     figure.draw_without_rendering()
     frame = axes.get_window_extent()
     places = axes.transData.transform(marks[["x", "y"]])
+    line = line.transformed(axes.transData)
     taken: list[Bbox] = []
     for entry, across, up in points[["entry", "x", "y"]].itertuples(index=False):
         # The best have nothing above them on their left.
@@ -197,7 +204,8 @@ def _label(figure: Figure, axes: Axes, points: pd.DataFrame, marks: pd.DataFrame
             box = text.get_window_extent()
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
             free = not any(box.overlaps(other) for other in taken)
-            if inside and free and not box.count_contains(places):
+            crossed = line.intersects_bbox(box, filled=False)
+            if inside and free and not crossed and not box.count_contains(places):
                 taken.append(box)
                 break
             text.remove()
