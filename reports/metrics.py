@@ -88,7 +88,7 @@ METRICS = (
            "images per second, at the fastest batch size where none is named", "throughput",
            lower_is_better=False),
     _model("gflops", "GFLOPs", "gflops",
-           "multiply-adds of one image of the model's test size", "flops"),
+           "billions of multiply-adds of an image of the published test size", "flops"),
     _model("params_m", "params M", "parameters", "parameters in millions", "params", 2, 1e-6),
     _model("backbone_gflops", "backbone GFLOPs", "backbone_gflops",
            "multiply-adds of backbone and pyramid", "flops", compared=False),

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from benchmarks.store import Row
 from reports.frame import NOISY, THROTTLED, TIMED, best, frame, wide
-from reports.metrics import BY_NAME, METRICS, Metric
+from reports.metrics import BY_NAME, MAIN, METRICS, Metric
 
 GAP = "-"
 MARK = "~ marks noise over 10% or not known"
@@ -74,7 +74,7 @@ def terminal(rows: Sequence[Row], width: int, details: str = "") -> list[Table |
     notes = [*meanings, *_conditions(table)]
     if any("~" in text for column in columns.values() for text in column):
         notes.append(MARK)
-    notes = [f"{'; '.join(notes)}.", *_warnings(table)]
+    notes = [*(f"{note}." for note in notes), *_warnings(table)]
     notes += [f"Not measured: {gap}." for gap in gaps(table, most=3)]
     if hidden:
         where = f"; see {details}" if details else ""
@@ -166,7 +166,7 @@ def _width(table: Table) -> int:
 
 
 def _conditions(table: pd.DataFrame) -> list[str]:
-    """Settings, device, runtime, threads, images and inputs of these figures, each kind once."""
+    """Settings, device, runtime, threads and images of these figures, and sizes of other inputs."""
     measured = table[table["measured"]]
     timed = measured[measured["measurement"].isin(TIMED)]
     words = []
@@ -180,9 +180,12 @@ def _conditions(table: pd.DataFrame) -> list[str]:
     for split, counts in images.groupby("split", sort=False)["images"].unique().items():
         noun = "image" if max(counts) == 1 else "images"
         words.append(f"{' or '.join(f'{count:,}' for count in sorted(counts))} {noun} of {split}")
-    inputs = [text for text in measured["input"].unique() if text]
-    words += [f"inputs of {', '.join(inputs)}"] if inputs else []
-    return [", ".join(words)] if words else []
+    inputs = measured[measured["input"] != ""].groupby("measurement", sort=False)["input"]
+    sizes = [
+        f"{BY_NAME[MAIN[measurement]].heading} at the published size: {', '.join(texts)}"
+        for measurement, texts in inputs.unique().items()
+    ]
+    return [f"measured with {', '.join(words)}", *sizes] if words else sizes
 
 
 def _warnings(table: pd.DataFrame, random: bool = True) -> list[str]:
