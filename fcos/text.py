@@ -1,4 +1,4 @@
-"""Text from outside, such as names of classes and files, made safe for a terminal."""
+"""Text for a terminal: numbers of things, and names of classes and files made safe."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ def printable(text: object) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in str(text)
     )
+
+
+def counted(count: int, noun: str) -> str:
+    """ "1 image", "1,200 images"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def bounded(text: str, word: int = 200, length: int = 20_000) -> str:

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fcos.coco_eval import FIGURES
+from fcos.text import counted
 from fcos.train.metrics import read
 from reports.plots import style_of
 
@@ -80,7 +81,7 @@ def text(run: Run) -> str:
     """AP of every evaluation in per cent, and COCO's summary of the last and of the best one."""
     if not run.evaluations:
         return f"{run.name}: no evaluation yet"
-    blocks = [f"{run.name}: {len(run.evaluations)} evaluations"]
+    blocks = [f"{run.name}: {counted(len(run.evaluations), 'evaluation')}"]
     for key in AP_CURVES:
         values = np.array([_percent(record[key]) for record in run.evaluations])
         blocks += [f"{key}, %", np.array2string(np.around(values, 2), max_line_width=80)]

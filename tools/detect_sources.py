@@ -12,7 +12,7 @@ from rich.progress import track
 
 from fcos import Augmentation, Detections, Detector
 from fcos.slicing import detect_sliced
-from fcos.text import printable
+from fcos.text import counted, printable
 from tools.console import TextConsole
 from tools.outputs import Outputs
 from tools.sources import Failure, Frame, Source, read_ahead, read_frames_of
@@ -71,7 +71,7 @@ def detect_sources(
                 except Exception as error:  # the encoders raise anything; the others can be written
                     failures.append(f"{frame.name}: cannot be drawn or written ({error})")
             seconds["writing"] += time.perf_counter() - start
-    console.print(printable(f"{images} images and results.json in {out}"))
+    console.print(printable(f"{counted(images, 'image')} and results.json in {out}"))
     console.print(_speed(images, time.perf_counter() - started, seconds))
     for failure in failures:
         console.print(printable(failure), style="red")
@@ -135,4 +135,4 @@ def _batches(
 def _speed(images: int, total: float, seconds: dict[str, float]) -> str:
     """ "8 images in 2.0 s, 4.0 images/s: 0.1 s reading, 1.5 s detecting, 0.4 s writing"."""
     stages = ", ".join(f"{value:.1f} s {stage}" for stage, value in seconds.items())
-    return f"{images} images in {total:.1f} s, {images / total:.1f} images/s: {stages}"
+    return f"{counted(images, 'image')} in {total:.1f} s, {images / total:.1f} images/s: {stages}"

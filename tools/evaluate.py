@@ -38,8 +38,8 @@ def evaluate(
         list[Path] | None,
         typer.Option(
             metavar="PATH [IMAGES]",
-            help="An annotation file in COCO's format, or a dataset in any format that `fcos-zoo "
-            "data check` takes; and the folder of the images, if it cannot be found.",
+            help="Dataset in any format that `fcos-zoo data check` takes, such as COCO's JSON, and "
+            "the folder of its images, where they are not beside it.",
             show_default="the 31 embedded images of val2017, or drawn shapes",
         ),
     ] = None,
@@ -49,7 +49,7 @@ def evaluate(
         int | None,
         typer.Option(
             min=1,
-            help="Detections of an image that count.",
+            help="Evaluate only the best of each image.",
             show_default="the model's limit, and COCO's 100",
         ),
     ] = None,
@@ -61,7 +61,8 @@ def evaluate(
     resize: Annotated[
         Literal["pil", "opencv", "tensor", "antialias"] | None,
         typer.Option(
-            help="How to resize images; antialias: on the device.", show_default="as published"
+            help="How to resize images; tensor and antialias resize on the device.",
+            show_default="as published",
         ),
     ] = None,
     out: Annotated[
@@ -166,9 +167,9 @@ def write(
 def print_figures(figures: dict[str, Any], title: str, console: TextConsole) -> None:
     """Print the twelve metrics in per cent, and the classes from best to worst."""
     from fcos.coco_eval import FIGURES, percent
-    from fcos.text import printable
+    from fcos.text import counted, printable
 
-    heading = f"{title} on {figures['split']}, {figures['images']} images"
+    heading = f"{title} on {figures['split']}, {counted(figures['images'], 'image')}"
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for figure in FIGURES:
         table.add_column(figure, justify="right")
@@ -178,7 +179,8 @@ def print_figures(figures: dict[str, Any], title: str, console: TextConsole) -> 
     classes = {name: ap for name, ap in figures["per_class"].items() if ap is not None}
     ranked = sorted(classes.items(), key=lambda pair: -pair[1])
     texts = [f"{printable(name)} {percent(ap)}" for name, ap in ranked]
-    console.print(f"AP by class: {', '.join(texts)}")
+    if texts:
+        console.print(f"AP by class: {', '.join(texts)}")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ SHORTER = {
     "schedule.iterations=600 schedule.steps=[450]": "schedule.iterations=2 schedule.steps=[]",
     "--count 400": "--count 12",
     "--count 100": "--count 4",
+    "000053.jpg": "000002.jpg",
+    "000096.jpg": "000003.jpg",
 }
 
 

@@ -90,7 +90,7 @@ def test_boxes_are_drawn_and_written_in_coco_s_format(
     weights, out = tmp_path / "published.pth", tmp_path / "out"
     torch.save({"model": published}, weights)
     rows = predict(out, images / "000000000042.jpg", "--weights", weights, "--device", "cpu")
-    assert "1 images and results.json" in capsys.readouterr().out
+    assert "1 image and results.json" in capsys.readouterr().out
     with Image.open(out / "000000000042.jpg") as drawn:
         assert drawn.size == (128, 86)
     assert rows
