@@ -23,7 +23,8 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="NAME",
-        help="An entry, see `fcos-zoo list`, or a file that training or `export` wrote.",
+        help="An entry, see `fcos-zoo list`, or a file that `fcos-zoo train` or "
+        "`fcos-zoo export` wrote.",
         autocompletion=_complete,
     ),
 ]

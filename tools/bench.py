@@ -29,7 +29,8 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="NAME",
-            help="Entries, with shell wildcards, or files that training or `export` wrote. "
+            help="Entries, with shell wildcards, or files that `fcos-zoo train` or "
+            "`fcos-zoo export` wrote. "
             "Default: those of the quick suite, or all of them for --metrics params,flops.",
         ),
     ] = None,
@@ -64,7 +65,7 @@ def bench(
         tuple[Path, Path] | None,
         what(
             metavar="ANNOTATIONS IMAGES",
-            help="An annotation file in COCO's format and the folder of its images.",
+            help="Annotation file in COCO's format, and the folder of its images.",
             show_default="the 31 embedded images of val2017",
         ),
     ] = None,
@@ -78,7 +79,7 @@ def bench(
     ] = None,
     weights_dir: Annotated[
         Path | None,
-        what(help="Folder of checkpoints called as published, or NAME.pth."),
+        what(help="Folder of checkpoints that are named as published, or NAME.pth."),
     ] = None,
     cached_only: Annotated[bool, what("--cached-only", help="Never download weights.")] = False,
     no_random: Annotated[
@@ -157,9 +158,9 @@ def bench(
     """Measure parameters, GFLOPs, latency, throughput, memory and AP, each in its own process.
 
     Cases that the results file already has for this machine and code are skipped.
-    `fcos-zoo bench compare BEFORE AFTER` compares two results files, and
-    `fcos-zoo bench merge OUT FILES...` merges several; benchmarks/README.md says how each metric
-    is measured.
+    `fcos-zoo bench compare BEFORE AFTER` compares two results files,
+    `fcos-zoo bench merge OUT FILES...` merges several, and `fcos-zoo bench push REPOSITORY`
+    publishes them. benchmarks/README.md says how each metric is measured.
     """  # fmt: skip
     from benchmarks.worker import take_gpu
 

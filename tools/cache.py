@@ -25,7 +25,11 @@ LEFTOVERS = {
 def show_cache(
     removed: Annotated[
         list[str] | None,
-        typer.Option("--remove", metavar="NAME", help="Remove entries or files; shell wildcards."),
+        typer.Option(
+            "--remove",
+            metavar="NAME",
+            help="Remove these entries or files; may have shell wildcards.",
+        ),
     ] = None,
 ) -> None:
     """Show the downloaded files and their sizes, or remove some."""

@@ -61,7 +61,12 @@ class _Commands(TyperGroup):
         return str(getattr(self.commands[name], "rich_help_panel"))  # noqa: B009
 
 
-app: typer.Typer = typer.Typer(cls=_Commands, context_settings=HELP, pretty_exceptions_enable=False)
+app: typer.Typer = typer.Typer(
+    cls=_Commands,
+    context_settings=HELP,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # fills paragraphs, where "rich" keeps the line breaks
+)
 
 
 def _show_version(wanted: bool) -> None:

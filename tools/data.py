@@ -128,7 +128,7 @@ def check_dataset(
     dataset: AnyDataset,
     images: Annotated[
         Path | None,
-        typer.Argument(help="The folder of the images, if it cannot be found."),
+        typer.Argument(help="Folder of the images, where they are not beside the annotations."),
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write every finding to this file.")

@@ -19,7 +19,7 @@ from zoo.download import fetch_weights, progress_bars
 
 def download(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME", help="Entries; shell wildcards.")
+        list[str] | None, typer.Argument(metavar="NAME", help="Entries; may have shell wildcards.")
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Every entry whose weights can be downloaded.")

@@ -32,7 +32,7 @@ CALIBRATION = 300  # images at most
 def export(
     name: Model,
     formats: Annotated[
-        str, typer.Option("--format", metavar="WORDS", help="Of pt2,onnx,openvino.")
+        str, typer.Option("--format", metavar="WORDS", help="Comma-separated: pt2, onnx, openvino.")
     ] = "pt2",
     weights: Weights = None,
     with_preprocessing: Annotated[
@@ -44,7 +44,9 @@ def export(
     ] = False,
     size: Annotated[
         tuple[int, int] | None,
-        typer.Option(min=1, metavar="HEIGHT WIDTH", help="Size of the input.", show_default="any"),
+        typer.Option(
+            min=1, metavar="HEIGHT WIDTH", help="Size of the input, in pixels.", show_default="any"
+        ),
     ] = None,
     images: Annotated[
         int | None, typer.Option(min=1, help="Images per forward pass.", show_default="any")
@@ -56,20 +58,21 @@ def export(
         ),
     ] = None,
     max_detections: Annotated[
-        int | None, typer.Option(min=1, help="Of an image.", show_default="the entry's")
+        int | None,
+        typer.Option(min=1, help="Keep only the best of each image.", show_default="the entry's"),
     ] = None,
     precision: Annotated[
         Literal["fp32", "fp16", "bf16", "int8"],
         typer.Option(
-            help="int8: quantised by NNCF, for onnx and openvino. fp16, and bf16 but not for onnx: "
-            "part of the graph; OpenVINO computes in them on processors that have them."
+            help="Precision of the network: bf16 not for onnx, int8 not for pt2. OpenVINO computes "
+            "in fp16 or bf16 only on processors that have it."
         ),
     ] = "fp32",
     calibrate: Annotated[
         Path | None,
         typer.Option(
-            help="A folder of images like those to come, for int8. With --max-drop, a dataset with "
-            "annotations as `evaluate --dataset` takes it.",
+            help="Folder of images like those that the file will get, from which int8 takes the "
+            "ranges of values. With --max-drop, a dataset with annotations.",
             show_default="31 embedded photographs",
         ),
     ] = None,
@@ -79,8 +82,8 @@ def export(
             min=0,
             max=100,
             metavar="PERCENT",
-            help="The AP that int8 may lose on --calibrate: layers that cost more stay in fp32. "
-            "It evaluates many times.",
+            help="Let int8 lose at most this share of the AP on --calibrate: layers stay in fp32 "
+            "until it does. This evaluates many times.",
             show_default="any",
         ),
     ] = None,

@@ -18,7 +18,7 @@ def info(
     name: Model,
     count: Annotated[bool, typer.Option("--parameters", help="Also count the parameters.")] = False,
 ) -> None:
-    """Show an entry: its source, licence, weights, published figures and every setting."""
+    """Show an entry: its source, license, weights, published figures and every setting."""
     card = zoo.card(name)
     # Lists in YAML look like markup, and a folded link cannot be copied.
     console = TextConsole(soft_wrap=True)
@@ -26,7 +26,7 @@ def info(
         ("system", f"{card.family}, {card.repository}"),
         ("config there", card.source),
         ("license", card.license),
-        *(("dead" if each.dead else "weights", _facts(each)) for each in card.weights),
+        *(("dead link" if each.dead else "weights", _facts(each)) for each in card.weights),
         *([("parameters", f"{parameters_of(card) / 1e6:.2f} M")] if count else []),
     ]
     console.print(card.name, style="bold")

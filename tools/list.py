@@ -20,7 +20,7 @@ def list_entries(
     ] = "*",
     license: Annotated[
         Literal["permissive", "non-commercial"] | None,
-        typer.Option(help="Only entries whose weights have such a licence."),
+        typer.Option(help="Only entries whose weights have such a license."),
     ] = None,
     served: Annotated[
         bool, typer.Option("--served", help="Only entries whose weights can be downloaded.")
@@ -46,7 +46,9 @@ def list_entries(
     noun = "entry" if len(cards) == 1 else "entries"
     console = TextConsole()
     console.print(table)
-    console.print(f"{len(cards)} {noun}; AP and ms per image as published, on different GPUs")
+    console.print(f"{len(cards)} {noun}; weights: yes if they can be downloaded")
+    console.print("AP on val2017 or minival, AP on test-dev, and ms per image are as published,")
+    console.print("the times on different GPUs")
 
 
 def milliseconds(card: Card) -> str:

@@ -19,9 +19,9 @@ from zoo.sources import FileSource
 
 
 def pin_entries(
-    names: Annotated[list[str], typer.Argument(help="Entries; shell wildcards.")],
+    names: Annotated[list[str], typer.Argument(help="Entries; may have shell wildcards.")],
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Also replace what an entry states differently.")
+        bool, typer.Option("--overwrite", help="Also replace what the entry states differently.")
     ] = False,
 ) -> int:
     """Ask the hosts of weights for size, SHA-256 and commit; write them into the entries' files.

@@ -40,7 +40,8 @@ def predict(
         float, typer.Option(help="The lowest score of a box that is drawn and written.")
     ] = 0.3,
     classes: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="Keep only these, such as person,car.")
+        str | None,
+        typer.Option(metavar="NAMES", help="Keep only these classes, such as person,car."),
     ] = None,
     max_detections: Annotated[
         int | None, typer.Option(min=1, help="Keep only the best of each image.")
@@ -60,7 +61,10 @@ def predict(
     ] = 1,
     save: Annotated[
         str | None,
-        typer.Option(metavar="FORMATS", help=f"Also write other files, of {','.join(FORMATS)}."),
+        typer.Option(
+            metavar="FORMATS",
+            help=f"Also write these formats, comma-separated: {', '.join(FORMATS)}.",
+        ),
     ] = None,
     font: Annotated[
         str | None, typer.Option(help="A font file, for class names in other scripts.")

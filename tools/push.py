@@ -48,7 +48,7 @@ def push(
     weights: Weights = None,
     license: Annotated[
         str | None,
-        typer.Option(help="Licence of the weights.", show_default="that of the published weights"),
+        typer.Option(help="License of the weights.", show_default="that of the published weights"),
     ] = None,
     results: Annotated[
         list[Path] | None, typer.Option(help="Results of `fcos-zoo bench` for the model card.")

@@ -24,11 +24,11 @@ def train(
 
         fcos-zoo train FCOS_R_50_1x data=PATH init.checkpoint=FCOS_R_50_1x epochs=20
 
-    PATH is a dataset in any format that `fcos-zoo data check` takes, with the splits that its
-    folders or files are called after; `data.train=PATH data.test=PATH` names them apart.
+    PATH is a dataset in any format that `fcos-zoo data check` takes, whose folders or files are
+    named train, val or valid, and test. For other names, give two paths: `data.train=PATH
+    data.test=PATH`. Without a test set, `data.split=0.1` holds out a tenth of the images.
 
-    Without a test set, `data.split=0.1` holds out a tenth of the images. `freeze=backbone` trains
-    only pyramid and head.
+    `freeze=backbone` trains only the pyramid and the head.
 
     On eight GPUs: `torchrun --nproc-per-node 8 -m tools.train NAME`.
     """
