@@ -1,4 +1,4 @@
-"""What measuring processes do in the tests of the worker."""
+"""What processes do in the tests of the worker and of the store."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import Case, MissingError
+from benchmarks.store import Row, Store
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -46,3 +47,9 @@ def measure(case: Case) -> dict[str, Any]:
     if case.entry == "missing":
         raise MissingError("no weights")
     return {"entry": case.entry, "threads": os.environ.get("OMP_NUM_THREADS")}
+
+
+def append(path: Path, rows: list[Row]) -> None:
+    """Append rows to a results file."""
+    for row in rows:
+        Store(path).append(row)

@@ -14,6 +14,7 @@ import torch
 from benchmarks import environment
 
 UUID = "5a1b0c2d-0000-0000-0000-000000000001"
+UseNvml = Callable[..., None]
 
 
 class NVMLError(Exception):
@@ -24,36 +25,36 @@ def unsupported(*_: Any) -> Any:
     raise NVMLError("Not Supported")
 
 
-def fake_nvml(name: str = f"GPU-{UUID}", **answers: Any) -> SimpleNamespace:
-    """A pynvml that knows one GPU, or one MIG slice, with some of its functions replaced."""
-
-    def by_uuid(asked: str) -> str:
-        return asked if asked == name else unsupported()
-
-    functions = {
-        "nvmlDeviceGetHandleByUUID": by_uuid,
-        "nvmlDeviceGetCount": lambda: 1,
-        "nvmlSystemGetDriverVersion": lambda: "580.65.06",
-        "nvmlDeviceGetTemperature": lambda handle, sensor: 41,
-        "nvmlDeviceGetClockInfo": lambda handle, clock: 1980,
-        "nvmlDeviceGetMaxClockInfo": lambda handle, clock: 1980,
-        "nvmlDeviceGetPerformanceState": lambda handle: 0,
-        "nvmlDeviceGetPowerUsage": lambda handle: 310_210,
-        "nvmlDeviceGetEnforcedPowerLimit": lambda handle: 700_000,
-        "nvmlDeviceGetCurrentClocksThrottleReasons": lambda handle: 0x4,
-        "nvmlDeviceGetComputeRunningProcesses": lambda handle: ["host's pid 4711"],
-    }
-    constants = {"NVML_TEMPERATURE_GPU": 0, "NVML_CLOCK_SM": 1, "NVMLError": NVMLError}
-    return SimpleNamespace(**(functions | constants | answers))
-
-
 @pytest.fixture
-def use_nvml(monkeypatch: pytest.MonkeyPatch) -> Callable[[SimpleNamespace], None]:
-    """Pretend that there is a GPU and that NVML answers as a given fake."""
+def use_nvml(monkeypatch: pytest.MonkeyPatch) -> UseNvml:
+    """Pretend that there is a GPU, or a MIG slice, and that NVML answers as a given fake does."""
     properties = SimpleNamespace(uuid=UUID)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     monkeypatch.setattr(environment, "_has_context", lambda index: True)
-    return lambda nvml: monkeypatch.setattr(environment, "_nvml", lambda: nvml)
+
+    def use(name: str = f"GPU-{UUID}", **answers: Any) -> None:
+        functions = {
+            "nvmlDeviceGetHandleByUUID": lambda uuid: uuid if uuid == name else unsupported(),
+            "nvmlSystemGetDriverVersion": lambda: "580.65.06",
+            "nvmlDeviceGetTemperature": lambda handle, sensor: 41,
+            "nvmlDeviceGetClockInfo": lambda handle, clock: 1980,
+            "nvmlDeviceGetMaxClockInfo": lambda handle, clock: 1980,
+            "nvmlDeviceGetPerformanceState": lambda handle: 0,
+            "nvmlDeviceGetPowerUsage": lambda handle: 310_210,
+            "nvmlDeviceGetEnforcedPowerLimit": lambda handle: 700_000,
+            "nvmlDeviceGetCurrentClocksThrottleReasons": lambda handle: 0x4,
+            "nvmlDeviceGetComputeRunningProcesses": lambda handle: ["host's pid 4711"],
+        }
+        constants = {"NVML_TEMPERATURE_GPU": 0, "NVML_CLOCK_SM": 1, "NVMLError": NVMLError}
+        fake = SimpleNamespace(**(functions | constants | answers))
+        monkeypatch.setattr(environment, "_nvml", lambda: fake)
+
+    return use
+
+
+def gpu_facts() -> dict[str, Any]:
+    state = environment.state("cuda")
+    return {name: value for name, value in state.items() if name.startswith("gpu")}
 
 
 def test_the_environment_names_machine_and_software() -> None:
@@ -69,16 +70,16 @@ def test_without_a_gpu_there_are_no_facts_about_one(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(environment, "_nvml", lambda: None)
     assert "gpu" not in environment.describe("cuda")
-    assert not any(name.startswith("gpu") for name in environment.state("cuda"))
-    with environment.sample_gpu("cuda") as sampled:
-        pass
-    assert sampled == {}
+    assert gpu_facts() == {}
+    for device in ("cpu", "cuda"):
+        with environment.sample_gpu(device) as sampled:
+            pass
+        assert sampled == {}
 
 
-def test_the_state_of_a_gpu_comes_from_nvml(use_nvml: Callable[[Any], None]) -> None:
-    use_nvml(fake_nvml())
-    state = environment.state("cuda")
-    assert {name: value for name, value in state.items() if name.startswith("gpu")} == {
+def test_the_state_of_a_gpu_comes_from_nvml(use_nvml: UseNvml) -> None:
+    use_nvml()
+    assert gpu_facts() == {
         "gpu_celsius": 41,
         "gpu_mhz": 1980,
         "gpu_max_mhz": 1980,
@@ -89,43 +90,35 @@ def test_the_state_of_a_gpu_comes_from_nvml(use_nvml: Callable[[Any], None]) -> 
     }
 
 
-def test_facts_that_a_mig_slice_cannot_give_are_left_out(
-    use_nvml: Callable[[Any], None],
-) -> None:
-    slice_ = fake_nvml(
-        name=f"MIG-{UUID}",
+def test_facts_that_a_mig_slice_cannot_give_are_left_out(use_nvml: UseNvml) -> None:
+    use_nvml(
+        f"MIG-{UUID}",
         nvmlDeviceGetTemperature=unsupported,
         nvmlDeviceGetCurrentClocksThrottleReasons=unsupported,
         nvmlDeviceGetComputeRunningProcesses=unsupported,
     )
-    use_nvml(slice_)
-    state = environment.state("cuda")
-    assert state["gpu_mhz"] == 1980
-    assert not {"gpu_celsius", "gpu_throttled", "gpu_other_processes"} & state.keys()
+    assert gpu_facts().keys() == {"gpu_mhz", "gpu_max_mhz", "gpu_power_state", "gpu_power"}
 
 
 @pytest.mark.parametrize(("has_context", "others"), [(True, 1), (False, 2)])
 def test_this_process_is_not_counted_inside_a_container(
-    has_context: bool,
-    others: int,
-    use_nvml: Callable[[Any], None],
-    monkeypatch: pytest.MonkeyPatch,
+    has_context: bool, others: int, use_nvml: UseNvml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use_nvml(fake_nvml(nvmlDeviceGetComputeRunningProcesses=lambda handle: ["pid 1", "pid 2"]))
+    use_nvml(nvmlDeviceGetComputeRunningProcesses=lambda handle: ["pid 1", "pid 2"])
     monkeypatch.setattr(environment, "_has_context", lambda index: has_context)
-    assert environment.state("cuda")["gpu_other_processes"] == others
+    assert gpu_facts()["gpu_other_processes"] == others
 
 
 @pytest.mark.parametrize(("reasons", "throttled"), [(0x1, False), (0x4, False), (0x40, True)])
-def test_idling_and_the_power_cap_are_no_throttling_but_heat_is(
-    reasons: int, throttled: bool, use_nvml: Callable[[Any], None]
+def test_heat_throttles_but_idling_and_the_power_cap_do_not(
+    reasons: int, throttled: bool, use_nvml: UseNvml
 ) -> None:
-    use_nvml(fake_nvml(nvmlDeviceGetCurrentClocksThrottleReasons=lambda handle: reasons))
-    assert environment.state("cuda")["gpu_throttled"] is throttled
+    use_nvml(nvmlDeviceGetCurrentClocksThrottleReasons=lambda handle: reasons)
+    assert gpu_facts()["gpu_throttled"] is throttled
 
 
 def test_a_gpu_is_sampled_while_it_works(
-    use_nvml: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+    use_nvml: UseNvml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clocks, reasons = iter([1980, 1200]), iter([0x4, 0x20])
     sampled_twice = threading.Event()
@@ -134,32 +127,16 @@ def test_a_gpu_is_sampled_while_it_works(
         clock = next(clocks, None)
         if clock is None:
             sampled_twice.set()
-            return 1500
-        return clock
+        return clock or 1500
 
     use_nvml(
-        fake_nvml(
-            nvmlDeviceGetClockInfo=next_clock,
-            nvmlDeviceGetCurrentClocksThrottleReasons=lambda handle: next(reasons, 0),
-        )
+        nvmlDeviceGetClockInfo=next_clock,
+        nvmlDeviceGetCurrentClocksThrottleReasons=lambda handle: next(reasons, 0),
     )
     monkeypatch.setattr(environment, "SAMPLE_SECONDS", 0.001)
     with environment.sample_gpu("cuda:1") as sampled:
         assert sampled_twice.wait(60)
     assert sampled == {"gpu_lowest_mhz": 1200, "gpu_reasons": "0x24", "gpu_throttled": True}
-    with environment.sample_gpu("cpu") as sampled:
-        pass
-    assert sampled == {}
-
-
-def test_visible_gpus_are_those_of_the_environment_variable_or_all(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(environment, "_nvml", lambda: fake_nvml(nvmlDeviceGetCount=lambda: 2))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert environment.visible_gpus() == ["0", "1"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    assert environment.visible_gpus() == ["4", "6"]
 
 
 def test_cores_slowed_down_by_heat_are_counted_where_the_system_does(tmp_path: Path) -> None:
