@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import accuracy
-from benchmarks import dataset as datasets
 from benchmarks.cases import Dataset
-from benchmarks.dataset import embedded, image_ids, read_image, safe_subset
+from benchmarks.dataset import embedded, image_ids, safe_subset
 from benchmarks.suite import Suite
 from fcos import coco_eval
 from fcos.data import shapes
@@ -36,21 +35,18 @@ def cheat(dataset: Dataset, classes: tuple[str, ...]) -> Any:
         answers[thing["image_id"]].append((label, [x, y, x + w, y + h]))
     waiting = iter(image_ids(dataset))
 
-    def detector(images: list[Tensor]) -> list[dict[str, Tensor]]:
-        found = [answers[next(waiting)] for _ in images]
-        return [
-            {
-                "boxes": torch.tensor([box for _, box in one], dtype=torch.float32).reshape(-1, 4),
-                "labels": torch.tensor([label for label, _ in one], dtype=torch.int64),
-                "scores": torch.full((len(one),), 0.9),
-            }
-            for one in found
-        ]
+    def detect(_: Tensor) -> dict[str, Tensor]:
+        found = answers[next(waiting)]
+        return {
+            "boxes": torch.tensor([box for _, box in found], dtype=torch.float32).reshape(-1, 4),
+            "labels": torch.tensor([label for label, _ in found], dtype=torch.int64),
+            "scores": torch.full((len(found),), 0.9),
+        }
 
-    return detector
+    return lambda images: list(map(detect, images))
 
 
-def test_classes_are_matched_by_name_and_strangers_unmatched_machines(drawn: Dataset) -> None:
+def test_classes_are_matched_by_name_and_unknown_ones_left_out(drawn: Dataset) -> None:
     classes = ("triangle", "unicorn", "circle", "square")
     ids = image_ids(drawn)
     results = accuracy.detect_with(cheat(drawn, classes), classes, drawn, ids, batch=4)
@@ -64,13 +60,6 @@ def test_a_dataset_of_other_classes_is_refused(drawn: Dataset) -> None:
     classes = ("person", "dog")
     with pytest.raises(ValueError, match=r"none of the detector's classes \(person, dog\)"):
         accuracy.detect_with(cheat(drawn, shapes.CLASSES), classes, drawn, [1])
-
-
-def test_the_same_detections_give_the_same_figures_to_the_byte(drawn: Dataset) -> None:
-    ids = image_ids(drawn)
-    results = accuracy.detect_with(cheat(drawn, shapes.CLASSES), shapes.CLASSES, drawn, ids)
-    first, again = (json.dumps(accuracy.figures(results, drawn, ids)) for _ in range(2))
-    assert first == again
 
 
 def test_images_without_annotations_give_detections_to_submit(
@@ -94,15 +83,6 @@ def test_a_set_named_val2017_must_have_its_annotations(drawn: Dataset, tmp_path:
     dataset = Dataset.of(false, drawn.images)
     with pytest.raises(ValueError, match="5,000 images; this has 6"):
         accuracy.figures([], dataset, image_ids(dataset))
-
-
-def test_the_embedded_images_are_real_and_readable() -> None:
-    dataset = embedded()
-    ids = image_ids(dataset)
-    assert len(ids) == 31
-    image = read_image(dataset, ids[0])
-    assert image.dtype == torch.uint8
-    assert image.shape[0] == 3
 
 
 def test_all_embedded_images_may_be_redistributed(tmp_path: Path) -> None:
@@ -138,15 +118,3 @@ def test_refined_annotations_beside_the_dataset_give_a_second_ap(
 def test_a_missing_dataset_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such annotation file"):
         Dataset.of(tmp_path / "none.json", tmp_path)
-
-
-def test_annotations_are_read_once(drawn: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = []
-    load = datasets.load_annotations
-    monkeypatch.setattr(
-        datasets, "load_annotations", lambda *a, **k: read.append(a) or load(*a, **k)
-    )
-    datasets._records.cache_clear()
-    for image_id in image_ids(drawn):
-        assert read_image(drawn, image_id).dtype == torch.uint8
-    assert len(read) == 1

@@ -48,7 +48,7 @@ def test_values_that_an_adapter_omits_are_missing() -> None:
         measure.measure(dataclasses.replace(case("ap"), entry="adapter:nameless"))
 
 
-def test_peers_have_short_names_and_unknown_ones_are_refused() -> None:
+def test_baselines_have_short_names_and_unknown_ones_are_refused() -> None:
     assert baselines.full_name("torchvision") == "benchmarks.baselines:torchvision_fcos"
     assert baselines.full_name(OURS) == OURS
     with pytest.raises(ValueError, match="write module:function"):
@@ -57,15 +57,12 @@ def test_peers_have_short_names_and_unknown_ones_are_refused() -> None:
         baselines.load("adapter:three_boxes", "cpu", "fp32")
 
 
-def test_a_suite_measures_the_metrics_that_a_baseline_supports() -> None:
-    wanted = Suite(baselines=[OURS], metrics=["flops", "latency", "training_memory", "ap"])
-    assert [one.metric for one in wanted.cases()] == ["latency", "ap"]
-
-
-def test_a_peer_has_no_row_of_settings_that_it_does_not_have() -> None:
+def test_a_baseline_has_only_the_metrics_and_settings_that_apply_to_it() -> None:
+    metrics = ["flops", "latency", "training_memory", "ap"]
     layouts, compiled = ("channels_last", "contiguous"), (False, True)
-    wanted = Suite(baselines=[OURS], metrics=["latency"], layouts=layouts, compiled=compiled)
-    assert [(one.layout, one.compiled) for one in wanted.cases()] == [("channels_last", False)]
+    wanted = Suite(baselines=[OURS], metrics=metrics, layouts=layouts, compiled=compiled)
+    cases = [(one.metric, one.layout, one.compiled) for one in wanted.cases()]
+    assert cases == [(metric, "channels_last", False) for metric in ("latency", "ap")]
     with pytest.raises(MissingError, match=r"no resize\(shortest, longest\)"):
         measure.measure(dataclasses.replace(case("latency"), size=(64, 96)))
 

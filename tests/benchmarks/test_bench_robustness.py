@@ -64,7 +64,7 @@ def test_robustness_is_the_ap_of_each_corruption(tmp_path: Any) -> None:
 
 
 class Monitor:
-    """Stands for Zeus: a counter that rises by 5 J in every window."""
+    """Stands for Zeus: its counters rise by the same in every window."""
 
     def __init__(self, gpu_indices: list[int]) -> None:
         self.gpus = gpu_indices
