@@ -19,24 +19,16 @@ def latency(median: float, noise: float = 0.01, **more: Any) -> Row:
     return rows.latency("A", median, noise=noise, **more)
 
 
-def ap(value: float) -> Row:
-    return row("A", "ap", {"AP": value, "split": "val2017"})
-
-
-def params(count: int) -> Row:
-    return row("A", "params", {"parameters": count})
-
-
-def flops(gflops: float) -> Row:
-    return row("A", "flops", {"gflops": gflops, "backbone_gflops": 1.0})
-
-
-def throughput(images_per_second: float) -> Row:
-    return row("A", "throughput", {"images_per_second": images_per_second})
-
-
 def timed_out() -> Row:
     return {**latency(10), "status": "timed out", "values": {}, "reason": "no result within 900 s"}
+
+
+def figure(metric: str, **values: Any) -> Row:
+    return row("A", metric, {"split": "val2017", "backbone_gflops": 1.0, **values})
+
+
+def throughput(speed: float) -> Row:
+    return figure("throughput", images_per_second=speed)
 
 
 @pytest.mark.parametrize(
@@ -47,15 +39,14 @@ def timed_out() -> Row:
         (latency(10), latency(5), False),
         (latency(10, noise=0.2), latency(11), False),
         (latency(10, noise=0.2), latency(13), True),
-        (ap(0.4), ap(0.37), True),
-        (ap(0.4), ap(0.43), False),
-        (ap(0.4), ap(0.3995), False),
-        (ap(0.4), ap(0.398), True),
-        (params(100), params(101), True),
-        (flops(100.0), flops(100.1), True),
+        (figure("ap", AP=0.4), figure("ap", AP=0.43), False),
+        (figure("ap", AP=0.4), figure("ap", AP=0.3995), False),
+        (figure("ap", AP=0.4), figure("ap", AP=0.398), True),
+        (figure("params", parameters=100), figure("params", parameters=101), True),
+        (figure("params", parameters=100), figure("params", parameters=100), False),
+        (figure("flops", gflops=100.0), figure("flops", gflops=100.1), True),
         (throughput(9), throughput(8), True),
         (throughput(8), throughput(9), False),
-        (params(100), params(100), False),
         (latency(10), timed_out(), True),
         (timed_out(), latency(10), False),
         (latency(10), latency(10.6, facts={"cpu": "another"}), True),
@@ -68,15 +59,11 @@ def test_regressions(before: Row, after: Row, regressed: bool) -> None:
     assert found.regressed is regressed
 
 
-def test_a_ratio_carries_the_noise_of_both() -> None:
+def test_a_ratio_has_the_noise_of_both_if_it_is_known() -> None:
     [found] = compare([latency(10, noise=0.03)], [latency(20, noise=0.04)])
-    assert found.ratio == 2
-    assert found.noise == pytest.approx(0.05)
-
-
-def test_the_noise_of_a_single_process_is_not_known() -> None:
-    [found] = compare([latency(10, processes=1)], [latency(10)])
-    assert math.isnan(found.noise)
+    assert (found.ratio, found.noise) == (2, pytest.approx(0.05))
+    [unknown] = compare([latency(10, processes=1)], [latency(10)])
+    assert math.isnan(unknown.noise)
 
 
 def test_the_threads_and_the_gpu_of_another_machine_may_differ() -> None:

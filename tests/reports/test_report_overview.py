@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pandas as pd
+import pytest
 from rows import ap, flops, latency, memory
 
 from reports import overview
@@ -14,32 +16,24 @@ from reports.summary import accuracy_name, pareto, summary
 FAST, SLOW, ACCURATE = "FCOS_RT_MS_DLA_34_4x", "FCOS_R_50_1x", "FCOS_MS_R_101_2x"
 
 
-def choice(costs: list[float], gains: list[float], noise: list[float] | float = 0.0) -> list[str]:
+@pytest.mark.parametrize(
+    ("costs", "gains", "noise", "marks"),
+    [
+        ([10, 20, 30, 40], [30, 40, 35, 45], 0.0, ["best", "best", "", "best"]),
+        ([10, 10], [40, 40], 0.0, ["best", "best"]),
+        ([10, 10], [40, 39], 0.0, ["best", ""]),
+        ([100, 104], [40, 40], [0.03, 0.04], ["best", "tied"]),  # within the noise of both
+        ([100, 106], [40, 40], [0.03, 0.04], ["best", ""]),
+        ([100, 500], [40, 40], [0.0, math.nan], ["best", "tied"]),  # an unknown noise
+        ([math.nan, 20], [50, 40], 0.0, ["", "best"]),
+        ([10, 20], [math.nan, 40], 0.0, ["", "best"]),
+    ],
+)
+def test_the_best_models_are_not_dominated(
+    costs: list[float], gains: list[float], noise: Any, marks: list[str]
+) -> None:
     spread = pd.Series(noise) if isinstance(noise, list) else noise
-    return list(pareto(pd.Series(costs), pd.Series(gains), spread))
-
-
-def test_pareto_optimal_models_are_not_dominated() -> None:
-    assert choice([10, 20, 30, 40], [30, 40, 35, 45]) == ["best", "best", "", "best"]
-
-
-def test_equals_are_all_best() -> None:
-    assert choice([10, 10], [40, 40]) == ["best", "best"]
-    assert choice([10, 10], [40, 39]) == ["best", ""]
-
-
-def test_a_difference_within_the_noise_of_both_is_a_tie() -> None:
-    assert choice([100, 104], [40, 40], [0.03, 0.04]) == ["best", "tied"]
-    assert choice([100, 106], [40, 40], [0.03, 0.04]) == ["best", ""]
-
-
-def test_an_unknown_noise_decides_nothing() -> None:
-    assert choice([100, 500], [40, 40], [0.0, math.nan]) == ["best", "tied"]
-
-
-def test_a_model_without_a_cost_or_an_ap_is_not_chosen() -> None:
-    assert choice([math.nan, 20], [50, 40]) == ["", "best"]
-    assert choice([10, 20], [math.nan, 40]) == ["", "best"]
+    assert list(pareto(pd.Series(costs), pd.Series(gains), spread)) == marks
 
 
 def test_the_summary_has_a_row_per_model_at_the_settings_that_most_share() -> None:

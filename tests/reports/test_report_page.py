@@ -58,16 +58,6 @@ def test_text_of_the_results_is_never_markup() -> None:
     assert "<b>" not in page.render([latency("mine:<b>", 10)])
 
 
-def test_the_same_results_make_the_same_page_to_the_byte() -> None:
-    assert page.render(ROWS) == rendered()
-
-
-def test_charts_come_before_tables() -> None:
-    text = rendered()
-    assert text.index("<h2>Charts") < text.index("<svg") < text.index("<h2>Models")
-    assert text.index("<h2>Models") < text.index("<h2>All measurements")
-
-
 def test_charts_take_the_colour_of_the_page_and_name_their_points() -> None:
     drawn = charts([*ROWS, memory(ENTRY, 3.06)])
     assert list(drawn) == [
@@ -80,10 +70,6 @@ def test_charts_take_the_colour_of_the_page_and_name_their_points() -> None:
     for svg in drawn.values():
         assert svg.startswith("<svg")
         assert plots.INK not in svg
-    assert (
-        f'data-entry="{ENTRY}"><title>{ENTRY}: 80 ± 1% ms per image, 37.1 AP on val2017; '
-        "as good as the best within the noise</title>"
-    ) not in drawn["AP against latency"]
     assert f"<title>{ENTRY}: 80 ± 1% ms per image" in drawn["AP against latency"]
 
 
@@ -117,18 +103,3 @@ def test_bars_are_sorted_by_time() -> None:
     names = ("V_39_FPN_1x", "R_50_5l_2x", "R_50_1x")
     places = [svg.index(f">{name}</text>") for name in names]
     assert places == sorted(places)
-
-
-def test_no_two_series_of_a_plot_look_the_same() -> None:
-    assert len({plots.style_of(number) for number in range(36)}) == 36
-
-
-def test_published_memory_of_one_gpu_is_compared() -> None:
-    text = page.render([memory("FCOS_MM_R_50_1x", 3.0)])
-    assert "Mem (GB): ratio" in text
-    assert "0.833" in text  # 3.0 of 3.6 GB
-
-
-def test_every_command_of_a_machine_is_listed() -> None:
-    other = {**ROWS[0], "command": "fcos-zoo bench --suite speed"}
-    assert "fcos-zoo bench --suite speed" in page.render([other, *ROWS[1:]])

@@ -135,12 +135,6 @@ def test_an_uncertain_time_is_marked_as_such() -> None:
     assert "random weights; noise over 10% or not known" in notes([noisy])
 
 
-def test_a_restricted_report_lists_only_its_models() -> None:
-    restricted = published.restricted({"FCOS_R_50_1x"})
-    assert {row.entry for table in restricted for row in table.rows} == {"FCOS_R_50_1x"}
-    assert len(restricted) == 2
-
-
 def test_notes_stand_beside_published_figures() -> None:
     table = read(DIRECTORY / "xytpai_early.yaml")
     first, *_ = notes([ap("FCOS_R_50_noctr_2x")], table)
