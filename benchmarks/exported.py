@@ -101,7 +101,7 @@ def _batches(detector: Detector, exported: ExportedDetector) -> list[list[Tensor
         return [[photo] * (count or 1 + index % 2) for index, photo in enumerate(photos)]
     height, width = largest(detector)
     sizes = [(height, width), (width // 2, height // 2), (height // 2, height // 2)]
-    sizes.append((height // 3, width // 2))
+    sizes.append((height, width // 3))
     return [
         [resize_image(photo, size)] * (count or 1 + index % 2)
         for index, (photo, size) in enumerate(zip(photos, sizes, strict=True))

@@ -198,11 +198,22 @@ def _openvino(path: Path) -> tuple[str, str, Run]:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
-    compiled = core.compile_model(model, "CPU", settings)
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
 
     def run(images: np.ndarray) -> list[np.ndarray]:
-        outputs = compiled(images)
-        return [outputs[index] for index in range(3)]
+        nonlocal request
+        # With one thread a synchronous call that fails returns the outputs of the call before.
+        request.start_async([images])
+        try:
+            request.wait()
+        except RuntimeError as error:
+            # A compiled model that has failed once fails on every later image.
+            request = core.compile_model(model, "CPU", settings).create_infer_request()
+            raise RuntimeError(
+                f"{path}: OpenVINO failed on an array of shape {images.shape} (some networks need "
+                f"at least 64 pixels a side): {str(error).strip().splitlines()[-1]}"
+            ) from None
+        return [request.get_output_tensor(index).data for index in range(3)]
 
     version = openvino.__version__.split("-")[0]
     return f"OpenVINO {version}", text if precision else "", run
