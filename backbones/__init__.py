@@ -3,9 +3,8 @@
 from backbones.dla import DLA
 from backbones.hrnet import HRNet
 from backbones.mobilenet import MobileNetV2
-from backbones.protocol import Backbone
 from backbones.resnet import ResNet
-from backbones.staged import StagedBackbone
+from backbones.staged import Backbone, StagedBackbone
 from backbones.timm import TimmBackbone
 from backbones.tiny import TinyNet
 from backbones.vovnet import VoVNet

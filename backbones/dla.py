@@ -6,6 +6,7 @@ After adet/modeling/backbone/dla.py of AdelaiDet, itself the network of ucbdrive
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,20 +70,10 @@ class Tree(nn.Module):
                 2 * out_channels + child_channels, out_channels, 1, norm_layer=norm_layer
             )
         else:
-            self.tree1 = Tree(
-                in_channels,
-                out_channels,
-                stride=stride,
-                depth=depth - 1,
-                norm_layer=norm_layer,
-            )
-            self.tree2 = Tree(
-                out_channels,
-                out_channels,
-                depth=depth - 1,
-                child_channels=child_channels + out_channels,
-                norm_layer=norm_layer,
-            )
+            tree = partial(Tree, depth=depth - 1, norm_layer=norm_layer)
+            self.tree1 = tree(in_channels, out_channels, stride=stride)
+            child_channels += out_channels
+            self.tree2 = tree(out_channels, out_channels, child_channels=child_channels)
         self.project: nn.Module = nn.Identity()
         if in_channels != out_channels:
             self.project = ConvNorm(

@@ -6,6 +6,8 @@ that its coarsest stride divides.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,20 +40,14 @@ class Fusion(nn.Module):
     def __init__(self, target: int, widths: tuple[int, ...], norm_layer: NormLayer) -> None:
         super().__init__()
         self.target = target
-        width = widths[target]
+        conv = partial(ConvNorm, norm_layer=norm_layer)
         self.down = nn.ModuleList()
-        for source in range(target):
-            steps = [
-                ConvNorm(widths[source], widths[source], 3, stride=2, norm_layer=norm_layer)
-                for _ in range(target - source - 1)
-            ]
-            last = ConvNorm(
-                widths[source], width, 3, stride=2, activation=None, norm_layer=norm_layer
-            )
+        for source, width in enumerate(widths[:target]):
+            steps = [conv(width, width, 3, stride=2) for _ in range(target - source - 1)]
+            last = conv(width, widths[target], 3, stride=2, activation=None)
             self.down.append(nn.Sequential(*steps, last))
         self.up = nn.ModuleList(
-            ConvNorm(source, width, 1, activation=None, norm_layer=norm_layer)
-            for source in widths[target + 1 :]
+            conv(width, widths[target], 1, activation=None) for width in widths[target + 1 :]
         )
 
     def forward(self, branches: list[Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ After fcos_core/modeling/backbone/mobilenet.py of the original FCOS; torchvision
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -38,21 +39,12 @@ class InvertedResidual(nn.Module):
         super().__init__()
         width = in_channels * expansion
         self.residual = stride == 1 and in_channels == out_channels
-        self.expand = (
-            ConvNorm(in_channels, width, 1, activation="relu6", norm_layer=norm_layer)
-            if expansion > 1
-            else nn.Identity()
-        )
-        self.depthwise = ConvNorm(
-            width,
-            width,
-            3,
-            stride=stride,
-            groups=width,
-            activation="relu6",
-            norm_layer=norm_layer,
-        )
-        self.project = ConvNorm(width, out_channels, 1, activation=None, norm_layer=norm_layer)
+        conv = partial(ConvNorm, norm_layer=norm_layer)
+        self.expand: nn.Module = nn.Identity()
+        if expansion > 1:
+            self.expand = conv(in_channels, width, 1, activation="relu6")
+        self.depthwise = conv(width, width, 3, stride=stride, groups=width, activation="relu6")
+        self.project = conv(width, out_channels, 1, activation=None)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.project(self.depthwise(self.expand(x)))

@@ -7,6 +7,7 @@ modeling/backbone/resnet.py; both are this network with other names.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,29 +37,13 @@ class Bottleneck(nn.Module):
     ) -> None:
         super().__init__()
         stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
-        self.conv1 = ConvNorm(in_channels, width, 1, stride=stride_1x1, norm_layer=norm_layer)
-        self.conv2 = ConvNorm(
-            width,
-            width,
-            3,
-            stride=stride_3x3,
-            groups=groups,
-            deformable=deformable,
-            norm_layer=norm_layer,
-        )
-        self.conv3 = ConvNorm(width, out_channels, 1, activation=None, norm_layer=norm_layer)
-        self.shortcut = (
-            ConvNorm(
-                in_channels,
-                out_channels,
-                1,
-                stride=stride,
-                activation=None,
-                norm_layer=norm_layer,
-            )
-            if in_channels != out_channels
-            else nn.Identity()
-        )
+        conv = partial(ConvNorm, norm_layer=norm_layer)
+        self.conv1 = conv(in_channels, width, 1, stride=stride_1x1)
+        self.conv2 = conv(width, width, 3, stride=stride_3x3, groups=groups, deformable=deformable)
+        self.conv3 = conv(width, out_channels, 1, activation=None)
+        self.shortcut: nn.Module = nn.Identity()
+        if in_channels != out_channels:
+            self.shortcut = conv(in_channels, out_channels, 1, stride=stride, activation=None)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv3(self.conv2(self.conv1(x)))

@@ -1,12 +1,29 @@
-"""What most backbones share: a stem, stages of falling resolution, and which of them are used."""
+"""The interface of a backbone, and what most have: a stem and stages of falling resolution."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from backbones.layers import NormKind, NormLayer, constant_norm, norm_layer
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A module that computes feature maps of growing stride from a batch of images.
+
+    `channels` and `strides` describe the maps that `forward` returns, finest first. A pyramid needs
+    nothing else.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> (N, channels[i], H / strides[i], W / strides[i]) each, rounded up."""
+        ...
 
 
 class StagedBackbone(nn.Module):

@@ -18,16 +18,11 @@ class TinyStage(nn.Sequential):
         self, in_channels: int, out_channels: int, depth: int, norm_layer: NormLayer
     ) -> None:
         super().__init__(
+            ConvNorm(in_channels, out_channels, 3, stride=2, norm_layer=norm_layer),
             *(
-                ConvNorm(
-                    out_channels if layer else in_channels,
-                    out_channels,
-                    3,
-                    stride=1 if layer else 2,
-                    norm_layer=norm_layer,
-                )
-                for layer in range(depth)
-            )
+                ConvNorm(out_channels, out_channels, 3, norm_layer=norm_layer)
+                for _ in range(depth - 1)
+            ),
         )
 
     def forward(self, x: Tensor) -> Tensor:

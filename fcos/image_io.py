@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -59,18 +60,12 @@ def read_image(path: str | Path | BinaryIO, size: tuple[int, int] | None = None)
     Raises:
         ImageError: the file is missing, unreadable, truncated, too large or of another size.
     """
-    name = path if isinstance(path, (str, Path)) else getattr(path, "name", "the bytes given")
-    try:
-        with Image.open(path) as file:
-            file.load()
-            image = upright_rgb(file, size)
-    except FileNotFoundError:
-        raise ImageError(f"{name}: no such file", "image missing") from None
-    except Exception as error:  # a broken file makes Pillow's many decoders raise anything at all
-        raise ImageError(f"{name}: not a readable image ({error})") from None
+    with _open(path) as file:
+        file.load()
+        image = upright_rgb(file, size)
     if size is not None and (image.height, image.width) != size:
         raise ImageError(
-            f"{name}: the image is {image.width}x{image.height}, "
+            f"{path}: the image is {image.width}x{image.height}, "
             f"its annotations say {size[1]}x{size[0]}",
             "image of another size",
         )
@@ -83,14 +78,9 @@ def image_size(path: str | Path) -> tuple[int, int]:
     Raises:
         ImageError: the file is missing or unreadable.
     """
-    try:
-        with Image.open(path) as file:
-            turned = orientation(file) >= 5
-            return file.size if turned else (file.height, file.width)
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such file", "image missing") from None
-    except Exception as error:  # as in `read_image`
-        raise ImageError(f"{path}: not a readable image ({error})") from None
+    with _open(path) as file:
+        turned = orientation(file) >= 5
+        return file.size if turned else (file.height, file.width)
 
 
 def image_sizes(paths: Iterable[str | Path]) -> list[tuple[int, int]]:
@@ -120,13 +110,24 @@ def read_frames(path: str | Path | BinaryIO, name: str) -> Iterator[tuple[int | 
     Raises:
         ImageError: the file is unreadable or truncated.
     """
+    with _open(path, name) as file:
+        count = getattr(file, "n_frames", 1) if file.format in MULTI_FRAME_FORMATS else 1
+        for number in range(count):
+            file.seek(number)
+            yield (number if count > 1 else None), upright_rgb(file)
+
+
+@contextmanager
+def _open(path: str | Path | BinaryIO, name: str | Path | None = None) -> Iterator[Image.Image]:
+    """Open an image file; what is wrong with it becomes an `ImageError` that names it."""
+    if name is None:
+        name = path if isinstance(path, (str, Path)) else getattr(path, "name", "the bytes given")
     try:
         with Image.open(path) as file:
-            count = getattr(file, "n_frames", 1) if file.format in MULTI_FRAME_FORMATS else 1
-            for number in range(count):
-                file.seek(number)
-                yield (number if count > 1 else None), upright_rgb(file)
-    except Exception as error:
+            yield file
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file", "image missing") from None
+    except Exception as error:  # a broken file makes Pillow's many decoders raise anything at all
         raise ImageError(f"{name}: not a readable image ({error})") from None
 
 
@@ -136,7 +137,15 @@ def upright_rgb(image: Image.Image, size: tuple[int, int] | None = None) -> Imag
     Raises:
         ValueError: the range of its pixel values is not known.
     """
-    return _rgb(_upright(image, size))
+    if (turn := orientation(image)) != 1:
+        upright = image.transpose(TRANSPOSE[turn])
+        annotated_as_stored = size == (image.height, image.width) != (upright.height, upright.width)
+        image = image if annotated_as_stored else upright
+    if image.mode == "F":
+        raise ValueError("floating-point pixel values have no known range")
+    if image.mode.startswith("I"):  # `convert` would clip values above 255
+        image = Image.fromarray(_eight_bits(np.asarray(image)))
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def orientation(image: Image.Image) -> int:
@@ -159,24 +168,6 @@ def bit_depth(values: np.ndarray) -> int:
         if least >= 0 and most < 1 << bits:
             return bits
     raise ValueError(f"pixel values from {least} to {most} have no known range")
-
-
-def _upright(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
-    turn = orientation(image)
-    if turn == 1:
-        return image
-    upright = image.transpose(TRANSPOSE[turn])
-    annotated_as_stored = size == (image.height, image.width) != (upright.height, upright.width)
-    return image if annotated_as_stored else upright
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Convert to RGB; Pillow's `convert` would clip values above 255."""
-    if image.mode == "F":
-        raise ValueError("floating-point pixel values have no known range")
-    if image.mode.startswith("I"):
-        image = Image.fromarray(_eight_bits(np.asarray(image)))
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:

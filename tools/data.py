@@ -139,11 +139,12 @@ def check_dataset(
     The exit code is 1 if training would refuse it.
     """
     from fcos.data.check import check
-    from fcos.data.registry import find_datasets
+    from fcos.data.formats import find_splits
 
     console = TextConsole()
     reports: dict[str, Report] = {}
-    for name, source in find_datasets(dataset):
+    for name, read in find_splits(dataset).items():
+        source = read()
         image_dir = images or source.image_dir
         reports[name] = check(source.annotations, image_dir)
         _show(console, name, image_dir, reports[name])

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -20,44 +20,34 @@ from fcos.data.annotations import Annotations, load_annotations
 from fcos.data.coco import CocoDataset
 from fcos.image_io import ImageError, bit_depth, orientation, read_image
 
+T = TypeVar("T")
+
 # What training and evaluation do about a finding: they stop; skip the image or object; correct it;
 # read it by an assumption that may be wrong; or nothing.
 REFUSED, LEFT_OUT, CORRECTED, ASSUMED, INFO = (
     *("refused", "left out", "corrected", "assumed", "for information"),
 )
-OUTCOMES = {
-    "image missing": REFUSED,
-    "image unreadable": REFUSED,
-    "image of another size": REFUSED,
-    "nothing to train on": REFUSED,
-    "image without objects": LEFT_OUT,
-    "image without annotation file": LEFT_OUT,
-    "crowd left out": LEFT_OUT,
-    "unknown image": LEFT_OUT,
-    "unknown category": LEFT_OUT,
-    "malformed box": LEFT_OUT,
-    "malformed iscrowd": LEFT_OUT,
-    "box without area": LEFT_OUT,
-    "supercategory left out": LEFT_OUT,
-    "malformed area": CORRECTED,
-    "box of the segmentation": CORRECTED,
-    "id as text": CORRECTED,
-    "size read from the image": CORRECTED,
-    "file name corrected": CORRECTED,
-    "box clipped": CORRECTED,
-    "greyscale image": CORRECTED,
-    "CMYK image": CORRECTED,
-    "16-bit image": CORRECTED,
-    "12-bit values": ASSUMED,
-    "8-bit values in a wider type": ASSUMED,
-    "image of another mode": CORRECTED,
-    "rotated by EXIF": CORRECTED,
-    "class without objects": INFO,
-    "class name used twice": INFO,
-    "file listed twice": INFO,
-    "annotation id used twice": INFO,
-    "object listed twice": INFO,
+KINDS = {
+    REFUSED: [
+        *("image missing", "image unreadable", "image of another size", "nothing to train on"),
+    ],
+    LEFT_OUT: [
+        *("image without objects", "image without annotation file", "crowd left out"),
+        *("unknown image", "unknown category", "malformed box", "malformed iscrowd"),
+        *("box without area", "supercategory left out"),
+    ],
+    CORRECTED: [
+        *("malformed area", "box of the segmentation", "id as text", "size read from the image"),
+        *("file name corrected", "box clipped", "greyscale image", "CMYK image", "16-bit image"),
+        *("image of another mode", "rotated by EXIF"),
+    ],
+    ASSUMED: ["12-bit values", "8-bit values in a wider type"],
+    INFO: [
+        *("class without objects", "class name used twice", "file listed twice"),
+        *("annotation id used twice", "object listed twice"),
+    ],
 }
+OUTCOMES = {kind: outcome for outcome, kinds in KINDS.items() for kind in kinds}
 # Faults of single images, which training can skip.
 IMAGE_FAULTS = {"image missing", "image unreadable", "image of another size"}
 
@@ -136,30 +126,25 @@ def check(annotations: Annotations, image_dir: str | Path) -> Report:
     return Report(len(dataset), int(objects.sum()), dataset.classes, tuple(findings))
 
 
-def _repetitions(content: Mapping[str, Any], classes: Iterable[str]) -> list[Finding]:
+def _repetitions(content: Mapping[str, Any], classes: Iterable[str]) -> Iterator[Finding]:
     """Names, files, ids and objects that occur more than once, none of which is an error."""
-    file_of = {image["id"]: image["file_name"] for image in content["images"]}
+    file_of = {str(image["id"]): image["file_name"] for image in content["images"]}
     rows = content["annotations"]
-    numbered = [row for row in rows if row.get("id") is not None]
-    alike = Counter(
-        tuple(str(row.get(key)) for key in ("image_id", "category_id", "bbox", "iscrowd"))
-        for row in rows
-    )
-    files = {str(image): name for image, name in file_of.items()}
-    return [
-        *(Finding("class name used twice", name) for name in _twice(classes)),
-        *(Finding("file listed twice", name) for name in _twice(file_of.values())),
-        *(Finding("annotation id used twice", i) for i in _twice(str(r["id"]) for r in numbered)),
-        *(
-            Finding("object listed twice", files.get(image, image), f"box {box}")
-            for (image, _, box, _), times in alike.items()
-            if times > 1
-        ),
-    ]
+    ids = [str(row["id"]) for row in rows if row.get("id") is not None]
+    fields = ("image_id", "category_id", "bbox", "iscrowd")
+    objects = [tuple(str(row.get(field)) for field in fields) for row in rows]
+    for name in _repeated(classes):
+        yield Finding("class name used twice", name)
+    for name in _repeated(image["file_name"] for image in content["images"]):
+        yield Finding("file listed twice", name)
+    for id in _repeated(ids):
+        yield Finding("annotation id used twice", id)
+    for image, _, box, _ in _repeated(objects):
+        yield Finding("object listed twice", file_of.get(image, image), f"box {box}")
 
 
-def _twice(names: Iterable[str]) -> Iterator[str]:
-    return (name for name, times in Counter(names).items() if times > 1)
+def _repeated(values: Iterable[T]) -> list[T]:
+    return [value for value, times in Counter(values).items() if times > 1]
 
 
 def _read_all(dataset: CocoDataset) -> Iterator[list[Finding]]:

@@ -14,9 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.filesize import decimal
 
@@ -199,52 +198,51 @@ def unpack(
     """
     staging = root / f".{archive.name}.part"
     shutil.rmtree(staging, ignore_errors=True)
-    targets: dict[Path, Path] = {}
-    with _open(archive) as members:
-        chosen = [[m for m in members if fnmatch.fnmatchcase(m.path, r.pattern)] for r in rules]
-        for rule, found in zip(rules, chosen, strict=True):
-            names = {PurePosixPath(member.path).name for member in found}
-            if not len(names) == len(found) == rule.count:
+    with _open(archive) as (file, members):
+        chosen = [fnmatch.filter(members, rule.pattern) for rule in rules]
+        for rule, paths in zip(rules, chosen, strict=True):
+            names = {PurePosixPath(path).name for path in paths}
+            if not len(names) == len(paths) == rule.count:
                 raise ValueError(
-                    f"{archive}: holds {len(names):,} files for {rule.folder}/ instead of "
+                    f"{archive}: holds {len(paths):,} files for {rule.folder}/ instead of "
                     f"{rule.count:,}: it is not the expected archive"
                 )
-        total, done = sum(member.size for found in chosen for member in found), 0
+        total, done = sum(members[path].size for paths in chosen for path in paths), 0
         check_disk_space(root, total)
-        for rule, found in zip(rules, chosen, strict=True):
-            for member in found:
-                path = member.extract(staging)
-                targets[path] = root / rule.folder / path.name
-                done += member.size
+        for number, paths in enumerate(chosen):
+            for path in paths:
+                file.extract(members[path].info, staging / str(number))
+                done += members[path].size
                 if progress:
                     progress(done, total)
-    for path, target in targets.items():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(path, target)
+    for number, rule in enumerate(rules):
+        (root / rule.folder).mkdir(parents=True, exist_ok=True)
+        for file in (staging / str(number)).rglob("*"):
+            if file.is_file():
+                os.replace(file, root / rule.folder / file.name)
     shutil.rmtree(staging)
 
 
-@dataclass(frozen=True)
-class Member:
-    """A file of an archive; `extract` writes it under a folder and returns where."""
+class Member(NamedTuple):
+    """A file of an archive: what the archive's `extract` takes, and its size in bytes."""
 
-    path: str
+    info: Any
     size: int
-    extract: Callable[[Path], Path]
 
 
 @contextmanager
-def _open(archive: Path) -> Iterator[list[Member]]:
-    """The files of an archive; what is wrong with it becomes one clear line."""
+def _open(archive: Path) -> Iterator[tuple[Any, dict[str, Member]]]:
+    """An archive and its files by path; what is wrong with it becomes one clear line."""
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as file:
                 infos = [info for info in file.infolist() if not info.is_dir()]
-                yield [Member(i.filename, i.file_size, partial(_unzip, file, i)) for i in infos]
+                yield file, {info.filename: Member(info, info.file_size) for info in infos}
         else:
             with tarfile.open(archive) as tar:
+                tar.extraction_filter = tarfile.data_filter  # nothing outside of the folder
                 files = [info for info in tar.getmembers() if info.isfile()]
-                yield [Member(info.name, info.size, partial(_untar, tar, info)) for info in files]
+                yield tar, {info.name: Member(info, info.size) for info in files}
                 while tar.fileobj and tar.fileobj.read(BLOCK):
                     pass  # gzip verifies its checksum at the end of the file
     except BROKEN as error:
@@ -252,15 +250,6 @@ def _open(archive: Path) -> Iterator[list[Member]]:
             raise  # of the disk
         reason = str(error).splitlines()[0].rstrip(":")
         raise ValueError(f"{archive}: damaged ({reason}); delete it and start again") from None
-
-
-def _unzip(file: zipfile.ZipFile, info: zipfile.ZipInfo, folder: Path) -> Path:
-    return Path(file.extract(info, folder))
-
-
-def _untar(file: tarfile.TarFile, info: tarfile.TarInfo, folder: Path) -> Path:
-    file.extract(info, folder, filter="data")
-    return folder / tarfile.data_filter(info, str(folder)).name  # without a leading slash
 
 
 def _md5(path: Path) -> str:

@@ -1,11 +1,8 @@
 """Recognise what a file or folder holds, and read it as annotations in COCO's format.
 
-All formats but COCO's are read by short functions of our own, see `yolo`, `voc`, `labelme`, `cvat`
-and `label_studio`. Four libraries were tried on small exports of each tool. globox 2.9 left out
-polygons and circles, and stopped at polygons in YOLO's files; labelformat 0.1.17 left those out;
-datumaro 1.13 read no YOLO export of Roboflow, no VOC folder with classes of its own and no LabelMe
-file; supervision 0.31 was right on COCO, YOLO and VOC, but stops at the first malformed line, must
-be told every folder, and reads neither LabelMe nor CVAT.
+All formats but COCO's are read by short functions of our own, see `yolo`, `voc` and
+`labelling_tools`. globox, labelformat, datumaro and supervision were tried on small exports of each
+tool: each of them left some of the files out, or stopped at them.
 """
 
 from __future__ import annotations
@@ -19,10 +16,8 @@ from pathlib import Path
 
 from fcos.data import yolo
 from fcos.data.annotations import DatasetSource
-from fcos.data.cvat import read_cvat
 from fcos.data.image_files import find_image_dir
-from fcos.data.label_studio import read_label_studio
-from fcos.data.labelme import read_labelme
+from fcos.data.labelling_tools import read_cvat, read_label_studio, read_labelme
 from fcos.data.voc import read_voc, voc_splits
 
 Splits = dict[str, Callable[[], DatasetSource]]  # each is read when it is called
@@ -105,7 +100,11 @@ def _of_folder(folder: Path, depth: int) -> Splits:
     files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     yaml_files = [p for p in files if p.suffix in (".yaml", ".yml") and yolo.is_dataset_file(p)]
     if yaml_files:
-        return yolo.yaml_splits(_only(yaml_files, "data.yaml"))
+        named = [path for path in yaml_files if path.name == "data.yaml"] or yaml_files
+        if len(named) > 1:
+            names = ", ".join(path.name for path in named)
+            raise ValueError(f"{folder} has {names}: name one of them")
+        return yolo.yaml_splits(named[0])
     if splits := voc_splits(folder):
         return splits
     inner = sorted(folder.glob("[aA]nnotations/*"))
@@ -121,24 +120,20 @@ def _of_folder(folder: Path, depth: int) -> Splits:
     below: Splits = {}
     for part in (path for path in files if depth and path.is_dir() and path.name != "__MACOSX"):
         splits = _of_folder(part, depth - 1)
-        below |= {_joined(part.name, name, splits): read for name, read in splits.items()}
+        single = len(splits) == 1
+        below |= {part.name if single else f"{part.name} {n}": read for n, read in splits.items()}
     unknown = [path for path in (*inner, *files) if path.suffix == ".json"]
     return below or {path.stem: partial(_coco, path) for path in unknown[:1]}
 
 
-def _joined(folder: str, name: str, splits: Splits) -> str:
-    """The name of a split in a folder, which is the folder's if there is only one."""
-    return folder if len(splits) == 1 else f"{folder} {name}"
-
-
 def _of_json(paths: Sequence[Path]) -> Splits:
     for path in paths:
-        if _is_labelme(path):
+        if _holds(path, b'"shapes"') and _holds(path, b'"imagePath"'):
             return {path.parent.name: partial(read_labelme, paths)}
         if _is_label_studio(path):
             return {path.stem: partial(read_label_studio, path)}
-        if _is_coco(path):
-            files = [path for path in paths if _is_coco(path)]
+        if _holds(path, b'"images"'):
+            files = [path for path in paths if _holds(path, b'"images"')]
             instances = [file for file in files if file.name.startswith("instances_")]
             return {file.stem: partial(_coco, file) for file in instances or files}
     return {}
@@ -155,24 +150,6 @@ def _of_xml(folder: Path, paths: Sequence[Path]) -> Splits:
 
 def _coco(path: Path) -> DatasetSource:
     return DatasetSource(path, find_image_dir(path))
-
-
-def _only(paths: Sequence[Path], name: str) -> Path:
-    """The file of this name, or the only one."""
-    named = [path for path in paths if path.name == name] or paths
-    if len(named) > 1:
-        raise ValueError(
-            f"{paths[0].parent} has {', '.join(p.name for p in paths)}: name one of them"
-        )
-    return named[0]
-
-
-def _is_coco(path: Path) -> bool:
-    return _holds(path, b'"images"')
-
-
-def _is_labelme(path: Path) -> bool:
-    return _holds(path, b'"shapes"') and _holds(path, b'"imagePath"')
 
 
 def _is_label_studio(path: Path) -> bool:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fcos.data import shapes
-from fcos.data.annotations import (
-    Annotations,
-    DatasetSource,
-    load_annotations,
-    valid_objects,
-)
+from fcos.data.annotations import Annotations, DatasetSource, load_annotations, valid_objects
 from fcos.data.coco import CocoDataset
 from fcos.data.dataset import DetectionDataset, concatenate
 from fcos.data.formats import choose_split, find_splits
@@ -87,17 +82,6 @@ def test_set(sources: Sequence[DatasetSource]) -> tuple[DetectionDataset, Mappin
     return CocoDataset(*source, keep_empty=True), source.annotations
 
 
-def find_datasets(path: str | Path) -> Iterator[tuple[str, DatasetSource]]:
-    """The splits of a dataset in any known format with their names, read one by one.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: a file cannot be read; the message names it.
-    """
-    for name, read in find_splits(path).items():
-        yield name, read()
-
-
 def check_is_minival(annotations: Annotations, training: Sequence[Annotations] = ()) -> None:
     """Refuse to call a set of images val2017 or minival unless it is.
 
@@ -162,21 +146,20 @@ def coco_safe(annotations: Annotations) -> dict[str, Any]:
 
 
 def _coco_safe(root: Path) -> DatasetSource:
-    whole = _coco("instances_val2017", "val2017")(root)
-    return DatasetSource(coco_safe(whole.annotations), whole.image_dir)
+    annotations, image_dir = _coco("instances_val2017", "val2017")(root)
+    return DatasetSource(coco_safe(annotations), image_dir)
 
 
 def _coco(annotations: str, images: str) -> Callable[[Path], DatasetSource]:
     def source(root: Path) -> DatasetSource:
-        found = DatasetSource(root / "annotations" / f"{annotations}.json", root / images)
-        for path in (found.annotations, found.image_dir):
-            assert isinstance(path, Path)
+        file, image_dir = root / "annotations" / f"{annotations}.json", root / images
+        for path in (file, image_dir):
             if not path.exists():
                 raise FileNotFoundError(
                     f"{path} is missing: the root folder of COCO holds annotations/, with its "
                     f"JSON files, and {images}/, with its images"
                 )
-        return found
+        return DatasetSource(file, image_dir)
 
     return source
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fcos.data.annotations import DatasetSource
-from fcos.data.labelled import LabelledImage, text_lines, to_coco
+from fcos.data.labelled import Box, LabelledImage, text_lines, to_coco
 from fcos.image_io import SUFFIXES
 
 # fmt: off
@@ -22,6 +22,18 @@ CLASSES = (
 )
 # fmt: on
 IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "")
+
+
+class Page(NamedTuple):
+    """What an XML file says of its image.
+
+    `size` is (height, width), 0 where it is not stated. `objects` are names, boxes (xmin, ymin,
+    xmax, ymax) as they are written, and whether they are marked as difficult.
+    """
+
+    file_name: str | None
+    size: tuple[int, int]
+    objects: list[tuple[str, list[float], bool]]
 
 
 def voc_annotations(
@@ -37,30 +49,29 @@ def voc_annotations(
     Raises:
         ValueError: an image set or an XML file is missing or invalid; the message names it.
     """
-    root = Path(root)
-    names = _names(root / "ImageSets" / "Main" / f"{image_set}.txt")
+    names = _names(Path(root, "ImageSets", "Main", f"{image_set}.txt"))
+    class_of = {name.lower(): name for name in classes}
+    images, difficult = [], []
+    for name in names:
+        path = Path(root, "Annotations", f"{name}.xml")
+        page = _read_page(path)
+        if 0 in page.size:
+            raise ValueError(f"{path}: not a VOC annotation (it states no size)")
+        boxes = [
+            (class_of.get(kind.lower(), ""), _corners(box, 1)) for kind, box, _ in page.objects
+        ]
+        images.append(LabelledImage(f"{name}.jpg", page.size, boxes))
+        difficult += [flag for _, _, flag in page.objects]
+    content = to_coco(root, images, classes)
+    for thing, flag in zip(content["annotations"], difficult, strict=True):
+        thing["iscrowd"] = int(flag)
     digits = [name.replace("_", "") for name in names]
-    numbered = all(d.isdecimal() for d in digits) and len({*map(int, digits)}) == len(names)
-    category_of = {name.lower(): index for index, name in enumerate(classes, 1)}
-    images: list[dict[str, Any]] = []
-    things: list[dict[str, Any]] = []
-    for place, name in enumerate(names, 1):
-        image_id = int(digits[place - 1]) if numbered else place
-        path = root / "Annotations" / f"{name}.xml"
-        page = _parse(path)
-        try:
-            width, height = (int(_text(page, f"size/{side}")) for side in ("width", "height"))
-            images.append(
-                {"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width}
-            )
-            for element in page.iter("object"):
-                things.append({"id": len(things) + 1, "image_id": image_id, **_object(element)})
-        except ValueError as error:
-            raise ValueError(f"{path}: not a VOC annotation ({error})") from None
-    for thing in things:
-        thing["category_id"] = category_of.get(thing.pop("name"))
-    categories = [{"id": index, "name": name} for index, name in enumerate(classes, 1)]
-    return {"images": images, "annotations": things, "categories": categories}
+    if all(d.isdecimal() for d in digits) and len({*map(int, digits)}) == len(names):
+        for row in content["images"]:
+            row["id"] = int(digits[row["id"] - 1])
+        for thing in content["annotations"]:
+            thing["image_id"] = int(digits[thing["image_id"] - 1])
+    return content
 
 
 def voc_splits(root: Path) -> dict[str, Callable[[], DatasetSource]]:
@@ -97,14 +108,16 @@ def read_voc(files: Sequence[Path], root: Path, listed: bool = False) -> Dataset
     own = [root / name for name in IMAGE_FOLDERS] + sorted({file.parent for file in files})
     beside = [root.parent / name for name in IMAGE_FOLDERS if name]
     image_of = _images_of(own) or _images_of(beside)
-    pages = [_parse(path) for path in files]
-    objects = [_named_boxes(path, page) for path, page in zip(files, pages, strict=True)]
-    first = 0 if any(0 in box[:2] for named in objects for _, box in named) else 1
-    images = []
-    for path, page, named in zip(files, pages, objects, strict=True):
-        name = image_of.get(path.stem) or page.findtext("filename") or path.stem
-        boxes = [(n, (x1 - first, y1 - first, x2, y2)) for n, (x1, y1, x2, y2) in named]
-        images.append(LabelledImage(name, _size(path, page), boxes))
+    pages = [_read_page(path) for path in files]
+    first = 0 if any(0 in box[:2] for page in pages for _, box, _ in page.objects) else 1
+    images = [
+        LabelledImage(
+            image_of.get(path.stem) or page.file_name or path.stem,
+            page.size,
+            [(name, _corners(box, first)) for name, box, _ in page.objects],
+        )
+        for path, page in zip(files, pages, strict=True)
+    ]
     known = {image.file_name for image in images}
     others = [] if listed else sorted(set(image_of.values()) - known)
     return DatasetSource(to_coco(root, images, unlabelled=others), root)
@@ -120,27 +133,10 @@ def _images_of(folders: Sequence[Path]) -> dict[str, str]:
     return found
 
 
-def _size(path: Path, page: ET.Element) -> tuple[int, int]:
-    """(height, width) of the image, 0 where it is not stated."""
-    try:
-        height, width = (float(page.findtext(f"size/{s}") or 0) for s in ("height", "width"))
-        return int(height), int(width)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{path}: not a VOC annotation ({error})") from None
-
-
-def _named_boxes(path: Path, page: ET.Element) -> list[tuple[str, list[float]]]:
-    try:
-        return [_named_box(element) for element in page.iter("object")]
-    except ValueError as error:
-        raise ValueError(f"{path}: not a VOC annotation ({error})") from None
-
-
-def _parse(path: Path) -> ET.Element:
-    try:
-        return ET.parse(path).getroot()
-    except (OSError, ET.ParseError, LookupError, ValueError) as error:  # of unknown encodings, too
-        raise ValueError(f"{path}: not a VOC annotation ({error})") from None
+def _corners(box: Sequence[float], first: int) -> Box:
+    """xyxy in pixels from 0 of a box that counts them from `first` and includes its last pixel."""
+    xmin, ymin, xmax, ymax = box
+    return xmin - first, ymin - first, xmax, ymax
 
 
 def _names(path: Path) -> list[str]:
@@ -151,26 +147,25 @@ def _names(path: Path) -> list[str]:
     return [row[0] for row in rows if row[1:] != ["-1"]]
 
 
-def _object(element: ET.Element) -> dict[str, Any]:
-    name, (left, top, right, bottom) = _named_box(element)
-    width, height = right - left + 1, bottom - top + 1
-    return {
-        "name": name.lower(),
-        "bbox": [left - 1, top - 1, width, height],
-        "area": width * height,
-        "iscrowd": int((element.findtext("difficult") or "0").strip() == "1"),
-    }
+def _read_page(path: Path) -> Page:
+    try:
+        root = ET.parse(path).getroot()
+        height, width = (float(root.findtext(f"size/{s}") or 0) for s in ("height", "width"))
+        objects = [_object(element) for element in root.iter("object")]
+        return Page(root.findtext("filename"), (int(height), int(width)), objects)
+    # The last two are of an unknown encoding and of an infinite size.
+    except (OSError, ET.ParseError, ValueError, LookupError, OverflowError) as error:
+        raise ValueError(f"{path}: not a VOC annotation ({error})") from None
 
 
-def _named_box(element: ET.Element) -> tuple[str, list[float]]:
-    """The name of an object and its xmin, ymin, xmax, ymax as they are written."""
+def _object(element: ET.Element) -> tuple[str, list[float], bool]:
     sides = ("xmin", "ymin", "xmax", "ymax")
     box = [float(_text(element, f"bndbox/{side}")) for side in sides]
-    return _text(element, "name").strip(), box
+    return _text(element, "name"), box, element.findtext("difficult", "").strip() == "1"
 
 
 def _text(element: ET.Element, path: str) -> str:
     text = element.findtext(path)
     if text is None:
         raise ValueError(f"no <{path}>")
-    return text
+    return text.strip()

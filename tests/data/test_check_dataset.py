@@ -10,6 +10,19 @@ from fcos.data.check import ASSUMED, Finding, check
 from fcos.data.coco import CocoDataset
 from fcos.image_io import ORIENTATION, ImageError
 
+BOX = [2, 2, 9, 9]
+
+
+def annotations(names, *objects):
+    """Images of 50x40 pixels, numbered from 0, and objects (image, box) of the first class."""
+    return {
+        "images": [
+            {"id": i, "file_name": name, "height": 40, "width": 50} for i, name in enumerate(names)
+        ],
+        "annotations": [{"image_id": i, "category_id": 1, "bbox": box} for i, box in objects],
+        "categories": [{"id": 1, "name": "thing"}, {"id": 2, "name": "nothing"}],
+    }
+
 
 def test_every_finding_names_its_file(tmp_path):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8))
@@ -26,17 +39,8 @@ def test_every_finding_names_its_file(tmp_path):
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:300])
     names = ["good.jpg", "grey.jpg", "cmyk.jpg", "size.jpg", "deep.png", "exif.jpg", "cut.jpg"]
     names += ["12.png", "8.tiff", "absent.jpg"]
-    annotations = {
-        "images": [
-            {"id": i, "file_name": name, "height": 40, "width": 50} for i, name in enumerate(names)
-        ],
-        "annotations": [
-            {"image_id": i, "category_id": 1, "bbox": [2, 2, 9, 9]} for i in range(len(names) - 1)
-        ]
-        + [{"image_id": 0, "category_id": 1, "bbox": [45, 30, 20, 20]}],
-        "categories": [{"id": 1, "name": "thing"}, {"id": 2, "name": "nothing"}],
-    }
-    report = check(annotations, tmp_path)
+    objects = [(i, BOX) for i in range(len(names) - 1)]
+    report = check(annotations(names, *objects, (0, [45, 30, 20, 20])), tmp_path)
     assert not report.ok
     assert (report.images, report.objects, report.classes) == (9, 10, ("thing", "nothing"))
     assert report.counts == {
@@ -64,33 +68,12 @@ def test_every_finding_names_its_file(tmp_path):
     assert Finding("box clipped", "good.jpg") in report.findings
 
 
-def test_a_clean_dataset_is_ok(tmp_path):
-    Image.new("RGB", (50, 40)).save(tmp_path / "a.png")
-    annotations = {
-        "images": [{"id": 1, "file_name": "a.png", "height": 40, "width": 50}],
-        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [2, 2, 9, 9]}],
-        "categories": [{"id": 1, "name": "thing"}],
-    }
-    report = check(annotations, tmp_path)
-    assert report.ok
-    assert report.findings == ()
-
-
-def test_a_missing_annotation_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"absent\.json: no such annotation file"):
-        check(tmp_path / "absent.json", tmp_path)
-
-
 def test_repetitions_are_reported(tmp_path):
     Image.new("RGB", (50, 40)).save(tmp_path / "a.png")
-    size = {"height": 40, "width": 50}
-    box = {"id": 5, "image_id": 1, "category_id": 1, "bbox": [2, 2, 9, 9]}
-    annotations = {
-        "images": [{"id": i, "file_name": "a.png", **size} for i in (1, 2)],
-        "annotations": [box, box, {**box, "image_id": 2, "bbox": [3, 3, 9, 9]}],
-        "categories": [{"id": 1, "name": "thing"}, {"id": 2, "name": "thing"}],
-    }
-    report = check(annotations, tmp_path)
+    content = annotations(["a.png", "a.png"], (0, BOX), (0, BOX), (1, [3, 3, 9, 9]))
+    content["annotations"] = [{**row, "id": 5} for row in content["annotations"]]
+    content["categories"][1]["name"] = "thing"
+    report = check(content, tmp_path)
     assert report.ok
     assert report.counts == {
         "class without objects": 1,
@@ -104,16 +87,12 @@ def test_repetitions_are_reported(tmp_path):
 
 def test_a_dataset_without_an_object_is_refused_as_training_refuses_it(tmp_path):
     Image.new("RGB", (50, 40)).save(tmp_path / "a.png")
-    annotations = {
-        "images": [{"id": 1, "file_name": "a.png", "height": 40, "width": 50}],
-        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [60, 2, 9, 9]}],
-        "categories": [{"id": 1, "name": "thing"}],
-    }
-    report = check(annotations, tmp_path)
+    content = annotations(["a.png"], (0, [60, 2, 9, 9]))
+    report = check(content, tmp_path)
     assert not report.ok
     assert report.counts["nothing to train on"] == 1
     with pytest.raises(ValueError, match="has an object to train on"):
-        CocoDataset(annotations, tmp_path)
+        CocoDataset(content, tmp_path)
 
 
 def test_check_and_training_agree_on_every_file(tmp_path):
@@ -127,18 +106,10 @@ def test_check_and_training_agree_on_every_file(tmp_path):
     (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:-30])
     (tmp_path / "text.png").write_text("<html>404</html>")
     (tmp_path / "folder.png").mkdir()
-    annotations = {
-        "images": [
-            {"id": i, "file_name": name, "height": 40, "width": 50} for i, name in enumerate(names)
-        ],
-        "annotations": [
-            {"image_id": i, "category_id": 1, "bbox": [2, 2, 9, 9]} for i in range(len(names))
-        ],
-        "categories": [{"id": 1, "name": "thing"}],
-    }
-    report = check(annotations, tmp_path)
+    content = annotations(names, *((i, BOX) for i in range(len(names))))
+    report = check(content, tmp_path)
     refused = {finding.where: finding.detail for finding in report.findings if finding.refused}
-    dataset = CocoDataset(annotations, tmp_path)
+    dataset = CocoDataset(content, tmp_path)
     for index, file in enumerate(dataset.files):
         if file in refused:
             with pytest.raises(ImageError, match=re.escape(refused[file])):

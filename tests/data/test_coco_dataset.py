@@ -89,22 +89,23 @@ def test_a_crowd_flag_of_text_is_read_and_a_malformed_area_is_not_used(folder):
     assert dataset.counts == {"malformed area": 2}
 
 
-def test_boxes_are_clipped_to_the_image(folder):
-    dataset = CocoDataset(content({"bbox": [-5, 70, 30, 40]}), folder)
-    assert dataset[0][1]["boxes"].tolist() == [[0, 70, 25, 80]]
-    assert dataset.counts == {"box clipped": 1}
-
-
-def test_the_older_convention_ends_boxes_on_their_last_pixel(folder):
-    things = [BOX, {"bbox": [90, 70, 10, 10]}, {"bbox": [5, 5, 1, 9]}]
-    dataset = CocoDataset(content(*things), folder, plus_one=True)
-    assert dataset[0][1]["boxes"].tolist() == [[10, 20, 39, 59], [90, 70, 99, 79]]
-    assert dataset.counts == {"box without area": 1}
-
-
-def test_boxes_can_be_cut_to_whole_pixels(folder):
-    dataset = CocoDataset(content({"bbox": [10.9, 20.2, 30.3, 40.1]}), folder, whole_pixels=True)
-    assert dataset[0][1]["boxes"].tolist() == [[10, 20, 41, 60]]
+@pytest.mark.parametrize(
+    ("boxes", "options", "expected", "counts"),
+    [
+        ([[-5, 70, 30, 40]], {}, [[0, 70, 25, 80]], {"box clipped": 1}),
+        ([[10.9, 20.2, 30.3, 40.1]], {"whole_pixels": True}, [[10, 20, 41, 60]], {}),
+        (
+            [[10, 20, 30, 40], [90, 70, 10, 10], [5, 5, 1, 9]],
+            {"plus_one": True},
+            [[10, 20, 39, 59], [90, 70, 99, 79]],
+            {"box without area": 1},
+        ),
+    ],
+)
+def test_boxes_are_clipped_and_rounded_as_asked(folder, boxes, options, expected, counts):
+    dataset = CocoDataset(content(*({"bbox": box} for box in boxes)), folder, **options)
+    assert dataset[0][1]["boxes"].tolist() == expected
+    assert dataset.counts == counts
 
 
 def test_images_without_objects_are_left_out_unless_asked_for(folder):
@@ -171,15 +172,18 @@ def test_other_files_are_refused_by_name(folder, change, message):
         CocoDataset(folder / "a.json", folder)
 
 
-def test_a_truncated_annotation_file_is_refused_by_name(folder):
-    (folder / "a.json").write_text(json.dumps(content(BOX))[:-20])
-    with pytest.raises(ValueError, match=r"a\.json: not a complete JSON file"):
-        CocoDataset(folder / "a.json", folder)
-
-
-def test_a_results_file_is_refused(folder):
-    (folder / "a.json").write_text(json.dumps([{"image_id": 1, "bbox": [0, 0, 1, 1]}]))
-    with pytest.raises(ValueError, match=r"a\.json: a list, as COCO results are"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (json.dumps(content(BOX))[:-20], "not a complete JSON file"),
+        ('[{"image_id": 1, "bbox": [0, 0, 1, 1]}]', "a list, as COCO results are"),
+        (None, "no such annotation file"),
+    ],
+)
+def test_damaged_missing_and_results_files_are_refused_by_name(folder, text, message):
+    if text is not None:
+        (folder / "a.json").write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError), match=rf"a\.json: {message}"):
         CocoDataset(folder / "a.json", folder)
 
 

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from fcos.data.coco import CocoDataset
+from fcos.data.formats import find_splits
 from fcos.data.image_files import find_image_dir
-from fcos.data.registry import find_datasets, resolve_dataset
+from fcos.data.registry import resolve_dataset
 from fcos.image_io import ImageError
 
 
@@ -44,7 +45,8 @@ def test_the_images_of_an_annotation_file(tmp_path, annotations, file_name, fold
     write(tmp_path / annotations, file_name)
     picture(tmp_path / folder / file_name)
     picture(tmp_path / "val2013" / "1.jpg")
-    ((name, source),) = find_datasets(tmp_path)
+    ((name, read),) = find_splits(tmp_path).items()
+    source = read()
     assert name == Path(annotations).stem
     assert source.image_dir == tmp_path / folder
     path = tmp_path / annotations
@@ -56,7 +58,7 @@ def test_the_images_of_an_annotation_file(tmp_path, annotations, file_name, fold
 def test_of_official_annotations_only_the_instances_are_taken(tmp_path):
     for name in ("instances_train", "instances_val", "person_keypoints_val"):
         write(tmp_path / "annotations" / f"{name}.json", "1.jpg")
-    assert [name for name, _ in find_datasets(tmp_path)] == ["instances_train", "instances_val"]
+    assert list(find_splits(tmp_path)) == ["instances_train", "instances_val"]
 
 
 @pytest.mark.parametrize(
@@ -74,14 +76,14 @@ def test_image_sets_of_voc(tmp_path, lists, found):
     (tmp_path / "VOC2007" / "Annotations" / "1.xml").write_text(f"<annotation>{size}</annotation>")
     for name in lists:
         (main / f"{name}.txt").write_text("1\n")
-    named = dict(find_datasets(tmp_path))
+    named = {name: read() for name, read in find_splits(tmp_path).items()}
     assert list(named) == [f"VOC2007 {name}" for name in found]
     assert {source.image_dir for source in named.values()} == {tmp_path / "VOC2007" / "JPEGImages"}
 
 
 def test_an_empty_folder_is_refused_with_the_known_layouts(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"neither annotations/\*\.json nor ImageSets"):
-        list(find_datasets(tmp_path))
+        find_splits(tmp_path)
 
 
 @pytest.mark.parametrize(
