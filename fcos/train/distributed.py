@@ -92,18 +92,13 @@ def average(values: Tensor) -> Tensor:
     return values
 
 
-def any_rank(asked: bool) -> bool:
-    """Whether it is so in any process. It is exchanged in CPU memory: no GPU is waited for."""
-    if world() == 1:
-        return asked
-    flag = torch.tensor(asked, dtype=torch.int32)
-    dist.all_reduce(flag, dist.ReduceOp.MAX)
-    return bool(flag)
-
-
 def maximum(number: int) -> int:
-    """The largest number of all ranks."""
-    return int(max(broadcast(gather(number))))
+    """The largest number of all ranks. It is exchanged in CPU memory: no GPU is waited for."""
+    if world() == 1:
+        return number
+    largest = torch.tensor(number)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
 
 
 def gather(item: Any) -> list[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,7 +109,8 @@ class Trainer:
                 self.iteration += 1
                 progress.advance(progress.bar)
 
-                stop = distributed.any_rank(bool(signals.received)) and self.iteration < end
+                received = distributed.maximum(signals.received)
+                stop = received and self.iteration < end
                 save = stop or self._every(self.checkpoint_every, self.evaluate_every)
                 shown = self.iteration == 1 or self._every(self.log_every)
                 if save or shown:
@@ -126,7 +126,7 @@ class Trainer:
                     if stop:
                         line = f"stopped after iteration {self.iteration}, which is saved"
                         progress.console.print(line)
-                        return signals.received or signal.SIGTERM
+                        return received
                     self._evaluate(log, progress)
         return 0
 

@@ -199,3 +199,36 @@ def test_results_are_not_rounded_and_go_back_to_the_files_categories():
     whole = torch.tensor([[0.0, 0, 9, 19]])  # boxes that end on their last pixel
     (result,) = to_coco_results(1, whole, torch.ones(1), torch.zeros(1).long(), (3,), plus_one=True)
     assert result["bbox"] == [0, 0, 10, 20]
+
+
+def crowd(count):
+    """The annotations of an image of many objects, and a detection of each."""
+    boxes = [[10 * (i % 20), 10 * (i // 20), 8, 8] for i in range(count)]
+    keys = {"image_id": 1, "category_id": 1}
+    truth = {
+        "images": [{"id": 1, "file_name": "1.png", "height": 200, "width": 200}],
+        "categories": [{"id": 1, "name": "circle"}],
+        "annotations": [
+            {**keys, "id": i, "bbox": box, "iscrowd": 0, "area": 64}
+            for i, box in enumerate(boxes, 1)
+        ],
+    }
+    found = [{**keys, "bbox": box, "score": 1 - n / 1000} for n, box in enumerate(boxes)]
+    return truth, found
+
+
+def test_more_objects_than_coco_counts_need_another_limit():
+    truth, perfect = crowd(300)
+    assert evaluate_detections(perfect, truth)["AP"] == pytest.approx(0.337, abs=1e-3)
+    assert evaluate_detections(perfect, truth, max_detections=300)["AP"] == 1
+
+
+def test_another_limit_of_detections_agrees_where_it_is_not_reached():
+    truth, detections = crowd(30)
+    for number, row in enumerate(detections):
+        row["bbox"] = [*row["bbox"][:3], 7 - number % 4]
+    coco = evaluate_detections(detections, truth)
+    more = evaluate_detections(detections, truth, None, "pycocotools", 200)
+    assert 0 < coco["AP"] < 1
+    assert more["per_class"] == coco["per_class"]
+    assert {key: more[key] for key in FIGURES} == pytest.approx({key: coco[key] for key in FIGURES})

@@ -36,8 +36,12 @@ def assert_close(found, expected):
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_are_one(two_processes, case):
     detector_options, trainer_options = CASES[case]
-    alone = one_step(detector_options, {**trainer_options, "accumulate": 1})
-    assert_close(two_processes[case], alone)
+    expected = one_step(detector_options, {**trainer_options, "accumulate": 1})
+    assert_close(two_processes[case], expected)
+
+
+def test_all_processes_learn_of_a_signal_that_one_received(two_processes):
+    assert two_processes["largest rank"] == 1
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,16 @@
-"""A run that is stopped and goes on is the run that was never stopped, bit for bit."""
+"""A run that is stopped and resumed is the run that was never stopped, bit for bit."""
 
 import random
 import resource
 import signal
-import warnings
 import zipfile
 
 import pytest
 import torch
+from tiny_detector import make_detector
 
 from fcos.data.transforms import HorizontalFlip
-from fcos.train.checkpoint import Checkpoints, claim, load, release
+from fcos.train.checkpoint import Checkpoints, claim, load
 from fcos.train.metrics import Log, read
 
 # Everything that has a state of its own.
@@ -30,16 +30,10 @@ def assert_same(state, other):
         assert torch.equal(value, other[key]), key
 
 
-@pytest.fixture
-def whole(make_trainer, make_detector):
-    """A run of 6 iterations that was never stopped."""
-    trainer = make_trainer(make_detector(normalizer="moving"), "whole", **STATEFUL)
-    trainer.run()
-    return trainer
-
-
 @pytest.mark.parametrize("stopped_after", [1, 3, 5])
-def test_going_on_from_any_checkpoint(make_trainer, make_detector, whole, stopped_after):
+def test_a_run_resumed_from_any_checkpoint_is_the_same(make_trainer, stopped_after):
+    whole = make_trainer(make_detector(normalizer="moving"), "whole", **STATEFUL)
+    whole.run()
     stopped = make_trainer(make_detector(normalizer="moving"), "stopped", **STATEFUL)
     step, taken = stopped.step, []
 
@@ -66,64 +60,47 @@ def test_going_on_from_any_checkpoint(make_trainer, make_detector, whole, stoppe
     assert [r["iteration"] for r in ours] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_run_without_checkpoints_begins(make_trainer, make_detector):
-    assert not make_trainer(make_detector()).resume()
+def test_a_run_without_checkpoints_begins(make_trainer):
+    assert not make_trainer().resume()
 
 
-def test_another_batch_is_another_run(make_trainer, make_detector):
-    make_trainer(make_detector(), batch=4).run()
-    with pytest.raises(ValueError, match=r"same solver\.batch"):
-        make_trainer(make_detector(), batch=8).resume()
-
-
-def test_another_average_is_another_run(make_trainer, make_detector):
-    make_trainer(make_detector()).run()
-    with pytest.raises(ValueError, match=r"solver\.ema"):
-        make_trainer(make_detector(), ema=0.9).resume()
-
-
-def test_other_classes_are_another_run(make_trainer, make_detector):
-    make_trainer(make_detector(classes=("circle", "square", "star"))).run()
-    reordered = make_trainer(make_detector(classes=("circle", "star", "square")))
-    with pytest.raises(ValueError, match="on the class 'square' where the dataset now has 'star'"):
-        reordered.resume()
-    with pytest.raises(ValueError, match="was trained on 3 classes, not on 2"):
-        make_trainer(make_detector(classes=("circle", "square"))).resume()
-
-
-def test_another_model_or_detector_is_another_run(make_trainer, make_detector):
-    trainer = make_trainer(make_detector())
-    trainer.settings = {"loss": {"box": "giou"}, "solver": {"base_lr": 0.1}}
-    trainer.run()
-    other = make_trainer(make_detector())
-    other.settings = {"loss": {"box": "iou"}, "solver": {"base_lr": 0.1}}
-    with pytest.raises(ValueError, match=r"was trained with loss\.box=giou, not iou"):
-        other.resume()
-    other.settings = {"loss": {"box": "giou"}, "solver": {"base_lr": 0.2}}
-    assert other.resume()
-    other.name = "large"
-    with pytest.raises(ValueError, match=r"iteration_0000006\.pth is of tiny, not of large"):
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"batch": 8}, r"same solver\.batch"),
+        ({"ema": 0.9}, r"solver\.ema"),
+        ({"classes": ("circle", "triangle", "square")}, "the class 'square' where .* 'triangle'"),
+        ({"classes": ("circle", "square")}, "was trained on 3 classes, not on 2"),
+        ({"settings": {"loss": {"box": "iou"}}}, r"was trained with loss\.box=giou, not iou"),
+        ({"name": "large"}, r"iteration_0000002\.pth is of tiny, not of large"),
+        ({"fingerprint": "other"}, "another state of the dataset"),
+    ],
+)
+def test_another_run_is_not_resumed(make_trainer, changed, message):
+    options = {"iterations": 2, "fingerprint": "this"}
+    settings = {"loss": {"box": "giou"}, "solver": {"base_lr": 0.1}}
+    make_trainer(settings=settings, **options).run()
+    rate_changed = {**settings, "solver": {"base_lr": 0.2}}
+    assert make_trainer(settings=rate_changed, **options).resume()
+    classes = changed.pop("classes", ("circle", "square", "triangle"))
+    other = make_trainer(
+        make_detector(classes=classes), **{"settings": settings, **options, **changed}
+    )
+    with pytest.raises(ValueError, match=message):
         other.resume()
 
 
-def test_files_of_other_runs_are_ignored(make_trainer, make_detector):
-    trainer = make_trainer(make_detector())
-    trainer.run()
-    torch.save({"model": {}}, trainer.checkpoints.folder / "iteration_0000009.pth")
-    other = make_trainer(make_detector())
-    with pytest.warns(UserWarning, match=r"9\.pth is not a checkpoint of training: an older"):
-        assert other.resume()
-    assert other.iteration == 6
-
-
-def test_the_last_weights_are_written_before_they_are_measured(make_trainer, make_detector):
+def test_the_last_weights_are_written_before_they_are_measured(make_trainer):
     def fail(detector):
         raise OSError("the disk of the test set is gone")
 
-    trainer = make_trainer(make_detector(), iterations=2, evaluate=fail, evaluate_every=5)
+    trainer = make_trainer(iterations=2, evaluate=fail, evaluate_every=5)
     with pytest.raises(OSError, match="gone"):
         trainer.run()
-    assert (trainer.folder / "tiny.pth").is_file()
+    content = torch.load(trainer.folder / "tiny.pth", weights_only=True)
+    assert content["entry"] == "tiny"
+    assert tuple(content["classes"]) == trainer.detector.classes
+    assert_same(content["model"], trainer.detector.state_dict())
 
 
 def test_a_folder_has_one_run_at_a_time(tmp_path):
@@ -134,9 +111,9 @@ def test_a_folder_has_one_run_at_a_time(tmp_path):
         pass
 
 
-def test_rates_and_decays_are_those_of_the_resumed_run(make_trainer, make_detector):
-    make_trainer(make_detector(), lr=0.02).run()
-    resumed = make_trainer(make_detector(), lr=0.005, fused=True, iterations=8)
+def test_rates_and_decays_are_those_of_the_resumed_run(make_trainer):
+    make_trainer(lr=0.02).run()
+    resumed = make_trainer(lr=0.005, fused=True, iterations=8)
     assert resumed.resume()
     resumed.run()
     assert {group["fused"] for group in resumed.optimizer.param_groups} == {True}
@@ -145,53 +122,38 @@ def test_rates_and_decays_are_those_of_the_resumed_run(make_trainer, make_detect
     assert rates == [0.02] * 6 + [0.005] * 2
 
 
-def test_a_run_that_was_stopped_while_evaluating_evaluates(make_trainer, make_detector):
+def test_a_run_that_was_stopped_while_evaluating_evaluates(make_trainer):
     def killed(detector):
         raise KeyboardInterrupt
 
     options = {"iterations": 4, "evaluate_every": 2}
     with pytest.raises(KeyboardInterrupt):
-        make_trainer(make_detector(), evaluate=killed, **options).run()
+        make_trainer(evaluate=killed, **options).run()
     seen = []
 
     def evaluate(detector):
         seen.append(resumed.iteration)
         return {"AP": 0.5}
 
-    resumed = make_trainer(make_detector(), evaluate=evaluate, **options)
-    assert resumed.resume()
-    resumed.run()
-    assert seen == [2, 4]
-    again = make_trainer(make_detector(), evaluate=evaluate, **options)
-    assert again.resume()
-    again.run()
-    assert seen == [2, 4]  # known already
+    for _ in range(2):  # the second time all is known already
+        resumed = make_trainer(evaluate=evaluate, **options)
+        assert resumed.resume()
+        resumed.run()
+        assert seen == [2, 4]
 
 
-def test_the_released_file_is_plain(make_trainer, make_detector):
-    detector = make_detector()
-    trainer = make_trainer(detector, iterations=2)
-    trainer.run()
-    content = torch.load(trainer.folder / "tiny.pth", weights_only=True)
-    assert content["entry"] == "tiny"
-    assert tuple(content["classes"]) == detector.classes
-    assert_same(content["model"], detector.state_dict())
-
-
-def test_only_the_newest_are_kept(tmp_path):
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     for iteration in (5, 20, 1000):
         checkpoints.save({"iteration": iteration}, iteration)
-    assert [p.name for p in checkpoints.paths()] == [
-        "iteration_0001000.pth",
-        "iteration_0000020.pth",
-    ]
+    names = [path.name for path in checkpoints.paths()]
+    assert names == ["iteration_0001000.pth", "iteration_0000020.pth"]
 
 
 def test_a_damaged_checkpoint_does_not_displace_a_good_one(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save({"iteration": 8}, 8).write_bytes(b"damaged")
-    checkpoints.save({"iteration": 5}, 5)  # the run went on from before and came this far
+    checkpoints.save({"iteration": 5}, 5)  # the run was resumed from before and came this far
     path, damaged = checkpoints.newest()
     assert (load(path), damaged) == ({"iteration": 5}, {})
 
@@ -212,7 +174,7 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_never_gets_its_name(tmp_path
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
-def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
+def test_a_damaged_checkpoint_is_left_out(tmp_path, damage):
     checkpoints = Checkpoints(tmp_path)
     for iteration in (1, 2):
         path = checkpoints.save({"x": torch.arange(5000.0), "iteration": iteration}, iteration)
@@ -224,23 +186,24 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
     path.write_bytes({"truncated": content[: len(content) // 2], "empty": b""}.get(damage, content))
     newest, damaged = checkpoints.newest()
     assert (load(newest)["iteration"], damaged) == (1, {path: "is damaged"})
-
-
-def test_nothing_but_damaged_checkpoints_is_an_error(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save({"iteration": 1}, 1).write_bytes(b"")
+    newest.write_bytes(b"")
     with pytest.raises(ValueError, match=r"every checkpoint .* is damaged"):
         checkpoints.newest()
 
 
-def test_a_damaged_checkpoint_is_told_of(make_trainer, make_detector):
-    trainer = make_trainer(make_detector())
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", r"9\.pth is damaged: an older"), ({}, r"9\.pth is not a checkpoint of training: an")],
+)
+def test_a_checkpoint_that_cannot_be_used_is_named(make_trainer, content, message):
+    trainer = make_trainer()
     trainer.run()
-    trainer.checkpoints.paths()[0].write_bytes(b"")
-    other = make_trainer(make_detector())
-    with pytest.warns(UserWarning, match=r"iteration_0000006\.pth is damaged"):
+    path = trainer.checkpoints.folder / "iteration_0000009.pth"
+    path.write_bytes(content) if content == b"" else torch.save({"model": content}, path)
+    other = make_trainer()
+    with pytest.warns(UserWarning, match=message):
         assert other.resume()
-    assert other.iteration == 4
+    assert other.iteration == 6
 
 
 def test_a_checkpoint_missing_on_one_machine_names_the_remedy(tmp_path):
@@ -258,9 +221,7 @@ def test_records_after_the_checkpoint_are_dropped(tmp_path):
     assert read(log.path) == [{"iteration": 1}, {"iteration": 2}, {"iteration": 3, "again": True}]
 
 
-def test_weights_are_released_without_pickled_objects(tmp_path):
-    release({"w": torch.ones(2)}, ("a", "b"), "E", tmp_path / "e.pth")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        content = torch.load(tmp_path / "e.pth", weights_only=True)
-    assert content["classes"] == ["a", "b"]
+def test_a_damaged_record_hides_no_other(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"iteration": 1}\n{"iterat\xff\n[3]\nnull\n{"iteration": 4}\n{"itera')
+    assert read(path) == [{"iteration": 1}, {"iteration": 4}]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_detector import ENTRY, SHORT
 
 import zoo
 from benchmarks import measure
@@ -18,8 +19,7 @@ from fcos.train.metrics import read
 from tools import cli
 from tools.arguments import name_for_files
 
-ENTRY = "FCOS_shapes_tiny"
-SETTINGS = ["resize.size=96", "head.shared_depth=1", "decoder.score=product"]
+SETTINGS = ["head.shared_depth=1", "decoder.score=product"]
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """The folder of a run of a few steps with other settings than the entry's."""
     folder = tmp_path_factory.mktemp("runs") / "mine"
     arguments = [f"data.train={data}", f"data.test={data}", f"run.folder={folder}", *SETTINGS]
-    arguments += ["schedule.iterations=60", "data.workers=0", "solver.batch=4", "run.device=cpu"]
-    assert cli.main(["train", ENTRY, *arguments]) == 0
+    assert cli.main(["train", ENTRY, *SHORT, *arguments, "schedule.iterations=60"]) == 0
     return folder
 
 

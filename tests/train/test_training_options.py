@@ -1,6 +1,5 @@
 """Options change speed, memory or precision, and what is learnt by no more than rounding."""
 
-import sys
 from collections import Counter
 from types import SimpleNamespace
 
@@ -13,7 +12,6 @@ from backbones import ResNet
 from fcos import Head
 from fcos.train import memory
 from fcos.train.memory import checkpoint_activations
-from fcos.train.metrics import Log
 
 
 def gradients(detector, seed=0):
@@ -106,14 +104,6 @@ def test_bf16_follows_fp32(make_trainer):
     assert curves["bf16"] != curves["fp32"]
 
 
-def test_fp16_scales_its_losses(make_trainer):
-    trainer = make_trainer(make_detector(), precision="fp16")
-    assert trainer.scaler.is_enabled()
-    losses = trainer.step(*next(iter(trainer.batches(0))))
-    assert losses["loss"] > 0
-    assert all(bool(torch.isfinite(p).all()) for p in trainer.detector.parameters())
-
-
 def test_the_average_lags_behind(make_trainer):
     trainer = make_trainer(make_detector(), ema=0.5, iterations=3)
     batches = iter(trainer.batches(0))
@@ -148,16 +138,11 @@ def test_portrait_and_landscape_images_of_a_micro_batch_are_padded_to_squares(gp
     monkeypatch.setattr(
         memory, "_fits", lambda _, images, size, *rest: tried.append((images, size))
     )
-    with pytest.raises(RuntimeError, match="not even one image of 1333x800"):
-        memory.fitting_accumulation(detector, num_images=4, size=(800, 1333), group=2)
-    assert tried == [(4, (1333, 1333)), (2, (800, 1333)), (1, (800, 1333))]
-
-
-def test_the_message_says_what_to_lower_if_nothing_fits(gpu):
     with pytest.raises(
         RuntimeError, match=r"one image of 1333x800 .* solver\.activation_checkpointing=true"
     ):
-        memory.fitting_accumulation(gpu(0), num_images=16, size=(800, 1333))
+        memory.fitting_accumulation(detector, num_images=4, size=(800, 1333), group=2)
+    assert tried == [(4, (1333, 1333)), (2, (800, 1333)), (1, (800, 1333))]
 
 
 def test_the_probe_counts_memory_already_in_use(monkeypatch):
@@ -192,29 +177,3 @@ def test_the_probe_has_objects_of_all_sizes_within_the_image():
 )
 def test_libraries_report_lack_of_memory_in_their_own_ways(error, expected):
     assert memory.is_out_of_memory(error) == expected
-
-
-def test_the_memory_of_cpus_is_not_probed():
-    assert memory.fitting_accumulation(make_detector(), num_images=16, size=(800, 1333)) == 1
-
-
-def test_metrics_reach_the_clients_of_others(tmp_path, monkeypatch):
-    sent = []
-    run = SimpleNamespace(log=lambda values, step: sent.append(("wandb", step, values)))
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: run))
-    mlflow = SimpleNamespace(
-        set_experiment=lambda name: None,
-        start_run=lambda run_name: None,
-        log_dict=lambda config, name: None,
-        log_metrics=lambda values, step: sent.append(("mlflow", step, values)),
-    )
-    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
-    log = Log(tmp_path, loggers=["wandb", "mlflow"])
-    log.write({"iteration": 7, "AP": 0.5, "per_class": {"cat": 0.5}})
-    assert sent == [("wandb", 7, {"AP": 0.5}), ("mlflow", 7, {"AP": 0.5})]
-
-
-def test_a_missing_logger_is_left_out(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    Log(tmp_path, loggers=["wandb"]).write({"iteration": 1})
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"iteration": 1}\n'

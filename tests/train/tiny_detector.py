@@ -1,4 +1,4 @@
-"""A detector that a CPU trains in seconds, and batches for it that need no files."""
+"""What a CPU trains in seconds: a detector and batches for it, and the settings of a run."""
 
 import torch
 
@@ -7,6 +7,17 @@ from fcos import FPN, Decoder, Detector, Head, ImageNormalizer, LongestSide, Los
 from fcos.data.shapes import CLASSES
 
 SIZE = 96
+ENTRY = "FCOS_shapes_tiny"
+# Settings of a run of two steps.
+SHORT = [
+    "schedule.iterations=2",
+    "schedule.steps=[]",
+    "resize.size=96",
+    "solver.batch=4",
+    "data.workers=0",
+    "run.device=cpu",
+    "run.loggers=[]",
+]
 
 
 def make_detector(norm="bn", head_norm="bn", seed=0, classes=CLASSES, **loss):
