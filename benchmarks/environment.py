@@ -12,7 +12,7 @@ import os
 import platform
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, reduce
 from pathlib import Path
@@ -50,12 +50,14 @@ def describe(device: str) -> dict[str, Any]:
     }
     if device.startswith("cuda") and torch.cuda.is_available():
         gpu = gpu_state(device)
-        facts["gpu"] = torch.cuda.get_device_name(device)
-        facts["driver"] = gpu.get("driver")
-        facts["power_limit"] = gpu.get("power_limit")
-        facts["cuda"] = torch.version.cuda
-        facts["cudnn"] = torch.backends.cudnn.version()
-        facts["cudnn_benchmark"] = torch.backends.cudnn.benchmark
+        facts |= {
+            "gpu": torch.cuda.get_device_name(device),
+            "driver": gpu.get("driver"),
+            "power_limit": gpu.get("power_limit"),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        }
     return facts
 
 
@@ -75,15 +77,9 @@ def state(device: str) -> dict[str, Any]:
     }
     if device.startswith("cuda"):
         gpu = gpu_state(device)
-        facts |= {
-            "gpu_celsius": gpu.get("celsius"),
-            "gpu_mhz": gpu.get("mhz"),
-            "gpu_max_mhz": gpu.get("max_mhz"),
-            "gpu_power_state": gpu.get("power_state"),
-            "gpu_power": gpu.get("power"),
-            "gpu_throttled": gpu.get("throttled"),
-            "gpu_other_processes": _other_processes(device),
-        }
+        names = ("celsius", "mhz", "max_mhz", "power_state", "power", "throttled")
+        facts |= {f"gpu_{name}": gpu.get(name) for name in names}
+        facts["gpu_other_processes"] = _other_processes(device)
     return {key: value for key, value in facts.items() if value is not None}
 
 
@@ -117,9 +113,8 @@ def sample_gpu(device: str) -> Iterator[dict[str, Any]]:
     result.update(summarize_samples(samples))
 
 
-def summarize_samples(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def summarize_samples(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The lowest clock, all throttle reasons, and whether any of them invalidates a time."""
-    samples = list(samples)
     clocks = [sample["mhz"] for sample in samples if "mhz" in sample]
     masks = [sample["reasons"] for sample in samples if "reasons" in sample]
     facts: dict[str, Any] = {"gpu_lowest_mhz": min(clocks)} if clocks else {}

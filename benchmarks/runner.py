@@ -26,12 +26,7 @@ from benchmarks.suite import Suite
 from benchmarks.timing import combine_processes
 
 NOT_STARTED = "not started"  # begins the reason of a case for which there was no time left
-COLUMNS = (
-    TextColumn("{task.description}"),
-    BarColumn(),
-    MofNCompleteColumn(),
-    TimeElapsedColumn(),
-)
+COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
 
 def run(

@@ -48,8 +48,7 @@ def bench(
         ),
     ] = None,
     metrics: Annotated[
-        str | None,
-        what(metavar="WORDS", help=f"Comma-separated: {', '.join(METRICS)}."),
+        str | None, what(metavar="WORDS", help=f"Comma-separated: {', '.join(METRICS)}.")
     ] = None,
     baseline: Annotated[
         list[str] | None,
@@ -74,12 +73,10 @@ def bench(
         what(min=1, help="Use only the first images, also for AP (--set limit=N: not for AP)."),
     ] = None,
     weights: Annotated[
-        list[str] | None,
-        what(metavar="NAME=PATH", help="Checkpoint of an entry; may be repeated."),
+        list[str] | None, what(metavar="NAME=PATH", help="Checkpoint of an entry; may be repeated.")
     ] = None,
     weights_dir: Annotated[
-        Path | None,
-        what(help="Folder of checkpoints that are named as published, or NAME.pth."),
+        Path | None, what(help="Folder of checkpoints that are named as published, or NAME.pth.")
     ] = None,
     cached_only: Annotated[bool, what("--cached-only", help="Never download weights.")] = False,
     no_random: Annotated[
@@ -90,8 +87,7 @@ def bench(
         ),
     ] = False,
     precision: Annotated[
-        str | None,
-        how(metavar="WORDS", help=f"Comma-separated: {', '.join(PRECISIONS)}."),
+        str | None, how(metavar="WORDS", help=f"Comma-separated: {', '.join(PRECISIONS)}.")
     ] = None,
     device: Device = None,
     threads: Annotated[int | None, how(min=1, help="CPU threads.")] = None,
@@ -103,13 +99,9 @@ def bench(
         ),
     ] = None,
     batches: Annotated[
-        str | None,
-        how(metavar="NUMBERS", help="Batch sizes for throughput, such as 1,2,4,8."),
+        str | None, how(metavar="NUMBERS", help="Batch sizes for throughput, such as 1,2,4,8.")
     ] = None,
-    compile: Annotated[
-        bool,
-        how("--compile", help="Also measure with torch.compile."),
-    ] = False,
+    compile: Annotated[bool, how("--compile", help="Also measure with torch.compile.")] = False,
     layout: Annotated[
         str | None,
         how(metavar="WORDS", help=f"Memory format of weights and inputs: {', '.join(LAYOUTS)}."),
@@ -126,17 +118,12 @@ def bench(
         int | None,
         how(min=1, help="Time at least this many passes over the images in each process."),
     ] = None,
-    runs: Annotated[
-        int | None,
-        how(help="Time at least this many runs in each process."),
-    ] = None,
+    runs: Annotated[int | None, how(help="Time at least this many runs in each process.")] = None,
     seconds: Annotated[
-        float | None,
-        how(help="Time for at least this long in each process."),
+        float | None, how(help="Time for at least this long in each process.")
     ] = None,
     timeout: Annotated[
-        float | None,
-        how(help="Stop a process that takes longer than this for one case (seconds)."),
+        float | None, how(help="Stop a process that takes longer than this for one case (seconds).")
     ] = None,
     shard: Annotated[
         str | None,
@@ -151,8 +138,7 @@ def bench(
         "outputs/bench/results.jsonl"
     ),
     fresh: Annotated[
-        bool,
-        output("--fresh", help="Measure again what the results file already has."),
+        bool, output("--fresh", help="Measure again what the results file already has.")
     ] = False,
 ) -> int:
     """Measure parameters, GFLOPs, latency, throughput, memory and AP, each in its own process.
