@@ -94,14 +94,14 @@ def _search_working_directory(module: str) -> None:
 
 def torchvision_fcos(device: str, precision: str) -> nn.Module:
     """torchvision's fcos_resnet50_fpn: COCO weights from its own cache, or random ones."""
-    published = FCOS_ResNet50_FPN_Weights.COCO_V1
-    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(published.url).name
+    url = FCOS_ResNet50_FPN_Weights.COCO_V1.url
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if file.is_file():
         model = load_torchvision(file)
     else:
         embedded = dataset.embedded()
         model = randomized_torchvision(dataset.read_image(embedded, dataset.image_ids(embedded)[0]))
-    return _Torchvision(model, device, precision, published.meta["categories"], file.is_file())
+    return _Torchvision(model, device, precision, "published" if file.is_file() else "random")
 
 
 def load_torchvision(file: Path) -> nn.Module:
@@ -158,15 +158,14 @@ def trainable_torchvision(size: tuple[int, int] = (800, 1333)) -> nn.Module:
 class _Torchvision(nn.Module):
     """A torchvision detector with the interface of an adapter's detector."""
 
-    def __init__(
-        self, model: nn.Module, device: str, precision: str, classes: list[str], trained: bool
-    ) -> None:
+    classes = FCOS_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+
+    def __init__(self, model: nn.Module, device: str, precision: str, weights: str) -> None:
         super().__init__()
         self.model = model.to(device).to(memory_format=torch.channels_last)
         self.device = torch.device(device)
         self.dtype = DTYPES.get(precision, torch.float32)
-        self.classes = classes
-        self.weights = "published" if trained else "random"
+        self.weights = weights
 
     def resize(self, shortest: int, longest: int) -> None:
         """Change the sides of the images from 800 and 1333."""

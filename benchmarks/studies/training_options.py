@@ -1,12 +1,13 @@
 """What each option of training does to speed, memory and loss.
 
-    python -m benchmarks.studies.training_options --out reports/training_options
+    python -m benchmarks.studies.training_options > reports/training_options.md
+    fcos-zoo report curves outputs/training_options/* --out reports/training_options.png
 
 Each option is a run of `fcos-zoo train` in its own process, with the same entry, the same starting
 weights and, step by step, the same batches of embedded photographs of one size, so that the loss
 curves of all options can be compared. In each round the options run one after the other, so that
-other load on the machine affects all of them; the curves are those of the first round. A ratio is
-the median over the rounds of an option's speed divided by that of fp32 in the same round.
+other load on the machine affects all of them. A ratio is the median over the rounds of an option's
+speed divided by that of fp32 in the same round. The runs of the last round stay in `--folder`.
 
 The starting weights are random, and the norms have the statistics of a photograph. On a CPU the
 memory is the peak of the (first) process, including torch itself.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -25,10 +27,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import matplotlib as mpl
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 
 import zoo
 from benchmarks.dataset import EMBEDDED, embedded, read_images
@@ -47,7 +47,7 @@ the protocol. "Times as fast" is the median over alternating rounds, with the ra
 compute the same function differ by rounding, which training magnifies; a difference of zero means
 equal to the bit. fp16 is left out on a CPU, which only emulates it.
 
-![Loss by step, and its distance from that of plain fp32]({picture})
+![Loss by step, and its distance from that of plain fp32](training_options.png)
 """
 BASE = "fp32"
 OPTIONS: dict[str, tuple[str, ...]] = {
@@ -63,12 +63,11 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "compile": ("solver.compile=true",),
     "2 processes": (),
 }
-EQUAL = 1e-9  # at which a difference of zero is drawn
 SETTLING = 3  # first steps, not counted in the speed because of caches and compilation
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run every option in each round, and write the table and the curves."""
+    """Run every option in each round, and print the page."""
     parser = study.arguments(__doc__, rounds=3)
     add = parser.add_argument
     add("--entry", default="FCOS_R_50_1x")
@@ -78,39 +77,34 @@ def main(words: Sequence[str] | None = None) -> int:
     # A CPU emulates fp16, which would take hours, so there it is run only if it is named.
     usual = [name for name in OPTIONS if name != "fp16" or torch.cuda.is_available()]
     add("--options", nargs="+", choices=OPTIONS, default=usual, metavar="OPTION")
-    add("--out", type=Path, help="write OUT.md and OUT.png", required=True)
+    add("--folder", type=Path, default=Path("outputs/training_options"), help="%(default)s")
     options = parser.parse_args(words)
-    losses: dict[str, list[float]] = {}  # of the first round
+    height, width = options.size
+    losses: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
         common = [
             f"entry={options.entry}",
-            f"data.train={photographs_of_one_size(folder / 'annotations.json')}",
+            f"data.train={photographs_of_one_size(Path(name) / 'annotations.json')}",
             f"data.train_images={EMBEDDED / 'images'}",
-            f"init.checkpoint={starting_weights(options.entry, folder / 'start.pth')}",
+            f"init.checkpoint={starting_weights(options.entry, Path(name) / 'start.pth')}",
             f"schedule.iterations={options.steps}",
             "schedule.steps=[]",
             f"solver.batch={options.batch}",
             f"solver.base_lr={0.01 * options.batch / 16}",
             "solver.warmup.iterations=10",
-            f"augmentation.shortest=[{options.size[0]}]",
-            f"augmentation.longest={options.size[1]}",
+            f"augmentation.shortest=[{height}]",
+            f"augmentation.longest={width}",
         ]
         runs = {
-            option: partial(train, option, common, folder, options.threads, losses)
+            option: partial(train, option, common, options.folder, options.threads, losses)
             for option in dict.fromkeys([BASE, *options.options])
         }
         frame = study.side_by_side(runs, options.rounds, warmup=0)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    draw(losses, options.out.with_suffix(".png"))
-    height, width = options.size
-    title = HEADER.format(picture=options.out.with_suffix(".png").name).rstrip()
     below = (
         f"{options.entry}, {options.batch} images of {height}x{width} per step, {options.steps} "
         f"steps; {study.conditions('cuda' if torch.cuda.is_available() else 'cpu', options.rounds)}"
     )
-    page = study.text(table(frame, losses), title, below)
-    options.out.with_suffix(".md").write_text(page, encoding="utf-8")
+    study.show(table(frame, losses), HEADER.rstrip(), below)
     return 0
 
 
@@ -150,7 +144,7 @@ def train(
 ) -> dict[str, float]:
     """Run `fcos-zoo train` with an option; returns seconds per image and the peak memory in MiB.
 
-    The loss of each step is added to `losses` for an option that has none there yet.
+    The loss of each step is put into `losses`.
 
     Raises:
         RuntimeError: training failed.
@@ -158,7 +152,8 @@ def train(
     launch = ["-m"]
     if option == "2 processes":
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-    run = tempfile.mkdtemp(dir=folder)
+    run = folder / option.replace(" ", "_")
+    shutil.rmtree(run, ignore_errors=True)
     fixed = ["data.workers=0", "run.log_every=1", "run.checkpoint_every=1000000", "run.loggers=[]"]
     done = subprocess.run(
         [
@@ -170,11 +165,11 @@ def train(
         env={**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": str(threads)},
         check=False,
     )
-    records = read(Path(run) / "metrics.jsonl")
+    records = read(run / "metrics.jsonl")
     if done.returncode or len(records) <= SETTLING:
         last = (done.stderr.strip().splitlines() or ["ended early"])[-1]
         raise RuntimeError(f"{option}: {last}")
-    losses.setdefault(option, [record["loss"] for record in records])
+    losses[option] = [record["loss"] for record in records]
     speed = statistics.median(record["images_per_second"] for record in records[SETTLING:])
     memory = max(record["memory_mib"] for record in records)
     return {"seconds": 1 / speed, "memory_mib": memory}
@@ -197,25 +192,6 @@ def table(frame: pd.DataFrame, losses: Mapping[str, Sequence[float]]) -> pd.Data
             }
         )
     return pd.DataFrame(rows)
-
-
-def draw(curves: Mapping[str, Sequence[float]], path: Path) -> None:
-    """Draw the loss by step of every option, and its difference from that of fp32."""
-    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(10, 3.6), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        colours = mpl.colormaps["viridis"].resampled(len(curves))
-        for number, (name, losses) in enumerate(curves.items()):
-            style, colour = ("-", "--", "-.", ":")[number % 4], colours(number)
-            steps = range(1, len(losses) + 1)
-            left.plot(steps, losses, style, color=colour, label=name)
-            away = [max(abs(a / b - 1), EQUAL) for a, b in zip(losses, curves[BASE], strict=True)]
-            if name != BASE:
-                right.semilogy(steps, away, style, color=colour)
-        left.set(xlabel="step", ylabel="loss")
-        right.set(xlabel="step", ylabel=f"relative difference from fp32 ({EQUAL:g}: none)")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
-        figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":
