@@ -18,6 +18,8 @@ include_patterns = [
 ]
 exclude_patterns = [".*", "build", "outputs", "runs"]  # not searched for pages
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_show_copyright = False
 html_extra_path = ["../llms.txt", "_static/index.html"]
 html_copy_source = False

@@ -127,11 +127,12 @@ def conditions(table: pd.DataFrame, latest: str) -> str:
     """
     machines = table.attrs["machines"].items()
     timed = "; ".join(f"{FIGURES[name][1]}: {machine}" for name, machine in machines)
+    own = ", `FCOS_shapes_tiny` with its own" if "FCOS_shapes_tiny" in set(table["entry"]) else ""
     return f"""\
 AP is the published one on val2017 or minival. Times were measured here ({timed}), in fp32, for
-one image of the published test size, from the decoded image to its boxes, with random weights
-except for the embedded model; [which model for which budget]({latest}) states their noise.
-Training memory is that of a step of 2 images in fp32. *Academic use* means that the authors grant
+one image of the published test size, from the decoded image to its boxes, with random weights{own};
+[which model for which budget]({latest}) states their noise. GFLOPs are of one image of that size,
+training memory is that of a step of 2 images in fp32. *Academic use* means that the authors grant
 commercial use on request."""
 
 
@@ -139,7 +140,8 @@ def readme_table(table: pd.DataFrame) -> str:
     """The most accurate model of each backbone among those whose weights can be downloaded."""
     live = [zoo.card(name).live for name in table["entry"]]
     known = table[live].dropna(subset=["ap"]).drop_duplicates("backbone")
-    return f"{rows(known, CARDS)}\n\n{conditions(table, LATEST)}"
+    known.attrs = table.attrs
+    return f"{rows(known, CARDS)}\n\n{conditions(known, LATEST)}"
 
 
 def page(table: pd.DataFrame) -> str:

@@ -33,12 +33,12 @@ BUDGETS = {
     ),
 }
 INTRO = """\
-Made from the results by `fcos-zoo report`, never edited. A model is **best** for a budget if no
-other one has at least its AP at a lower cost, and **tied** if others have, but by less than the
-measured noise of both times. The APs of two models are tied if 95% of the differences in random
-draws of the images do not have one sign. All figures in all settings, with their conditions:
-[measured.md](measured.md). Every published table again, row for row:
-[published.md](published.md)."""
+Take the last **best** model that your budget of milliseconds or memory allows. A model is best if
+no other one has at least its AP at a lower cost. It is **tied** if another one has, but the times
+differ by less than the measured noise of both. Where APs were measured here, two of them are also
+tied unless the same model is ahead in 95% of random draws of the images. All figures in all
+settings, with their conditions, are in [measured.md](measured.md), and every published table, row
+for row, in [published.md](published.md). `fcos-zoo report` makes these pages from the results."""
 DETAILS = tuple(metric.name for metric in METRICS if not metric.compared)
 COLUMNS = (
     *("latency_ms", "peak_mb", "train_gb", "train_gb_predicted"),
@@ -176,7 +176,7 @@ def _choices(points: pd.DataFrame, cost: str) -> str:
         cells = [point["entry"], f"{point['y']:.1f}", metric.text(point["x"]) + noise]
         cells += [", ".join(near.sort_values("x")["entry"]), ", ".join(point["as_accurate"])]
         rows.append(cells)
-    headings = ["model", "AP", f"from {metric.heading}", "tied", "AP tied with"]
+    headings = ["model", "AP", metric.heading, "tied", "AP tied with"]
     filled = [place for place in range(5) if place < 3 or any(row[place] for row in rows)]
     return markdown(
         [headings[place] for place in filled], [[row[place] for place in filled] for row in rows]

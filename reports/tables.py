@@ -18,7 +18,10 @@ GAP = "-"
 MARK = "~ marks noise over 10% or not known"
 ALWAYS = ("ap", "latency_ms", "peak_mb")  # shown even if names must be folded for them
 # The columns without numbers.
-TEXTS = ("model", "backbone", "settings", "runtime", "weights", "license of the weights")
+TEXTS = (
+    *("model", "backbone", "settings", "runtime", "weights", "license of the weights"),
+    *("tied", "AP tied with"),
+)
 UNCERTAIN = ("latency_ms", "images_per_second")  # the metrics that bear the mark
 # The tables of the page: the measurements of each, and a setting whose values are columns.
 SECTIONS = {

@@ -98,7 +98,7 @@ def test_models_whose_ap_does_not_differ_in_the_same_draws_are_tied() -> None:
     ]
     assert list(summary(frame(rows))["as_accurate"]) == [[FAST], [SLOW], []]
     page = overview.files(rows)["README.md"]
-    assert "| model | AP | from ms | AP tied with |" in page
+    assert "| model | AP | ms | AP tied with |" in page
     assert f"| {SLOW} | 37.0 | 20.0 ± 1% | {FAST} |" in page
     fewer = [*rows[:3], ap(FAST, values={"bootstrap": {"ap": [0.37]}}), *rows[4:]]
     assert not any(summary(frame(fewer))["as_accurate"])  # not the same draws
