@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -135,10 +136,10 @@ def export(
     stem = name_for_files(name) + ("" if precision == "fp32" else f"_{precision}")
     out.mkdir(parents=True, exist_ok=True)
     console = TextConsole(soft_wrap=True)
-    drafts = out / f"{stem}.draft"  # a folder: the files in it have their own names
-    drafts.mkdir(exist_ok=True)
     done: dict[str, Path] = {}
-    try:
+    # A folder beside the files of this export only: others may write the same names.
+    with tempfile.TemporaryDirectory(prefix=f".{stem}.", dir=out) as folder:
+        drafts = Path(folder)
         dataset = read_dataset([calibrate], drafts) if calibrate and max_drop is not None else None
         for form in chosen:
             draft, onnx = drafts / f"{stem}{SUFFIXES[form]}", drafts / f"{stem}.onnx"
@@ -165,10 +166,6 @@ def export(
         for target_name, draft in done.items():
             for part, final in zip(_files(draft), _files(out / target_name), strict=True):
                 part.replace(final)
-    finally:
-        for part in drafts.iterdir():
-            part.unlink()
-        drafts.rmdir()
 
 
 def check_precision(precision: str, formats: Sequence[str]) -> None:
@@ -208,8 +205,8 @@ def _quantised(
 
 
 def _files(path: Path) -> list[Path]:
-    """The files of a format: OpenVINO's weights lie beside it."""
-    return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+    """The files of a format; OpenVINO's weights lie beside the graph, and come first."""
+    return [path.with_suffix(".bin"), path] if path.suffix == ".xml" else [path]
 
 
 def need(packages: Sequence[str], extra: str) -> None:

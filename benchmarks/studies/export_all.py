@@ -95,8 +95,8 @@ def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:150].replace("|", "/")
 
 
-def randomized(name: str, photo: Tensor, size: Size) -> Detector:
-    """An entry with random weights.
+def randomized(name: str, photo: Tensor, size: Size, candidates: int = CANDIDATES) -> Detector:
+    """An entry with the same random weights every time, and another test-time size.
 
     Its deformable convolutions have fixed offsets: random ones that depend on the image would
     amplify rounding errors.
@@ -109,7 +109,7 @@ def randomized(name: str, photo: Tensor, size: Size) -> Detector:
             assert module.offset.bias is not None
             nn.init.normal_(module.offset.bias)
     detector.resize = with_size(detector.resize, size)
-    random_weights.randomize(detector, [resize_image(photo, size)], candidates=CANDIDATES)
+    random_weights.randomize(detector, [resize_image(photo, size)], candidates)
     return detector
 
 

@@ -27,8 +27,8 @@ import zoo
 from benchmarks import random_weights
 from benchmarks.dataset import embedded, read_images
 from benchmarks.exported import EXACT, INT8, Tolerance
+from benchmarks.studies.export_all import randomized
 from benchmarks.studies.side_by_side import call, conditions, medians, show, side_by_side, speedup
-from benchmarks.workload import with_size
 from fcos import Detector, export_formats, quantize
 from fcos.detections import matches
 from fcos.export import program
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     images = [as_float(resize_image(photo, SIZE)) for photo in photos]
     rows: list[dict[str, str]] = []
     for name in options.names:
-        detector = randomized(name, photos[0])
+        detector = randomized(name, photos[0], SIZE, random_weights.CANDIDATES)
         write(detector, options.folder / name, images[:CALIBRATION])
         if not options.only_write:
             files = {key: options.folder / name / file for key, (file, _) in FILES.items()}
@@ -76,15 +76,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         title = "From an image of 320x416 to its boxes, batch 1"
         show(pd.DataFrame(rows), title, conditions("cpu", options.rounds))
     return 0
-
-
-def randomized(name: str, photo: Tensor) -> Detector:
-    """An entry with the same random weights every time."""
-    torch.manual_seed(0)
-    detector = zoo.build(name).eval()
-    detector.resize = with_size(detector.resize, SIZE)
-    random_weights.randomize(detector, [photo])
-    return detector
 
 
 def write(detector: Detector, folder: Path, images: Sequence[Tensor]) -> None:

@@ -252,6 +252,32 @@ def test_a_graph_that_finds_something_else_is_not_kept(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_two_exports_of_one_name_do_not_touch_each_other_s_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second runs while the first compares its file, and is the first to be kept."""
+    arguments, written = ["export", TINY, "--out", str(tmp_path)], iter(["first", "second"])
+    monkeypatch.setattr(export, "program", lambda *_, **__: None)
+    monkeypatch.setattr(
+        export_formats, "write_pt2", lambda _, path, facts: path.write_text(next(written))
+    )
+    monkeypatch.setattr(zoo, "load", lambda path: path)
+    compared: list[str] = []
+
+    def compare(detector: Detector, path: Path, tolerance: object) -> str:
+        if not compared:
+            compared.append(path.read_text())
+            assert run(arguments) == 0
+        compared.append(path.read_text())
+        return "the same"
+
+    monkeypatch.setattr(exported, "compare", compare)
+    assert run(arguments) == 0
+    assert compared == ["first", "second", "first"]
+    assert [file.name for file in tmp_path.iterdir()] == [f"{TINY}.pt2"]
+    assert (tmp_path / f"{TINY}.pt2").read_text() == "first"
+
+
 def test_only_the_layers_between_convolutions_are_quantised() -> None:
     nodes = [
         quantize.Node("normalise", "Subtract", ["image"], ["x"]),
