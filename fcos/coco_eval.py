@@ -16,12 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from fcos.data.annotations import (
-    Annotations,
-    category_names,
-    load_annotations,
-    valid_objects,
-)
+from fcos.data.annotations import Annotations, category_names, load_annotations, valid_objects
 
 Result = dict[str, Any]
 COCO_LIMIT = 100  # detections of an image that COCO's AP counts
@@ -114,7 +109,10 @@ def match_detections(
 
     Arguments and errors are those of `evaluate_detections`.
     """
-    _check_backend(backend)
+    if backend not in BACKENDS:
+        raise ValueError(f"there is no backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+    if backend == "hotcoco" and importlib.util.find_spec("hotcoco") is None:
+        raise ImportError("hotcoco is not installed: pip install 'fcos-zoo[analysis]'")
     truth = _truth(load_annotations(annotations))
     chosen = sorted(truth.imgs) if image_ids is None else sorted(set(image_ids))
     if not chosen:
@@ -163,13 +161,6 @@ def _stats(accumulated: Mapping[str, Any]) -> list[float]:
     return [float(part[part > -1].mean()) if (part > -1).any() else -1.0 for part in chosen]
 
 
-def _check_backend(backend: str) -> None:
-    if backend not in BACKENDS:
-        raise ValueError(f"there is no backend {backend!r}; choose one of {', '.join(BACKENDS)}")
-    if backend == "hotcoco" and importlib.util.find_spec("hotcoco") is None:
-        raise ImportError("hotcoco is not installed: pip install 'fcos-zoo[analysis]'")
-
-
 def to_hotcoco(truth: COCO, results: COCO) -> Any:
     """A hotcoco.COCOeval of the objects and detections of pycocotools."""
     import hotcoco
@@ -203,16 +194,10 @@ def _truth(content: Mapping[str, Any]) -> COCO:
     Annotations are numbered from 1: COCOeval takes an object of id 0 for one that was not
     detected, and cannot tell two of the same id apart.
     """
-    objects = enumerate(valid_objects(content), 1)
-    return _index(
-        {
-            "images": content["images"],
-            "categories": [
-                {"id": key, "name": name} for key, name in category_names(content).items()
-            ],
-            "annotations": [{**thing, "id": number} for number, thing in objects],
-        }
-    )
+    names = category_names(content)
+    categories = [{"id": key, "name": name} for key, name in names.items()]
+    objects = [{**thing, "id": number} for number, thing in enumerate(valid_objects(content), 1)]
+    return _index({"images": content["images"], "categories": categories, "annotations": objects})
 
 
 def _check_result(detection: Any) -> None:

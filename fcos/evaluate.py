@@ -130,8 +130,16 @@ def examine(classes: Sequence[str], test: DetectionDataset, limit: int | None = 
         ValueError: it has none of the detector's classes.
     """
     match_categories(classes, test)
+
+    def fault(file: str, size: tuple[int, int]) -> str | None:
+        try:
+            read_image(file, size)
+        except ImageError as error:
+            return str(error)
+        return None
+
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        errors = [error for error in pool.map(lambda i: _fault(test, i), range(len(test))) if error]
+        errors = list(filter(None, pool.map(fault, test.files, map(tuple, test.sizes.tolist()))))
     if errors:
         raise ImageError(f"{len(errors)} of {len(test)} images to evaluate on: {errors[0]}")
     objects = np.diff(test.ends, prepend=0)
@@ -222,15 +230,6 @@ def detect_dataset(
     position = {image_id: index for index, image_id in enumerate(dataset.image_ids.tolist())}
     gathered = [result for share in shares for result in share]
     return sorted(gathered, key=lambda result: position[result["image_id"]])
-
-
-def _fault(test: DetectionDataset, index: int) -> str | None:
-    height, width = test.sizes[index].tolist()
-    try:
-        read_image(test.files[index], (height, width))
-    except ImageError as error:
-        return str(error)
-    return None
 
 
 def _some(names: Sequence[str]) -> str:

@@ -183,6 +183,7 @@ def valid_objects(content: Mapping[str, Any], note: Note | None = None) -> list[
     for position, row in enumerate(content["annotations"]):
         image_id, category_id = (_scalar(row.get(key)) for key in ("image_id", "category_id"))
         crowd, area = CROWD_FLAGS.get(_scalar(row.get("iscrowd"))), row.get("area")
+        area_known = _is_number(area, LARGEST_COORDINATE**2) and area >= 0
         box, kind = row.get("bbox"), None
         if not is_box(box):
             box, kind = segmentation_box(row.get("segmentation")), "box of the segmentation"
@@ -194,23 +195,14 @@ def valid_objects(content: Mapping[str, Any], note: Note | None = None) -> list[
             kind = "unknown category"
         elif crowd is None:
             kind = "malformed iscrowd"
-        elif area is not None and not (_is_number(area, LARGEST_COORDINATE**2) and area >= 0):
+        elif area is not None and not area_known:
             kind = kind or "malformed area"
         if kind and note:
             note(kind, files.get(image_id, f"annotations[{position}]"))
         if kind in (None, "malformed area", "box of the segmentation"):
-            box = list(box)
-            if not (_is_number(area, LARGEST_COORDINATE**2) and area >= 0):
-                area = box[2] * box[3]
-            objects.append(
-                {
-                    "image_id": image_id,
-                    "category_id": category_id,
-                    "bbox": box,
-                    "iscrowd": crowd,
-                    "area": area,
-                }
-            )
+            area = area if area_known else box[2] * box[3]
+            fields = {"image_id": image_id, "category_id": category_id, "bbox": list(box)}
+            objects.append({**fields, "iscrowd": crowd, "area": area})
     _check_units(content, objects[:SAMPLE])
     return objects
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,7 +49,12 @@ def convert(splits: Splits, out: Path, format: Format, images: Images) -> dict[s
         counts: Counter[str] = Counter()
         content, files = _boxes(*read(), counts)
         for row, file in zip(content["images"], files, strict=True):
-            _place(file, out / "images" / names[name] / row["file_name"], images)
+            target = out / "images" / names[name] / row["file_name"]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if images == "link":
+                target.symlink_to(file.resolve())
+            else:
+                shutil.copyfile(file, target)
         if format == "coco":
             path = out / "annotations" / f"instances_{name}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,14 +113,6 @@ def _names(files: Sequence[Path]) -> list[str]:
         taken.add(Path(name).stem.casefold())
         names.append(name)
     return names
-
-
-def _place(file: Path, target: Path, images: Images) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if images == "link":
-        os.symlink(file.resolve(), target)
-    else:
-        shutil.copyfile(file, target)
 
 
 def _write_labels(content: Mapping[str, Any], classes: Sequence[str], folder: Path) -> None:

@@ -7,7 +7,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -40,14 +39,10 @@ def find_image_dir(annotations: str | Path, content: Annotations | None = None) 
         folders += [base / name for name in (split, f"images/{split}", "images", "data", "")]
     images = load_annotations(path if content is None else content, labelled=False)["images"]
     names = [image["file_name"] for image in images[:TRIED]]
-    as_written = max(folders, key=partial(_present, names))
-    if _present(names, as_written) == len(names):
-        return as_written
+    for folder in folders:
+        if all(os.path.isfile(folder / name) for name in names):
+            return folder
     return max(folders, key=lambda folder: len(names) - find_files(names, folder).count(None))
-
-
-def _present(names: Sequence[str], folder: Path) -> int:
-    return sum(os.path.isfile(folder / name) for name in names)
 
 
 def existing_images(

@@ -101,54 +101,55 @@ def test_lines_of_yolo_labels(tmp_path, line, box, kind):
     assert dataset.counts[kind] == 1 if kind else not dataset.counts
 
 
+def labelme(*shapes):
+    named = [{"label": "dog", **shape} for shape in shapes]
+    return {"shapes": named, "imagePath": r"C:\photos\street.jpg"}
+
+
+def cvat(shape):
+    image = f'<image name="street.jpg" width="100" height="80"><{shape} label="dog"/></image>'
+    return f"<annotations>{image}</annotations>"
+
+
+def label_studio(**shape):
+    size = {"original_width": 100, "original_height": 80}
+    return [{"image": "s3://bucket/street.jpg", "label": [{**size, **shape}]}]  # JSON_MIN
+
+
+TURNED = {"x": 50, "y": 25, "width": 20, "height": 10, "rotation": 90}
+ROUND = {"x": 50, "y": 25, "radiusX": 20, "radiusY": 10}
+
+
 @pytest.mark.parametrize(
-    ("shape", "box"),
+    ("content", "box"),
     [
-        ({"points": [[50, 40], [50, 50]], "shape_type": "circle"}, (40, 30, 60, 50)),
-        ({"points": [[5, 6], [15, 26], [9, 9]], "shape_type": "linestrip"}, (5, 6, 15, 26)),
-        ({"points": [[5, 6], [15, 26]]}, (5, 6, 15, 26)),
+        (labelme({"points": [[50, 40], [50, 50]], "shape_type": "circle"}), (40, 30, 60, 50)),
+        (labelme({"points": [[5, 6], [15, 26], [9, 9]]}), (5, 6, 15, 26)),
+        (
+            labelme(*({"points": p, "group_id": 1} for p in ([[1, 2], [3, 4]], [[9, 5], [7, 8]]))),
+            (1, 2, 9, 8),
+        ),
+        (
+            cvat('box xtl="40" ytl="30" xbr="60" ybr="40" rotation="90"'),
+            (45, 25, 55, 45),
+        ),
+        (
+            cvat('ellipse cx="50" cy="40" rx="20" ry="10" rotation="90"'),
+            (40, 20, 60, 60),
+        ),
+        (
+            cvat('mask left="5" top="6" width="10" height="20" rle=""'),
+            (5, 6, 15, 26),
+        ),
+        (label_studio(**TURNED, rectanglelabels=["dog"]), (42, 20, 50, 40)),
+        (label_studio(**ROUND, ellipselabels=["dog"]), (30, 12, 70, 28)),
     ],
 )
-def test_shapes_of_labelme(tmp_path, shape, box):
+def test_the_box_around_a_shape(tmp_path, content, box):
     images(tmp_path)
-    content = {"shapes": [{"label": "dog", **shape}], "imagePath": r"C:\photos\street.jpg"}
-    write(tmp_path / "street.json", content)
+    write(tmp_path / ("street.xml" if isinstance(content, str) else "street.json"), content)
     (source,) = resolve_dataset(str(tmp_path), tmp_path)
     assert objects(CocoDataset(*source)) == {"street.jpg": [("dog", box)]}
-
-
-def test_shapes_of_one_labelme_group_are_one_object(tmp_path):
-    images(tmp_path)
-    parts = [[[1, 2], [3, 4]], [[20, 30], [40, 50]]]
-    shapes = [{"label": "dog", "points": points, "group_id": 1} for points in parts]
-    write(tmp_path / "street.json", {"shapes": shapes, "imagePath": "street.jpg"})
-    (source,) = resolve_dataset(str(tmp_path), tmp_path)
-    assert objects(CocoDataset(*source)) == {"street.jpg": [("dog", (1, 2, 40, 50))]}
-
-
-def test_a_rotated_box_of_cvat(tmp_path):
-    images(tmp_path / "images")
-    box = '<box label="dog" xtl="40" ytl="30" xbr="60" ybr="40" rotation="90"/>'
-    image = f'<image name="street.jpg" width="100" height="80">{box}</image>'
-    write(tmp_path / "annotations.xml", f"<annotations>{image}</annotations>")
-    (source,) = resolve_dataset(str(tmp_path), tmp_path)
-    assert objects(CocoDataset(*source)) == {"street.jpg": [("dog", (45, 25, 55, 45))]}
-
-
-def test_a_minimal_export_of_label_studio(tmp_path):
-    images(tmp_path)
-    label = {
-        "x": 50,
-        "y": 25,
-        "width": 20,
-        "height": 10,
-        "rotation": 90,
-        "rectanglelabels": ["dog"],
-    }
-    label |= {"original_width": 100, "original_height": 80}
-    write(tmp_path / "min.json", [{"image": "s3://bucket/street.jpg", "label": [label]}])
-    (source,) = resolve_dataset(str(tmp_path / "min.json"), tmp_path)
-    assert objects(CocoDataset(*source)) == {"street.jpg": [("dog", (42, 20, 50, 40))]}
 
 
 @pytest.mark.parametrize("name", ["labelImg", "LabelMe"])

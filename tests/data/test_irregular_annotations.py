@@ -70,19 +70,16 @@ def test_unknown_ids_are_not_mistaken_for_positions(tmp_path, write):
     [{"width": None, "height": None}, {"width": -1, "height": -1}, {"width": 0}, {"height": "30"}],
 )
 def test_unknown_sizes_are_read_from_the_images(tmp_path, write, size):
-    dataset = CocoDataset(write(size), tmp_path)
-    assert dataset.sizes.tolist() == [[30, 40]]
-    assert dataset.counts == {"size read from the image": 1}
-    assert dataset[0][0].shape == (3, 30, 40)
-
-
-def test_unknown_sizes_are_those_of_upright_images(tmp_path, write):
+    file = write(size)
     exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn
-    Image.new("RGB", (40, 30)).save(tmp_path / "a.png", exif=exif)
-    dataset = CocoDataset(write({"width": 0}), tmp_path)
-    assert dataset.sizes.tolist() == [[40, 30]]
-    assert dataset[0][0].shape == (3, 40, 30)
+    for turned, shape in ((False, [30, 40]), (True, [40, 30])):
+        if turned:
+            exif[0x0112] = 6  # a quarter turn
+            Image.new("RGB", (40, 30)).save(tmp_path / "a.png", exif=exif)
+        dataset = CocoDataset(file, tmp_path)
+        assert dataset.sizes.tolist() == [shape]
+        assert dataset.counts == {"size read from the image": 1}
+        assert list(dataset[0][0].shape) == [3, *shape]
 
 
 def test_an_unreadable_image_of_unknown_size_is_named(tmp_path, write):

@@ -106,39 +106,32 @@ def test_images_without_boxes_are_all_background() -> None:
     assert ltrb.shape == (len(labels), 4)
 
 
-def at_one_point(boxes: list[list[float]], **options: Any) -> list[int]:
-    """What (10, 6) learns on each level."""
+WIDE, SQUARE = [2.0, 4.0, 18.0, 8.0], [6.0, 2.0, 14.0, 10.0]
+CORNER = [0.0, -4.0, 10.1, 6.1]  # its centre is 4.95 pixels away from the point on both axes
+
+
+@pytest.mark.parametrize(
+    ("boxes", "options", "expected"),
+    [
+        # The smallest wins, and of equals the first; areas in the old convention prefer squares.
+        ([[0, 0, 22, 22], [5, 1, 15, 11], [5, 1, 15, 11]], {}, [1, 0]),
+        ([WIDE, SQUARE], {}, [0, -1]),
+        ([WIDE, SQUARE], {"plus_one_area": True}, [1, -1]),
+        # A distance on the border of two ranges belongs to both or to none.
+        ([[-2, 0, 20, 12]], {"inclusive_range": True}, [0, 0]),
+        ([[-2, 0, 20, 12]], {"inclusive_range": False}, [-1, -1]),
+        # A disc cuts the corners of the square.
+        ([CORNER], {"radius": 1.5, "region": "square"}, [0, -1]),
+        ([CORNER], {"radius": 1.5, "region": "disc"}, [-1, -1]),
+    ],
+)
+def test_what_one_point_learns_on_each_level(
+    boxes: list[list[float]], options: dict[str, Any], expected: list[int]
+) -> None:
     point = torch.tensor([[10.0, 6.0]])
     assigner = TargetAssigner(SIZE_RANGES, **options)
-    found = torch.tensor(boxes)
-    return assigner([point, point], STRIDES, found, torch.arange(len(boxes))).labels.tolist()
-
-
-def test_of_overlapping_boxes_the_smallest_wins_and_of_equals_the_first() -> None:
-    assert at_one_point([[0, 0, 22, 22], [5, 1, 15, 11], [5, 1, 15, 11]]) == [1, 0]
-
-
-def test_old_areas_prefer_the_squarer_of_equal_boxes() -> None:
-    wide, square = [2.0, 4.0, 18.0, 8.0], [6.0, 2.0, 14.0, 10.0]
-    assert at_one_point([wide, square]) == [0, -1]
-    assert at_one_point([wide, square], plus_one_area=True) == [1, -1]
-
-
-@pytest.mark.parametrize(("inclusive", "expected"), [(True, [0, 0]), (False, [-1, -1])])
-def test_a_distance_on_the_border_of_two_ranges_belongs_to_both_or_none(
-    inclusive: bool, expected: list[int]
-) -> None:
-    assert at_one_point([[-2, 0, 20, 12]], inclusive_range=inclusive) == expected
-
-
-@pytest.mark.parametrize(("region", "expected"), [("square", [0, 0]), ("disc", [-1, 0])])
-def test_a_disc_cuts_the_corners_of_the_square(region: str, expected: list[int]) -> None:
-    box = [-1.0, -5.0, 11.0, 7.0]  # its centre is 5 pixels away from the point on both axes
-    wide = [(-1.0, 100.0), (-1.0, 100.0)]
-    assigner = TargetAssigner(wide, radius=1.5, region=region)  # type: ignore[arg-type]
-    point = torch.tensor([[10.0, 6.0]])
-    boxes, labels = torch.tensor([box]), torch.zeros(1, dtype=torch.long)
-    assert assigner([point, point], STRIDES, boxes, labels).labels.tolist() == expected
+    found = assigner([point, point], STRIDES, torch.tensor(boxes), torch.arange(len(boxes)))
+    assert found.labels.tolist() == expected
 
 
 def test_ranges_and_levels_must_be_as_many() -> None:
