@@ -112,8 +112,8 @@ def start(
         dataset, test = build_datasets(data, run["seed"])
     detector = build_detector({**config, "classes": list(dataset.classes)}).to(device).train()
     detector.card = entry
-    faults = partial(examine, dataset.classes, test[0], data["max_detections"]) if test else list
-    log(*distributed.broadcast(faults() if distributed.rank() == 0 else None))
+    if test and distributed.rank() == 0:
+        log(*examine(dataset.classes, test[0], data["max_detections"]))
     log(*remarks(data, dataset, test))
     if data["split"] and test:
         if distributed.rank() == 0:

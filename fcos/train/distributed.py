@@ -16,16 +16,16 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 LAUNCHER_VARIABLES = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
+TIMEOUT = timedelta(minutes=30)  # after which processes stop waiting for each other
 
 
 @contextmanager
-def process_group(device: str | None = None, timeout_minutes: float = 30) -> Iterator[torch.device]:
+def process_group(device: str | None = None) -> Iterator[torch.device]:
     """Join the processes that torchrun or Slurm's `srun` started, if any.
 
     Args:
         device: "cpu" or "cuda"; None for a GPU where there is one. Each process takes the GPU of
             its local rank.
-        timeout_minutes: how long the processes wait for each other before they give up.
 
     Yields:
         This process's device.
@@ -58,7 +58,7 @@ def process_group(device: str | None = None, timeout_minutes: float = 30) -> Ite
         store=store,
         rank=rank,
         world_size=world,
-        timeout=timedelta(minutes=timeout_minutes),
+        timeout=TIMEOUT,
         device_id=torch.device(kind) if kind.startswith("cuda") else None,
     )
     try:

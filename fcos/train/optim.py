@@ -142,46 +142,38 @@ def build_schedule(config: Config, epoch: float) -> Schedule:
 
 
 def resolved(config: Config, recipe: Config) -> tuple[Config, list[str]]:
-    """The settings for the epochs and the batch that were asked for, and lines that say so."""
-    return for_batch(for_epochs(config, recipe["schedule"]), recipe["solver"]["batch"])
+    """The settings for the epochs and the batch that were asked for, and lines that say so.
 
+    The steps of the recipe's schedule stay at the same parts of the training; other steps stay as
+    they are. With `solver.scale_lr` the rate grows as the batch does (arXiv:1706.02677).
 
-def for_epochs(config: Config, recipe: Config) -> Config:
-    """The settings for `epochs`, with the recipe's steps at the same parts of the training.
-
-    Steps that are not the recipe's stay as they are.
+    Args:
+        config: of the run.
+        recipe: the model's own configuration.
 
     Raises:
-        ValueError: the schedule's length is given as well.
+        ValueError: both `epochs` and the length of the schedule are given.
     """
-    epochs, schedule = config["epochs"], config["schedule"]
-    if epochs is None:
-        return config
-    if any(schedule.get(key) != recipe.get(key) for key in ("iterations", "epochs")):
-        raise ValueError("epochs and schedule.iterations are both given: leave one of them out")
-    changed = {**schedule, "iterations": None, "epochs": epochs}
-    if schedule == recipe:
-        length = recipe.get("epochs") or recipe["iterations"]
-        steps = recipe["step_epochs"] if recipe.get("epochs") else recipe["steps"]
-        changed |= {"steps": None, "step_epochs": [epochs * step / length for step in steps]}
-    return {**config, "epochs": None, "schedule": changed}
+    epochs, schedule, usual = config["epochs"], config["schedule"], recipe["schedule"]
+    if epochs is not None:
+        if any(schedule.get(key) != usual.get(key) for key in ("iterations", "epochs")):
+            raise ValueError("epochs and schedule.iterations are both given: leave one of them out")
+        changed = {**schedule, "iterations": None, "epochs": epochs}
+        if schedule == usual:
+            length = usual.get("epochs") or usual["iterations"]
+            steps = usual["step_epochs"] if usual.get("epochs") else usual["steps"]
+            changed |= {"steps": None, "step_epochs": [epochs * step / length for step in steps]}
+        config = {**config, "epochs": None, "schedule": changed}
 
-
-def for_batch(config: Config, recipe: int) -> tuple[Config, list[str]]:
-    """The settings for a batch that is not the recipe's, and a line that says so.
-
-    With `solver.scale_lr` the rate grows as the batch does (arXiv:1706.02677).
-    """
-    solver = config["solver"]
+    solver, usual_batch = config["solver"], recipe["solver"]["batch"]
     batch, rate = solver["batch"], solver["base_lr"]
-    if batch == recipe:
+    if batch == usual_batch:
         return config, []
-    scaled = rate * batch / recipe
+    scaled = rate * batch / usual_batch
     if solver["scale_lr"]:
-        line = f"solver.base_lr={scaled:g}: {rate:g} is for batches of {recipe}, not {batch}"
-        done = {"base_lr": scaled, "scale_lr": False}
-        return {**config, "solver": {**solver, **done}}, [line]
+        line = f"solver.base_lr={scaled:g}: {rate:g} is for batches of {usual_batch}, not {batch}"
+        return {**config, "solver": {**solver, "base_lr": scaled, "scale_lr": False}}, [line]
     return config, [
-        f"solver.batch={batch} is not the recipe's {recipe}, which solver.base_lr={rate:g} is for: "
-        f"solver.scale_lr=true would make it {scaled:g}"
+        f"solver.batch={batch} is not the recipe's {usual_batch}, which solver.base_lr={rate:g} is "
+        f"for: solver.scale_lr=true would make it {scaled:g}"
     ]

@@ -16,7 +16,7 @@ from fcos.evaluate import evaluate_detector
 from fcos.text import printable
 from fcos.train.datasets import split
 from fcos.train.metrics import read
-from fcos.train.optim import for_batch
+from fcos.train.optim import resolved
 from tools import cli
 from zoo.config import compose_entry
 
@@ -43,10 +43,11 @@ def test_first_and_last_lines(data, train, tmp_path, capsys):
 
 def test_the_rate_grows_as_the_batch_does_on_request():
     config = compose_entry(ENTRY, ["solver.batch=16", "solver.scale_lr=true"])
-    scaled, (line,) = for_batch(config, 8)
+    recipe = zoo.card(ENTRY).config  # of batches of 8
+    scaled, (line,) = resolved(config, recipe)
     assert scaled["solver"]["base_lr"] == 0.1
     assert line == "solver.base_lr=0.1: 0.05 is for batches of 8, not 16"
-    assert for_batch(compose_entry(ENTRY), 8)[1] == []
+    assert resolved(recipe, recipe)[1] == []
 
 
 def test_a_frozen_backbone_stays_as_it_was(train, tmp_path, capsys):
