@@ -14,25 +14,13 @@ from backbones.hrnet import Fusion, HRNet
 from backbones.layers import ConcatConvNorm, ConvNorm, norm_layer
 from backbones.mobilenet import MobileNetV2
 from backbones.vovnet import EffectiveSqueezeExcitation, OneShotAggregation, VoVNet
+from fcos import FPN, HRFPN, Head
 
 
-def parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
-def head(channels: int, levels: int) -> int:
-    """Two towers of four convolutions with group norm, three outputs, one scale a level."""
-    tower = 4 * (9 * channels**2 + channels + 2 * channels)
-    return 2 * tower + (80 + 4 + 1) * (9 * channels + 1) + levels
-
-
-def fpn(in_channels: tuple[int, ...], channels: int, extra: int) -> int:
-    laterals = sum(channels * (c + 1) for c in in_channels)
-    return laterals + (len(in_channels) + extra) * (9 * channels**2 + channels)
-
-
-def hrfpn(in_channels: tuple[int, ...], levels: int) -> int:
-    return 256 * (sum(in_channels) + 1) + levels * (9 * 256**2 + 256)
+def parameters(body: nn.Module, pyramid: Any) -> int:
+    """Of a detector with this backbone and pyramid, and the head of FCOS."""
+    head = Head(pyramid.strides, 80, pyramid.channels)
+    return sum(p.numel() for part in (body, pyramid, head) for p in part.parameters())
 
 
 @pytest.mark.parametrize(
@@ -43,8 +31,8 @@ def test_hrnet_detectors_have_the_published_number_of_parameters(
     width: int, levels: int, published: float
 ) -> None:
     body = HRNet(width)
-    total = parameters(body) + hrfpn(body.channels, levels) + head(256, levels)
-    assert round(total / 1e6, 2) == published
+    pyramid = HRFPN(body.channels, body.strides, levels=levels, conv_stride=2 if levels == 5 else 1)
+    assert round(parameters(body, pyramid) / 1e6, 2) == published
 
 
 @pytest.mark.parametrize(
@@ -60,15 +48,14 @@ def test_vovnet_detectors_have_the_published_number_of_parameters(
     options: dict[str, Any], published: float
 ) -> None:
     body = VoVNet(**options)
-    total = parameters(body) + fpn(body.channels, 256, extra=2) + head(256, 5)
-    assert round(total / 1e6, 2) == published
+    assert round(parameters(body, FPN(body.channels, body.strides)) / 1e6, 2) == published
 
 
 def test_dla_and_mobilenet_detectors_have_the_published_number_of_parameters() -> None:
     dla = DLA()
-    assert parameters(dla) + fpn(dla.channels, 256, extra=0) + head(256, 3) == 22_191_880
+    assert parameters(dla, FPN(dla.channels, dla.strides, extra_from=None)) == 22_191_880
     mobilenet = MobileNetV2()
-    assert parameters(mobilenet) + fpn(mobilenet.channels, 128, extra=2) + head(128, 5) == 3_888_090
+    assert parameters(mobilenet, FPN(mobilenet.channels, mobilenet.strides, 128)) == 3_888_090
 
 
 @pytest.mark.parametrize(

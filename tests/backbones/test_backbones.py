@@ -52,8 +52,7 @@ class Plain(nn.Module):
 OURS: dict[str, Callable[..., nn.Module]] = {
     "resnet": lambda **options: ResNet(50, **options),
     "hrnet": lambda **options: HRNet(18, **options),
-    "vovnet": lambda **options: VoVNet(**SLIM, **options),
-    "vovnet-ese": lambda **options: VoVNet(**SLIM, ese=True, **options),
+    "vovnet": lambda **options: VoVNet(**SLIM, ese=True, **options),
     "dla": lambda **options: DLA(**options),
     "mobilenet": lambda **options: MobileNetV2(width=0.5, **options),
     "plain": lambda **options: Plain(**options),

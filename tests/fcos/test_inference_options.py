@@ -43,15 +43,13 @@ def test_hooks_of_every_convolution_fire(tiny_detector: Build, picture: Tensor) 
         assert called == set(convolutions)
 
 
-def test_a_fused_detector_cannot_be_trained(tiny_detector: Build) -> None:
+def test_a_fused_detector_is_neither_trained_nor_loaded() -> None:
+    detector = zoo.build("FCOS_shapes_tiny")
+    state = detector.state_dict()
     with pytest.raises(RuntimeError, match="a fused detector cannot be trained"):
-        tiny_detector().fuse().train()
-
-
-def test_weights_are_loaded_before_fusing() -> None:
-    state = zoo.build("FCOS_shapes_tiny").state_dict()
+        detector.fuse().train()
     with pytest.raises(ValueError, match="load weights into it before `fuse"):
-        zoo.load_checkpoint(zoo.build("FCOS_shapes_tiny").fuse(), state)
+        zoo.load_checkpoint(detector, state)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
@@ -96,11 +94,8 @@ def test_compiling_without_a_compiler_names_it(
         tiny_detector().compile_network()
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_the_network_is_one_graph(tiny_detector: Build, picture: Tensor, fused: bool) -> None:
+def test_the_network_is_one_graph(tiny_detector: Build, picture: Tensor) -> None:
     detector = tiny_detector().eval()
-    if fused:
-        detector.fuse()
     batch = detector.normalizer([picture])
     torch._dynamo.reset()
     with torch.no_grad():

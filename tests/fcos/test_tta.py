@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from literal_nms import Found, clipped, suppress
 from torch import Tensor
 
 from fcos import (
@@ -21,71 +22,47 @@ from fcos import (
 from fcos.preprocess import resize_image
 
 Build = Callable[..., Detector]
-Box = tuple[float, int, list[float]]  # score, label, xyxy
 TTA = (Augmentation(flip=True), Augmentation(0.5, 1.5), Augmentation(1.5, 1.5, flip=True))
 
 
-def candidates(detector: Detector, image: Tensor) -> list[Box]:
+def candidates(detector: Detector, image: Tensor) -> Found:
     """Everything over the threshold in an image as fed, neither suppressed nor clipped."""
     every = copy.deepcopy(detector)
     every.decoder.nms_threshold, every.decoder.max_detections = 2.0, None
     every.decoder.clip = "never"  # type: ignore[assignment]
     found = every([image])[0]
-    lists = (found[key].tolist() for key in ("scores", "labels", "boxes"))
+    lists = (found[key].tolist() for key in ("labels", "scores", "boxes"))
     return list(zip(*lists, strict=True))
 
 
-def clipped(box: list[float], width: float, height: float) -> list[float]:
-    x1, y1, x2, y2 = box
-    return [
-        min(max(x1, 0.0), width),
-        min(max(y1, 0.0), height),
-        min(max(x2, 0.0), width),
-        min(max(y2, 0.0), height),
-    ]
-
-
-def overlap(a: list[float], b: list[float], plus_one: int, threshold: float) -> bool:
-    """Whether the IoU of two boxes is above the threshold; that of empty ones is not."""
-    width = min(a[2], b[2]) - max(a[0], b[0]) + plus_one
-    height = min(a[3], b[3]) - max(a[1], b[1]) + plus_one
-    shared = max(0.0, width) * max(0.0, height)
-    area_a, area_b = ((x2 - x1 + plus_one) * (y2 - y1 + plus_one) for x1, y1, x2, y2 in (a, b))
-    return shared > threshold * (area_a + area_b - shared)
-
-
-def one_by_one(detector: Detector, image: Tensor, copies: list[tuple[int, int, bool]]) -> list[Box]:
+def one_by_one(detector: Detector, image: Tensor, copies: list[tuple[int, int, bool]]) -> Found:
     """Detections in copies of (height, width, flip), in the image's pixels."""
     plus_one = int(detector.decoder.plus_one)
     first_height, first_width, _ = copies[0]
     seen = []
     for height, width, flip in copies:
         resized = resize_image(image, (height, width))
-        for score, label, box in candidates(detector, resized.flip(-1) if flip else resized):
+        for label, score, box in candidates(detector, resized.flip(-1) if flip else resized):
             if detector.decoder.clip == "before":
-                box = clipped(box, width - plus_one, height - plus_one)
+                box = clipped(box, (width - plus_one, height - plus_one))
             x1, y1, x2, y2 = box
             if flip:
                 x1, x2 = width - plus_one - x2, width - plus_one - x1
             fx, fy = first_width / width, first_height / height
-            seen.append((score, label, [x1 * fx, y1 * fy, x2 * fx, y2 * fy]))
-    threshold = detector.decoder.nms_threshold
-    kept: list[Box] = []
-    for score, label, box in sorted(seen, key=lambda row: -row[0]):
-        everyone = detector.decoder.class_agnostic
-        rivals = (other for _, rival, other in kept if everyone or rival == label)
-        if not any(overlap(box, other, plus_one, threshold) for other in rivals):
-            kept.append((score, label, box))
+            seen.append((label, score, [x1 * fx, y1 * fy, x2 * fx, y2 * fy]))
+    seen.sort(key=lambda row: -row[1])
+    decoder = detector.decoder
+    kept = suppress(seen, decoder.nms_threshold, decoder.plus_one, decoder.class_agnostic)
     height, width = image.shape[-2:]
     fx, fy = width / first_width, height / first_height
     found = []
-    for score, label, (x1, y1, x2, y2) in kept[: detector.decoder.max_detections]:
+    for label, score, (x1, y1, x2, y2) in kept[: decoder.max_detections]:
         box = [x1 * fx, y1 * fy, x2 * fx, y2 * fy]
-        if detector.decoder.clip == "after":
-            box = clipped(box, width, height)
+        if decoder.clip == "after":
+            box = clipped(box, (width, height))
             if box[0] >= box[2] or box[1] >= box[3]:
                 continue
-        found.append((score, label, box))
+        found.append((label, score, box))
     return found
 
 
@@ -115,8 +92,8 @@ def test_the_candidates_of_all_copies_share_one_nms(
     expected = one_by_one(detector, picture, copies)
 
     assert len(expected) > 10
-    assert found.labels.tolist() == [label for _, label, _ in expected]
-    scores = torch.tensor([score for score, _, _ in expected])
+    assert found.labels.tolist() == [label for label, _, _ in expected]
+    scores = torch.tensor([score for _, score, _ in expected])
     boxes = torch.tensor([box for _, _, box in expected])
     torch.testing.assert_close(found.scores, scores)
     torch.testing.assert_close(found.boxes, boxes, atol=1e-3, rtol=1e-4)
