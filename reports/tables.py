@@ -74,7 +74,7 @@ def terminal(rows: Sequence[Row], width: int, details: str = "") -> list[Table |
         columns = wider
         hidden.remove(heading)
     meanings = [f"{heading}: {m.description}" for heading, m in shown.items() if heading in columns]
-    notes = [*meanings, *_conditions(table)]
+    notes = [*meanings, *_conditions(table), *_input_sizes(table, columns)]
     if any("~" in text for column in columns.values() for text in column):
         notes.append(MARK)
     notes = [*(f"{note}." for note in notes), *_warnings(table)]
@@ -135,7 +135,7 @@ def _section(title: str, measured: pd.DataFrame, spread: str | None) -> Section:
     keys = sorted({key for cells in columns.values() for key in cells}, key=_order)
     body = [[*key, *(cells.get(key, GAP) for cells in columns.values())] for key in keys]
     notes = [f"{metric.heading}: {metric.description}" for metric in metrics]
-    notes += _conditions(chosen)
+    notes += [*_conditions(chosen), *_input_sizes(chosen, columns)]
     if any("~" in text for texts in body for text in texts):
         notes.append(MARK)
     notes = [f"{'; '.join(notes)}.", *_warnings(chosen, random=False)]
@@ -169,7 +169,7 @@ def _width(table: Table) -> int:
 
 
 def _conditions(table: pd.DataFrame) -> list[str]:
-    """Settings, device, runtime, threads and images of these figures, and sizes of other inputs."""
+    """Settings, device, runtime, threads and images of these figures, each kind once."""
     measured = table[table["measured"]]
     timed = measured[measured["measurement"].isin(TIMED)]
     words = []
@@ -183,12 +183,16 @@ def _conditions(table: pd.DataFrame) -> list[str]:
     for split, counts in images.groupby("split", sort=False)["images"].unique().items():
         noun = "image" if max(counts) == 1 else "images"
         words.append(f"{' or '.join(f'{count:,}' for count in sorted(counts))} {noun} of {split}")
-    inputs = measured[measured["input"] != ""].groupby("measurement", sort=False)["input"]
-    sizes = [
-        f"{BY_NAME[MAIN[measurement]].heading} at the published size: {', '.join(texts)}"
-        for measurement, texts in inputs.unique().items()
-    ]
-    return [f"measured with {', '.join(words)}", *sizes] if words else sizes
+    return [f"measured with {', '.join(words)}"] if words else []
+
+
+def _input_sizes(table: pd.DataFrame, headings: Iterable[str]) -> list[str]:
+    """The sizes of the inputs of GFLOPs and predicted memory, which are not those of the images."""
+    main = table["measured"] & (table["input"] != "") & table["metric"].isin(MAIN.values())
+    sizes = table[main].groupby("metric", sort=False)["input"].unique()
+    known = {BY_NAME[name].heading: ", ".join(texts) for name, texts in sizes.items()}
+    shown = [name for name in known if any(heading.startswith(name) for heading in headings)]
+    return [f"{name} at the published size: {known[name]}" for name in shown]
 
 
 def _warnings(table: pd.DataFrame, random: bool = True) -> list[str]:

@@ -17,7 +17,7 @@ from fcos.data.shapes import write
 from tools import cli, data
 from zoo import registry
 
-PAGE = (Path(__file__).resolve().parents[2] / "CONTRIBUTING.md").read_text()
+PAGE = (Path(__file__).resolve().parents[2] / "CONTRIBUTING.md").read_text().replace("\\\n", "")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
 FILES = {
     match[1]: text[match.end() :] for _, text in BLOCKS if (match := re.match(r"# (.+)\n", text))
