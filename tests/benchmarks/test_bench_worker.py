@@ -1,4 +1,4 @@
-"""No case can touch another: crashes, hangs and errors are recorded, the rest is measured."""
+"""No case can disturb another: crashes, hangs and errors are recorded, the rest is measured."""
 
 from __future__ import annotations
 
@@ -18,6 +18,15 @@ from benchmarks.worker import run
 from fcos.data import shapes
 
 ROOT = Path(measure.__file__).parent.parent
+SUITE = """
+import sys
+sys.path[:0] = {folders!r}
+import measuring
+from benchmarks.cases import Case
+from benchmarks.worker import run
+if __name__ == '__main__':
+    list(run([Case('hangs {started}', 'params')], 60, measuring.measure))
+"""
 
 
 def results(*entries: str, timeout: float = 60) -> dict[str, Result]:
@@ -25,15 +34,12 @@ def results(*entries: str, timeout: float = 60) -> dict[str, Result]:
     return {case.entry: result for case, result in run(wanted, timeout, measuring.measure)}
 
 
-def test_a_case_is_measured_in_a_process_with_its_threads() -> None:
-    [result] = results("fine").values()
-    assert result.status == "measured"
-    assert result.values == {"entry": "fine", "threads": "1"}
+def test_a_process_has_the_threads_of_the_case_and_the_environment_of_the_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [result] = results("fine").values()  # starts the fork server
+    assert (result.status, result.values) == ("measured", {"entry": "fine", "threads": "1"})
     assert result.seconds > 0
-
-
-def test_a_process_has_the_environment_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    results("first")  # starts the fork server
     monkeypatch.setenv("FCOS_ZOO_CONFIGS", "mine")
     assert results("environment")["environment"].values == {"folders": "mine"}
 
@@ -58,15 +64,26 @@ def test_the_fork_server_has_only_imported_modules() -> None:
         ("exits", "crashed", "exit code 3"),
         ("segfaults", "crashed", "SIGSEGV: Fatal Python error: Segmentation fault"),
         ("killed", "out of memory", "killed by the system"),
+        ("no memory", "out of memory", "not enough memory on the machine"),
+        ("no GPU memory", "out of memory", "Tried to allocate"),
+        ("wrong", "failed", "ValueError: nonsense"),
+        ("missing", "missing", "no weights"),
+        ("interrupted", "measured", ""),  # Ctrl-C ends the parent, not the measurement
     ],
 )
-def test_a_crash_is_recorded_and_the_next_case_measured(
+def test_a_failure_is_recorded_and_the_next_case_measured(
     entry: str, status: str, reason: str
 ) -> None:
     found = results("first", entry, "last")
     assert found[entry].status == status
     assert reason in found[entry].reason
     assert found["first"].status == found["last"].status == "measured"
+
+
+def test_a_hanging_case_is_ended_and_the_next_one_measured() -> None:
+    found = results("hangs", "last", timeout=10)
+    assert (found["hangs"].status, found["last"].status) == ("timed out", "measured")
+    assert "10 s" in found["hangs"].reason
 
 
 def test_values_other_than_times_are_identical_in_another_process(
@@ -82,25 +99,10 @@ def test_values_other_than_times_are_identical_in_another_process(
     assert result.values["AP"] > 0.3
 
 
-def test_a_hanging_case_is_ended_and_the_next_one_measured() -> None:
-    found = results("hangs", "last", timeout=10)
-    assert found["hangs"].status == "timed out"
-    assert "10 s" in found["hangs"].reason
-    assert found["last"].status == "measured"
-
-
 def test_a_process_does_not_outlive_a_suite_that_was_killed(tmp_path: Path) -> None:
-    started = tmp_path / "pid"
-    script = tmp_path / "suite.py"
-    script.write_text(
-        "import sys\n"
-        f"sys.path[:0] = [{str(Path(measuring.__file__).parent)!r}, {str(ROOT)!r}]\n"
-        "import measuring\n"
-        "from benchmarks.cases import Case\n"
-        "from benchmarks.worker import run\n"
-        "if __name__ == '__main__':\n"
-        f"    list(run([Case({f'hangs {started}'!r}, 'params')], 60, measuring.measure))\n"
-    )
+    started, script = tmp_path / "pid", tmp_path / "suite.py"
+    folders = [str(Path(measuring.__file__).parent), str(ROOT)]
+    script.write_text(SUITE.format(folders=folders, started=started))
     suite = subprocess.Popen([sys.executable, str(script)])
     while not (started.is_file() and started.read_text()):
         assert suite.poll() is None
@@ -108,6 +110,14 @@ def test_a_process_does_not_outlive_a_suite_that_was_killed(tmp_path: Path) -> N
     suite.kill()
     suite.wait()
     wait_for_the_end_of(int(started.read_text()))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups")
+def test_children_of_a_measuring_process_end_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    [result] = results(f"leaves a child {file}").values()
+    assert result.status == "measured"
+    wait_for_the_end_of(int(file.read_text()))
 
 
 def wait_for_the_end_of(pid: int) -> None:
@@ -120,29 +130,3 @@ def wait_for_the_end_of(pid: int) -> None:
             return  # it ended, but nobody has asked for its exit code
         time.sleep(0.1)
     raise AssertionError(f"process {pid} still runs after 30 s")
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups")
-def test_children_of_a_measuring_process_end_with_it(tmp_path: Path) -> None:
-    file = tmp_path / "pid"
-    [result] = results(f"leaves a child {file}").values()
-    assert result.status == "measured"
-    wait_for_the_end_of(int(file.read_text()))
-
-
-def test_ctrl_c_ends_the_parent_s_run_and_not_the_measurement() -> None:
-    assert results("interrupted")["interrupted"].status == "measured"
-
-
-def test_an_error_is_recorded_and_the_process_continues() -> None:
-    found = results("no memory", "no GPU memory", "wrong", "missing", "last")
-    assert [result.status for result in found.values()] == [
-        "out of memory",
-        "out of memory",
-        "failed",
-        "missing",
-        "measured",
-    ]
-    assert found["wrong"].reason == "ValueError: nonsense"
-    assert found["missing"].reason == "no weights"
-    assert "Tried to allocate" in found["no GPU memory"].reason
