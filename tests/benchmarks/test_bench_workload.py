@@ -75,14 +75,8 @@ def test_sides_can_be_changed_and_the_rule_stays() -> None:
 
 
 def test_a_latency_case_states_its_conditions() -> None:
-    case = Case(
-        ENTRY,
-        "latency",
-        size=(64, 96),
-        dataset=embedded(),
-        limit=2,
-        timing=TimingBudget(3, 0, 0, 5),
-    )
+    settings = {"size": (64, 96), "dataset": embedded(), "limit": 2}
+    case = Case(ENTRY, "latency", timing=TimingBudget(3, 0, 0, 5), **settings)
     values = timing.combine_processes([measure.measure(case), measure.measure(case)])
     assert values["n"] == 2 * values["rounds"] >= 12
     assert np.concatenate(values["samples_ms"]).size == values["n"]
@@ -93,19 +87,27 @@ def test_a_latency_case_states_its_conditions() -> None:
     assert "after" in values["state"]
 
 
-def test_a_case_for_an_absent_gpu_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(MissingError, match="no GPU"):
-        measure.measure(Case(ENTRY, "latency", device="cuda"))
-
-
 def test_the_gpu_of_a_case_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[int] = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     for device in ("cpu", "cuda", "cuda:1"):
         workload.configure_process(Case(ENTRY, "latency", device=device))
     assert chosen == [0, 1]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(MissingError, match="no GPU cuda:1 on this machine"):
-        measure.measure(Case(ENTRY, "latency", device="cuda:1"))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "settings", "reason"),
+    [
+        (0, {"device": "cuda"}, "no GPU on this machine"),
+        (1, {"device": "cuda:1"}, "no GPU cuda:1 on this machine"),
+        (0, {"precision": "tf32"}, "TF32 exists only on GPUs"),
+        (0, {"layout": "contiguous"}, "always channels-last"),
+    ],
+)
+def test_a_case_that_this_machine_cannot_measure_is_missing(
+    gpus: int, settings: dict, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(MissingError, match=reason):
+        measure.measure(Case(ENTRY, "latency", **settings))
