@@ -100,7 +100,12 @@ def name_for_files(model: str) -> str:
 
 
 def load_model(
-    name: str, weights: str | None, device: Any, precision: str, resize: str | None = None
+    name: str,
+    weights: str | None,
+    device: Any,
+    precision: str,
+    resize: str | None = None,
+    winograd: bool = False,
 ) -> Any:
     """A fused detector of the zoo, or an exported file.
 
@@ -110,11 +115,12 @@ def load_model(
     import zoo
 
     if Path(name).suffix not in EXPORTED:
-        return zoo.get(name, weights, device, precision, resize=resize).fuse()  # type: ignore[arg-type]
-    if weights or resize or precision != "fp32":
+        options: Any = {"precision": precision, "resize": resize, "winograd": winograd}
+        return zoo.get(name, weights, device, **options).fuse()
+    if weights or resize or winograd or precision != "fp32":
         raise ValueError(
-            f"{name} has its own weights, precision and resize: leave out --weights, --precision "
-            "and --resize"
+            f"{name} has its own weights, precision, resize and algorithms: leave out --weights, "
+            "--precision, --resize and --winograd"
         )
     return zoo.load(name)
 

@@ -72,6 +72,14 @@ def predict(
     weights: Weights = None,
     device: Device = None,
     precision: Precision = "fp32",
+    winograd: Annotated[
+        bool,
+        typer.Option(
+            "--winograd",
+            help="Compute 3x3 convolutions by Winograd's algorithm: faster in fp32 on a CPU, for "
+            "more memory.",
+        ),
+    ] = False,
 ) -> int:
     """Detect objects, and write the drawn boxes and `results.json` into a folder.
 
@@ -86,7 +94,8 @@ def predict(
     kept = None if classes is None else [c.strip() for c in classes.split(",") if c.strip()]
     sources = find_sources(images, recursive, out)
     exact_float32()
-    detector = load_model(name, weights, device or default_device(), precision)
+    device = device or default_device()
+    detector = load_model(name, weights, device, precision, winograd=winograd)
     check_classes(kept, detector)
     return detect_sources(
         detector,

@@ -130,6 +130,17 @@ def test_more_copies_or_tiles_give_more_boxes(
     assert {tuple(row["bbox"]) for row in whole} == one
 
 
+def test_winograd_is_an_option_of_the_detector(
+    detector: Detector, tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(zoo, "get", lambda *_, **options: asked.update(options) or detector)
+    predict(tmp_path / "out", images, "--winograd")
+    assert asked["winograd"] is True
+    predict(tmp_path / "out", images)
+    assert asked["winograd"] is False
+
+
 @pytest.mark.usefixtures("fast")
 def test_an_unreadable_image_does_not_stop_the_others(
     capsys: Capture, tmp_path: Path, images: Path
