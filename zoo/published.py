@@ -114,7 +114,7 @@ def read(path: Path) -> Table:
         content: dict[str, Any] = load_yaml(path)
         columns = tuple(Column(**column) for column in content["columns"])
         keys = ["printed", *(column.key for column in columns if column.key != "printed")]
-        parts = {
+        parts: dict[str, Any] = {
             "source": Source(**content["source"]),
             "measured_on": Hardware(**content["measured_on"]),
             "columns": columns,

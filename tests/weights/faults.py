@@ -157,6 +157,7 @@ FAULTS = [
         "503 Service Unavailable; given up after 3 attempts",
     ),
     Fault("429 with Retry-After, then 200", (host.status(429, Retry_After=7),), (0, 0)),
+    Fault("429 with a malformed Retry-After", (host.status(429, Retry_After="\u00b3"),), (0, 0)),
     Fault(
         "429 that asks for an hour",
         (host.status(429, Retry_After=3600),),
