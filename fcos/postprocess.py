@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -48,6 +49,7 @@ class Candidates(NamedTuple):
         return [{"boxes": b[:n], "scores": s[:n], "labels": c[:n]} for b, s, c, n in images]
 
 
+@dataclass(kw_only=True, eq=False)
 class Decoder:
     """Turn the head's outputs into detections by the rules of one published system.
 
@@ -75,34 +77,18 @@ class Decoder:
             empty boxes are also removed.
     """
 
-    def __init__(
-        self,
-        *,
-        score: Literal["sqrt", "product", "class"] = "sqrt",
-        score_threshold: Share = 0.05,
-        threshold_on: Literal["class", "score"] = "class",
-        top_k: Count | None = 1000,
-        top_k_of: Literal["pairs", "locations"] = "pairs",
-        max_candidates: Count | None = None,
-        one_class: bool = False,
-        nms_threshold: Share = 0.6,
-        class_agnostic: bool = False,
-        max_detections: Count | None = 100,
-        plus_one: bool = False,
-        clip: Literal["before", "after"] = "after",
-    ) -> None:
-        self.score = score
-        self.score_threshold = score_threshold
-        self.threshold_on = threshold_on
-        self.top_k = top_k
-        self.top_k_of = top_k_of
-        self.max_candidates = max_candidates
-        self.one_class = one_class
-        self.nms_threshold = nms_threshold
-        self.class_agnostic = class_agnostic
-        self.max_detections = max_detections
-        self.plus_one = plus_one
-        self.clip = clip
+    score: Literal["sqrt", "product", "class"] = "sqrt"
+    score_threshold: Share = 0.05
+    threshold_on: Literal["class", "score"] = "class"
+    top_k: Count | None = 1000
+    top_k_of: Literal["pairs", "locations"] = "pairs"
+    max_candidates: Count | None = None
+    one_class: bool = False
+    nms_threshold: Share = 0.6
+    class_agnostic: bool = False
+    max_detections: Count | None = 100
+    plus_one: bool = False
+    clip: Literal["before", "after"] = "after"
 
     @torch.no_grad()
     def candidates(

@@ -17,7 +17,7 @@ from torchvision.ops import box_iou, generalized_box_iou
 
 from fcos import Level, Loss
 from fcos.boxes import ltrb_to_boxes
-from fcos.losses import box_loss, ltrb_overlap
+from fcos.losses import ltrb_overlap
 from fcos.targets import Targets
 
 distances = st.tuples(*[st.floats(0.5, 500, width=32)] * 4)
@@ -37,12 +37,6 @@ def test_overlaps_are_smoothed_as_each_published_code_does() -> None:
     assert float(ltrb_overlap(pred, target, "none")[0]) == pytest.approx(4 / 8)
     assert float(ltrb_overlap(pred, target, "areas")[0]) == pytest.approx(5 / 9)
     assert float(ltrb_overlap(pred, target, "sides")[0]) == pytest.approx(9 / 15)
-
-
-def test_box_losses_by_name() -> None:
-    iou, giou = torch.tensor([0.5]), torch.tensor([0.25])
-    losses = [float(box_loss(kind, iou, giou)) for kind in ("giou", "iou", "linear_iou")]
-    assert losses == pytest.approx([0.75, math.log(2), 0.5])
 
 
 # One level of stride 8 with two locations in each of two images; classes are two. In the first

@@ -99,16 +99,6 @@ def test_the_candidates_of_all_copies_share_one_nms(
     torch.testing.assert_close(found.boxes, boxes, atol=1e-3, rtol=1e-4)
 
 
-def test_flipping_the_image_flips_the_boxes(tiny_detector: Build, picture: Tensor) -> None:
-    detector = tiny_detector().eval()
-    plain, flipped = detector.detect([picture, picture.flip(-1)], tta=[Augmentation(flip=True)])
-    torch.testing.assert_close(plain.scores, flipped.scores)
-    x1, y1, x2, y2 = flipped.boxes.unbind(1)
-    torch.testing.assert_close(
-        plain.boxes, torch.stack((90 - x2, y1, 90 - x1, y2), dim=1), atol=1e-3, rtol=0
-    )
-
-
 def test_images_of_a_batch_do_not_mix(tiny_detector: Build, picture: Tensor) -> None:
     detector = tiny_detector(normalizer=None).eval()
     pair = [picture, picture.flip(-2)]
