@@ -110,7 +110,8 @@ class ExportedDetector(nn.Module):
     Args:
         detector: on the CPU; it is copied.
         preprocessing: resize images to the test-time size, and return boxes in their own pixels.
-        dynamic: the height and the width are not constants of the graph.
+        own_sizes: the padded height and width are symbols of their own in the graph, not functions
+            of the image's size. Always so with `preprocessing`, and not for images of one size.
         batched_nms: see `GraphDecoder`.
         dtype: of the network; box regression, decoding, input and output stay in float32.
     """
@@ -119,7 +120,7 @@ class ExportedDetector(nn.Module):
         self,
         detector: Detector,
         preprocessing: bool = False,
-        dynamic: bool = True,
+        own_sizes: bool = True,
         batched_nms: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -130,7 +131,7 @@ class ExportedDetector(nn.Module):
             len(detector.classes), batched_nms, **vars(detector.decoder)
         )
         self.preprocessing = preprocessing
-        self.dynamic = dynamic or preprocessing
+        self.own_sizes = own_sizes or preprocessing
         for module in self.detector.modules():
             if isinstance(module, DeformConv2d):
                 module.use_gather = False
@@ -182,7 +183,7 @@ class ExportedDetector(nn.Module):
         if rule.square:
             sides = [torch.sym_max(height, width)] * 2
         blocks = [(side - excess + divisor - 1) // divisor for side in sides]
-        if self.dynamic:
+        if self.own_sizes:
             # As values of a tensor they are new symbols, with which tracing takes half the time,
             # and which may be 1: a symbolic size of the input may not.
             blocks = scalars(blocks, torch.int64).tolist()
@@ -266,6 +267,7 @@ def program(
     preprocessing: bool = False,
     batched_nms: bool = False,
     dtype: torch.dtype = torch.float32,
+    own_sizes: bool = True,
 ) -> torch.export.ExportedProgram:
     """Trace a detector by `torch.export`; see `ExportedDetector`.
 
@@ -273,7 +275,7 @@ def program(
         detector: on the CPU.
         size: (height, width) of all images; default: any.
         images: the batch size; default: any.
-        preprocessing, batched_nms, dtype: see `ExportedDetector`.
+        preprocessing, batched_nms, dtype, own_sizes: see `ExportedDetector`.
     """
     height, width = size or (200, 330)
     example = torch.zeros(images or 2, 3, height, width)
@@ -283,7 +285,8 @@ def program(
     dims = {0: dynamic} if images is None else {}
     if size is None:
         dims |= {1: dynamic, 2: dynamic} if preprocessing else {2: dynamic, 3: dynamic}
-    model = ExportedDetector(detector, preprocessing, size is None, batched_nms, dtype)
+    own_sizes = own_sizes and size is None
+    model = ExportedDetector(detector, preprocessing, own_sizes, batched_nms, dtype)
     with quiet():
         return torch.export.export(
             model,

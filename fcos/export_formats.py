@@ -70,6 +70,24 @@ def write_pt2(
         torch.export.save(graph, path, extra_files={METADATA: json.dumps(description)})
 
 
+def write_aoti(
+    graph: torch.export.ExportedProgram, path: str | Path, description: Mapping[str, Any]
+) -> None:
+    """Compile a graph to machine code for this kind of CPU, in a .pt2 file, by AOTInductor.
+
+    Its sizes must not be symbols of their own, see `fcos.export.ExportedDetector`: Inductor reads
+    the output of a convolution of such sizes in the wrong memory layout.
+    """
+    settings = {
+        "aot_inductor.metadata": {METADATA: json.dumps(description)},
+        "cpp.dynamic_threads": True,  # as many as torch has when the file is run
+    }
+    with quiet():
+        torch._inductor.aoti_compile_and_package(
+            graph, package_path=str(path), inductor_configs=settings
+        )
+
+
 def write_onnx(
     graph: torch.export.ExportedProgram, path: str | Path, description: Mapping[str, Any]
 ) -> None:

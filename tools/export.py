@@ -18,22 +18,28 @@ from tools.console import TextConsole
 if TYPE_CHECKING:
     from benchmarks.cases import Dataset
 
-SUFFIXES = {"pt2": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
+SUFFIXES = {"pt2": ".pt2", "aoti": "_aoti.pt2", "onnx": ".onnx", "openvino": ".xml"}
 # What each format needs, and the extra that installs it.
 PACKAGES: dict[str, tuple[Sequence[str], str]] = {
     "pt2": ((), ""),
+    "aoti": ((), ""),
     "onnx": (("onnx", "onnxscript", "onnxruntime"), "onnx"),
     "openvino": (("openvino", "onnx", "onnxscript"), "openvino"),
 }
-# ONNX has no convolution in bf16 before opset 22.
-IMPOSSIBLE = {"int8": ("pt2",), "bf16": ("onnx",)}
+# ONNX has no convolution in bf16 before opset 22. Files by AOTInductor were only compared in fp32.
+IMPOSSIBLE = {"int8": ("pt2", "aoti"), "fp16": ("aoti",), "bf16": ("onnx", "aoti")}
 CALIBRATION = 300  # images at most
 
 
 def export(
     name: Model,
     formats: Annotated[
-        str, typer.Option("--format", metavar="WORDS", help="Comma-separated: pt2, onnx, openvino.")
+        str,
+        typer.Option(
+            "--format",
+            metavar="WORDS",
+            help="Comma-separated: pt2, onnx, openvino, or aoti: .pt2 compiled for this processor.",
+        ),
     ] = "pt2",
     weights: Weights = None,
     with_preprocessing: Annotated[
@@ -65,8 +71,8 @@ def export(
     precision: Annotated[
         Literal["fp32", "fp16", "bf16", "int8"],
         typer.Option(
-            help="Precision of the network: bf16 not for onnx, int8 not for pt2. OpenVINO computes "
-            "in fp16 or bf16 only on processors that have it."
+            help="Precision of the network: bf16 not for onnx, int8 not for pt2, aoti only fp32. "
+            "OpenVINO computes in fp16 or bf16 only on processors that have it."
         ),
     ] = "fp32",
     calibrate: Annotated[
@@ -101,6 +107,11 @@ def export(
     chosen = words(formats, tuple(PACKAGES), "--format") or ()
     if with_preprocessing and size:
         raise typer.BadParameter("it is for images of every size", param_hint="--size")
+    if with_preprocessing and "aoti" in chosen:
+        raise typer.BadParameter(
+            "aoti cannot compile sizes that are computed in the graph",
+            param_hint="--with-preprocessing",
+        )
     check_precision(precision, chosen)
     if max_drop is not None and (precision != "int8" or calibrate is None):
         raise typer.BadParameter(
@@ -109,6 +120,8 @@ def export(
         )
     for form in chosen:
         need(*PACKAGES[form])
+    if "aoti" in chosen:
+        need_compiler()
     if precision == "int8":
         need(("nncf",), "quantize")
 
@@ -151,6 +164,8 @@ def export(
                 trace = partial(program, detector, size, images, with_preprocessing, dtype=dtype)
                 if form == "pt2":
                     export_formats.write_pt2(trace(), draft, facts)
+                elif form == "aoti":
+                    export_formats.write_aoti(trace(own_sizes=False), draft, facts)
                 elif not onnx.exists():
                     export_formats.write_onnx(trace(batched_nms=True), onnx, facts)
                 if form == "openvino":
@@ -218,6 +233,22 @@ def need(packages: Sequence[str], extra: str) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise ImportError(f"{package} is not installed: pip install 'fcos-zoo[{extra}]'")
+
+
+def need_compiler() -> None:
+    """Check that there is a C++ compiler, which AOTInductor calls.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except exc.InvalidCxxCompiler:
+        raise RuntimeError(
+            "--format aoti needs a C++ compiler: install g++, or name another in CXX"
+        ) from None
 
 
 if __name__ == "__main__":

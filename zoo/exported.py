@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,9 @@ def _openvino(path: Path) -> tuple[str, str, Run]:
 
 
 def _pt2(path: Path) -> tuple[str, str, Run]:
+    with zipfile.ZipFile(path) as archive:
+        if any("/aotinductor/" in name for name in archive.namelist()):
+            return _aoti(path)
     extra = {METADATA: ""}
     module = torch.export.load(path, extra_files=extra).module()
 
@@ -228,3 +232,16 @@ def _pt2(path: Path) -> tuple[str, str, Run]:
             return [output.numpy() for output in module(torch.from_numpy(images))]
 
     return f"PyTorch {torch.__version__.split('+')[0]}", extra[METADATA], run
+
+
+def _aoti(path: Path) -> tuple[str, str, Run]:
+    import torch._inductor
+
+    compiled = torch._inductor.aoti_load_package(str(path))
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        images = np.ascontiguousarray(images)  # the compiled code does not look at strides
+        return [output.numpy() for output in compiled(torch.from_numpy(images))]
+
+    text = compiled.loader.get_metadata().get(METADATA, "")
+    return f"AOTInductor {torch.__version__.split('+')[0]}", text, run
