@@ -115,26 +115,26 @@ def object_calibration_error(evaluation: Any) -> dict[str, float]:
     errors = np.zeros(len(OCE_THRESHOLDS))
     count = 0
     for image in evaluation.params.imgIds:
-        things = [t for t in evaluation.cocoGt.imgToAnns[image] if not t["iscrowd"]]
-        found = evaluation.cocoDt.imgToAnns[image]
-        if not things:
+        objects = [t for t in evaluation.cocoGt.imgToAnns[image] if not t["iscrowd"]]
+        detections = evaluation.cocoDt.imgToAnns[image]
+        if not objects:
             continue
-        count += len(things)
-        truth = np.eye(len(classes))[[classes[thing["category_id"]] for thing in things]]
-        if not found:
-            errors += len(things)
+        count += len(objects)
+        truth = np.eye(len(classes))[[classes[one["category_id"]] for one in objects]]
+        if not detections:
+            errors += len(objects)
             continue
-        scores = np.array([detection["score"] for detection in found])
-        labels = [classes[detection["category_id"]] for detection in found]
-        vectors = np.zeros((len(found), len(classes)))
-        vectors[np.arange(len(found)), labels] = scores
-        boxes = [[row["bbox"] for row in rows] for rows in (found, things)]
-        ious = mask.iou(*map(np.array, boxes), [0] * len(things)).T
+        scores = np.array([one["score"] for one in detections])
+        labels = [classes[one["category_id"]] for one in detections]
+        vectors = np.zeros((len(detections), len(classes)))
+        vectors[np.arange(len(detections)), labels] = scores
+        boxes = [[one["bbox"] for one in each] for each in (detections, objects)]
+        ious = mask.iou(*map(np.array, boxes), [0] * len(objects)).T
         for near in (ious >= threshold for threshold in OCE_IOUS):
-            for place, threshold in enumerate(OCE_THRESHOLDS):
+            for index, threshold in enumerate(OCE_THRESHOLDS):
                 on_object = near & (scores >= threshold)
                 mean = on_object @ vectors / np.maximum(on_object.sum(1), 1)[:, None]
-                errors[place] += ((mean - truth) ** 2).sum() / len(OCE_IOUS)
+                errors[index] += ((mean - truth) ** 2).sum() / len(OCE_IOUS)
     best = int(errors.argmin())
     return {"oce": float(errors[best] / count), "oce_threshold": OCE_THRESHOLDS[best]}
 

@@ -17,7 +17,6 @@ from benchmarks.cases import TimingBudget
 
 FASTER = 0.02  # warm-up goes on while the median of a pass improves by more than this
 WINDOW = 10  # inputs per warm-up pass; only the first pass runs all of them
-NOISY = 0.10  # rows whose relative noise is larger are marked
 
 
 @dataclass

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.cases import TIMED
 from benchmarks.store import Row
 from reports.metrics import BY_NAME, MAIN, METRICS, Metric
 
@@ -16,7 +17,6 @@ COLUMNS = (
     *("precision", "as_published", "threads", "batch", "weights", "split", "images", "input"),
     *("device", "runtime", "measurement", "measured", "rank", "time", "key", "draws"),
 )
-TIMED = ("latency", "throughput")
 NOISY = 0.1  # relative noise from which a time is marked as uncertain
 UNCERTAIN = "noise over 10% or not known"
 THROTTLED = "the GPU was throttled during the measurement: not a valid time"

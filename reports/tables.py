@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from benchmarks.cases import TIMED
 from benchmarks.store import Row
-from reports.frame import NOISY, THROTTLED, TIMED, best, frame, wide
+from reports.frame import NOISY, THROTTLED, best, frame, wide
 from reports.metrics import BY_NAME, MAIN, METRICS, Metric
 
 GAP = "-"

@@ -134,9 +134,9 @@ def overlaps(evaluation: Any) -> pd.DataFrame:
     """The `score` of each detection, and its `iou` with the nearest object of its class, else 0."""
     rows = []
     for image in evaluation.params.imgIds:
-        things = evaluation.cocoGt.imgToAnns[image]
+        objects = evaluation.cocoGt.imgToAnns[image]
         for row in evaluation.cocoDt.imgToAnns[image]:
-            boxes = [t["bbox"] for t in things if t["category_id"] == row["category_id"]]
+            boxes = [o["bbox"] for o in objects if o["category_id"] == row["category_id"]]
             ious = mask.iou([row["bbox"]], boxes, [0] * len(boxes)) if boxes else [0.0]
             rows.append({"score": row["score"], "iou": float(np.max(ious))})
     return pd.DataFrame(rows)
