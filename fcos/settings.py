@@ -21,7 +21,6 @@ from pydantic_core import ErrorDetails
 from typing_extensions import NotRequired, TypedDict
 
 from backbones.ranges import Count, CountOrZero, NotNegative, Positive, Share
-from fcos.data import shapes
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 OnNonFinite = Literal["stop", "skip"]
@@ -156,6 +155,8 @@ def check_training(config: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     Raises:
         ValueError: one line that names a wrong setting, its value and what is allowed.
     """
+    from fcos.data import shapes  # which a detector does not need
+
     names = {*known, *SECTIONS, "imagenet"}
     for key in config:
         if key not in names:

@@ -31,7 +31,6 @@ from tools import (
     serve,
     train,
     verify,
-    verify_cache,
 )
 from tools import list as list_command
 from tools.arguments import DefaultCommand, ListOptions
@@ -93,7 +92,7 @@ app.command("demo", rich_help_panel=USE)(demo.demo)
 app.command("serve", rich_help_panel=USE)(serve.serve)
 app.command("download", rich_help_panel=USE)(download.download)
 app.command("cache", rich_help_panel=USE, cls=ListOptions)(cache.show_cache)
-app.command("verify-cache", rich_help_panel=USE)(verify_cache.verify_cache)
+app.command("verify-cache", rich_help_panel=USE)(cache.verify_cache)
 app.add_typer(data.app, name="data", rich_help_panel=DATA)
 app.command("train", rich_help_panel=TRAIN)(train.train)
 app.command("evaluate", rich_help_panel=MEASURE, cls=ListOptions)(evaluate.evaluate)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -160,11 +161,7 @@ def _save_from_start(
             version = _Version(source.shown, validator, total)
             _record_of(part).write_text(json.dumps(asdict(version)), "utf-8")
 
-    def from_start() -> Iterator[bytes]:
-        yield head
-        yield from body
-
-    _save(from_start(), part, 0, total, wanted, update)
+    _save(chain([head], body), part, 0, total, wanted, update)
 
 
 def _save(
@@ -187,8 +184,6 @@ def _save(
                 update(completed=size, total=total)
             if total and size < total:
                 raise _TransientError("connection dropped")
-            if not part.is_file():
-                raise _TransientError("the unfinished file was removed")
         except _TransientError as error:
             raise _TransientError(f"{error} at {size} of {total or 'unknown'} bytes") from error
 

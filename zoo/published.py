@@ -8,8 +8,8 @@ is a table of its own, with its own commit and date. Nothing here is measured by
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -107,61 +107,38 @@ def rows(entry: str) -> list[tuple[Table, Row]]:
 
 @cache
 def read(path: Path) -> Table:
-    """Read one table; ValueError names the file and the key that is missing, unknown or wrong."""
+    """Read one table; ValueError names the file, and the key that is missing, unknown or wrong."""
     from zoo.registry import load_yaml  # which imports this module
 
     try:
-        content: Any = load_yaml(path)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    _check(f"{path}: table", content, _fields(Table) - {"id", "notes"}, {"notes"})
-    if content["system"] not in SYSTEMS:
-        raise ValueError(f"{path}: system: {content['system']!r} is not one of {SYSTEMS}")
-    for key in ("columns", "footnotes", "rows"):
-        if not isinstance(content[key], list):
-            raise ValueError(f"{path}: {key}: expected a list, found {content[key]!r}")
-    source = _check(f"{path}: source", content["source"], _fields(Source))
-    measured_on = _check(f"{path}: measured_on", content["measured_on"], {"gpu", "batch"}, {"note"})
-    columns = [
-        Column(**_check(f"{path}: columns[{i}]", column, {"heading", "key", "unit"}, {"format"}))
-        for i, column in enumerate(content["columns"])
-    ]
-    keys = ["printed", *(column.key for column in columns if column.key != "printed")]
-    return Table(
-        id=path.stem,
-        title=content["title"],
-        system=content["system"],
-        source=Source(**source),
-        measured_on=Hardware(**measured_on),
-        columns=tuple(columns),
-        footnotes=tuple(content["footnotes"]),
-        rows=tuple(_row(f"{path}: rows[{i}]", row, keys) for i, row in enumerate(content["rows"])),
-        notes=tuple(content.get("notes", ())),
-    )
+        content: dict[str, Any] = load_yaml(path)
+        columns = tuple(Column(**column) for column in content["columns"])
+        keys = ["printed", *(column.key for column in columns if column.key != "printed")]
+        parts: dict[str, Any] = {
+            "source": Source(**content["source"]),
+            "measured_on": Hardware(**content["measured_on"]),
+            "columns": columns,
+            "footnotes": tuple(content["footnotes"]),
+            "rows": tuple(_row(row, keys) for row in content["rows"]),
+            "notes": tuple(content.get("notes", ())),
+        }
+        table = Table(id=path.stem, **{**content, **parts})
+    except KeyError as error:
+        raise ValueError(f"{path}: missing key {error}") from error
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+    if table.system not in SYSTEMS:
+        raise ValueError(f"{path}: system: {table.system!r} is not one of {SYSTEMS}")
+    return table
 
 
-def _row(where: str, raw: Any, keys: list[str]) -> Row:
-    _check(where, raw, {"entry", *keys}, {"group", "links"})
-    cells = {key: raw[key] for key in keys}
+def _row(row: Mapping[str, Any], keys: list[str]) -> Row:
+    if unknown := row.keys() - {"entry", "group", "links", *keys}:
+        raise ValueError(f"{row['printed']}: unknown key {', '.join(sorted(unknown))}")
+    cells = {key: row[key] for key in keys}
     for key, cell in cells.items():
         for value in cell if isinstance(cell, list) else [cell]:
             # YAML reads an unquoted Yes as a boolean and an unquoted date as a date.
             if isinstance(value, bool) or not isinstance(value, float | int | str | None):
-                raise ValueError(
-                    f"{where}: {key}: {value!r} is neither a number nor text: quote it"
-                )
-    return Row(raw["entry"], raw["printed"], cells, raw.get("group", 0), raw.get("links", {}))
-
-
-def _fields(record: type) -> set[str]:
-    return {field.name for field in fields(record)}
-
-
-def _check(where: str, raw: Any, required: Set[str], optional: Set[str] = frozenset()) -> Any:
-    if not isinstance(raw, dict):
-        raise ValueError(f"{where}: expected a mapping, found {raw!r}")
-    for key in sorted(required - raw.keys()):
-        raise ValueError(f"{where}: missing key {key!r}")
-    for key in sorted(map(str, raw.keys() - required - optional)):
-        raise ValueError(f"{where}: unknown key {key!r}")
-    return raw
+                raise ValueError(f"{key}: {value!r} is neither a number nor text: quote it")
+    return Row(row["entry"], row["printed"], cells, row.get("group", 0), row.get("links", {}))

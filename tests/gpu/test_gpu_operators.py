@@ -64,7 +64,7 @@ def test_sync_batch_norm_of_two_processes_equals_batch_norm_of_all_images(
         [*command, str(SYNC_SCRIPT), str(device), str(tmp_path / "result.pth")],
         check=True,
         env=environment,
-        timeout=120,
+        timeout=600,
     )
     result = torch.load(tmp_path / "result.pth")
     for name, expected in result["expected"].items():

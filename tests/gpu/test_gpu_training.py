@@ -95,7 +95,7 @@ def test_one_process_under_torchrun_saves_resumes_and_evaluates(
             [*command, "-m", "tools.train", *words, f"run.device={device.type}", "--resume"],
             check=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
-            timeout=120,
+            timeout=600,
         )
     assert len(losses(run)) == 8
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -267,17 +267,7 @@ def test_check_takes_an_annotation_file_and_its_images(tmp_path: Path, capsys: C
     assert "1 of 1 annotated images are missing, first 1.jpg" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("notes.txt", "", "neither annotations/*.json nor ImageSets/Main/*.txt"),
-        ("a.json", "[]", "a.json: a list, as COCO results are"),
-        ("a.json", '{"images": [', "a.json: not a complete JSON file"),
-    ],
-)
-def test_a_folder_without_a_dataset_is_one_line(
-    tmp_path: Path, capsys: Capture, name: str, content: str, message: str
-) -> None:
-    (tmp_path / name).write_text(content)
+def test_a_folder_without_a_dataset_is_one_line(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "notes.txt").touch()
     assert main(["data", "check", str(tmp_path)]) == 1
-    assert message in capsys.readouterr().err
+    assert "neither annotations/*.json nor ImageSets/Main/*.txt" in capsys.readouterr().err

@@ -183,19 +183,19 @@ def test_a_video_of_a_phone_is_turned_upright(tmp_path: Path) -> None:
     assert image[:, 4, 4].max() < 50
 
 
-def test_a_broken_video_is_a_failure_that_names_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("clip.mp4", "clip.mp4: not a readable video"), ("999", "camera 999: ")],
+)
+def test_a_broken_video_or_missing_camera_is_a_failure_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, message: str
+) -> None:
     pytest.importorskip("av")
-    (tmp_path / "clip.mp4").write_bytes(b"no video")
-    (failure,) = read_frames_of(find_sources([str(tmp_path / "clip.mp4")]))
+    monkeypatch.chdir(tmp_path)
+    Path("clip.mp4").write_bytes(b"no video")
+    (failure,) = read_frames_of(find_sources([source]))
     assert isinstance(failure, Failure)
-    assert "clip.mp4: not a readable video" in failure.message
-
-
-def test_a_missing_camera_is_a_failure_that_names_it() -> None:
-    pytest.importorskip("av")
-    (failure,) = read_frames_of(find_sources(["999"]))
-    assert isinstance(failure, Failure)
-    assert "camera 999: " in failure.message
+    assert message in failure.message
 
 
 def test_the_password_of_a_camera_is_not_shown() -> None:

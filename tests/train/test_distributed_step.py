@@ -20,7 +20,7 @@ def two_processes(tmp_path_factory):
     script = Path(__file__).with_name("two_ranks.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, str(script), str(out)], check=True, env=environment, timeout=120)
+    subprocess.run([*command, str(script), str(out)], check=True, env=environment, timeout=600)
     return torch.load(out)
 
 

@@ -45,15 +45,6 @@ def test_remove_removes_the_sidecars_too(folder: Path) -> None:
         cache.remove("../a.pth", folder)
 
 
-def test_commit_replaces_and_records(folder: Path) -> None:
-    part = folder / "a.pth.part"
-    part.write_bytes(b"\x80\x02new")
-    path = cache.commit(part, folder / "a.pth")
-    assert path.read_bytes() == b"\x80\x02new"
-    assert not part.exists()
-    assert cache.sha256(folder / "a.pth") == cache.recorded(folder / "a.pth")
-
-
 def test_a_folder_that_cannot_be_synced_is_not_an_error(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

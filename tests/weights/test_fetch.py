@@ -6,7 +6,6 @@ import hashlib
 import os
 import random
 import shutil
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -89,25 +88,6 @@ def test_the_secrets_of_an_address_are_neither_shown_nor_written(
     assert server.resources["w.pth?signature=s3cret"].ranges == [None] + ["bytes=100000-"] * 2
 
 
-def test_an_unfinished_file_that_is_removed_is_started_over(
-    server: FaultyServer, tmp_path: Path
-) -> None:
-    def remove(handler: host.Handler, resource: host.Resource) -> None:
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(BODY)))
-        handler.end_headers()
-        handler.wfile.write(BODY[:100_000])
-        while not (tmp_path / "w.pth.part").exists():
-            time.sleep(0.01)
-        (tmp_path / "w.pth.part").unlink()
-        handler.wfile.write(BODY[100_000:])
-
-    resource = server.add("w.pth", BODY, remove)
-    path = fetch("w.pth", [FileSource(server.url("w.pth"))], folder=tmp_path)
-    assert path.read_bytes() == BODY
-    assert len(resource.asked) == 2
-
-
 def test_sources_are_tried_in_order_and_dead_ones_never(
     server: FaultyServer, tmp_path: Path
 ) -> None:
@@ -133,15 +113,6 @@ def test_an_unreachable_host_is_named(tmp_path: Path) -> None:
         url = server.url("w.pth")
     with pytest.raises(WeightsError, match=f"{url}: no connection"):
         fetch("w.pth", [FileSource(url)], folder=tmp_path)
-
-
-def test_the_hash_of_one_source_counts_for_those_without(
-    server: FaultyServer, tmp_path: Path
-) -> None:
-    server.add("a", OTHER)
-    server.add("b", BODY)
-    sources = [FileSource(server.url("a")), FileSource(server.url("b"), sha256=SHA256[:8])]
-    assert fetch("w.pth", sources, folder=tmp_path).read_bytes() == BODY
 
 
 def test_mirrors_come_first(
@@ -307,15 +278,6 @@ def test_the_error_has_a_line_for_each_source_and_the_remedy(
         "  100000 bytes are kept: the next call resumes the download",
         f"Put the file at {tmp_path / 'w.pth'}, or set FCOS_ZOO_MIRRORS to a host that serves it.",
     ]
-
-
-@pytest.mark.parametrize("number", ["\u00b3", "9" * 5000])
-def test_a_malformed_retry_after_is_ignored(
-    server: FaultyServer, tmp_path: Path, number: str
-) -> None:
-    server.add("w.pth", BODY, host.status(429, **{"Retry-After": number}))
-    path = fetch("w.pth", [FileSource(server.url("w.pth"))], folder=tmp_path)
-    assert path.read_bytes() == BODY
 
 
 def test_probe_states_the_size_that_a_host_states(server: FaultyServer) -> None:

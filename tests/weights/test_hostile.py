@@ -59,15 +59,17 @@ PROGRAMS: dict[str, Callable[[Bomb, Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("name", ["w.pth", "w.pkl", "w.bin"])
+@pytest.mark.parametrize("name", ["w.pth", "w.pkl", "w.safetensors"])
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_programs_are_refused_unexecuted(tmp_path: Path, program: str, name: str) -> None:
     path, marker = tmp_path / name, tmp_path / "marker"
     PROGRAMS[program](Bomb(marker), path)
-    with pytest.raises(WeightsError, match=f"{name} .*it calls .*(system|eval), which is"):
+    reason = r"it calls .*(system|eval), which is|a torch file with a wrong name"
+    with pytest.raises(WeightsError, match=f"{name} .*({reason})"):
         read(path)
     assert not marker.exists()
     # The file is effective: a reader that trusts it runs the command.
+    path = path.rename(tmp_path / "w.pth")
     if "torch" in program:
         torch.load(path, weights_only=False)
     else:
@@ -245,12 +247,3 @@ def test_other_zip_archives_are_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "w.npz", w=np.ones(3))
     with pytest.raises(WeightsError, match=r"without data\.pkl, which torch did not write"):
         read(tmp_path / "w.npz")
-
-
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_no_name_makes_a_program_safe(tmp_path: Path, program: str) -> None:
-    path, marker = tmp_path / "w.safetensors", tmp_path / "marker"
-    PROGRAMS[program](Bomb(marker), path)
-    with pytest.raises(WeightsError, match=r"w\.safetensors .* is damaged or not safe to read"):
-        read(path)
-    assert not marker.exists()

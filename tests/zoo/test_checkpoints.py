@@ -273,17 +273,16 @@ def test_precision_is_a_plain_argument(published: State, tmp_path: Path) -> None
             "nowhere.pth cannot be read.*check the path",
         ),
         ({"precision": "int8"}, ValueError, "'int8' is not one of fp32, bf16, fp16"),
+        ({"device": "cuda"}, ValueError, "device 'cuda': torch finds no GPU here"),
     ],
 )
 def test_a_wrong_argument_is_one_line(
-    arguments: dict[str, Any], error: type[Exception], message: str
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: dict[str, Any],
+    error: type[Exception],
+    message: str,
 ) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(error, match=message) as caught:
         zoo.get(SMALL, **arguments)
     assert "\n" not in str(caught.value)
-
-
-def test_a_missing_gpu_is_reported_before_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(ValueError, match="device 'cuda': torch finds no GPU here"):
-        zoo.get(SMALL, device="cuda")

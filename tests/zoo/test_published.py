@@ -44,15 +44,13 @@ BESIDE |= {"xytpai_curves_voc"}
 UNPUBLISHED = {"FCOS_shapes_tiny", "FCOS_V_75_FPN_2x"}  # the latter only as a config
 
 BAD_FILES = [
-    ("ap: 1.0, ", "", r"rows\[0\]: missing key 'ap'"),
-    ("ap: 1.0", "ap: 1.0, mAP: 1.0", r"rows\[0\]: unknown key 'mAP'"),
-    ('"Yes"', "Yes", r"rows\[0\]: multi_scale: True is neither a number nor text"),
-    ("unit: name", "units: name", r"columns\[0\]: missing key 'unit'"),
-    ("gpu: V100", "card: V100", "measured_on: missing key 'gpu'"),
+    ("ap: 1.0, ", "", "missing key 'ap'"),
+    ("ap: 1.0", "ap: 1.0, mAP: 1.0", "R-50: unknown key mAP"),
+    ('"Yes"', "Yes", "multi_scale: True is neither a number nor text"),
+    ("unit: name", "units: name", ".*'units'"),
     ("system: fcos", "system: yolo", "system: 'yolo' is not one of"),
-    ("title: A page", "", "table: missing key 'title'"),
-    ("footnotes: []", "footnotes: none", "footnotes: expected a list, found 'none'"),
-    ("rows:", "rows: [", "not YAML"),
+    ("title: A page", "", ".*'title'"),
+    ("rows:", "rows: [", "while parsing"),
 ]
 
 PAGE = """\
@@ -95,22 +93,14 @@ def test_every_entry_of_the_zoo_is_published_and_no_other() -> None:
     [
         ("adelaidet", "FCOS_R_50_1x", {"fps": 16, "ap": 38.7, "ap_test_dev": 38.8}),
         ("adelaidet", "FCOS_MS_X_101_32x8d_dcnv2_2x", {"fps": 4.6, "ap": 46.6}),
-        ("adelaidet_early", "FCOS_MS_X_101_64x4d_2x", {"fps": 6.1, "ap": 44.7}),
-        ("adelaidet_iou", "FCOS_MS_X_101_32x8d_2x_dcnv2_iou", {"fps": 4.6, "ap": 47.4}),
         ("adelaidet_rt", "FCOS_RT_MS_DLA_34_4x_shtw", {"fps": 52, "ap": 39.1, "ap_test_dev": 39.2}),
-        ("adelaidet_rt_bn", "FCOS_RT_MS_R_50_4x_bn", {"fps": 40, "ap": 39.3, "ap_test_dev": 39.7}),
         ("adelaidet_vovnet", "FCOS_MS_V_99_3x", {"time_s": 0.070, "ap": 45.2, "ap_large": 57.3}),
-        ("fcos_early", "FCOS_R_50_FPN_1x", {"training_memory_gb": 29.3, "time_ms": 71, "ap": 36.6}),
         ("fcos_original", "FCOS_R_50_FPN_1x", {"time_ms": 45, "ap": 37.1, "ap_test_dev": 37.4}),
-        ("fcos_imprv", "FCOS_imprv_dcnv2_R_101_FPN_2x", {"time_ms": 73, "ap": 45.6}),
-        ("fcos_mobilenet", "FCOS_bn_bs16_MNV2_FPN_1x", {"training_batch": 16, "ap": 31.0}),
         ("openmmlab_fcos", "FCOS_MM_R_50_1x", {"fps": 22.7, "training_memory_per_gpu_gb": 3.6}),
-        ("openmmlab_hrnet", "FCOS_MM_HRNet_W32_ms_2x", {"fps": 12.4, "ap": 41.9}),
         ("torchvision", "FCOS_TV_R_50", {"params_m": 32.27, "gflops": 128.2, "ap": 39.2}),
         ("vovnet", "FCOS_V_93_FPN_2x", {"time_ms": 113, "ap": 42.1, "ap_small": 26.2}),
         ("vovnet", "FCOS_X_101_32x8d_FPN_2x", {"time_ms": 171, "ap": 42.5, "link": None}),
         ("xytpai", None, {"ap_paper": 36.6, "ap_official": 38.7, "ap": 37.3}),
-        ("xytpai_early", "FCOS_R_50_noctr_2x", {"ap": 37.1}),
         ("xytpai_coco", None, {"ap": 0.373, "ap_75": 0.398, "ar_large": 0.639}),
         ("xytpai_coco_early", "FCOS_R_50_noctr_2x", {"ap_50": 0.554, "ar_1": 0.302}),
     ],
@@ -132,13 +122,6 @@ def test_hrnet_with_backbone_gflops_keeps_the_page_s_rows_and_groups() -> None:
     assert column(name, "syncbn") == ["No", "No", "Yes"] * 4 + ["No"]
     assert [row.group for row in table(name).rows] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4]
     assert set(column(name, "ap_test_dev")) == {None}
-
-
-def test_hrnet_s_repository_page_keeps_its_rows_and_groups() -> None:
-    memory = [29.3, 54.4, 55.0, 58.2, 88.1, 44.1, 78.9, 80.1, 71.0, 108.6, 109.9, 128.0]
-    assert column("hrnet", "training_memory_gb") == memory
-    assert column("hrnet", "printed")[-2:] == ["HRNet_W32_6l_2x", "HRNet_W40_6l_3x"]
-    assert [row.group for row in table("hrnet").rows] == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 3, 4]
 
 
 @pytest.mark.parametrize(
