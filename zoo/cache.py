@@ -32,7 +32,7 @@ def folder() -> Path:
     return Path(home).expanduser() / "weights"
 
 
-def path_of(filename: str, cache: Path | None = None) -> Path:
+def path_of(filename: str, at: Path | None = None) -> Path:
     """The path of a file in the cache, whether it exists or not.
 
     Raises:
@@ -41,7 +41,7 @@ def path_of(filename: str, cache: Path | None = None) -> Path:
     reserved = filename.endswith((*_SIDECARS, ".lock")) or filename.startswith(".")
     if not filename or reserved or re.search(r'[/\\:*?"<>|\x00-\x1f]', filename):
         raise WeightsError(f"{filename!r} cannot name a weights file: give a plain file name")
-    return (cache or folder()) / filename
+    return (at or folder()) / filename
 
 
 def sidecar(path: Path, suffix: str) -> Path:
@@ -49,21 +49,20 @@ def sidecar(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def files(cache: Path | None = None) -> list[Path]:
+def files() -> list[Path]:
     """The complete files of the cache, by name."""
-    at = cache or folder()
-    paths = sorted(path for path in at.iterdir() if path.is_file()) if at.is_dir() else []
+    paths = sorted(path for path in folder().glob("*") if path.is_file())
     own = (*_SIDECARS, ".lock")
     return [path for path in paths if path.name[0] != "." and not path.name.endswith(own)]
 
 
-def remove(name: str, cache: Path | None = None) -> int:
+def remove(name: str) -> int:
     """Remove a file and its sidecars; returns the number of bytes freed.
 
     Raises:
         WeightsError: it is being downloaded, or the folder cannot be written.
     """
-    path = path_of(name, cache)
+    path = path_of(name)
     if not path.parent.is_dir():
         return 0
     paths = [path, *(sidecar(path, suffix) for suffix in _SIDECARS)]

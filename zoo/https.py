@@ -133,17 +133,22 @@ def _attempt(source: FileSource, part: Path, wanted: Sequence[FileSource], updat
                 stated = response.headers.get("Content-Range", "a part")
                 raise SourceError(f"answers with {stated} of the file though asked for all of it")
             _check_range(response, held, offset, part)
-            return _save(_body(response), part, offset, held.size, wanted, update)
-        _save_from_start(response, source, part, wanted, update)
+            blocks, total = _body(response), held.size
+        else:
+            offset = 0
+            blocks, total = _from_start(response, wanted)
+            discard(part)
+            if validator := _validator(response):
+                with cache.disk_space(part, total or 0):
+                    version = _Version(source.shown, validator, total)
+                    _record_of(part).write_text(json.dumps(asdict(version)), "utf-8")
+        _save(blocks, part, offset, total, wanted, update)
 
 
-def _save_from_start(
-    response: requests.Response,
-    source: FileSource,
-    part: Path,
-    wanted: Sequence[FileSource],
-    update: Update,
-) -> None:
+def _from_start(
+    response: requests.Response, wanted: Sequence[FileSource]
+) -> tuple[Iterator[bytes], int | None]:
+    """The blocks of a whole file and its size, None if it comes in chunks."""
     body = _body(response)
     head = b""
     while len(head) < HEAD and (block := next(body, b"")):
@@ -155,13 +160,7 @@ def _save_from_start(
         raise SourceError(f"offers {total} bytes, not {' or '.join(map(str, sorted(sizes)))}")
     if total is None and "chunked" not in response.headers.get("Transfer-Encoding", ""):
         raise SourceError("states no length, so a dropped connection would go unnoticed")
-    discard(part)
-    if validator := _validator(response):
-        with cache.disk_space(part, total or 0):
-            version = _Version(source.shown, validator, total)
-            _record_of(part).write_text(json.dumps(asdict(version)), "utf-8")
-
-    _save(chain([head], body), part, 0, total, wanted, update)
+    return chain([head], body), total
 
 
 def _save(

@@ -16,22 +16,8 @@ from zoo.overrides import quoted
 from zoo.registry import CONFIGS
 
 ENTRY = "FCOS_shapes_tiny"
-NAMES = [
-    "a=b",
-    "a,b",
-    "(a)",
-    "a#b",
-    "a b",
-    "[a]",
-    "{a}",
-    "a'b",
-    'a"b',
-    "é",
-    "椅子",
-    "~a",
-    "$a",
-    "a:b",
-]
+NAMES = [f"a{character}b" for character in "=,# '\":"]
+NAMES += ["(a)", "[a]", "{a}", "~a", "$a", "é", "椅子"]
 SHORT = ["schedule.iterations=1", "schedule.steps=[]", "data.workers=0", "solver.batch=2"]
 
 
@@ -66,7 +52,7 @@ def test_a_folder_may_be_called_like_a_named_dataset(tmp_path, monkeypatch):
     assert compose_entry(ENTRY, ["data=shapes"])["data"]["train"] == "./shapes"
 
 
-@pytest.mark.parametrize("name", ["Roboflow YOLO", "Label Studio COCO", "LabelMe", "Roboflow COCO"])
+@pytest.mark.parametrize("name", ["Roboflow YOLO", "LabelMe"])
 def test_training_on_an_export(tmp_path, capsys, name):
     export, run = tmp_path / "my, pets (1)", tmp_path / "run=1"
     made_datasets.DATASETS[name](export)

@@ -141,15 +141,20 @@ def test_push_that_the_hub_refuses_says_why(
 
 
 @pytest.mark.parametrize(
-    ("address", "message"),
+    ("command", "message"),
     [
-        ("hf://me/mine", "FCOS_ZOO_OFFLINE forbids the network"),
-        ("me/mine", "write hf://owner/repository"),
+        (["push", ENTRY, "hf://me/mine"], "FCOS_ZOO_OFFLINE forbids the network"),
+        (["push", ENTRY, "me/mine"], "write hf://owner/repository"),
+        (["bench", "push", "hf://datasets/me/mine"], "FCOS_ZOO_OFFLINE forbids the network"),
+        (["bench", "push", "hf://me/mine"], "write hf://datasets/owner/repository"),
     ],
 )
 def test_push_needs_the_network_and_an_address(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str, message: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    message: str,
 ) -> None:
     monkeypatch.setenv("FCOS_ZOO_OFFLINE", "1")
-    assert cli.main(["push", ENTRY, address]) == 1
+    assert cli.main(command) == 1
     assert message in capsys.readouterr().err

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -76,24 +75,3 @@ def test_the_files_arrive_at_the_hub(
         assert sorted(hub.files) == [f"me/fcos/{name}" for name in names]
         assert any("/api/datasets/me/fcos/commit/main" in path for _, path, _ in hub.asked)
     assert capsys.readouterr().out == f"hf://datasets/me/fcos: {', '.join(names)}\n"
-
-
-@pytest.mark.parametrize(
-    ("address", "environment", "said"),
-    [
-        ("hf://me/fcos", {}, "write hf://datasets/owner/repository"),
-        ("hf://datasets/me/fcos", {"FCOS_ZOO_OFFLINE": "1"}, "forbids the network"),
-    ],
-)
-def test_results_that_cannot_be_pushed_are_refused_in_one_line(
-    results: Path,
-    address: str,
-    environment: dict[str, Any],
-    said: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert cli.main(["bench", "push", address, str(results)]) == 1
-    assert said in " ".join(capsys.readouterr().err.split())

@@ -20,15 +20,14 @@ def folder(tmp_path: Path) -> Path:
     """A cache with two files."""
     for name, content in (("a.pth", b"\x80\x02a"), ("b.safetensors", b"\x80\x02bb")):
         (tmp_path / name).write_bytes(content)
-        fetch(name, [FileSource(str(tmp_path / name))], folder=tmp_path / "cache")
-    return tmp_path / "cache"
+        fetch(name, [FileSource(str(tmp_path / name))])
+    return cache.folder()
 
 
 def test_files_are_the_complete_ones(folder: Path) -> None:
     (folder / "c.pth.part").write_bytes(b"half")
     (folder / "d.pth.bad").write_bytes(b"bad")
-    assert cache.files(folder) == [folder / "a.pth", folder / "b.safetensors"]
-    assert cache.files(folder / "absent") == []
+    assert cache.files() == [folder / "a.pth", folder / "b.safetensors"]
 
 
 def test_records_are_in_the_format_of_sha256sum(folder: Path) -> None:
@@ -38,11 +37,11 @@ def test_records_are_in_the_format_of_sha256sum(folder: Path) -> None:
 
 def test_remove_removes_the_sidecars_too(folder: Path) -> None:
     (folder / "a.pth.bad").write_bytes(b"bad")
-    assert cache.remove("a.pth", folder) == 3 + len("  a.pth\n") + 64 + 3
+    assert cache.remove("a.pth") == 3 + len("  a.pth\n") + 64 + 3
     assert [path.name for path in folder.iterdir() if path.name.startswith("a")] == []
-    assert cache.remove("a.pth", folder) == 0
+    assert cache.remove("a.pth") == 0
     with pytest.raises(WeightsError, match="cannot name"):
-        cache.remove("../a.pth", folder)
+        cache.remove("../a.pth")
 
 
 def test_a_folder_that_cannot_be_synced_is_not_an_error(

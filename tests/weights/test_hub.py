@@ -49,7 +49,7 @@ def test_a_file_is_downloaded_once(
     assert path.read_bytes() == BODY
     assert "300.0/300.0 kB" in capsys.readouterr().err
     assert names(tmp_path / "ours") == ["w.pth", "w.pth.sha256"]
-    assert not (tmp_path / "hub").exists()
+    assert not (tmp_path / "home" / "hub").exists()
     hub.asked.clear()
     assert fetch("w.pth", [SOURCE], folder=tmp_path / "ours") == path
     assert hub.asked == []

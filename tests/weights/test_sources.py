@@ -35,8 +35,9 @@ def test_mirrors_of_the_environment_then_of_the_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FCOS_ZOO_MIRRORS", "https://a.example/w, /mnt/w\nhttps://b.example")
-    (tmp_path / "config" / "fcos-zoo").mkdir(parents=True)
-    (tmp_path / "config" / "fcos-zoo" / "zoo.toml").write_text('mirrors = ["hf://o/n"]')
+    folder = tmp_path / "home" / "config" / "fcos-zoo"
+    folder.mkdir(parents=True)
+    (folder / "zoo.toml").write_text('mirrors = ["hf://o/n"]')
     Path("zoo.toml").write_text('mirrors = ["https://c.example", "/mnt/w"]')
     assert mirrors() == [
         "https://a.example/w",
