@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,13 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 import yaml
 from filelock import FileLock
-from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from tools.console import TextConsole
+from zoo.download import fetch, progress_bars
 from zoo.registry import CONFIGS
 from zoo.sources import FileSource
 
@@ -62,7 +60,6 @@ def download(name: str, root: Path, keep: bool) -> None:
     from fcos.data.download import (
         DatasetSpec,
         check_disk_space,
-        install_archive,
         missing_archives,
         remove_archive,
         required_bytes,
@@ -80,8 +77,7 @@ def download(name: str, root: Path, keep: bool) -> None:
             console.print(_announcement(dataset, missing, root))
             check_disk_space(root, required_bytes(missing, keep))
         for archive in missing:
-            with _progress(f"unpacking {archive.name}") as progress:
-                install_archive(archive, root, _fetch, progress)
+            _install(archive, root)
             console.print(f"{archive.name}: unpacked")
             if not keep:
                 remove_archive(archive, root)
@@ -231,26 +227,21 @@ def _announcement(dataset: DatasetSpec, missing: Sequence[Archive], root: Path) 
     return f"{dataset.name}: {decimal(size)} to download into {root}{more} ({names})"
 
 
-def _fetch(archive: Archive, folder: Path) -> Path:
-    from zoo.download import fetch
+def _install(archive: Archive, root: Path) -> None:
+    """Download an archive, unless it is there, and unpack it; bars show both."""
+    from fcos.data.download import install_archive
 
-    place = FileSource(archive.url, archive.size, archive.sha256 or "")
-    return fetch(archive.name, [place], folder=folder)
+    with progress_bars() as bars:
+        task = bars.add_task(f"unpacking {archive.name}", total=None, visible=False)
 
+        def fetch_archive(archive: Archive, folder: Path) -> Path:
+            source = FileSource(archive.url, archive.size, archive.sha256 or "")
+            return fetch(archive.name, [source], folder=folder, progress=bars)
 
-@contextmanager
-def _progress(text: str) -> Iterator[Callable[[int, int], None]]:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(
-        *columns,
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
-        task = progress.add_task(text, total=None, visible=False)
-        yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
+        def show(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total, visible=True)
+
+        install_archive(archive, root, fetch_archive, show)
 
 
 if __name__ == "__main__":

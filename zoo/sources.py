@@ -114,9 +114,8 @@ def mirrors() -> list[str]:
     one = os.path.isdir(Path(_path_of(listed)).expanduser())  # its name may contain spaces
     bases = [listed] if one else re.split(r"[,\s]+", listed)
     for folder in (Path.cwd(), platformdirs.user_config_path("fcos-zoo")):
-        for name in ("zoo.toml", "fcos-zoo.toml"):
-            if (folder / name).is_file():
-                bases += _mirrors_in(folder / name)
+        if (folder / "zoo.toml").is_file():
+            bases += _mirrors_in(folder / "zoo.toml")
     return list(dict.fromkeys(_path_of(base) for base in bases if base))
 
 

@@ -104,8 +104,8 @@ def test_an_address_is_shown_without_its_secrets(url: str, shown: str) -> None:
     ["mirrors = [", 'mirrors = "https://a.example"', "mirrors = [1]", 'mirors = ["/mnt/w"]'],
 )
 def test_a_malformed_configuration_file_is_named(text: str) -> None:
-    Path("fcos-zoo.toml").write_text(text)
-    with pytest.raises(WeightsError, match=r"fcos-zoo\.toml"):
+    Path("zoo.toml").write_text(text)
+    with pytest.raises(WeightsError, match=r"zoo\.toml"):
         mirrors()
 
 
