@@ -20,6 +20,10 @@ from backbones.deformable import DeformConv2d
 NormKind = Literal["frozen_bn", "eval_bn", "bn", "sync_bn"]
 NormLayer = Callable[[int], nn.Module]  # from a number of channels
 Activation = Literal["relu", "relu6"] | None
+# torch 2.6 has only the second.
+is_exporting: Callable[[], bool] = getattr(
+    torch.compiler, "is_exporting", torch.compiler.is_compiling
+)
 
 
 class KeepFloat32(nn.Module):

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.layers import ConcatConvNorm, ConvNorm, NormKind, NormLayer
+from backbones.layers import ConcatConvNorm, ConvNorm, NormKind, NormLayer, is_exporting
 from backbones.ranges import Count, CountOrZero, NotNegative
 from backbones.staged import StagedBackbone
 
@@ -141,6 +141,8 @@ class VoVNet(StagedBackbone):
 
 def _halve(x: Tensor) -> Tensor:
     """3x3 max pooling of stride 2 whose windows begin at the first pixel; sizes round up."""
+    if is_exporting():  # OpenVINO refuses maps that are smaller than a window, even in `ceil_mode`
+        return F.max_pool2d(F.pad(x, (0, 2, 0, 2)), kernel_size=3, stride=2)
     height, width = x.shape[-2:]
     if height % 2 or width % 2:  # zeros never win: what comes out of a block is not negative
         x = F.pad(x, (0, width % 2, 0, height % 2))

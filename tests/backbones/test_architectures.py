@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbones import vovnet
 from backbones.dla import DLA
 from backbones.hrnet import Fusion, HRNet
 from backbones.layers import ConcatConvNorm, ConvNorm, norm_layer
@@ -147,3 +148,13 @@ def test_a_joined_convolution_keeps_no_concatenation_and_gives_the_same_gradient
     for a, b in zip(ours_grads, theirs_grads, strict=True):
         torch.testing.assert_close(a, b)
     assert int(joined.norm.num_batches_tracked) == 1
+
+
+@pytest.mark.parametrize("size", [(2, 3), (3, 2), (8, 8), (9, 11)])
+def test_vovnet_pools_the_same_in_an_exported_graph(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.rand(1, 2, *size)
+    expected = vovnet._halve(x)
+    monkeypatch.setattr(vovnet, "is_exporting", lambda: True)
+    torch.testing.assert_close(vovnet._halve(x), expected, rtol=0, atol=0)
