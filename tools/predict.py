@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.progress import track
 
+from fcos.text import counted, printable
 from tools.arguments import (
     Device,
     Model,
@@ -19,6 +25,14 @@ from tools.arguments import (
     load_model,
     words,
 )
+from tools.console import TextConsole
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fcos import Detections, Detector
+    from tools.outputs import Outputs
+    from tools.sources import Failure, Frame, Source
 
 FORMATS = ("csv", "yolo")
 
@@ -88,7 +102,8 @@ def predict(
     formats = words(save, FORMATS, "--save") or ()
     _check_font(font)
     from fcos import TTA_MULTI_SCALE
-    from tools.detect_sources import check_classes, detect_sources
+    from fcos.slicing import detect_sliced
+    from tools.outputs import Outputs
     from tools.sources import find_sources
 
     kept = None if classes is None else [c.strip() for c in classes.split(",") if c.strip()]
@@ -97,19 +112,107 @@ def predict(
     device = device or default_device()
     detector = load_model(name, weights, device, precision, winograd=winograd)
     check_classes(kept, detector)
-    return detect_sources(
-        detector,
-        sources,
-        out,
-        score_threshold=score_threshold,
-        classes=kept,
-        max_detections=max_detections,
-        batch_size=batch_size,
-        slice_size=slice_size,
-        tta=TTA_MULTI_SCALE if multi_scale else (),
-        formats=formats,
-        font_file=font,
-    )
+    limit = detector.decoder.max_detections
+    if max_detections is not None and limit is not None:
+        detector.decoder.max_detections = max(limit, max_detections)
+    tta = TTA_MULTI_SCALE if multi_scale else ()
+
+    def detect(images: list[Tensor]) -> list[Detections]:
+        count = len(images)
+        if slice_size is None:
+            found = detector.detect(images, score_threshold, count, tta)
+        else:
+            found = [
+                detect_sliced(detector, image, slice_size, score_threshold, count, tta)
+                for image in images
+            ]
+        return [detections.filter(kept)[:max_detections] for detections in found]
+
+    return detect_all(sources, batch_size, detect, Outputs(out, sources, detector, formats, font))
+
+
+def detect_all(
+    sources: Sequence[Source],
+    batch_size: int,
+    detect: Callable[[list[Tensor]], list[Detections]],
+    outputs: Outputs,
+) -> int:
+    """Detect in all frames of the sources, print what was detected, and write it.
+
+    Returns:
+        0, or 1 if something could not be read or written.
+    """
+    from tools.sources import Failure, Frame
+
+    console = TextConsole(soft_wrap=True)
+    failures: list[str] = []
+    seconds = dict.fromkeys(("reading", "detecting", "writing"), 0.0)
+    images = 0
+    started = time.perf_counter()
+    with outputs:
+        for batch in _batches(sources, batch_size, seconds, console):
+            frames = [item for item in batch if isinstance(item, Frame)]
+            failures += [item.message for item in batch if isinstance(item, Failure)]
+            start = time.perf_counter()
+            results = detect([frame.image for frame in frames]) if frames else []
+            seconds["detecting"] += time.perf_counter() - start
+            start = time.perf_counter()
+            for frame, detections in zip(frames, results, strict=True):
+                console.print(printable(f"{frame.name}: {describe(detections)}"))
+                try:
+                    outputs.write(frame, detections)
+                    images += 1
+                except Exception as error:  # the encoders raise anything; the others can be written
+                    failures.append(f"{frame.name}: cannot be drawn or written ({error})")
+            seconds["writing"] += time.perf_counter() - start
+    console.print(printable(f"{counted(images, 'image')} and results.json in {outputs.folder}"))
+    console.print(_speed(images, time.perf_counter() - started, seconds))
+    for failure in failures:
+        console.print(printable(failure), style="red")
+    return 1 if failures else 0
+
+
+def check_classes(names: Sequence[str] | None, detector: Detector) -> None:
+    """Raise a ValueError if the detector does not have one of the classes."""
+    for name in names or ():
+        if name not in detector.classes:
+            near = difflib.get_close_matches(name, detector.classes, 1)
+            hint = f": did you mean {near[0]}?" if near else ""
+            raise ValueError(printable(f"the model has no class {name!r}{hint}"))
+
+
+def describe(found: Detections) -> str:
+    """How many of each class: "3 person, 1 dog"."""
+    counts: dict[str, int] = {}
+    for name in found.names:
+        counts[name] = counts.get(name, 0) + 1
+    return ", ".join(f"{n} {name}" for name, n in counts.items()) or "no detections"
+
+
+def _batches(
+    sources: Sequence[Source], batch_size: int, seconds: dict[str, float], console: TextConsole
+) -> Iterator[list[Frame | Failure]]:
+    """Frames, which a thread reads ahead of the detector; adds the time of waiting for them."""
+    from tools.sources import read_ahead, read_frames_of
+
+    items = read_ahead(read_frames_of(sources), 2 * batch_size)
+    total = len(sources) if all(source.kind == "image" for source in sources) else None
+    shown = track(items, "detecting", total, console=console,
+                  disable=not console.is_terminal)  # fmt: skip
+    shown = iter(shown)
+    while True:
+        start = time.perf_counter()
+        batch = list(islice(shown, batch_size))
+        seconds["reading"] += time.perf_counter() - start
+        if not batch:
+            return
+        yield batch
+
+
+def _speed(images: int, total: float, seconds: dict[str, float]) -> str:
+    """ "8 images in 2.0 s, 4.0 images/s: 0.1 s reading, 1.5 s detecting, 0.4 s writing"."""
+    stages = ", ".join(f"{value:.1f} s {stage}" for stage, value in seconds.items())
+    return f"{counted(images, 'image')} in {total:.1f} s, {images / total:.1f} images/s: {stages}"
 
 
 def _check_font(path: str | None) -> None:
