@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbones.layers import is_exporting
 from backbones.ranges import Count, CountOrZero
 
 
@@ -107,6 +108,9 @@ class FPN(nn.Module):
         return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
 
 
+MULTIPLE = 8  # the coarsest stride of HRNet, to which images are padded, divided by the finest
+
+
 class HRFPN(nn.Module):
     """High-resolution pyramid (arXiv:1904.04514, figure 4): all maps concatenated at the finest.
 
@@ -162,18 +166,22 @@ class HRFPN(nn.Module):
         return merged
 
 
-# torch 2.6 has only the second.
-_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
-
-
 def _halved(x: Tensor, times: int) -> Tensor:
     """Averages over squares with sides of 2 ** `times`, or over the whole of a smaller map.
 
-    In an exported graph, maps must be at least as large as the squares.
+    In an exported graph, the sides of maps must be multiples of `MULTIPLE`.
     """
+    window = 2**times
     if times == 0:
         return x
-    window: int | list[int] = 2**times
-    if not _is_exporting():  # the window cannot depend on a size that is not known yet
-        window = [min(2**times, side) for side in x.shape[-2:]]
-    return F.avg_pool2d(x, window, stride=2**times)
+    if not is_exporting():
+        return F.avg_pool2d(x, [min(window, side) for side in x.shape[-2:]], stride=window)
+    if window <= MULTIPLE:
+        return F.avg_pool2d(x, window)
+    # The window cannot depend on the sides there: a map that is smaller is extended by zeros, which
+    # are not counted. Averages of 8x8 pixels are extended, since that is faster.
+    x, window = F.avg_pool2d(x, MULTIPLE), window // MULTIPLE
+    height, width = x.shape[-2:]
+    missing = (0, torch.sym_max(width, window) - width, 0, torch.sym_max(height, window) - height)
+    filled = F.avg_pool2d(F.pad(torch.ones_like(x[:1, :1]), missing), window)
+    return F.avg_pool2d(F.pad(x, missing), window) / filled

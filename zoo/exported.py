@@ -211,8 +211,8 @@ def _openvino(path: Path) -> tuple[str, str, Run]:
             # A compiled model that has failed once fails on every later image.
             request = core.compile_model(model, "CPU", settings).create_infer_request()
             raise RuntimeError(
-                f"{path}: OpenVINO failed on an array of shape {images.shape} (some networks need "
-                f"at least 64 pixels a side): {str(error).strip().splitlines()[-1]}"
+                f"{path}: OpenVINO failed on an array of shape {images.shape}: "
+                f"{str(error).strip().splitlines()[-1]}"
             ) from None
         return [request.get_output_tensor(index).data for index in range(3)]
 

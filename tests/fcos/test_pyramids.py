@@ -88,6 +88,16 @@ def test_hrfpn_takes_images_that_are_smaller_than_its_largest_window() -> None:
     ]
 
 
+@torch.no_grad()
+def test_hrfpn_levels_of_an_exported_graph_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    pyramid = HRFPN(HR_CHANNELS, HR_STRIDES, 8, levels=6, conv_stride=1)
+    sizes = [(32, 32), (64, 32), (96, 160), (256, 288)]
+    features = [maps(*size, HR_CHANNELS, HR_STRIDES) for size in sizes]
+    expected = [pyramid(one) for one in features]
+    monkeypatch.setattr("fcos.pyramid.is_exporting", lambda: True)
+    torch.testing.assert_close([pyramid(one) for one in features], expected)
+
+
 @settings(max_examples=20)
 @given(st.integers(130, 300), st.integers(130, 300))
 def test_reducing_before_upsampling_is_the_literal_form(height: int, width: int) -> None:
