@@ -1,0 +1,61 @@
+"""Operations of exported graphs: resizing, NMS, and which of them are quantised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import openvino
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.dataset import embedded, read_images
+from fcos import LongestSide, ShortestSide, export, export_formats, quantize
+from fcos.preprocess import as_float, resize_image
+
+RULES = [ShortestSide(800, 1333), LongestSide(1025)]
+RULES += [ShortestSide(800, 1333, "truncate"), ShortestSide(800, 1333, "floor")]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_size_after_resizing_is_computed_in_the_graph(rule: ShortestSide | LongestSide) -> None:
+    for size in [(480, 640), (640, 480), (333, 1000), (1000, 333), (800, 800), (5, 2000)]:
+        tensor = torch.tensor(size, dtype=torch.float64)
+        assert tuple(export.resized_size(rule, tensor).tolist()) == rule(*size)
+
+
+@pytest.mark.parametrize("method", ["pil", "opencv", "tensor", "antialias"])
+def test_images_are_resized_in_the_graph(method: Any) -> None:
+    [image] = read_images(embedded(), 1)
+    for size in [(200, 151), (700, 900)]:
+        ours = export.resize(image[None], size, method)[0]
+        theirs = as_float(resize_image(image, size, method))
+        assert (ours - theirs).abs().max() <= 1.5 / 255
+
+
+def test_nms_keeps_boxes_whose_iou_is_the_threshold(tmp_path: Path) -> None:
+    class Nms(torch.nn.Module):
+        def forward(self, boxes: Tensor) -> Any:
+            scores, labels = torch.tensor([[0.9, 0.8, 0.7]]), torch.zeros(1, 3, dtype=torch.int64)
+            return torch.ops.fcos_zoo.nms(boxes, scores, labels, 0.6, 1)
+
+    # The IoU of the first with the others: 0.6 and 0.92.
+    boxes = torch.tensor([[[24.0, 16, 64, 64], [40, 16, 64, 64], [24, 16, 64, 60]]])
+    path, facts = tmp_path / "nms.onnx", {"input": {"shape": [1, 3, 4]}}
+    export_formats.write_onnx(torch.export.export(Nms(), (boxes,)), path, facts)
+    kept = onnxruntime.InferenceSession(str(path)).run(None, {"images": boxes.numpy()})[0]
+    assert kept.tolist() == [[True, True, False]]
+    assert openvino.compile_model(str(path), "CPU")(boxes.numpy())[0].tolist() == kept.tolist()
+
+
+def test_only_the_layers_between_convolutions_are_quantised() -> None:
+    nodes = [
+        quantize.Node("normalise", "Subtract", ["image"], ["x"]),
+        quantize.Node("first", "Convolution", ["x", "w"], ["a"]),
+        quantize.Node("add", "Add", ["a"], ["b"]),
+        quantize.Node("last", "Convolution", ["b", "v"], ["c"]),
+        quantize.Node("box", "Add", ["c"], ["boxes"]),
+    ]
+    assert quantize.outside_the_network(nodes) == ["normalise", "box"]
