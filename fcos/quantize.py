@@ -22,7 +22,7 @@ class AccuracyControl(NamedTuple):
     Attributes:
         measure: the accuracy of a graph on some images, given by their positions.
         images: how many there are.
-        max_drop: the largest difference from the accuracy in float32.
+        max_drop: the largest difference from the accuracy in float32, in the unit of `measure`.
     """
 
     measure: Callable[[Run, Iterable[int]], float]

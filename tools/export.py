@@ -88,9 +88,9 @@ def export(
         typer.Option(
             min=0,
             max=100,
-            metavar="PERCENT",
-            help="Let int8 lose at most this share of the AP on --calibrate: layers stay in fp32 "
-            "until it does. This evaluates many times.",
+            metavar="POINTS",
+            help="Let int8 lose at most so many points of AP on --calibrate, 0.5 from 40.0 to "
+            "39.5: layers stay in fp32 until it does. This evaluates many times.",
             show_default="any",
         ),
     ] = None,

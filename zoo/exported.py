@@ -221,6 +221,8 @@ def _openvino(path: Path) -> tuple[str, str, Run]:
 
 
 def _pt2(path: Path) -> tuple[str, str, Run]:
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is damaged or of another program: export the detector again")
     with zipfile.ZipFile(path) as archive:
         if any("/aotinductor/" in name for name in archive.namelist()):
             return _aoti(path)

@@ -162,6 +162,12 @@ def test_other_files_are_refused(name: str, error: type[Exception], tmp_path: Pa
         zoo.load(tmp_path / name)
 
 
+def test_a_pt2_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.pt2").write_bytes(b"PK, and no more")
+    with pytest.raises(ValueError, match=r"model\.pt2 is damaged or of another program"):
+        zoo.load(tmp_path / "model.pt2")
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

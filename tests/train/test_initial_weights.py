@@ -51,7 +51,7 @@ def test_deformable_towers_keep_their_own_initialisation():
         ("FCOS_R_50_5l_2x", True),  # HRNet-FCOS, with the pyramid of the original
         ("FCOS_MM_HRNet_W18_1x", True),  # caffe2_xavier_init
         ("FCOS_HRNet_W18_5l_2x", False),  # HRFPN.init_weights is never called
-        ("FCOS_R_50_noctr_2x", False),  # detector.py draws the head alone
+        ("FCOS_R_50_noctr_2x", False),  # its detector.py initialises only the head
     ],
 )
 def test_pyramids_begin_as_each_system_left_them(entry, caffe2):
