@@ -26,8 +26,7 @@ from benchmarks.cases import (
     Weights,
 )
 from benchmarks.dataset import default_dataset, embedded, safe_subset
-from zoo.config import compose
-from zoo.overrides import quoted
+from zoo.config import compose, quoted
 from zoo.registry import CONFIGS, Card
 
 

@@ -33,7 +33,7 @@ import zoo
 from fcos.train import distributed
 from fcos.train.metrics import read
 from fcos.train.optim import resolved
-from zoo.overrides import quoted, rename_overrides, rename_settings
+from zoo.config import quoted, rename_settings
 from zoo.registry import CONFIGS, folders
 from zoo.training import train
 
@@ -62,7 +62,7 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     """The command's arguments as Hydra takes them, with the registered folders."""
     paths = ",".join(f"'registered://{folder}'" for folder in folders())
     search = [f"hydra.searchpath=[{paths}]"] if paths else []
-    return [*quoted(rename_overrides(arguments)), *search]
+    return [*quoted(arguments, sweep=True), *search]
 
 
 @hydra.main(version_base=None, config_path=str(CONFIGS), config_name="sweep")

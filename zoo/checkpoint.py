@@ -17,19 +17,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import Module
 
 import backbones
 import fcos
 from fcos import Detector
 from zoo import cache, formats
-from zoo.config import build_detector
+from zoo.config import build_detector, modules_of, rename_settings
 from zoo.download import fetch
 from zoo.files import UnreadableError, read
 from zoo.formats import CheckpointError
 from zoo.formats.backbones import TABLES, rename
 from zoo.formats.detectors import NATIVE, PUBLISHED, Format, Levels
-from zoo.overrides import rename_settings
 from zoo.registry import Card, card, names, registered_targets, targets
 from zoo.sources import FileSource, WeightsError
 
@@ -71,12 +69,7 @@ class Checkpoint:
         Raises:
             CheckpointError: naming the target.
         """
-        allowed = registered_targets() | {
-            f"{package.__name__}.{name}"
-            for package in (backbones, fcos)
-            for name in package.__all__
-            if isinstance(value := getattr(package, name), type) and issubclass(value, Module)
-        }
+        allowed = {*registered_targets(), *modules_of(backbones), *modules_of(fcos)}
         for target in targets(self.config):
             if target not in allowed:
                 raise CheckpointError(

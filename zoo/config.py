@@ -1,27 +1,29 @@
-"""An entry's configuration: composed by Hydra, turned into a detector.
+"""An entry's configuration: composed by Hydra with a user's overrides, turned into a detector.
 
 Torch is imported only to build a detector, so that commands that show facts start fast.
 """
 
 from __future__ import annotations
 
+import os
 import pydoc
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import get_class
 from hydra.version import VersionBase
 from omegaconf import OmegaConf
 
-from zoo.overrides import rename_overrides, rename_settings, set_texts, without_texts
 from zoo.registry import CONFIGS, entry_file
 
 if TYPE_CHECKING:
@@ -29,20 +31,37 @@ if TYPE_CHECKING:
 
 _ONE_AT_A_TIME = threading.Lock()  # Hydra's state is the process's
 
+# Settings whose values are plain text: a path may have characters of Hydra's grammar.
+TEXTS = (
+    *("data.root", "data.train", "data.train_images", "data.test", "data.test_images"),
+    *("init.checkpoint", "init.backbone", "run.folder"),
+)
+FOLDERS = ("hydra.sweep.dir", "hydra.run.dir", "folder", "weights_folder")
+# Names that settings had in earlier versions, which still work.
+RENAMED = {
+    "data.group": "data.aspect_ratio_group_size",
+    "loss.images_together": "loss.normalizer_group",
+    "run.backbone": "init.backbone",
+    "run.weights": "init.checkpoint",
+    "solver.fused": "solver.fused_optimizer",
+    "solver.nan": "solver.on_nonfinite",
+    "solver.recompute": "solver.activation_checkpointing",
+}
+
 
 def compose_entry(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """An entry's whole configuration as plain containers, with Hydra `overrides` applied.
 
-    Settings may have the names of earlier versions, see `zoo.overrides.RENAMED`.
+    Settings may have the names of earlier versions, see `RENAMED`.
 
     Raises:
         ValueError: an override of a setting that does not exist, or a malformed one.
     """
     path = entry_file(name)
-    plain, texts = without_texts(rename_overrides(overrides))
+    words = [_addable(word) for word in quoted(overrides)]
     own = path.parent != CONFIGS / "entry"
-    config = compose(name, plain, path.parent) if own else compose(f"entry/{name}", plain)
-    return set_texts(rename_settings(config), texts)
+    config = compose(name, words, path.parent) if own else compose(f"entry/{name}", words)
+    return rename_settings(config)
 
 
 def compose(path: str, overrides: Sequence[str] = (), folder: Path | None = None) -> dict[str, Any]:
@@ -74,6 +93,85 @@ def compose(path: str, overrides: Sequence[str] = (), folder: Path | None = None
     return {str(key): value for key, value in plain.items()}
 
 
+def quoted(overrides: Sequence[str], sweep: bool = False) -> list[str]:
+    """A user's overrides as Hydra takes them: by today's names, with quotes around texts.
+
+    `data=PATH` sets both the training and the test set, if the dataset has a split to evaluate on.
+
+    Args:
+        overrides: such as ``solver.base_lr=0.02`` or ``data.train=my, set/train.json``.
+        sweep: of a text, commas and brackets make several values, unless it is an existing path,
+            and ``${...}`` stands for another setting.
+    """
+    words: list[str] = []
+    dataset: list[str] = []
+    for override in overrides:
+        prefix, old, rest = re.fullmatch(r"([+~]*)([^=]*)(.*)", override, re.DOTALL).groups()  # type: ignore[union-attr]
+        key, value = RENAMED.get(old, old), _unquoted(rest[1:])
+        if key == "data" and rest:
+            dataset = [f"{name}={_quote(path)}" for name, path in _dataset(value).items()]
+        elif rest and key in (*TEXTS, *FOLDERS):
+            several = r"\$\{|[,(]" if key in TEXTS else r"\$\{"
+            as_given = sweep and re.search(several, value) and not Path(value).exists()
+            words.append(key + rest if as_given else f"{key}={_quote(value)}")
+        else:
+            words.append(prefix + key + rest)
+    return [*dataset, *words]
+
+
+def rename_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration in which settings have today's names.
+
+    A setting of an old name replaces the default of today's.
+    """
+    renamed = {k: dict(v) if isinstance(v, Mapping) else v for k, v in config.items()}
+    for old, new in RENAMED.items():
+        section, _, key = old.partition(".")
+        if key in (renamed.get(section) or {}):
+            new_section, _, new_key = new.partition(".")
+            renamed.setdefault(new_section, {})[new_key] = renamed[section].pop(key)
+    return renamed
+
+
+def _quote(text: str) -> str:
+    """A text in Hydra's grammar, where nothing stands for null."""
+    if text in ("", "null"):
+        return "null"
+    return str(QuotedString(text.replace("${", r"\${"), Quote.single).with_quotes())
+
+
+def _unquoted(text: str) -> str:
+    """A text without the quotes that a user put around it for Hydra."""
+    match = None if Path(text).exists() else re.fullmatch(r"(['\"])(.*)\1", text, re.DOTALL)
+    return match[2] if match else text
+
+
+def _dataset(path: str) -> dict[str, str]:
+    """The settings that `data=PATH` stands for: its split to train on and its split to evaluate on.
+
+    Raises:
+        FileNotFoundError: there is no dataset.
+        ValueError: the names of its splits do not tell which is which.
+    """
+    from fcos.data.formats import choose_split, find_splits
+
+    splits = find_splits(path)
+    path = os.path.join(".", path)  # it may be called like a named dataset
+    training, test = (choose_split(path, splits, training=which) for which in (True, False))
+    return {"data.train": path, "data.test": path if test != training else ""}
+
+
+def _addable(override: str) -> str:
+    """An override that may also set what the configuration leaves at its default.
+
+    Hydra would ask for a "+" there, also before a name that is misspelt. Whether a setting exists
+    is checked later, against the signature of what it is for.
+    """
+    key = override.partition("=")[0].lstrip("+")
+    plain = re.fullmatch(r"[\w.]+", key) and "." in key and not key.startswith("hydra.")
+    return f"++{override.lstrip('+')}" if plain and "=" in override else override
+
+
 def build_detector(
     config: Mapping[str, Any], num_classes: int | None = None, empty: bool = False
 ) -> Detector:
@@ -97,18 +195,17 @@ def build_detector(
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, not {num_classes}")
         classes = [str(label) for label in range(num_classes)]
-    with torch.device("meta") if empty else nullcontext(), _one_line():
-        backbone = instantiate(config["backbone"], _convert_="all")
-        pyramid = instantiate(
-            config["pyramid"],
-            in_channels=backbone.channels,
-            in_strides=backbone.strides,
-            _convert_="all",
-        )
-        levels, ranges = len(pyramid.strides), len(config["assigner"]["size_ranges"])
-        if levels != ranges:
-            raise ValueError(f"assigner.size_ranges has {ranges} ranges for {levels} levels")
-        head = fcos.Head(pyramid.strides, len(classes), pyramid.channels, **config["head"])
+    try:
+        with torch.device("meta") if empty else nullcontext():
+            backbone = instantiate(config["backbone"], _convert_="all")
+            inputs = {"in_channels": backbone.channels, "in_strides": backbone.strides}
+            pyramid = instantiate(config["pyramid"], **inputs, _convert_="all")
+            head = fcos.Head(pyramid.strides, len(classes), pyramid.channels, **config["head"])
+    except InstantiationException as error:
+        raise ValueError(" ".join(str(error.__cause__ or error).split())) from error
+    levels, ranges = len(pyramid.strides), len(config["assigner"]["size_ranges"])
+    if levels != ranges:
+        raise ValueError(f"assigner.size_ranges has {ranges} ranges for {levels} levels")
     rule = dict(config["resize"])
     resize = {"shortest": fcos.ShortestSide, "longest": fcos.LongestSide}[rule.pop("side")]
     detector = fcos.Detector(
@@ -133,13 +230,18 @@ def check_detector(config: Mapping[str, Any]) -> None:
     Raises:
         ValueError: one line that names a wrong setting, its value and what is allowed.
     """
+    import backbones
     import fcos
     from fcos.settings import check, check_types
 
     check_types({"classes": list[str]}, {"classes": config.get("classes")})
-    for key, names in _modules().items():
-        if not (key == "backbone" and _is_own(config.get(key))):
-            check_types({"_target_": Literal[names]}, config.get(key), key, open_ended=True)
+    known = [name for name in modules_of(backbones) if name != "backbones.StagedBackbone"]
+    modules = {
+        "backbone": (*known, *_own_module(config.get("backbone"))),
+        "pyramid": ("fcos.FPN", "fcos.HRFPN"),
+    }
+    for key, names in modules.items():
+        check_types({"_target_": Literal[names]}, config.get(key), key, open_ended=True)
         arguments = dict(config[key])
         module = get_class(arguments.pop("_target_"))
         check(module, arguments, key, given=("in_channels", "in_strides"))
@@ -157,46 +259,28 @@ def check_detector(config: Mapping[str, Any]) -> None:
     check(fcos.Detector, config.get("detector", {}), "detector", given=(*parts, "classes"))
 
 
-def _is_own(backbone: Any) -> bool:
-    """Whether an entry names an existing module as its backbone, also one of its author's.
+def modules_of(package: ModuleType) -> list[str]:
+    """The full names of the parts of detectors that a package exports, such as "fcos.FPN"."""
+    import torch
+
+    exported = {name: getattr(package, name) for name in package.__all__}
+    return [
+        f"{package.__name__}.{name}"
+        for name, value in exported.items()
+        if isinstance(value, type) and issubclass(value, torch.nn.Module)
+    ]
+
+
+def _own_module(backbone: Any) -> list[str]:
+    """What an entry names as its backbone, if it is a module, also one of the entry's author.
 
     Those in checkpoints may name only known ones, see `zoo.checkpoint.Checkpoint.check_config`.
     """
     import torch
 
     target = backbone.get("_target_") if isinstance(backbone, Mapping) else None
-    found = pydoc.locate(target) if isinstance(target, str) else None
-    return isinstance(found, type) and issubclass(found, torch.nn.Module)
-
-
-def _modules() -> dict[str, tuple[str, ...]]:
-    """What each `_target_` may name of this project's modules."""
-    import torch
-
-    import backbones
-    import fcos
-
-    return {
-        key: tuple(
-            f"{package.__name__}.{value.__name__}"
-            for value in candidates
-            if isinstance(value, type) and issubclass(value, torch.nn.Module)
-            if value is not backbones.StagedBackbone
-        )
-        for key, package, candidates in (
-            ("backbone", backbones, vars(backbones).values()),
-            ("pyramid", fcos, (fcos.FPN, fcos.HRFPN)),
-        )
-    }
-
-
-@contextmanager
-def _one_line() -> Iterator[None]:
-    """Say in one line why a backbone or pyramid could not be built."""
-    try:
-        yield
-    except InstantiationException as error:
-        raise ValueError(" ".join(str(error.__cause__ or error).split())) from error
+    value = pydoc.locate(target) if isinstance(target, str) else None
+    return [target] if isinstance(value, type) and issubclass(value, torch.nn.Module) else []
 
 
 @contextmanager

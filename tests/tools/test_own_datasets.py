@@ -11,8 +11,7 @@ from hydra import initialize_config_dir
 
 from fcos.data import shapes
 from tools import cli
-from zoo.config import compose_entry
-from zoo.overrides import quoted
+from zoo.config import compose_entry, quoted
 from zoo.registry import CONFIGS
 
 ENTRY = "FCOS_shapes_tiny"
@@ -26,7 +25,8 @@ def test_a_path_may_have_any_character(tmp_path, name):
     made_datasets.roboflow_coco(tmp_path / name)
     data = compose_entry(ENTRY, [f"data={tmp_path / name}"])["data"]
     assert (data["train"], data["test"]) == (str(tmp_path / name),) * 2
-    words = quoted([f"data.train={tmp_path / name}", f"hydra.sweep.dir={tmp_path / name}/jobs"])
+    overrides = [f"data.train={tmp_path / name}", f"hydra.sweep.dir={tmp_path / name}/jobs"]
+    words = quoted(overrides, sweep=True)
     with initialize_config_dir(str(CONFIGS), version_base=None):
         swept = hydra_compose("sweep", [*words, f"entry={ENTRY}"], return_hydra_config=True)
     assert swept.data.train == str(tmp_path / name)
@@ -35,7 +35,7 @@ def test_a_path_may_have_any_character(tmp_path, name):
 
 def test_values_of_a_sweep_stay_several():
     sweep = ["data.train=a.json,b.json", "solver.base_lr=0.1,0.2", "run.folder=null"]
-    assert quoted(sweep) == sweep
+    assert quoted(sweep, sweep=True) == sweep
 
 
 def test_a_dataset_without_a_split_to_evaluate_on(tmp_path):

@@ -13,8 +13,14 @@ from tiny_detector import ENTRY
 import zoo
 from fcos.settings import SECTIONS, check, check_training
 from tools import cli
-from zoo.config import build_detector, check_detector, compose_entry
-from zoo.overrides import RENAMED, rename_overrides, rename_settings
+from zoo.config import (
+    RENAMED,
+    build_detector,
+    check_detector,
+    compose_entry,
+    quoted,
+    rename_settings,
+)
 
 
 def test_the_signature_is_the_schema() -> None:
@@ -151,8 +157,9 @@ def test_an_override_by_its_old_name(override, path, value):
 
 
 def test_other_overrides_stay_as_they_are():
-    overrides = ["solver.base_lr=0.1", "~data.shapes", "init.checkpoint=run.weights=1"]
-    assert rename_overrides(overrides) == overrides
+    overrides = ["solver.base_lr=0.1", "~data.shapes", "run.seed=1"]
+    assert quoted(overrides) == overrides
+    assert quoted(["init.checkpoint=run.weights=1"]) == ["init.checkpoint='run.weights=1'"]
 
 
 def test_a_configuration_with_old_names():
