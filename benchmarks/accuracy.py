@@ -18,8 +18,7 @@ from benchmarks.dataset import image_ids
 from fcos import Augmentation, Detector, coco_eval
 from fcos.coco_eval import Result
 from fcos.data.annotations import category_names, load_annotations
-from fcos.data.coco import CocoDataset
-from fcos.data.dataset import PILSample
+from fcos.data.dataset import CocoDataset, PILSample
 from fcos.data.registry import check_is_minival
 from fcos.evaluate import detect_dataset, match_categories
 from zoo.exported import ExportedDetector

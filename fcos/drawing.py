@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]  # xyxy, pixels
+Tile = tuple[Image.Image, Tensor, Tensor, Sequence[str]]  # image, boxes, labels, texts
 
 # Colours that people with any colour vision can tell apart (Okabe and Ito, "Color Universal
 # Design", 2008), without black.
@@ -22,6 +24,7 @@ COLOURS: tuple[Colour, ...] = (
     (213, 94, 0),
     (204, 121, 167),
 )
+TILE = 400  # pixels: the longest side of an image in a mosaic
 NO_GLYPH = "\uffff"  # a code point without a character, for which fonts draw a placeholder
 
 
@@ -63,6 +66,22 @@ def draw_boxes(
             taken.append(place)
             draw.rectangle(place, fill=colour)
             draw.text((place[0] + line, place[1]), shown, _text_colour(colour), font=font)
+
+
+def draw_mosaic(tiles: Sequence[Tile], path: Path) -> None:
+    """Draw images, each with its boxes, labels and texts, in rows of equal number into a JPEG."""
+    pictures = []
+    for image, boxes, labels, texts in tiles:
+        factor = TILE / max(image.size)
+        picture = image.resize([max(1, round(side * factor)) for side in image.size])
+        draw_boxes(picture, boxes * factor, labels, texts)
+        pictures.append(picture)
+    columns = math.ceil(math.sqrt(len(pictures)))
+    width, height = (max(picture.size[side] for picture in pictures) for side in (0, 1))
+    canvas = Image.new("RGB", (columns * width, math.ceil(len(pictures) / columns) * height))
+    for number, picture in enumerate(pictures):
+        canvas.paste(picture, (number % columns * width, number // columns * height))
+    canvas.save(path, quality=85)
 
 
 def place_label(

@@ -17,8 +17,7 @@ from torch import Tensor
 from fcos.coco_eval import COCO_LIMIT, Result, evaluate_detections, to_coco_results
 from fcos.data.annotations import Annotations
 from fcos.data.dataset import DetectionDataset
-from fcos.data.loader import Loader
-from fcos.data.sampler import ordered_batches
+from fcos.data.loader import Loader, ordered_batches
 from fcos.detector import Detector
 from fcos.image_io import ImageError, read_image
 from fcos.text import printable
@@ -51,11 +50,6 @@ def evaluate_detector(
     Raises:
         ValueError: the dataset has none of the detector's classes.
     """
-
-    def predict(images: list[Tensor]) -> list[dict[str, Tensor]]:
-        detections = detector.detect(images, batch_size=len(images))
-        return [{"boxes": d.boxes, "scores": d.scores, "labels": d.labels} for d in detections]
-
     category_ids = match_categories(detector.classes, dataset)
     decoder, training = detector.decoder, detector.training
     own = decoder.max_detections
@@ -63,7 +57,7 @@ def evaluate_detector(
     detector.eval()
     try:
         results = detect_dataset(
-            predict, dataset, category_ids, batch, workers, plus_one=decoder.plus_one
+            detector.find, dataset, category_ids, batch, workers, plus_one=decoder.plus_one
         )
     finally:
         detector.train(training)

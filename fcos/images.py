@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -15,10 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from fcos.image_io import read_image, upright_rgb
+from fcos.preprocess import check_image
 
 ImageSource = str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Tensor
-
-ROUNDING = 1e-3  # by which float images may leave 0..1
 
 
 def image_batches(
@@ -83,34 +81,6 @@ def load_image(source: ImageSource, index: int = 0) -> Tensor:
         )
     check_image(source, index)
     return source
-
-
-def check_image(image: object, index: int) -> None:
-    """Raise an error unless `image` is a (3, H, W) tensor, uint8 or float from 0 to 1."""
-    if not isinstance(image, Tensor):
-        raise TypeError(
-            f"image {index} is a {type(image).__name__}; pass (3, H, W) tensors here, "
-            "or an image of any kind to `detect`"
-        )
-    if image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(
-            f"image {index} has shape {tuple(image.shape)}; expected (3, H, W), RGB channels first"
-        )
-    if min(image.shape[-2:]) < 1:
-        raise ValueError(f"image {index} is empty: shape {tuple(image.shape)}")
-    if image.dtype == torch.uint8:
-        return
-    if not image.is_floating_point():
-        raise TypeError(f"image {index} is {image.dtype}; expected uint8 0..255 or float 0..1")
-    least, most = torch.stack(torch.aminmax(image.detach())).tolist()  # NaN if any value is
-    if not (math.isfinite(least) and math.isfinite(most)):
-        raise ValueError(f"image {index} has NaN or infinite values")
-    if least < -ROUNDING or most > 1 + ROUNDING:
-        raise ValueError(
-            f"image {index} has values from {least:.4g} to {most:.4g}; floats must lie in 0..1: "
-            "divide 0..255 by 255, clamp what an interpolation overshot, and do not normalise, "
-            "which the detector does itself"
-        )
 
 
 def _is_file(source: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
@@ -16,9 +17,9 @@ from torch.nn.functional import interpolate
 from backbones.layers import KeepFloat32
 from backbones.ranges import Count, Positive
 from fcos.boxes import Size
-from fcos.images import check_image
 
 ResizeMethod = Literal["pil", "opencv", "tensor", "antialias"]
+ROUNDING = 1e-3  # by which float images may leave 0..1
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,34 @@ def resize_image(
 def as_float(image: Tensor) -> Tensor:
     """Float 0..1 values of a uint8 0..255 or float 0..1 image."""
     return image.float() / 255 if image.dtype == torch.uint8 else image
+
+
+def check_image(image: object, index: int) -> None:
+    """Raise an error unless `image` is a (3, H, W) tensor, uint8 or float from 0 to 1."""
+    if not isinstance(image, Tensor):
+        raise TypeError(
+            f"image {index} is a {type(image).__name__}; pass (3, H, W) tensors here, "
+            "or an image of any kind to `detect`"
+        )
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(
+            f"image {index} has shape {tuple(image.shape)}; expected (3, H, W), RGB channels first"
+        )
+    if min(image.shape[-2:]) < 1:
+        raise ValueError(f"image {index} is empty: shape {tuple(image.shape)}")
+    if image.dtype == torch.uint8:
+        return
+    if not image.is_floating_point():
+        raise TypeError(f"image {index} is {image.dtype}; expected uint8 0..255 or float 0..1")
+    least, most = torch.stack(torch.aminmax(image.detach())).tolist()  # NaN if any value is
+    if not (math.isfinite(least) and math.isfinite(most)):
+        raise ValueError(f"image {index} has NaN or infinite values")
+    if least < -ROUNDING or most > 1 + ROUNDING:
+        raise ValueError(
+            f"image {index} has values from {least:.4g} to {most:.4g}; floats must lie in 0..1: "
+            "divide 0..255 by 255, clamp what an interpolation overshot, and do not normalise, "
+            "which the detector does itself"
+        )
 
 
 @dataclass

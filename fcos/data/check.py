@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import track
 
 from fcos.data.annotations import Annotations, load_annotations
-from fcos.data.coco import CocoDataset
+from fcos.data.dataset import CocoDataset
 from fcos.image_io import ImageError, bit_depth, orientation, read_image
 
 T = TypeVar("T")

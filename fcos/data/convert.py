@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from fcos.data.annotations import category_names, load_annotations, valid_objects
-from fcos.data.coco import image_dimensions
+from fcos.data.dataset import image_dimensions
 from fcos.data.formats import Splits, split_kind
 from fcos.data.image_files import existing_images
 

@@ -9,8 +9,6 @@ from typing import Any
 
 from fcos.data import shapes
 from fcos.data.annotations import Annotations, DatasetSource, load_annotations, valid_objects
-from fcos.data.coco import CocoDataset
-from fcos.data.dataset import DetectionDataset, concatenate
 from fcos.data.formats import choose_split, find_splits
 from fcos.data.voc import voc_annotations
 
@@ -69,17 +67,6 @@ def resolve_dataset(
         raise ValueError(f"{name} has no split to evaluate on, only {', '.join(splits)}")
     source = splits[chosen]()
     return [source._replace(image_dir=Path(image_dir)) if image_dir else source]
-
-
-def training_set(sources: Sequence[DatasetSource], **options: Any) -> DetectionDataset:
-    """The dataset to train on; `options` are those of `CocoDataset`."""
-    return concatenate([CocoDataset(*source, **options) for source in sources])
-
-
-def test_set(sources: Sequence[DatasetSource]) -> tuple[DetectionDataset, Mapping[str, Any] | Path]:
-    """All images, also those without objects, and the annotations to evaluate with."""
-    (source,) = sources
-    return CocoDataset(*source, keep_empty=True), source.annotations
 
 
 def check_is_minival(annotations: Annotations, training: Sequence[Annotations] = ()) -> None:

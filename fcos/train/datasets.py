@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,32 +9,27 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from fcos.boxes import Size
 from fcos.data.annotations import DatasetSource, load_annotations
-from fcos.data.dataset import DetectionDataset
-from fcos.data.loader import Batch, Loader
+from fcos.data.dataset import CocoDataset, DetectionDataset, concatenate
+from fcos.data.loader import Batch, Loader, TrainingSampler
 from fcos.data.registry import (
     MINIVAL,
     check_is_minival,
     is_named,
     resolve_dataset,
-    test_set,
-    training_set,
 )
-from fcos.data.sampler import TrainingSampler
 from fcos.data.transforms import Compose, HorizontalFlip, ResizeShortestSide, SquareView
 from fcos.detections import class_names
 from fcos.detector import Detector
-from fcos.drawing import draw_boxes
+from fcos.drawing import draw_mosaic
 from fcos.train import distributed
 
 Config = Mapping[str, Any]
 TestSet = tuple[DetectionDataset, Any]  # the images, and the annotations to measure with
-TILES, TILE = 16, 400  # images of a mosaic, and the longest side of each in pixels
+TILES = 16  # images of a mosaic
 SCORE = 0.3  # of the detections that are drawn
-Tile = tuple[Image.Image, Tensor, Tensor, list[str]]  # image, boxes, labels, texts
 
 
 def build_datasets(data: Config, seed: int = 0) -> tuple[DetectionDataset, TestSet | None]:
@@ -46,21 +40,24 @@ def build_datasets(data: Config, seed: int = 0) -> tuple[DetectionDataset, TestS
         seed: of a split.
     """
     drawn = data.get("shapes") or {}
-    sources = resolve_dataset(data["train"], data["root"], data["train_images"], drawn.get("train"))
+    train = resolve_dataset(data["train"], data["root"], data["train_images"], drawn.get("train"))
+    test: DatasetSource | None = None
+    if data["split"]:
+        part, test = split(train, data["split"], seed)
+        train = [part]
+    elif data["test"] and (is_named(data["train"]) or not is_named(data["test"])):
+        (test,) = resolve_dataset(
+            data["test"], data["root"], data["test_images"], drawn.get("test"), training=False
+        )
+        if data["test"] in MINIVAL:
+            check_is_minival(test.annotations, [source.annotations for source in train])
     keys = ("plus_one", "whole_pixels", "keep_empty", "skip_unreadable")
     options = {key: data[key] for key in keys}
-    if data.get("split"):
-        training, held_out = split(sources, data["split"], seed)
-        return training_set([training], **options), test_set([held_out])
-    dataset = training_set(sources, **options)
-    if data["test"] is None or (not is_named(data["train"]) and is_named(data["test"])):
+    dataset = concatenate([CocoDataset(*source, **options) for source in train])
+    if test is None:
         return dataset, None
-    measured = resolve_dataset(
-        data["test"], data["root"], data["test_images"], drawn.get("test"), training=False
-    )
-    if data["test"] in MINIVAL:
-        check_is_minival(measured[0].annotations, [source.annotations for source in sources])
-    return dataset, test_set(measured)
+    # Images without objects are tested on, too.
+    return dataset, (CocoDataset(*test, keep_empty=True), test.annotations)
 
 
 def split(
@@ -181,7 +178,7 @@ def _first_drawn(batches: Iterator[Batch], classes: Sequence[str], path: Path) -
                 picture = Image.fromarray(image.permute(1, 2, 0).numpy())
                 names = class_names(target["labels"], classes)
                 tiles.append((picture, target["boxes"], target["labels"], names))
-            draw(tiles, path)
+            draw_mosaic(tiles, path)
         yield images, targets
 
 
@@ -200,20 +197,4 @@ def draw_detections(detector: Detector, dataset: DetectionDataset, path: Path) -
         texts = [f"{n} {score:.0%}" for n, score in zip(kept.names, kept.scores, strict=True)]
         tiles.append((image, kept.boxes.cpu(), kept.labels.cpu(), texts))
     detector.train(training)
-    draw(tiles, path)
-
-
-def draw(tiles: Sequence[Tile], path: Path) -> None:
-    """Draw images with their boxes, in rows of equal number, into a JPEG file."""
-    pictures = []
-    for image, boxes, labels, texts in tiles:
-        factor = TILE / max(image.size)
-        picture = image.resize([max(1, round(side * factor)) for side in image.size])
-        draw_boxes(picture, boxes * factor, labels, texts)
-        pictures.append(picture)
-    columns = math.ceil(math.sqrt(len(pictures)))
-    width, height = (max(picture.size[side] for picture in pictures) for side in (0, 1))
-    canvas = Image.new("RGB", (columns * width, math.ceil(len(pictures) / columns) * height))
-    for number, picture in enumerate(pictures):
-        canvas.paste(picture, (number % columns * width, number // columns * height))
-    canvas.save(path, quality=85)
+    draw_mosaic(tiles, path)

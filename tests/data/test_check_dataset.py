@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fcos.data.check import ASSUMED, Finding, check
-from fcos.data.coco import CocoDataset
+from fcos.data.dataset import CocoDataset
 from fcos.image_io import ORIENTATION, ImageError
 
 BOX = [2, 2, 9, 9]

@@ -8,8 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fcos.data.coco import CocoDataset
-from fcos.data.dataset import concatenate
+from fcos.data.dataset import CocoDataset, concatenate
 from fcos.image_io import ImageError
 
 EMBEDDED = Path(__file__).parents[2] / "benchmarks" / "data" / "coco_val_ccby"

@@ -6,8 +6,8 @@ import made_datasets
 import pytest
 from made_datasets import CAT, DOG, coco, images
 
-from fcos.data.coco import CocoDataset
 from fcos.data.convert import convert
+from fcos.data.dataset import CocoDataset
 from fcos.data.formats import find_splits
 from fcos.data.registry import resolve_dataset
 

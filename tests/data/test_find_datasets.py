@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fcos.data.coco import CocoDataset
+from fcos.data.dataset import CocoDataset
 from fcos.data.formats import find_splits
 from fcos.data.image_files import find_image_dir
 from fcos.data.registry import resolve_dataset

@@ -6,7 +6,7 @@ import made_datasets
 import pytest
 from made_datasets import CAT, DOG, images, voc_xml, write
 
-from fcos.data.coco import CocoDataset
+from fcos.data.dataset import CocoDataset
 from fcos.data.formats import choose_split, find_splits
 from fcos.data.registry import resolve_dataset
 

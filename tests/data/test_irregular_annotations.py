@@ -9,7 +9,7 @@ from pycocotools import mask
 
 from fcos.coco_eval import evaluate_detections, to_coco_results
 from fcos.data.annotations import load_annotations
-from fcos.data.coco import CocoDataset
+from fcos.data.dataset import CocoDataset
 from fcos.image_io import ImageError
 
 IMAGE = {"id": 7, "file_name": "a.png", "width": 40, "height": 30}

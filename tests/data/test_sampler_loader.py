@@ -16,9 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fcos.data.coco import CocoDataset
-from fcos.data.loader import Loader
-from fcos.data.sampler import TrainingSampler, ordered_batches
+from fcos.data.dataset import CocoDataset
+from fcos.data.loader import Loader, TrainingSampler, ordered_batches
 from fcos.data.shapes import write
 from fcos.data.transforms import Compose, HorizontalFlip, ResizeShortestSide
 from fcos.image_io import ImageError
@@ -211,9 +210,8 @@ def test_a_program_ends_with_its_workers_even_after_an_error(tmp_path):
     write(tmp_path, count=4, size=64)
     program = """
 import sys
-from fcos.data.coco import CocoDataset
-from fcos.data.loader import Loader
-from fcos.data.sampler import TrainingSampler
+from fcos.data.dataset import CocoDataset
+from fcos.data.loader import Loader, TrainingSampler
 dataset = CocoDataset(f"{sys.argv[1]}/annotations.json", f"{sys.argv[1]}/images")
 batches = iter(Loader(dataset, TrainingSampler(dataset.portrait, 2, 0), workers=1))
 next(batches)

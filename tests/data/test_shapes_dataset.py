@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fcos.data.check import check
-from fcos.data.coco import CocoDataset
+from fcos.data.dataset import CocoDataset
 from fcos.data.shapes import OUTLINES, draw, write
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from fcos.coco_eval import evaluate_detections, to_coco_results
-from fcos.data.coco import CocoDataset
+from fcos.data.dataset import CocoDataset
 from fcos.data.formats import find_splits
 from fcos.data.registry import resolve_dataset
 from fcos.data.voc import CLASSES, voc_annotations

@@ -13,6 +13,7 @@ import pytest
 import zoo
 from benchmarks import store
 from fcos.data import registry as datasets
+from fcos.data.dataset import CocoDataset
 from fcos.data.shapes import write
 from tools import cli, data
 from zoo import registry
@@ -83,4 +84,4 @@ def test_a_named_dataset_is_downloaded_and_resolved(
         monkeypatch.setitem(datasets.NAMED_DATASETS, name, source)
     data.download("toys", tmp_path / "root", keep=True)
     sources = datasets.resolve_dataset("toys", tmp_path / "root")
-    assert len(datasets.training_set(sources)) > 0
+    assert len(CocoDataset(*sources[0])) > 0

@@ -19,7 +19,7 @@ from mirrors import FaultyServer, drop, own_settings
 from PIL import Image
 
 from fcos.data import registry
-from fcos.data.coco import CocoDataset
+from fcos.data.dataset import CocoDataset
 from fcos.data.download import DatasetSpec
 from fcos.data.registry import resolve_dataset
 from tools import data

@@ -5,9 +5,8 @@ import tiny_detector
 import torch
 from tiny_detector import ENTRY, SHORT
 
-from fcos.data.coco import CocoDataset
-from fcos.data.loader import Loader
-from fcos.data.sampler import TrainingSampler
+from fcos.data.dataset import CocoDataset
+from fcos.data.loader import Loader, TrainingSampler
 from fcos.data.shapes import write
 from fcos.train.optim import Schedule, make_optimizer
 from fcos.train.trainer import Trainer

@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_detector import ENTRY
 
 import zoo
-from fcos.data.coco import CocoDataset
+from fcos.data.dataset import CocoDataset
 from fcos.data.registry import DatasetSource
 from fcos.data.shapes import write
 from fcos.evaluate import evaluate_detector
