@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import shutil
 from pathlib import Path
 
 from sphinx.application import Sphinx
+from sphinx.util import logging
+
+from tools.demo import demo
 
 project = "fcos-zoo"
 html_title = "fcos-zoo"
@@ -23,6 +27,13 @@ html_css_files = ["site.css"]
 html_show_copyright = False
 html_extra_path = ["../llms.txt", "_static/index.html"]
 html_copy_source = False
+templates_path = ["_templates"]
+html_sidebars = {
+    "**": [
+        *("sidebar/brand.html", "sidebar/search.html", "sidebar/scroll-start.html"),
+        *("sidebar/navigation.html", "demo.html", "sidebar/scroll-end.html"),
+    ]
+}
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # a test runs the notebook
 default_role = "code"  # `name` in a docstring
@@ -38,5 +49,22 @@ def copy_sources(app: Sphinx, failure: Exception | None) -> None:
             shutil.copy(source, app.outdir / f"{page}.md")
 
 
+def add_demo(app: Sphinx, failure: Exception | None) -> None:
+    """Put the page of `fcos-zoo demo` on the site, to which the navigation links.
+
+    Without npm a page that says so takes its place.
+    """
+    folder = Path(app.outdir) / "demo"
+    if failure or (folder / "model.onnx").is_file():
+        return
+    try:
+        demo(out=folder)
+    except RuntimeError as error:
+        logging.getLogger(__name__).info(f"the demo is left out: {error}")
+        text = f"This build of the documentation has no demo: {html.escape(str(error))}."
+        (folder / "index.html").write_text(f"<!doctype html>\n<title>demo</title>\n<p>{text}\n")
+
+
 def setup(app: Sphinx) -> None:
     app.connect("build-finished", copy_sources)
+    app.connect("build-finished", add_demo)
