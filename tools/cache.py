@@ -122,7 +122,7 @@ def published(filename: str) -> Sequence[FileSource]:
 def repair(path: Path, sources: Sequence[FileSource]) -> str | Exception:
     """Download a damaged file again; returns what was done, or the error."""
     try:
-        with cache.locked_now(path):
+        with cache.locked(path):
             moved = cache.quarantine(path)
         if not sources:
             return LookupError(

@@ -14,7 +14,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def remove(name: str) -> int:
     if not path.parent.is_dir():
         return 0
     paths = [path, *(sidecar(path, suffix) for suffix in _SIDECARS)]
-    with named_errors(path.parent), locked_now(path):
+    with locked(path):
         freed = sum(size_on_disk(each) for each in paths)
         for each in paths:
             if each.is_dir():
@@ -85,34 +85,36 @@ def quarantine(path: Path) -> str:
     return f"remove {path}" if path.exists() else f"moved to {bad}"
 
 
-def lock(path: Path) -> FileLock:
-    """The lock that a process holds while it writes this file of the cache."""
-    return FileLock(path.with_name(f".{path.name}.lock"))
-
-
 @contextmanager
-def locked_now(path: Path) -> Iterator[None]:
-    """Hold a file's lock without waiting for it.
+def locked(path: Path, waiting: Callable[[], object] | None = None) -> Iterator[None]:
+    """Hold the lock that a process has while it writes this file of the cache.
+
+    Args:
+        path: of the file.
+        waiting: called before waiting for another process; None: the lock is not waited for.
 
     Raises:
-        WeightsError: another process is downloading the file.
+        WeightsError: another process is downloading the file, or the folder cannot be written.
     """
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
-        held = lock(path).acquire(timeout=0)
-    except Timeout:
-        raise WeightsError(f"{path.name} is being downloaded: wait for that, or stop it") from None
-    with held:
-        yield
-
-
-@contextmanager
-def named_errors(folder: Path) -> Iterator[None]:
-    """Turn an error of the system in a cache folder into a line that names it and the remedy."""
-    try:
-        yield
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0.5 if waiting else 0)
+        except Timeout:
+            if waiting is None:
+                raise WeightsError(
+                    f"{path.name} is being downloaded: wait for that, or stop it"
+                ) from None
+            waiting()
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
     except OSError as error:
         raise WeightsError(
-            f"{folder} cannot be written ({error.strerror or error}): set FCOS_ZOO_HOME to a "
+            f"{path.parent} cannot be written ({error.strerror or error}): set FCOS_ZOO_HOME to a "
             "folder that can"
         ) from error
 
@@ -192,15 +194,13 @@ def matches(path: Path, digest: str, expected: Sequence[FileSource]) -> bool:
     return hashed or (bool(matching) and recorded(path) in (None, digest))
 
 
-def commit(part: Path, path: Path, digest: str | None = None) -> Path:
+def commit(part: Path, path: Path, digest: str) -> None:
     """Give a finished file its final name, so that a crash leaves the whole file or none."""
-    digest = digest or sha256(part)
     _sync(part)
     os.replace(part, path)
     with suppress(OSError):  # not every file system syncs folders
         _sync(path.parent)
     record(path, digest)
-    return path
 
 
 def record(path: Path, digest: str) -> None:

@@ -280,7 +280,7 @@ def _own_module(backbone: Any) -> list[str]:
 
     target = backbone.get("_target_") if isinstance(backbone, Mapping) else None
     value = pydoc.locate(target) if isinstance(target, str) else None
-    return [target] if isinstance(value, type) and issubclass(value, torch.nn.Module) else []
+    return [str(target)] if isinstance(value, type) and issubclass(value, torch.nn.Module) else []
 
 
 @contextmanager

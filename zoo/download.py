@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from difflib import SequenceMatcher
 from functools import partial
 from pathlib import Path
 
-from filelock import Timeout
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -47,7 +46,7 @@ class NoWeightsError(WeightsError, LookupError):
         self.reason = reason
 
 
-def fetch_weights(entry: Card, progress: Progress | None = None) -> Path:
+def fetch_weights(entry: Card, progress: Progress | None = None, cached_only: bool = False) -> Path:
     """The entry's published file in the cache, downloaded and verified if it is not there yet.
 
     A license that is not permissive is printed to stderr when the file arrives.
@@ -55,6 +54,7 @@ def fetch_weights(entry: Card, progress: Progress | None = None) -> Path:
     Args:
         entry: its card.
         progress: progress bars to which to add one.
+        cached_only: do not use the network, as with ``FCOS_ZOO_OFFLINE``.
 
     Raises:
         NoWeightsError: no host is known to serve the file.
@@ -72,9 +72,9 @@ def fetch_weights(entry: Card, progress: Progress | None = None) -> Path:
             f"no host serves the weights {gone}",
         )
     try:
-        path = fetch(entry.filename, entry.weights, progress=progress)
+        path = fetch(entry.filename, entry.weights, progress=progress, cached_only=cached_only)
     except WeightsError as error:
-        if entry.live and offline():
+        if entry.live and (cached_only or offline()):
             raise
         message = f"{error}\nAlternatively, {_alternative(entry)}."
         if entry.live:
@@ -91,6 +91,7 @@ def fetch(
     *,
     folder: Path | None = None,
     progress: bool | Progress | None = None,
+    cached_only: bool = False,
 ) -> Path:
     """The path of a complete, verified file, downloaded if it is not in the cache yet.
 
@@ -104,6 +105,7 @@ def fetch(
         folder: where to keep it; by default `zoo.cache.folder`.
         progress: whether to show a progress bar (None: if stderr is a terminal), or the bars to
             which to add one.
+        cached_only: do not use the network, as with ``FCOS_ZOO_OFFLINE``.
 
     Raises:
         WeightsError: no source served it; the message has a line for each.
@@ -116,7 +118,8 @@ def fetch(
         if not isinstance(progress, Progress):
             progress = stack.enter_context(progress_bars(progress))
         update = partial(progress.update, progress.add_task(filename, total=None))
-        stack.enter_context(_locked(path, update))
+        waiting = partial(update, description=f"{filename}: another process is downloading it")
+        stack.enter_context(cache.locked(path, waiting))
         if cache.is_valid(path, wanted):  # another process was faster
             return path
         failures = []
@@ -125,7 +128,7 @@ def fetch(
         for source in with_mirrors(filename, sources):
             copy = hub.cached_copy(source) if source.hub else None
             for each in filter(None, (copy, source)):
-                if each.remote and offline():
+                if each.remote and (cached_only or offline()):
                     continue
                 try:
                     return _fetch_from(each, path, wanted, update)
@@ -180,7 +183,7 @@ def _fetch_from(
     if source.hub:
         hub.download(source, part, update)
     elif source.remote:
-        https.download(source, part, wanted, update)
+        https.Download(source, part, wanted, update).run()
     else:
         _copy(source, part, update)
     digest = cache.sha256(part)
@@ -215,23 +218,6 @@ def _copy(source: FileSource, part: Path, update: Callable[..., None]) -> None:
         except OSError:
             shutil.copyfile(path, part)
     update(completed=size, total=size)
-
-
-@contextmanager
-def _locked(path: Path, update: Callable[..., None]) -> Iterator[None]:
-    """Hold the file's lock; the progress bar says so while another process holds it."""
-    lock = cache.lock(path)
-    with cache.named_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0.5)
-        except Timeout:
-            update(description=f"{path.name}: another process is downloading it")
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
 
 
 def _failure(path: Path, sources: Sequence[FileSource], failures: Sequence[str]) -> str:

@@ -61,35 +61,118 @@ class _Version:
         return held if valid and isinstance(held.size, int | None) else None
 
 
-def download(source: FileSource, part: Path, wanted: Sequence[FileSource], update: Update) -> None:
-    """Download a file to ``part``, resuming it where an earlier attempt ended.
+class Download:
+    """The download of one file to a ``.part``, resumed where an earlier attempt ended.
 
     Args:
         source: its address.
         part: where to write it; holds the whole file afterwards, not yet verified.
         wanted: known sizes and hashes; a file of another size is refused before its bytes arrive.
         update: called with the bytes ``completed`` and in ``total`` (or None).
-
-    Raises:
-        SourceError: the source is given up; the part may hold bytes to resume from.
-        WeightsError: the disk is full.
     """
-    failures, furthest = 0, cache.size_on_disk(part)
-    while True:
+
+    def __init__(
+        self, source: FileSource, part: Path, wanted: Sequence[FileSource], update: Update
+    ) -> None:
+        self.source, self.part, self.update = source, part, update
+        self.sizes = {each.size for each in wanted if each.size}
+
+    def run(self) -> None:
+        """Try until the file is complete.
+
+        Raises:
+            SourceError: the source is given up; the part may hold bytes to resume from.
+            WeightsError: the disk is full.
+        """
+        failures, furthest = 0, cache.size_on_disk(self.part)
+        while True:
+            try:
+                return self._attempt()
+            except _TransientError as error:
+                size = cache.size_on_disk(self.part)
+                failures = 1 if size >= furthest + _PROGRESS else failures + 1
+                furthest = max(furthest, size)
+                if failures >= TRIES:
+                    raise SourceError(f"{error}; given up after {failures} attempts") from error
+                wait = error.wait
+                if wait is None:
+                    wait = min(LONGEST_WAIT, 2.0 ** (failures - 1)) * random.uniform(0.5, 1)
+                if wait > LONGEST_WAIT:
+                    raise SourceError(f"{error}, which is too long") from error
+                _sleep(wait)
+
+    def _attempt(self) -> None:
+        held, offset = _Version.of(self.part), cache.size_on_disk(self.part)
+        if held is None or held.url != self.source.shown:
+            held, offset = None, 0
+        if held and offset == held.size:  # interrupted between the last byte and the final name
+            return
+        headers = {}
+        if held and offset:
+            headers = {"Range": f"bytes={offset}-", "If-Range": held.validator}
         try:
-            return _attempt(source, part, wanted, update)
+            response = _get(self.source, headers)
         except _TransientError as error:
-            size = cache.size_on_disk(part)
-            failures = 1 if size >= furthest + _PROGRESS else failures + 1
-            furthest = max(furthest, size)
-            if failures >= TRIES:
-                raise SourceError(f"{error}; given up after {failures} attempts") from error
-            wait = error.wait
-            if wait is None:
-                wait = min(LONGEST_WAIT, 2.0 ** (failures - 1)) * random.uniform(0.5, 1)
-            if wait > LONGEST_WAIT:
-                raise SourceError(f"{error}, which is too long") from error
-            _sleep(wait)
+            if str(error).startswith("416"):
+                discard(self.part)
+            raise
+        with response:
+            if response.status_code == 206:
+                self._check_range(response, held, offset)
+                total = held and held.size
+                self._save(_body(response), offset, total)
+            else:
+                blocks, total = self._from_start(response)
+                self._save(blocks, 0, total)
+
+    def _from_start(self, response: requests.Response) -> tuple[Iterator[bytes], int | None]:
+        """The blocks of a whole file and its size, None if it comes in chunks."""
+        body = _body(response)
+        head = b""
+        while len(head) < HEAD and (block := next(body, b"")):
+            head += block
+        check_head(head)
+        total = _number(response.headers.get("Content-Length", ""))
+        if self.sizes and total is not None and total not in self.sizes:
+            wanted = " or ".join(map(str, sorted(self.sizes)))
+            raise SourceError(f"offers {total} bytes, not {wanted}")
+        if total is None and "chunked" not in response.headers.get("Transfer-Encoding", ""):
+            raise SourceError("states no length, so a dropped connection would go unnoticed")
+        discard(self.part)
+        if validator := _validator(response):
+            with cache.disk_space(self.part, total or 0):
+                version = _Version(self.source.shown, validator, total)
+                _record_of(self.part).write_text(json.dumps(asdict(version)), "utf-8")
+        return chain([head], body), total
+
+    def _check_range(self, response: requests.Response, held: _Version | None, offset: int) -> None:
+        """Start over unless the response continues the version in the part."""
+        stated = response.headers.get("Content-Range", "")
+        if held is None:
+            stated = stated or "a part"
+            raise SourceError(f"answers with {stated} of the file though asked for all of it")
+        match = re.fullmatch(rf"bytes {offset}-[0-9]+/([0-9]{{1,18}}|\*)", stated)
+        same_size = match and match[1] in ("*", str(held.size))
+        if not same_size or (_validator(response) or held.validator) != held.validator:
+            discard(self.part)
+            raise _TransientError(f"does not continue at byte {offset} ({stated}): starting over")
+
+    def _save(self, blocks: Iterator[bytes], size: int, total: int | None) -> None:
+        """Append blocks to a part of `size` bytes."""
+        limit = total or max(self.sizes, default=0)
+        with cache.disk_space(self.part, limit - size), self.part.open("ab") as file:
+            self.update(completed=size, total=total)
+            try:
+                for block in blocks:
+                    size += len(block)
+                    if limit and size > limit:
+                        raise SourceError(f"sends more than {limit} bytes")
+                    file.write(block)
+                    self.update(completed=size, total=total)
+                if total and size < total:
+                    raise _TransientError("connection dropped")
+            except _TransientError as error:
+                raise _TransientError(f"{error} at {size} of {total or 'unknown'} bytes") from error
 
 
 def content_length(source: FileSource) -> int | None:
@@ -112,89 +195,6 @@ def check_head(head: bytes) -> None:
     """Raise a SourceError if these are the first bytes of something else than weights."""
     if what := describe_non_weights(head):
         raise SourceError(f"sends {what}")
-
-
-def _attempt(source: FileSource, part: Path, wanted: Sequence[FileSource], update: Update) -> None:
-    held, offset = _Version.of(part), cache.size_on_disk(part)
-    if held is None or held.url != source.shown:
-        held, offset = None, 0
-    if held and offset == held.size:  # interrupted between the last byte and the final name
-        return
-    headers = {"Range": f"bytes={offset}-", "If-Range": held.validator} if held and offset else {}
-    try:
-        response = _get(source, headers)
-    except _TransientError as error:
-        if str(error).startswith("416"):
-            discard(part)
-        raise
-    with response:
-        if response.status_code == 206:
-            if not held:
-                stated = response.headers.get("Content-Range", "a part")
-                raise SourceError(f"answers with {stated} of the file though asked for all of it")
-            _check_range(response, held, offset, part)
-            blocks, total = _body(response), held.size
-        else:
-            offset = 0
-            blocks, total = _from_start(response, wanted)
-            discard(part)
-            if validator := _validator(response):
-                with cache.disk_space(part, total or 0):
-                    version = _Version(source.shown, validator, total)
-                    _record_of(part).write_text(json.dumps(asdict(version)), "utf-8")
-        _save(blocks, part, offset, total, wanted, update)
-
-
-def _from_start(
-    response: requests.Response, wanted: Sequence[FileSource]
-) -> tuple[Iterator[bytes], int | None]:
-    """The blocks of a whole file and its size, None if it comes in chunks."""
-    body = _body(response)
-    head = b""
-    while len(head) < HEAD and (block := next(body, b"")):
-        head += block
-    check_head(head)
-    total = _number(response.headers.get("Content-Length", ""))
-    sizes = {each.size for each in wanted if each.size}
-    if sizes and total is not None and total not in sizes:
-        raise SourceError(f"offers {total} bytes, not {' or '.join(map(str, sorted(sizes)))}")
-    if total is None and "chunked" not in response.headers.get("Transfer-Encoding", ""):
-        raise SourceError("states no length, so a dropped connection would go unnoticed")
-    return chain([head], body), total
-
-
-def _save(
-    blocks: Iterator[bytes],
-    part: Path,
-    offset: int,
-    total: int | None,
-    wanted: Sequence[FileSource],
-    update: Update,
-) -> None:
-    size, limit = offset, total or max(each.size or 0 for each in wanted)
-    with cache.disk_space(part, limit - offset), part.open("ab") as file:
-        update(completed=offset, total=total)
-        try:
-            for block in blocks:
-                size += len(block)
-                if limit and size > limit:
-                    raise SourceError(f"sends more than {limit} bytes")
-                file.write(block)
-                update(completed=size, total=total)
-            if total and size < total:
-                raise _TransientError("connection dropped")
-        except _TransientError as error:
-            raise _TransientError(f"{error} at {size} of {total or 'unknown'} bytes") from error
-
-
-def _check_range(response: requests.Response, held: _Version, offset: int, part: Path) -> None:
-    """Start over unless the response continues the version in the part."""
-    stated = response.headers.get("Content-Range", "")
-    match = re.fullmatch(rf"bytes {offset}-[0-9]+/([0-9]{{1,18}}|\*)", stated)
-    same_size = match and match[1] in ("*", str(held.size))
-    if not same_size or (_validator(response) or held.validator) != held.validator:
-        discard(part)
-        raise _TransientError(f"does not continue at byte {offset} ({stated}): starting over")
 
 
 @contextmanager

@@ -192,7 +192,7 @@ def test_a_file_being_downloaded_is_neither_removed_nor_repaired(
     folder.mkdir()
     (folder / "mine.pth").write_bytes(BODY)
     cache.record(folder / "mine.pth", "0" * 64)
-    with cache.lock(folder / "mine.pth"):
+    with cache.locked(folder / "mine.pth"):
         for command in (["cache", "--remove", "mine.pth"], ["verify-cache"]):
             assert cli.main(command) == 1
             assert "mine.pth is being downloaded" in printed(capsys)

@@ -14,6 +14,8 @@ from zoo import cache
 from zoo.download import fetch
 from zoo.sources import FileSource, WeightsError
 
+SHA256 = hashlib.sha256(b"\x80\x02a").hexdigest()
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -32,7 +34,7 @@ def test_files_are_the_complete_ones(folder: Path) -> None:
 
 def test_records_are_in_the_format_of_sha256sum(folder: Path) -> None:
     record = (folder / "a.pth.sha256").read_text()
-    assert record == hashlib.sha256(b"\x80\x02a").hexdigest() + "  a.pth\n"
+    assert record == SHA256 + "  a.pth\n"
 
 
 def test_remove_removes_the_sidecars_too(folder: Path) -> None:
@@ -55,9 +57,9 @@ def test_a_folder_that_cannot_be_synced_is_not_an_error(
         sync(handle)
 
     monkeypatch.setattr(os, "fsync", refuse_folders)
-    (folder / "a.pth.part").write_bytes(b"\x80\x02new")
-    cache.commit(folder / "a.pth.part", folder / "a.pth")
-    assert cache.sha256(folder / "a.pth") == cache.recorded(folder / "a.pth")
+    (folder / "a.pth.part").write_bytes(b"\x80\x02a")
+    cache.commit(folder / "a.pth.part", folder / "a.pth", SHA256)
+    assert cache.recorded(folder / "a.pth") == SHA256
 
 
 def test_a_file_without_a_record_is_hashed_once(
@@ -74,7 +76,7 @@ def test_a_file_without_a_record_is_hashed_once(
     anything = [FileSource("a.pth")]
     for _ in range(3):
         assert cache.is_valid(path, anything)
-        assert cache.known_sha256(path) == hashlib.sha256(b"\x80\x02a").hexdigest()
+        assert cache.known_sha256(path) == SHA256
     assert hashed == [path]
     path.write_bytes(b"\x80\x02another")
     assert cache.known_sha256(path) == hashlib.sha256(b"\x80\x02another").hexdigest()
