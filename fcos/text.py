@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
 
 
 def printable(text: object) -> str:
@@ -32,3 +36,18 @@ def bounded(text: str, word: int = 200, length: int = 20_000) -> str:
     lines = re.sub(rf"\S{{{word},}}", lambda match: f"{match[0][:word]}...", text).split("\n")
     whole = "\n".join(map(printable, lines))
     return whole if len(whole) <= length else f"{whole[:length]}..."
+
+
+class TextConsole(Console):
+    """Prints strings as they are, also in tables.
+
+    Brackets and `:names:` mean nothing, and of control characters only line breaks reach the
+    terminal: names of classes and files, and answers of hosts, come from anywhere.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """The string as rich prints it; also called for the cells of tables."""
+        return super().render_str("\n".join(map(printable, text.split("\n"))), **options)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from benchmarks.cases import METRICS, PRECISIONS, STATIC, Dataset, TimingBudget
+from fcos.text import TextConsole
 from tools.arguments import Device, default_device, words
-from tools.console import TextConsole
 
 if TYPE_CHECKING:
     from benchmarks.suite import Suite

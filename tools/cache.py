@@ -14,7 +14,7 @@ from rich.progress import track
 from rich.table import Table
 
 import zoo
-from tools.console import TextConsole
+from fcos.text import TextConsole
 from zoo import cache
 from zoo.download import fetch
 from zoo.registry import entry_of_file

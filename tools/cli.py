@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from fcos.text import TextConsole
 from tools import (
     bench,
     cache,
@@ -34,7 +35,6 @@ from tools import (
 )
 from tools import list as list_command
 from tools.arguments import DefaultCommand, ListOptions
-from tools.console import TextConsole
 
 ERRORS = (LookupError, ValueError, TypeError, OSError, RuntimeError, ImportError, ArithmeticError)
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]  # typer does not export it

@@ -16,7 +16,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from tools.console import TextConsole
+from fcos.text import TextConsole
 from zoo.download import fetch, progress_bars
 from zoo.registry import CONFIGS
 from zoo.sources import FileSource

@@ -14,8 +14,8 @@ from typing import Annotated
 
 import typer
 
+from fcos.text import TextConsole
 from tools.arguments import Model
-from tools.console import TextConsole
 
 PAGE = Path(__file__).with_suffix(".html")
 RUNTIME = "onnxruntime-web@1.30.0"  # an npm package, under the MIT license

@@ -13,7 +13,7 @@ import typer
 from rich.progress import Progress
 
 import zoo
-from tools.console import TextConsole
+from fcos.text import TextConsole
 from zoo.download import fetch_weights, progress_bars
 
 

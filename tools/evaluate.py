@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
+from fcos.text import TextConsole
 from tools.arguments import (
     Device,
     Model,
@@ -23,7 +24,6 @@ from tools.arguments import (
     load_model,
     name_for_files,
 )
-from tools.console import TextConsole
 
 if TYPE_CHECKING:
     from benchmarks.cases import Dataset

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from fcos.text import TextConsole
 from tools.arguments import Model, Weights, name_for_files, words
-from tools.console import TextConsole
 
 if TYPE_CHECKING:
     from benchmarks.cases import Dataset

@@ -9,8 +9,8 @@ import typer
 import yaml
 
 import zoo
+from fcos.text import TextConsole
 from tools.arguments import Model
-from tools.console import TextConsole
 from zoo.sources import FileSource
 
 

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 import zoo
-from tools.console import TextConsole
+from fcos.text import TextConsole
 from zoo import Card
 
 

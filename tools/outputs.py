@@ -6,13 +6,16 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
+from PIL import Image
 
 from fcos import Detections, Detector
 from fcos.coco_eval import Result, to_coco_results
-from tools.sources import Frame, Source, is_address
-from tools.video import FALLBACK_RATE, VideoWriter
+from tools.sources import FALLBACK_RATE, Frame, Source, is_address
 
 COLUMNS = ("file", "frame", "class", "score", "x1", "y1", "x2", "y2")
 
@@ -128,6 +131,38 @@ class Outputs:
         if self.video is not None:
             self.video[1].close()
             self.video = None
+
+
+class VideoWriter:
+    """Write images as an H.264 video; images of other sizes are scaled to that of the first."""
+
+    def __init__(self, path: Path, rate: Fraction) -> None:
+        import av
+
+        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+        self.container = av.open(str(path), "w")
+        self.stream = cast(Any, self.container.add_stream(codec, rate=rate))
+        self.stream.pix_fmt = "yuv420p"
+        self.size: tuple[int, int] | None = None
+
+    def write(self, image: Image.Image) -> None:
+        """Append a frame."""
+        import av
+
+        if self.size is None:
+            # Chroma has half the resolution, so that both sides must be even.
+            self.size = (max(2, image.width // 2 * 2), max(2, image.height // 2 * 2))
+            self.stream.width, self.stream.height = self.size
+        if image.size != self.size:
+            image = image.resize(self.size)
+        frame = av.VideoFrame.from_ndarray(np.asarray(image), format="rgb24")
+        self.container.mux(self.stream.encode(frame))
+
+    def close(self) -> None:
+        """Write what is left and close the file."""
+        if self.size is not None:
+            self.container.mux(self.stream.encode(None))
+        self.container.close()
 
 
 def image_ids(names: Sequence[str]) -> list[int | str]:

@@ -12,7 +12,7 @@ import typer
 import yaml
 
 import zoo
-from tools.console import TextConsole
+from fcos.text import TextConsole
 from zoo.download import probe
 from zoo.registry import entry_file
 from zoo.sources import FileSource

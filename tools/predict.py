@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import track
 
-from fcos.text import counted, printable
+from fcos.text import TextConsole, counted, printable
 from tools.arguments import (
     Device,
     Model,
@@ -25,7 +25,6 @@ from tools.arguments import (
     load_model,
     words,
 )
-from tools.console import TextConsole
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,8 +17,8 @@ import yaml
 import zoo
 from benchmarks import store
 from benchmarks.cases import ACCURACY
+from fcos.text import TextConsole
 from tools.arguments import Model, Weights
-from tools.console import TextConsole
 from zoo import cache
 from zoo.sources import endpoint, offline
 

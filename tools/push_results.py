@@ -17,7 +17,7 @@ import typer
 import yaml
 
 from benchmarks import store
-from tools.console import TextConsole
+from fcos.text import TextConsole
 from tools.push import DryRun, Private, hub, repository_of, upload
 
 DEFAULT = Path("outputs/bench/results.jsonl")

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from benchmarks import store
-from tools.console import TextConsole
+from fcos.text import TextConsole
 
 
 def report(

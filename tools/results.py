@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from benchmarks.store import Store, newest, read
-from tools.console import TextConsole
+from fcos.text import TextConsole
 
 if TYPE_CHECKING:
     from reports.compare import Comparison

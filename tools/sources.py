@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -21,13 +22,19 @@ import torch
 from torch import Tensor
 
 from fcos.image_io import SUFFIXES, read_frames
-from tools import video
 from zoo.sources import without_secrets
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv"}
 STREAMS = ("rtsp://", "rtsps://", "rtmp://")
 MAX_DOWNLOAD = 1 << 29  # bytes
 TIMEOUT = (10, 30)  # seconds, to connect and without a byte
+STREAM_TIMEOUT = (10.0, 10.0)  # seconds, to open a stream and without a frame
+FALLBACK_RATE = Fraction(25)  # frames per second, where a video does not say
+CAMERAS = {  # FFmpeg's format and device, by `sys.platform`
+    "linux": ("v4l2", "/dev/video{}"),
+    "darwin": ("avfoundation", "{}"),
+    "win32": ("vfwcap", "{}"),
+}
 
 Item = TypeVar("Item")
 
@@ -104,8 +111,10 @@ def find_sources(
             if key not in found:
                 found[key] = _with_own_name(source, names)
                 names.add(found[key].name)
-    if any(source.kind != "image" for source in found.values()):
-        video.check_installed()
+    if any(source.kind != "image" for source in found.values()) and not find_spec("av"):
+        raise ImportError(
+            "videos and cameras need PyAV, which is not installed: pip install 'fcos-zoo[video]'"
+        )
     return list(found.values())
 
 
@@ -180,17 +189,51 @@ def _kind(suffix: str) -> Literal["image", "video"]:
 
 
 def _frames(source: Source) -> Iterator[Frame]:
-    if source.kind == "stream":
-        for number, (array, rate) in enumerate(video.read_stream(source.location, source.name)):
-            yield Frame(source, _tensor(array), number, rate)
-        return
-    file = _open(source.location)
-    if source.kind == "video":
-        for number, (array, rate) in enumerate(video.read_video(file, source.name)):
-            yield Frame(source, _tensor(array), number, rate)
-        return
-    for index, image in read_frames(file, source.name):
-        yield Frame(source, _tensor(np.array(image)), index)
+    if source.kind == "stream" and source.location.isdecimal():
+        if sys.platform not in CAMERAS:
+            raise ValueError(f"camera {source.name}: cameras are not supported on {sys.platform}")
+        format, device = CAMERAS[sys.platform]
+        name = f"camera {source.name}"
+        yield from _video_frames(source, device.format(source.location), name, format)
+    elif source.kind == "stream":
+        yield from _video_frames(source, source.location, source.name)
+    elif source.kind == "video":
+        yield from _video_frames(source, _open(source.location), source.name)
+    else:
+        for index, image in read_frames(_open(source.location), source.name):
+            yield Frame(source, _tensor(np.array(image)), index)
+
+
+def _video_frames(
+    source: Source, file: str | io.BytesIO, name: str, input_format: str | None = None
+) -> Iterator[Frame]:
+    """The frames of a video, turned upright.
+
+    Args:
+        source: of the frames.
+        file: a path, an address that FFmpeg understands, or an open file.
+        name: of the video, in errors.
+        input_format: FFmpeg's name of a device; default: by the content.
+
+    Raises:
+        ValueError: it is not a video, or it is damaged; frames before the damage have been yielded.
+    """
+    import av
+
+    try:
+        with av.open(file, format=input_format, timeout=STREAM_TIMEOUT) as container:
+            if not container.streams.video:
+                raise ValueError(f"{name}: no video in it")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            rate = stream.average_rate or FALLBACK_RATE
+            for number, frame in enumerate(container.decode(stream)):
+                # Phones record by how much a frame is to be turned counterclockwise.
+                turns = round(getattr(frame, "rotation", 0) / 90) % 4
+                array = np.rot90(frame.to_ndarray(format="rgb24"), turns)
+                yield Frame(source, _tensor(array), number, rate)
+    except (av.FFmpegError, OSError) as error:
+        raise ValueError(f"{name}: not a readable video ({error})") from None
 
 
 def _tensor(array: np.ndarray) -> Tensor:

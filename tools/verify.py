@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tools.console import TextConsole
+from fcos.text import TextConsole
 
 COLUMNS = ("logits", "ltrb", "quality", "detections", "losses", "gradients", "real image")
 

@@ -118,9 +118,13 @@ class Download:
             raise
         with response:
             if response.status_code == 206:
+                if held is None:
+                    stated = response.headers.get("Content-Range", "a part")
+                    raise SourceError(
+                        f"answers with {stated} of the file though asked for all of it"
+                    )
                 self._check_range(response, held, offset)
-                total = held and held.size
-                self._save(_body(response), offset, total)
+                self._save(_body(response), offset, held.size)
             else:
                 blocks, total = self._from_start(response)
                 self._save(blocks, 0, total)
@@ -145,12 +149,9 @@ class Download:
                 _record_of(self.part).write_text(json.dumps(asdict(version)), "utf-8")
         return chain([head], body), total
 
-    def _check_range(self, response: requests.Response, held: _Version | None, offset: int) -> None:
+    def _check_range(self, response: requests.Response, held: _Version, offset: int) -> None:
         """Start over unless the response continues the version in the part."""
         stated = response.headers.get("Content-Range", "")
-        if held is None:
-            stated = stated or "a part"
-            raise SourceError(f"answers with {stated} of the file though asked for all of it")
         match = re.fullmatch(rf"bytes {offset}-[0-9]+/([0-9]{{1,18}}|\*)", stated)
         same_size = match and match[1] in ("*", str(held.size))
         if not same_size or (_validator(response) or held.validator) != held.validator:

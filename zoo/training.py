@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import yaml
-from rich.console import Console
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones.layers import EvalBatchNorm2d
@@ -21,7 +20,7 @@ from fcos import Detector
 from fcos.data.dataset import DetectionDataset
 from fcos.evaluate import evaluate_detector, examine
 from fcos.settings import check_training
-from fcos.text import printable
+from fcos.text import TextConsole
 from fcos.train import distributed
 from fcos.train.checkpoint import Checkpoints, claim, fingerprint
 from fcos.train.datasets import (
@@ -73,13 +72,11 @@ def train(entry: Card, config: Config, device: torch.device, resume: bool) -> in
         raise FileExistsError(
             f"{folder} holds a run: continue it with --resume, or choose another run.folder"
         )
-    console = Console(
-        stderr=True, quiet=distributed.rank() != 0, soft_wrap=True, markup=False, emoji=False
-    )
+    console = TextConsole(stderr=True, quiet=distributed.rank() != 0, soft_wrap=True)
 
     def log(*lines: str) -> None:
         for line in lines:
-            console.print(printable(line))
+            console.print(line)
 
     with claim(folder):
         if not has_checkpoint:

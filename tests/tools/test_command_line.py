@@ -15,9 +15,9 @@ from rich.table import Table
 import reports
 import zoo
 from fcos import Detector, export_formats
+from fcos.text import TextConsole
 from tools import cli
 from tools.cli import PANELS, app, main
-from tools.console import TextConsole
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"

@@ -16,9 +16,8 @@ from PIL import Image
 import zoo
 from fcos import Detector, ShortestSide
 from tools.cli import main
-from tools.outputs import category_ids, drawn_names, image_ids
+from tools.outputs import VideoWriter, category_ids, drawn_names, image_ids
 from tools.sources import Source
-from tools.video import VideoWriter
 from zoo.golden import Fixture
 
 REPOSITORY = Path(__file__).resolve().parents[2]

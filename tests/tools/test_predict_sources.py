@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tools import sources, video
+from tools import sources
 from tools.cli import main
+from tools.outputs import VideoWriter
 from tools.sources import Failure, Frame, Source, find_sources, read_ahead, read_frames_of
 
 SIZE = (64, 48)
@@ -147,7 +148,7 @@ def test_the_previews_in_a_photograph_are_not_read(tmp_path: Path) -> None:
 
 def write_clip(path: Path) -> None:
     """Two frames, of which the upper half is white."""
-    writer = video.VideoWriter(path, Fraction(30000, 1001))
+    writer = VideoWriter(path, Fraction(30000, 1001))
     image = Image.new("RGB", SIZE)
     image.paste("white", (0, 0, 64, 24))
     for _ in range(2):
