@@ -6,9 +6,10 @@ The configuration is a plain mapping, laid out as `configs/training/defaults.yam
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones.layers import EvalBatchNorm2d
 from fcos import Detector
+from fcos.coco_eval import percent
 from fcos.data.dataset import DetectionDataset
 from fcos.evaluate import evaluate_detector, examine
 from fcos.settings import check_training
@@ -32,9 +34,9 @@ from fcos.train.datasets import (
     remarks,
 )
 from fcos.train.memory import checkpoint_activations, fitting_accumulation
-from fcos.train.metrics import missing, outcome
+from fcos.train.metrics import missing, read
 from fcos.train.optim import build_schedule, make_optimizer, resolved
-from fcos.train.trainer import HALF, Trainer
+from fcos.train.trainer import Trainer
 from zoo import formats
 from zoo.checkpoint import file_of, read_checkpoint
 from zoo.config import build_detector, check_detector
@@ -72,30 +74,38 @@ def train(entry: Card, config: Config, device: torch.device, resume: bool) -> in
         raise FileExistsError(
             f"{folder} holds a run: continue it with --resume, or choose another run.folder"
         )
-    console = TextConsole(stderr=True, quiet=distributed.rank() != 0, soft_wrap=True)
-
-    def log(*lines: str) -> None:
-        for line in lines:
-            console.print(line)
-
     with claim(folder):
         if not has_checkpoint:
             log(*notes)
-        trainer = start(entry, config, device, folder, distributed.broadcast(has_checkpoint), log)
+        trainer = start(entry, config, device, folder, distributed.broadcast(has_checkpoint))
         received = trainer.run()
         if not received:
             log(*outcome(folder, entry.name))
     return received
 
 
-def start(
-    entry: Card,
-    config: Config,
-    device: torch.device,
-    folder: Path,
-    resume: bool,
-    log: Callable[..., None],
-) -> Trainer:
+def log(*lines: str) -> None:
+    """Print lines on rank 0."""
+    console = TextConsole(stderr=True, quiet=distributed.rank() != 0, soft_wrap=True)
+    for line in lines:
+        console.print(line)
+
+
+def outcome(folder: Path, name: str) -> list[str]:
+    """The last lines of a run: its files, the best AP, and what to do next."""
+    final, best = folder / f"{name}.pth", folder / "best.pth"
+    measured = [record for record in read(folder / "metrics.jsonl") if record.get("AP") is not None]
+    if not measured or not best.is_file():
+        return [f"trained: {final}", f"next: fcos-zoo predict {quote(str(final))} IMAGES"]
+    record = max(measured, key=lambda record: float(record["AP"]))
+    return [
+        f"trained: {final}",
+        f"best: {best}, AP {percent(record['AP'])} after iteration {record['iteration']}",
+        f"next: fcos-zoo predict {quote(str(best))} IMAGES",
+    ]
+
+
+def start(entry: Card, config: Config, device: torch.device, folder: Path, resume: bool) -> Trainer:
     """The trainer of a run, with its initial weights or resumed; says what will be trained."""
     solver, data, run = config["solver"], config["data"], config["run"]
     torch.manual_seed(run["seed"])
@@ -159,16 +169,6 @@ def make_trainer(
     """The trainer of a run; `accumulate=auto` tries what fits on the GPU."""
     solver, data, run = config["solver"], config["data"], config["run"]
     epoch = len(dataset) / solver["batch"]
-    accumulate = solver["accumulate"]
-    if accumulate == "auto":
-        accumulate = fitting_accumulation(
-            detector,
-            distributed.share(solver["batch"]),
-            largest_size(config["augmentation"], dataset),
-            HALF.get(solver["precision"], torch.float32),
-            data["aspect_ratio_group_size"],
-            ema=solver["ema"] is not None,
-        )
     rules = ("momentum", "weight_decay", "norm_weight_decay", "bias_lr_factor", "bias_weight_decay")
     optimizer = make_optimizer(
         detector,
@@ -176,7 +176,7 @@ def make_trainer(
         fused=solver["fused_optimizer"],
         **{key: solver[key] for key in rules},
     )
-    return Trainer(
+    trainer = Trainer(
         detector,
         partial(batches, dataset, config, detector.normalizer.mean.device, folder),
         optimizer,
@@ -187,11 +187,20 @@ def make_trainer(
         fingerprint(dataset),
         partial(_measure, test, data, folder) if test else None,
         config,
-        accumulate=accumulate,
+        accumulate=1 if solver["accumulate"] == "auto" else solver["accumulate"],
         evaluate_every=run["evaluate_every"] or max(round(epoch), 1),
         **{key: solver[key] for key in ("precision", "clip_norm", "ema", "on_nonfinite")},
         **{key: run[key] for key in ("log_every", "checkpoint_every", "keep", "loggers")},
     )
+    if solver["accumulate"] == "auto":
+        trainer.accumulate = fitting_accumulation(
+            detector,
+            distributed.share(solver["batch"]),
+            largest_size(config["augmentation"], dataset),
+            trainer.dtype,
+            data["aspect_ratio_group_size"],
+        )
+    return trainer
 
 
 def _measure(test: TestSet, data: Config, folder: Path, detector: Detector) -> dict[str, Any]:

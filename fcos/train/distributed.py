@@ -1,12 +1,16 @@
-"""One process of several: its rank, its device, and what the processes exchange."""
+"""One process of several: its rank, its device, what they exchange, and signals that stop it."""
 
 from __future__ import annotations
 
 import os
+import signal
+import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from types import FrameType
 from typing import Any
 
 import torch
@@ -17,6 +21,9 @@ from torch.distributed.rendezvous import rendezvous
 
 LAUNCHER_VARIABLES = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
 TIMEOUT = timedelta(minutes=30)  # after which processes stop waiting for each other
+STOP = ("SIGTERM", "SIGINT", "SIGUSR1")
+# torchrun passes on the Ctrl-C that its workers have had from the terminal already.
+REPEATED_WITHIN = 3.0  # seconds
 
 
 @contextmanager
@@ -139,6 +146,48 @@ def leader_first() -> Iterator[None]:
     yield
     if rank() == 0:
         barrier()
+
+
+class StopSignals:
+    """While entered, notes SIGTERM, SIGINT and SIGUSR1 instead of ending the process.
+
+    They come from a user, a cluster that needs its machine back, or an elastic restart. The same
+    SIGTERM or SIGINT again, later than launchers repeat it, ends the process at once, for a run may
+    hang in its data or in another process. Rank 0 prints a line at the first signal.
+
+    Attributes:
+        received: the number of the first signal, 0 for none.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._received_at: dict[int, float] = {}
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for name in STOP:
+                if hasattr(signal, name):  # Windows has no SIGUSR1
+                    number = getattr(signal, name)
+                    self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        now = time.monotonic()
+        first = self._received_at.setdefault(number, now)
+        if name != "SIGUSR1" and now - first > REPEATED_WITHIN:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        if not self.received and rank() == 0:
+            again_at_once = "" if name == "SIGUSR1" else "; send it again to stop without saving"
+            line = f"\n{name}: saving and stopping{again_at_once}\n"
+            os.write(2, line.encode())  # a handler must not wait for the lock of `sys.stderr`
+        self.received = self.received or number
 
 
 def _is_launched() -> bool:

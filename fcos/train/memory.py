@@ -1,9 +1,10 @@
-"""Training in less memory: gradient accumulation and activation checkpointing."""
+"""The memory of training: gradient accumulation, activation checkpointing, what to do without."""
 
 from __future__ import annotations
 
 import copy
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -26,7 +27,6 @@ Target = dict[str, Any]
 MicroBatch = tuple[list[Tensor], list[Target]]
 
 RESERVE = 0.1  # share of the free memory that stays unused: allocators fragment
-NCCL_BUFFERS = 1 << 30  # bytes
 OBJECTS = 64  # in each image of the probe, more than nearly any image of COCO has
 # How CUDA's libraries, too, report that there is no memory, such as for their workspace.
 OUT_OF_MEMORY = r"out of memory|ALLOC(ATION)?_FAILED|CUBLAS_STATUS_NOT_INITIALIZED"
@@ -91,9 +91,10 @@ def fitting_accumulation(
     size: Size,
     dtype: torch.dtype = torch.float32,
     group: int = 1,
-    ema: bool = False,
 ) -> int:
     """The least number of micro-batches with which a step fits on the GPU, found by trying.
+
+    Call it once all else is there that training keeps in memory, such as the optimiser's momentum.
 
     Args:
         detector: in training mode on its device; it is left as it was. CPUs are not probed.
@@ -102,7 +103,6 @@ def fitting_accumulation(
         dtype: of the network's computation.
         group: number of consecutive images of the same orientation; a larger micro-batch may hold
             portrait and landscape images, and is then padded to a square.
-        ema: whether there will be a moving average of the weights.
 
     Raises:
         RuntimeError: not even one image fits.
@@ -119,7 +119,7 @@ def fitting_accumulation(
     try:
         for number in [n for n in range(1, num_images + 1) if num_images % n == 0]:
             images = num_images // number
-            if _fits(detector, images, size if images <= group else square, dtype, ema):
+            if _fits(detector, images, size if images <= group else square, dtype):
                 fitting = number
                 break
     finally:
@@ -136,13 +136,15 @@ def fitting_accumulation(
     return fitting
 
 
-def _fits(detector: Detector, num_images: int, size: Size, dtype: torch.dtype, ema: bool) -> bool:
-    """Whether one forward and backward pass leaves room for what training holds besides."""
+def _fits(detector: Detector, num_images: int, size: Size, dtype: torch.dtype) -> bool:
+    """Whether one forward and backward pass leaves `RESERVE` of the memory."""
     device = detector.normalizer.mean.device
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     images = [torch.zeros(3, *size, dtype=torch.uint8)] * num_images
-    targets = [probe_target(size, len(detector.classes))] * num_images
+    boxes = torch.tensor([[0.0, 0.0, size[1], size[0]]]).repeat(OBJECTS, 1)
+    target = {"boxes": boxes, "labels": torch.zeros(OBJECTS, dtype=torch.int64)}
+    targets = [target] * num_images
     try:
         with torch.autocast(device.type, dtype, dtype != torch.float32):
             losses = detector(images, targets, torch.ones(3, num_images, device=device))
@@ -153,29 +155,10 @@ def _fits(detector: Detector, num_images: int, size: Size, dtype: torch.dtype, e
         return False
     finally:
         detector.zero_grad()
-    needed = torch.cuda.max_memory_allocated(device) + training_state_bytes(detector, ema)
+    needed = torch.cuda.max_memory_allocated(device)
     # Free now, and what this process's allocator holds already.
     available = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     return needed < (1 - RESERVE) * available
-
-
-def probe_target(size: Size, num_classes: int) -> Target:
-    """`OBJECTS` boxes of all sizes over an image of (height, width), the same at each call."""
-    generator = torch.Generator().manual_seed(0)
-    image = torch.tensor([size[1], size[0]], dtype=torch.float32)
-    side = image * 0.02 ** torch.rand(OBJECTS, 1, generator=generator)
-    corner = (image - side) * torch.rand(OBJECTS, 2, generator=generator)
-    labels = torch.arange(OBJECTS) % num_classes
-    return {"boxes": torch.cat([corner, corner + side], 1), "labels": labels}
-
-
-def training_state_bytes(detector: Detector, ema: bool) -> int:
-    """What training holds besides weights, gradients and activations: momentum, a moving average,
-    and with several processes the buckets of their exchange and the buffers of NCCL."""
-    trained = sum(p.nbytes for p in detector.parameters() if p.requires_grad)
-    everything = sum(t.nbytes for t in (*detector.parameters(), *detector.buffers()))
-    exchanged = trained + NCCL_BUFFERS if distributed.world() > 1 else 0
-    return trained + (everything if ema else 0) + exchanged
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -183,6 +166,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and bool(re.search(OUT_OF_MEMORY, str(error)))
     )
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak memory in MiB: allocated on a GPU, else resident of this process, 0 if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) >> 20
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak >> (20 if sys.platform == "darwin" else 10)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Metrics of a run: averaged over steps, written as JSON lines and to loggers."""
+"""Metrics of a run: averaged over steps, shown on the terminal, written to a file and loggers."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ import importlib.util
 import json
 import math
 import os
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
-from shlex import quote
 from typing import Any, NamedTuple
 
 import torch
+from rich import progress
 from torch import Tensor
 
-from fcos.coco_eval import percent
+from fcos.coco_eval import FIGURES, percent
 from fcos.settings import LoggerName
+from fcos.text import TextConsole
 from fcos.train import distributed
+from fcos.train.memory import peak_memory
 
 Record = dict[str, Any]
 Write = Callable[[Record], None]
@@ -129,24 +131,15 @@ class Meter:
         return record
 
 
-def peak_memory(device: torch.device) -> int:
-    """Peak memory in MiB: allocated on a GPU, else resident of this process, 0 if unknown."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) >> 20
-    try:
-        import resource
-    except ImportError:  # Windows has none
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak >> (20 if sys.platform == "darwin" else 10)
-
-
 class Log:
-    """Writes the metrics of a run to `metrics.jsonl` and to loggers.
+    """On rank 0, shows the metrics of a run and writes them to `metrics.jsonl` and to loggers.
+
+    A terminal shows a progress bar while `bar` is entered; elsewhere each record is a line.
 
     Args:
         folder: of the run.
         iteration: where the run resumes; later records, of a run that was killed, are dropped.
+        total: iterations of the schedule.
         loggers: those that are not installed are left out.
         config: the run's configuration, for the loggers that keep it.
 
@@ -158,29 +151,79 @@ class Log:
         self,
         folder: Path,
         iteration: int = 0,
+        total: int = 0,
         loggers: Sequence[LoggerName] = (),
         config: Mapping[str, Any] | None = None,
     ) -> None:
+        self.shown = distributed.rank() == 0
+        self.first, self.total, self.started = iteration, total, time.monotonic()
+        self.console = TextConsole(stderr=True, quiet=not self.shown, soft_wrap=True)
+        self.bar = progress.Progress(
+            progress.TextColumn("training"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.description}"),
+            console=self.console,
+            transient=True,
+            disable=not (self.shown and self.console.is_terminal),
+        )
+        self.task = self.bar.add_task("", total=total, completed=iteration)
         self.path = folder / "metrics.jsonl"
+        self.evaluations: list[Record] = []
+        self.writers: list[Write] = []
+        if not self.shown:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         kept = [r for r in read(self.path) if r["iteration"] <= iteration] if iteration else []
         part = self.path.with_suffix(".part")
         part.write_text("".join(json.dumps(record) + "\n" for record in kept))
         os.replace(part, self.path)
         self.evaluations = [record for record in kept if "AP" in record]
-        self.writers: list[Write] = []
         for name in loggers:
             with suppress(ImportError):  # see `missing`
                 self.writers.append(LOGGERS[name](folder, iteration, config or {}))
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Hide the bar and stop its thread while something else uses the terminal or forks.
+
+        A process forked while the thread draws would inherit its locks and could wait for them
+        forever.
+        """
+        self.bar.stop()
+        try:
+            yield
+        finally:
+            self.bar.start()
+
     def write(self, record: Record) -> None:
-        """Append a record, which has an "iteration"."""
+        """Show and append a record: an "iteration" with an "AP", or with losses and rates."""
+        if not self.shown:
+            return
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
-        if "AP" in record:
-            self.evaluations.append(record)
         for writer in self.writers:
             writer(record)
+        if "AP" in record:
+            self.evaluations.append(record)
+            keys = [key for key in FIGURES[:6] if record.get(key) is not None]
+            cells = "  ".join(f"{key} {percent(record[key])}" for key in keys)
+            self.console.print(f"iteration {record['iteration']}: {cells}")
+            return
+        losses = [f"{k} {v:.4f}" for k, v in record.items() if k.startswith("loss")]
+        text = (
+            f"{'  '.join(losses) or 'no finite loss'}"
+            f"  rate {record['rate']:.2g}  {record['images_per_second']:.1f} images/s"
+            f"  waiting for data {record['waiting_for_data']:.0%}  {record['memory_mib']} MiB"
+        )
+        if self.console.is_terminal:
+            self.bar.update(self.task, description=text)
+        else:
+            done = record["iteration"] - self.first
+            left = (time.monotonic() - self.started) / done * (self.total - record["iteration"])
+            time_left = timedelta(seconds=round(left))
+            self.console.print(f"{record['iteration']}/{self.total}  {text}  left {time_left}")
 
 
 def read(path: Path) -> list[Record]:
@@ -194,21 +237,6 @@ def read(path: Path) -> list[Record]:
         if isinstance(record, dict) and isinstance(record.get("iteration"), int):
             records.append(record)
     return records
-
-
-def outcome(folder: Path, name: str) -> list[str]:
-    """The last lines of a run: its files, the best AP, and what to do next."""
-    final, best = folder / f"{name}.pth", folder / "best.pth"
-    lines = [f"trained: {final}"]
-    measured = [record for record in read(folder / "metrics.jsonl") if record.get("AP") is not None]
-    if measured and best.is_file():
-        record = max(measured, key=lambda record: float(record["AP"]))
-        ap, iteration = percent(record["AP"]), record["iteration"]
-        lines.append(f"best: {best}, AP {ap} after iteration {iteration}")
-    return [
-        *lines,
-        f"next: fcos-zoo predict {quote(str(final if len(lines) == 1 else best))} IMAGES",
-    ]
 
 
 def missing(loggers: Sequence[LoggerName]) -> list[LoggerName]:

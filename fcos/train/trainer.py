@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from fcos.data.loader import Batch
 from fcos.detector import Detector
 from fcos.settings import LoggerName, OnNonFinite, Precision
 from fcos.train import checkpoint, distributed
-from fcos.train.console import Progress, StopSignals
 from fcos.train.memory import StepNormalizers, Target, advice_if_out_of_memory, split
 from fcos.train.metrics import Log, Meter, NonFiniteLossError, Step
 from fcos.train.optim import Schedule, update_where
@@ -62,7 +62,6 @@ class Trainer:
         self.dtype = HALF.get(self.precision, torch.float32)
         self.checkpoints = checkpoint.Checkpoints(self.folder / "checkpoints", self.keep)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        self.step_normalizers = StepNormalizers(self.detector) if self.accumulate > 1 else None
         self.average: AveragedModel | None = None
         if self.ema is not None:
             average = get_ema_multi_avg_fn(self.ema)
@@ -82,6 +81,11 @@ class Trainer:
         """The detector to evaluate and release: the moving average if there is one."""
         return self.average.module if self.average else self.detector  # type: ignore[return-value]
 
+    @cached_property
+    def step_normalizers(self) -> StepNormalizers:
+        """What the losses of all micro-batches of a step are divided by."""
+        return StepNormalizers(self.detector)
+
     def run(self) -> int:
         """Train up to the end of the schedule.
 
@@ -91,15 +95,14 @@ class Trainer:
         Raises:
             NonFiniteLossError: a loss is NaN or infinite, see `on_nonfinite`.
         """
-        leader, end = distributed.rank() == 0, self.schedule.iterations
-        log = Log(self.folder, self.iteration, self.loggers, self.settings) if leader else None
+        end = self.schedule.iterations
+        log, meter = Log(self.folder, self.iteration, end, self.loggers, self.settings), Meter()
         self.detector.train()
         batches = iter(self.batches(self.iteration))
-        meter = Meter()
-        with StopSignals(leader) as signals, Progress(end, self.iteration, leader) as progress:
-            evaluated = log and any(r["iteration"] == self.iteration for r in log.evaluations)
+        with distributed.StopSignals() as signals, log.bar:
+            evaluated = any(record["iteration"] == self.iteration for record in log.evaluations)
             if self.iteration and not distributed.broadcast(evaluated):
-                self._evaluate(log, progress)  # the run was stopped before it could
+                self._evaluate(log)  # the run was stopped before it could
             while self.iteration < end:
                 with meter.waiting():
                     images, targets = next(batches)
@@ -107,7 +110,7 @@ class Trainer:
                     losses = self.step(images, targets)
                 meter.add(self.iteration, losses, targets)
                 self.iteration += 1
-                progress.advance(progress.bar)
+                log.bar.advance(log.task)
 
                 received = distributed.maximum(signals.received)
                 stop = received and self.iteration < end
@@ -116,18 +119,15 @@ class Trainer:
                 if save or shown:
                     self._check(meter.read())  # only here the host waits for the device
                 if shown:
-                    record = self._with_position(meter.record(self.device))
-                    progress.show(record)
-                    if log:
-                        log.write(record)
+                    log.write(self._with_position(meter.record(self.device)))
                 with meter.paused():
                     if save:
                         self.save()
                     if stop:
                         line = f"stopped after iteration {self.iteration}, which is saved"
-                        progress.console.print(line)
+                        log.console.print(line)
                         return received
-                    self._evaluate(log, progress)
+                    self._evaluate(log)
         return 0
 
     def step(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
@@ -143,7 +143,7 @@ class Trainer:
 
         losses: dict[str, Tensor] = {}
         micro_batches = split(images, targets, self.accumulate)
-        normalizers = self.step_normalizers(micro_batches) if self.step_normalizers else [None]
+        normalizers = self.step_normalizers(micro_batches) if self.accumulate > 1 else [None]
         for number, micro_batch in enumerate(micro_batches):
             if isinstance(self.model, DistributedDataParallel):  # exchange gradients only once
                 self.model.require_backward_grad_sync = number == len(micro_batches) - 1
@@ -188,19 +188,16 @@ class Trainer:
             if self.on_nonfinite == "stop" or self.skipped_in_a_row >= SKIPS:
                 raise NonFiniteLossError(step)
 
-    def _evaluate(self, log: Log | None, progress: Progress) -> None:
+    def _evaluate(self, log: Log) -> None:
         """Write the last weights; measure every `evaluate_every` iterations, and keep the best."""
-        if log is not None and self.iteration == self.schedule.iterations:
+        if self.iteration == self.schedule.iterations:
             self._release(self.folder / f"{self.name}.pth")
         if self.evaluate is None or not self._every(self.evaluate_every):
             return
         for buffer in self.eval_model.buffers():  # the norms of each rank have seen other images
             distributed.copy_from_leader(buffer)
-        with progress.paused():
+        with log.paused():
             figures = self._with_position(self.evaluate(self.eval_model))
-        progress.show_figures(figures)
-        if log is None:
-            return
         best = max((record["AP"] or 0 for record in log.evaluations), default=-1)
         if figures["AP"] is not None and figures["AP"] > best:
             self._release(self.folder / "best.pth")
@@ -208,8 +205,9 @@ class Trainer:
 
     def _release(self, path: Path) -> None:
         """Write the weights that are evaluated, without the state of training."""
-        weights = self.eval_model.state_dict()
-        checkpoint.release(weights, self.detector.classes, self.name, path, self.settings)
+        if distributed.rank() == 0:
+            weights = self.eval_model.state_dict()
+            checkpoint.release(weights, self.detector.classes, self.name, path, self.settings)
 
     def _every(self, *intervals: int) -> bool:
         return self.iteration == self.schedule.iterations or any(

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 import tools.sweep
 import zoo
-from fcos.train.console import STOP
+from fcos.train.distributed import STOP
 from zoo.config import compose_entry
 from zoo.registry import CONFIGS
 

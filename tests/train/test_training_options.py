@@ -145,26 +145,6 @@ def test_portrait_and_landscape_images_of_a_micro_batch_are_padded_to_squares(gp
     assert tried == [(4, (1333, 1333)), (2, (800, 1333)), (1, (800, 1333))]
 
 
-def test_the_probe_counts_memory_already_in_use(monkeypatch):
-    detector = make_detector()
-    weights = sum(p.nbytes for p in detector.parameters())
-    buffers = sum(b.nbytes for b in detector.buffers())
-    assert memory.training_state_bytes(detector, ema=False) == weights  # momentum
-    assert memory.training_state_bytes(detector, ema=True) == 2 * weights + buffers
-    monkeypatch.setattr(memory.distributed, "world", lambda: 2)
-    exchange = weights + memory.NCCL_BUFFERS
-    assert memory.training_state_bytes(detector, ema=False) == weights + exchange
-
-
-def test_the_probe_has_objects_of_all_sizes_within_the_image():
-    boxes = memory.probe_target((800, 1333), num_classes=3)["boxes"]
-    assert bool((boxes >= 0).all())
-    assert bool((boxes[:, 2:] <= torch.tensor([1333.01, 800.01])).all())
-    sides = (boxes[:, 2:] - boxes[:, :2]).amin(1)
-    assert sides.min() < 32
-    assert sides.max() > 256
-
-
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
