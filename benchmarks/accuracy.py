@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageFilter
 from torch import Tensor
 
 from benchmarks import analysis
 from benchmarks.cases import Dataset
-from benchmarks.dataset import image_ids
+from benchmarks.dataset import Corruption, image_dataset, image_ids
 from fcos import Augmentation, Detector, coco_eval
 from fcos.coco_eval import Result
 from fcos.data.annotations import category_names, load_annotations
-from fcos.data.dataset import CocoDataset, PILSample
 from fcos.data.registry import check_is_minival
 from fcos.evaluate import detect_dataset, match_categories
 from zoo.exported import ExportedDetector
 
 MINIVAL = ("val2017", "minival")
-STRENGTHS = (1, 2, 3)
-Corruption = tuple[str, int]  # a name of `CORRUPTIONS`, and a strength
 
 
 def detect(
@@ -65,37 +59,6 @@ def detect_with(
     images = image_dataset(dataset, ids, corruption)
     categories = match_categories(classes, images)
     return detect_dataset(predict, images, categories, batch, workers, plus_one=plus_one)
-
-
-def image_dataset(
-    dataset: Dataset, ids: Iterable[int], corruption: Corruption | None = None
-) -> CocoDataset:
-    """The images of a dataset that have these ids, without their annotations.
-
-    Raises:
-        ImageError: a file is missing.
-    """
-    content = load_annotations(dataset.annotations, labelled=False)
-    chosen = set(ids)
-    content["images"] = [image for image in content["images"] if image["id"] in chosen]
-    content["annotations"] = []
-    return ImageDataset(content, dataset.images, corruption)
-
-
-class ImageDataset(CocoDataset):
-    """Images that are corrupted, if a corruption is given, as they are read."""
-
-    def __init__(
-        self, content: dict[str, Any], image_dir: str, corruption: Corruption | None
-    ) -> None:
-        super().__init__(content, image_dir, keep_empty=True)
-        self.corruption = corruption
-
-    def open(self, index: int) -> PILSample:
-        image, target = super().open(index)
-        if self.corruption:
-            image = corrupt(image, *self.corruption, target["image_id"])
-        return image, target
 
 
 def figures(
@@ -152,60 +115,3 @@ def _refined(
         return {}
     measured = coco_eval.evaluate_detections(results, refined, ids, max_detections=max_detections)
     return {"rem": {name: measured[name] for name in coco_eval.FIGURES}}
-
-
-def corrupt(image: Image.Image, name: str, strength: int, image_id: int) -> Image.Image:
-    """An image that is made worse, as cameras and networks do.
-
-    Four of the corruptions of Hendrycks and Dietterich (ICLR 2019), on which Michaelis et al.
-    (2019) measure detectors, with the parameters of their severities 1, 3 and 5.
-
-    Args:
-        image: in RGB.
-        name: one of `CORRUPTIONS`.
-        strength: 1, 2 or 3.
-        image_id: seeds the noise, so that it is the same each time.
-    """
-    function, parameters = CORRUPTIONS[name]
-    return function(image, parameters[strength - 1], image_id)
-
-
-def _blur(image: Image.Image, sigma: float, image_id: int) -> Image.Image:
-    """A Gaussian blur; `sigma` in pixels."""
-    return image.filter(ImageFilter.GaussianBlur(sigma))
-
-
-def _noise(image: Image.Image, sigma: float, image_id: int) -> Image.Image:
-    """Gaussian noise; `sigma` as a part of white."""
-    values = np.asarray(image, dtype=np.float32)
-    added = np.random.default_rng((0, image_id)).standard_normal(values.shape, dtype=np.float32)
-    return _image(values + 255 * sigma * added)
-
-
-def _jpeg(image: Image.Image, quality: float, image_id: int) -> Image.Image:
-    """Saved as a JPEG of this quality, between 1 and 95, and read again."""
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=int(quality))
-    return Image.open(file).convert("RGB")
-
-
-def _contrast(image: Image.Image, part: float, image_id: int) -> Image.Image:
-    """Only this part of each value's distance from the mean of its channel is left."""
-    values = np.asarray(image, dtype=np.float32)
-    mean = values.mean((0, 1))
-    return _image(mean + part * (values - mean))
-
-
-def _image(values: np.ndarray) -> Image.Image:
-    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
-
-
-# Each corruption with its parameters of strength 1, 2 and 3.
-CORRUPTIONS: Mapping[
-    str, tuple[Callable[[Image.Image, float, int], Image.Image], tuple[float, ...]]
-] = {
-    "blur": (_blur, (1, 3, 6)),
-    "noise": (_noise, (0.08, 0.18, 0.38)),
-    "jpeg": (_jpeg, (25, 15, 7)),
-    "contrast": (_contrast, (0.4, 0.2, 0.05)),
-}

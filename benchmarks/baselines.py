@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torchvision.models.detection import FCOS_ResNet50_FPN_Weights, fcos_resnet50_fpn
 from torchvision.ops import FrozenBatchNorm2d
 
-from benchmarks import dataset, random_weights
+from benchmarks import random_weights
 from benchmarks.cases import MissingError
+from benchmarks.dataset import embedded, read_images
 from zoo.pretrained import DTYPES
 
 BUILT_IN = {"torchvision": "benchmarks.baselines:torchvision_fcos"}
@@ -99,8 +100,7 @@ def torchvision_fcos(device: str, precision: str) -> nn.Module:
     if file.is_file():
         model = load_torchvision(file)
     else:
-        embedded = dataset.embedded()
-        model = randomized_torchvision(dataset.read_image(embedded, dataset.image_ids(embedded)[0]))
+        model = randomized_torchvision(*read_images(embedded(), 1))
     return _Torchvision(model, device, precision, "published" if file.is_file() else "random")
 
 

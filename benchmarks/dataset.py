@@ -1,25 +1,29 @@
-"""The images to measure on: a COCO-format dataset, decoded before anything is timed."""
+"""The images to measure on: a COCO-format dataset, as they are or corrupted."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image, ImageFilter
 from torch import Tensor
 
 from benchmarks.cases import Dataset
 from fcos.data.annotations import load_annotations
-from fcos.data.image_files import find_files
+from fcos.data.dataset import CocoDataset, PILSample
 from fcos.data.registry import coco_safe, resolve_dataset
-from fcos.image_io import read_image as read_file
-from fcos.images import load_image
 from zoo.registry import Card
 
 EMBEDDED = Path(__file__).resolve().parent / "data" / "coco_val_ccby"
+STRENGTHS = (1, 2, 3)
+Corruption = tuple[str, int]  # a name of `CORRUPTIONS`, and a strength
 
 
 def embedded() -> Dataset:
@@ -58,30 +62,106 @@ def default_dataset(card: Card, folder: Path) -> Dataset:
 
 def image_ids(dataset: Dataset, limit: int | None = None) -> list[int]:
     """Ids of the first `limit` images, in the order of the annotation file."""
-    return list(_records(dataset))[:limit]
-
-
-def read_image(dataset: Dataset, image_id: int) -> Tensor:
-    """An image as (3, H, W) uint8 RGB.
-
-    Raises:
-        ImageError: it cannot be read; the message names the file.
-    """
-    record = _records(dataset)[image_id]
-    path, size = Path(dataset.images) / record["file_name"], (record["height"], record["width"])
-    if not path.is_file():
-        (found,) = find_files([record["file_name"]], Path(dataset.images))
-        path = Path(dataset.images) / (found or record["file_name"])
-    return load_image(read_file(path, None if 0 in size else size))
+    return [image["id"] for image in _images_and_classes(dataset)["images"][:limit]]
 
 
 def read_images(dataset: Dataset, limit: int | None = None) -> list[Tensor]:
-    """The first `limit` images, each (3, H, W) uint8 RGB."""
-    return [read_image(dataset, image_id) for image_id in image_ids(dataset, limit)]
+    """The first `limit` images, each (3, H, W) uint8 RGB.
+
+    Raises:
+        ImageError: one cannot be read; the message names the file.
+    """
+    images = image_dataset(dataset, image_ids(dataset, limit))
+    return [images[index][0] for index in range(len(images))]
+
+
+def image_dataset(
+    dataset: Dataset, ids: Iterable[int], corruption: Corruption | None = None
+) -> CocoDataset:
+    """The images of a dataset that have these ids, without their annotations.
+
+    Raises:
+        ImageError: a file is missing.
+    """
+    content, chosen = _images_and_classes(dataset), set(ids)
+    images = [image for image in content["images"] if image["id"] in chosen]
+    return ImageDataset({**content, "images": images}, dataset.images, corruption)
 
 
 @lru_cache(maxsize=1)
-def _records(dataset: Dataset) -> dict[int, dict[str, Any]]:
-    """The annotation file's image records by id; parsing COCO's file takes half a second."""
-    images = load_annotations(dataset.annotations, labelled=False)["images"]
-    return {image["id"]: image for image in images}
+def _images_and_classes(dataset: Dataset) -> dict[str, Any]:
+    """The annotation file without its annotations; parsing COCO's takes half a second."""
+    return {**load_annotations(dataset.annotations, labelled=False), "annotations": []}
+
+
+class ImageDataset(CocoDataset):
+    """Images that are corrupted, if a corruption is given, as they are read."""
+
+    def __init__(
+        self, content: dict[str, Any], image_dir: str, corruption: Corruption | None
+    ) -> None:
+        super().__init__(content, image_dir, keep_empty=True)
+        self.corruption = corruption
+
+    def open(self, index: int) -> PILSample:
+        image, target = super().open(index)
+        if self.corruption:
+            image = corrupt(image, *self.corruption, target["image_id"])
+        return image, target
+
+
+def corrupt(image: Image.Image, name: str, strength: int, image_id: int) -> Image.Image:
+    """An image that is made worse, as cameras and networks do.
+
+    Four of the corruptions of Hendrycks and Dietterich (ICLR 2019), on which Michaelis et al.
+    (2019) measure detectors, with the parameters of their severities 1, 3 and 5.
+
+    Args:
+        image: in RGB.
+        name: one of `CORRUPTIONS`.
+        strength: 1, 2 or 3.
+        image_id: seeds the noise, so that it is the same each time.
+    """
+    function, parameters = CORRUPTIONS[name]
+    return function(image, parameters[strength - 1], image_id)
+
+
+def _blur(image: Image.Image, sigma: float, image_id: int) -> Image.Image:
+    """A Gaussian blur; `sigma` in pixels."""
+    return image.filter(ImageFilter.GaussianBlur(sigma))
+
+
+def _noise(image: Image.Image, sigma: float, image_id: int) -> Image.Image:
+    """Gaussian noise; `sigma` as a part of white."""
+    values = np.asarray(image, dtype=np.float32)
+    added = np.random.default_rng((0, image_id)).standard_normal(values.shape, dtype=np.float32)
+    return _image(values + 255 * sigma * added)
+
+
+def _jpeg(image: Image.Image, quality: float, image_id: int) -> Image.Image:
+    """Saved as a JPEG of this quality, between 1 and 95, and read again."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=int(quality))
+    return Image.open(file).convert("RGB")
+
+
+def _contrast(image: Image.Image, part: float, image_id: int) -> Image.Image:
+    """Only this part of each value's distance from the mean of its channel is left."""
+    values = np.asarray(image, dtype=np.float32)
+    mean = values.mean((0, 1))
+    return _image(mean + part * (values - mean))
+
+
+def _image(values: np.ndarray) -> Image.Image:
+    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+
+
+# Each corruption with its parameters of strength 1, 2 and 3.
+CORRUPTIONS: Mapping[
+    str, tuple[Callable[[Image.Image, float, int], Image.Image], tuple[float, ...]]
+] = {
+    "blur": (_blur, (1, 3, 6)),
+    "noise": (_noise, (0.08, 0.18, 0.38)),
+    "jpeg": (_jpeg, (25, 15, 7)),
+    "contrast": (_contrast, (0.4, 0.2, 0.05)),
+}

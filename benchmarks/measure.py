@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,17 @@ from typing import Any
 import torch
 
 import zoo
-from benchmarks import accuracy, baselines, environment, flops, memory, prediction
+from benchmarks import accuracy, baselines, environment, flops, inference, training_memory
 from benchmarks.cases import STATIC, TIMED, Case, MissingError
-from benchmarks.dataset import image_ids
-from benchmarks.timing import time_stages
-from benchmarks.weights import architecture, kind
-from benchmarks.workload import build_detector, configure_process, load_exported, load_workload
+from benchmarks.dataset import CORRUPTIONS, STRENGTHS, Corruption, image_ids
+from benchmarks.workload import (
+    architecture,
+    build_detector,
+    configure_process,
+    kind,
+    load_exported,
+    load_workload,
+)
 from fcos.coco_eval import Result, evaluate_detections
 
 TRAINING_SIZE = (800, 1333)  # (height, width) for baselines
@@ -77,14 +81,14 @@ def _training_memory(case: Case) -> dict[str, Any]:
         return _training_of_baseline(case)
     if kind(case.entry) == "trained":
         raise MissingError("the file does not hold the settings of its training")
-    size = memory.largest_training_size(case.entry)
-    count, precision = memory.IMAGES_PER_GPU, case.precision
+    size = training_memory.largest_size(case.entry)
+    count, precision = training_memory.IMAGES_PER_GPU, case.precision
     values: dict[str, Any] = {"input": f"{size[0]}x{size[1]}", "images": count}
-    values |= prediction.predict_training_step(case.entry, size, count, precision)
+    values |= training_memory.predict_step(case.entry, size, count, precision)
     if case.device.startswith("cuda"):
         detector = zoo.build(case.entry).to(case.device).train()
-        batch = memory.training_batch(len(detector.classes), size, count)
-        values |= memory.training_step(detector, *batch, case.device, precision)
+        batch = training_memory.training_batch(len(detector.classes), size, count)
+        values |= training_memory.measure_step(detector, *batch, case.device, precision)
         values["predicted_over_measured"] = values["predicted_gb"] / values["measured_gb"]
     return values
 
@@ -95,15 +99,15 @@ def _training_of_baseline(case: Case) -> dict[str, Any]:
         raise MissingError("the adapter's detector has no training_model()")
     if not case.device.startswith("cuda"):
         raise MissingError("the training memory of a baseline is only measured, on a GPU")
-    images, targets = memory.training_batch(
-        len(baseline.classes), TRAINING_SIZE, memory.IMAGES_PER_GPU
+    images, targets = training_memory.training_batch(
+        len(baseline.classes), TRAINING_SIZE, training_memory.IMAGES_PER_GPU
     )
     images = [image / 255 for image in images]
     model = baseline.training_model().to(case.device).train()
     return {
         "input": f"{TRAINING_SIZE[0]}x{TRAINING_SIZE[1]}",
         "images": len(images),
-        **memory.training_step(model, images, targets, case.device, case.precision),
+        **training_memory.measure_step(model, images, targets, case.device, case.precision),
     }
 
 
@@ -114,66 +118,15 @@ def _detecting(case: Case) -> dict[str, Any]:
     values: dict[str, Any]
     with torch.inference_mode():
         if case.metric == "memory":
-            values = memory.inference(stages, batches, device)
+            values = inference.peak_memory(stages, batches, device)
         elif case.metric == "energy":
-            values = joules_per_image(stages, batches, device, case.timing.min_seconds)
+            values = inference.joules_per_image(stages, batches, device, case.timing.min_seconds)
         else:
-            timings = time_stages(stages, batches, device, case.timing)
+            timings = inference.time_stages(stages, batches, device, case.timing)
             values = {"timings": timings, "state": {"during": timings.gpu}}
         if case.metric == "latency":  # afterwards: the very first run, which compiles, is timed
             values |= workload.count_candidates()
     return {**values, "images": workload.images, "weights": workload.weights}
-
-
-def joules_per_image(
-    stages: Mapping[str, Callable[[Any], Any]],
-    batches: Sequence[Sequence[Any]],
-    device: str,
-    min_seconds: float,
-) -> dict[str, Any]:
-    """Joules of an image, from a decoded image to its boxes, read by Zeus from hardware counters.
-
-    Whole rounds over the batches are measured, after one that is not, for at least `min_seconds`,
-    since NVML updates its counter only every 20 to 100 ms. What else the GPU or the processor does
-    meanwhile, also idling, counts too.
-
-    Returns:
-        `joules`: of the GPU on a GPU, else of the processor. `gpu_joules`, `cpu_joules` and
-        `dram_joules`, where they can be read, `seconds` and `runs`.
-
-    Raises:
-        MissingError: Zeus is not installed, or the device has no counter that can be read.
-    """
-    try:
-        from zeus.monitor import ZeusMonitor
-    except ImportError:
-        raise MissingError("zeus is not installed: pip install 'fcos-zoo[energy]'") from None
-
-    def run() -> int:
-        for item in batches:
-            for stage in stages.values():
-                item = stage(item)
-        return sum(map(len, batches))
-
-    on_gpu = device.startswith("cuda")
-    monitor = ZeusMonitor(gpu_indices=[torch.device(device).index or 0] if on_gpu else [])
-    run()
-    monitor.begin_window("detect")
-    runs, start = 0, time.monotonic()
-    while runs == 0 or time.monotonic() - start < min_seconds:
-        runs += run()
-    measured = monitor.end_window("detect")
-    parts = {
-        "gpu_joules": measured.gpu_energy,
-        "cpu_joules": measured.cpu_energy,
-        "dram_joules": measured.dram_energy,
-    }
-    values = {name: sum(part.values()) / runs for name, part in parts.items() if part}
-    own = values.get("gpu_joules" if on_gpu else "cpu_joules")
-    if not own:
-        counter = "NVML" if on_gpu else "RAPL, which only root can"
-        raise MissingError(f"no energy counter of {device} can be read ({counter})")
-    return {"joules": own, **values, "seconds": measured.time, "runs": runs}
 
 
 def _ap(case: Case) -> dict[str, Any]:
@@ -195,7 +148,7 @@ def _robustness(case: Case) -> dict[str, Any]:
     split = accuracy.split_name(dataset, ids)
     detect = _detection(case, ids)
 
-    def ap(corruption: accuracy.Corruption | None = None) -> float:
+    def ap(corruption: Corruption | None = None) -> float:
         results = detect(corruption=corruption)
         figure = evaluate_detections(results, dataset.annotations, ids, case.evaluator)["AP"]
         if figure is None:
@@ -203,10 +156,7 @@ def _robustness(case: Case) -> dict[str, Any]:
         return float(figure)
 
     clean = ap()
-    corrupted = {
-        name: [ap((name, strength)) for strength in accuracy.STRENGTHS]
-        for name in accuracy.CORRUPTIONS
-    }
+    corrupted = {name: [ap((name, strength)) for strength in STRENGTHS] for name in CORRUPTIONS}
     mean = statistics.fmean(figure for figures in corrupted.values() for figure in figures)
     return {
         "clean": clean,

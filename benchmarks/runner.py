@@ -21,9 +21,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks import environment, worker
 from benchmarks.cases import ACCURACY, STATIC, TIMED, Case, Result
+from benchmarks.inference import combine_processes
 from benchmarks.store import Row, Store, row_of
 from benchmarks.suite import Suite
-from benchmarks.timing import combine_processes
 
 NOT_STARTED = "not started"  # begins the reason of a case for which there was no time left
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

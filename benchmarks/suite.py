@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import zoo
-from benchmarks import baselines, weights
+from benchmarks import baselines, workload
 from benchmarks.cases import (
     ACCURACY,
     METRICS,
@@ -47,7 +47,8 @@ class Suite:
         limit, ap_limit: number of images to measure speed and AP on; None for all.
         evaluator: computes AP, one of `fcos.coco_eval.BACKENDS`.
         processes: number of processes that time each case, one after the other.
-        weights_files, weights_folder: the user's weights, see `benchmarks.weights.resolve`.
+        weights_files, weights_folder: the user's weights, see
+            `workload.resolve_weights`.
         cached_only: never download published weights.
         random_weights: measure speed and memory with random weights where there are no others.
         timeout: seconds that a process may take for a case.
@@ -110,7 +111,7 @@ class Suite:
         """
         names: dict[str, None] = {}
         for pattern in self.entries:
-            is_file = weights.kind(pattern) in ("trained", "exported")
+            is_file = workload.kind(pattern) in ("trained", "exported")
             matches = [pattern] if is_file else zoo.names(pattern)
             if not matches:
                 zoo.card(pattern)  # raises, with the nearest names
@@ -154,7 +155,7 @@ class Suite:
 
     def _facts(self, name: str) -> dict[str, Any]:
         """Settings that all cases of an entry, a file or a baseline share."""
-        kind = weights.kind(name)
+        kind = workload.kind(name)
         if kind == "baseline":
             source = Weights("baseline", digest=baselines.digest(name))
             return {"size": self.size, "dataset": self._dataset(), "weights": source}
@@ -167,7 +168,7 @@ class Suite:
                 "weights": self._weights(name),
                 "runtime": file.runtime,
             }
-        trained = weights.architecture(name) if kind == "trained" else None
+        trained = workload.architecture(name) if kind == "trained" else None
         card = trained.card if trained else zoo.card(name)
         config = (trained.settings if trained else None) or card.config
         needs_images = bool(set(self.metrics) - STATIC)
@@ -180,7 +181,7 @@ class Suite:
 
     def _of_metric(self, common: Case, metric: str) -> Iterator[Case]:
         """The cases of a metric, each with only those settings that affect it."""
-        kind = weights.kind(common.entry)
+        kind = workload.kind(common.entry)
         only_entries = (
             ("flops",) if self.device.startswith("cuda") else ("flops", "training_memory")
         )
@@ -232,7 +233,9 @@ class Suite:
         return safe_subset(dataset, folder) if self.subset and not drawn else dataset
 
     def _weights(self, name: str) -> Weights:
-        return weights.resolve(name, self.weights_files, self.weights_folder, self.cached_only)
+        return workload.resolve_weights(
+            name, self.weights_files, self.weights_folder, self.cached_only
+        )
 
 
 def _shares_process(case: Case) -> bool:

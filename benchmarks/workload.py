@@ -1,29 +1,49 @@
-"""What is timed: a detector built as a case asks, split into stages, and its input images."""
+"""What is measured: a detector as a case asks for it, with its weights, and the images it gets."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 import zoo
 from benchmarks import baselines, random_weights
-from benchmarks.cases import Case, MissingError
+from benchmarks.cases import Case, MissingError, Weights
 from benchmarks.dataset import read_images
-from benchmarks.weights import kind
 from fcos import Detector
 from fcos.preprocess import LongestSide, ShortestSide
-from zoo.exported import ExportedDetector
+from zoo.cache import recorded, sha256
+from zoo.download import fetch_weights
+from zoo.exported import SUFFIXES, ExportedDetector
 from zoo.pretrained import DTYPES
 
 Stage = Callable[[Any], Any]
 Boxes = list[dict[str, Tensor]]
 COUNTED_BATCHES = 8  # in which candidates and detections are counted
+
+
+def kind(entry: str) -> Literal["entry", "trained", "exported", "baseline"]:
+    """What the entry of a case is: one of the zoo, a file that training or `fcos-zoo export`
+    wrote, or a baseline."""
+    suffix = Path(entry).suffix
+    if suffix in (".pth", ".pt", ".safetensors"):
+        return "trained"
+    if suffix in SUFFIXES:
+        return "exported"
+    return "baseline" if ":" in entry else "entry"
+
+
+def architecture(entry: str) -> Detector:
+    """The detector of a case in eval mode, whatever its weights."""
+    return zoo.get(entry) if kind(entry) == "trained" else zoo.build(entry).eval()
 
 
 def configure_process(case: Case) -> None:
@@ -166,3 +186,69 @@ def batch_images(images: Sequence[Tensor], size: int) -> list[list[Tensor]]:
     count = -(-len(ordered) // size)
     repeated = list(itertools.islice(itertools.cycle(ordered), count * size))
     return [repeated[i * size : (i + 1) * size] for i in range(count)]
+
+
+def resolve_weights(
+    entry: str,
+    files: Mapping[str, Path] | None = None,
+    folder: Path | None = None,
+    cached_only: bool = False,
+) -> Weights:
+    """The weights of a zoo entry: from `files`, from `folder`, or as published.
+
+    Args:
+        entry: its name.
+        files: checkpoints by entry.
+        folder: contains files with their published names, or `<entry>.pth`.
+        cached_only: use published weights only if they are in the cache.
+
+    Returns:
+        Weights of source "published" or "file", or of source "random" with the reason as `note`.
+    """
+    if kind(entry) != "entry":
+        return _file(Path(entry))
+    card = zoo.card(entry)
+    if files and entry in files:
+        return _file(files[entry])
+    if folder is not None:
+        for name in (card.filename, f"{entry}.pth"):
+            if name and (folder / name).is_file():
+                return _file(folder / name)
+    try:
+        with _offline() if cached_only else nullcontext():
+            path = fetch_weights(card)
+    except zoo.NoWeightsError as error:
+        return Weights(note=error.reason)
+    except zoo.WeightsError as error:
+        return Weights(note=_why(str(error), cached_only))
+    return Weights("published", str(path), (recorded(path) or sha256(path))[:12])
+
+
+def _file(path: Path) -> Weights:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such weights file")
+    digest = sha256(path)[:12]
+    if path.suffix == ".xml":  # of OpenVINO, whose weights lie beside it
+        digest = digest[:6] + sha256(path.with_suffix(".bin"))[:6]
+    return Weights("file", str(path.resolve()), digest)
+
+
+def _why(message: str, cached_only: bool) -> str:
+    """The reason in one line: the error lists every attempt, beginning with the best source."""
+    if cached_only:
+        return "published weights not in the cache (`fcos-zoo download` fetches them)"
+    lines = [line.strip() for line in message.splitlines()]
+    return f"published weights unreachable ({lines[1]})" if len(lines) > 1 else lines[0]
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    before = os.environ.get("FCOS_ZOO_OFFLINE")
+    os.environ["FCOS_ZOO_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["FCOS_ZOO_OFFLINE"]
+        else:
+            os.environ["FCOS_ZOO_OFFLINE"] = before

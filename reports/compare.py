@@ -4,49 +4,45 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import pandas as pd
 
 from benchmarks.store import Row, newest
 from reports.frame import THROTTLED, frame, records
 from reports.metrics import BY_NAME
 
-Figures = dict[str, Mapping[str, Any]]  # rows of the frame by metric
+COLUMNS = (
+    *("machine", "entry", "case", "figure", "before", "after", "ratio", "noise"),
+    *("regressed", "reason"),
+)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure before and after; NaN where it was not measured.
+    """The figures of the cases that both sets have, and what only one of them has.
 
     Args:
-        settings: measurement and settings in words.
-        name: the heading of its metric.
-        noise: of the ratio, from the noise of both; NaN where it is not known.
-        regressed: it got worse by more than the tolerance and the noise, or was not measured again.
-        reason: why it was not measured, or cannot be compared.
+        figures: a row for each figure. `case`: its measurement and settings in words; `figure`: the
+            heading of its metric; `before`, `after` and their `ratio`: NaN where it was not
+            measured; `noise`: of the ratio, NaN where it is not known; `regressed`: it got worse by
+            more than the tolerance and the noise, or was not measured again; `reason`: why it was
+            not measured, or cannot be compared.
+        lost, added: how many measured cases only the first has, and only the second, on machines of
+            both.
+        machines: those that only one of them has, where both have others in common.
     """
 
-    machine: str
-    entry: str
-    settings: str
-    name: str
-    before: float
-    after: float
-    noise: float
-    regressed: bool
-    reason: str = ""
-
-    @property
-    def ratio(self) -> float:
-        """After by before; NaN where one of them is missing."""
-        return self.after / self.before if self.before else math.nan
+    figures: pd.DataFrame
+    lost: int
+    added: int
+    machines: list[str]
 
 
-def compare(
-    before: Sequence[Row], after: Sequence[Row], tolerance: float = 0.05
-) -> list[Comparison]:
-    """Every figure of the cases that both have.
+def compare(before: Sequence[Row], after: Sequence[Row], tolerance: float = 0.05) -> Comparison:
+    """Compare every figure of the cases that both have.
 
     Cases are matched on each machine that both have. If they have none in common, one machine is
     compared with one other, whatever their number of threads and of the GPU.
@@ -59,86 +55,80 @@ def compare(
     Raises:
         ValueError: no machine in common, and several in one of them.
     """
-    old, new = _by_case(before, after)
-    return [
-        comparison
-        for case, row in old.items()
-        if case in new
-        for comparison in _compare_case(row, new[case], tolerance)
-    ]
-
-
-def unmatched(before: Sequence[Row], after: Sequence[Row]) -> tuple[int, int]:
-    """How many measured cases only the first has, and only the second, on machines of both."""
-    old, new = _by_case(before, after)
-    return _lacking(old, new), _lacking(new, old)
-
-
-def unmatched_machines(before: Sequence[Row], after: Sequence[Row]) -> list[str]:
-    """The machines that only one of them has, where both have others in common."""
-    one, other = ({row["machine"] for row in rows} for rows in (before, after))
-    return sorted(one ^ other) if one & other else []
-
-
-def _lacking(one: Mapping[str, Row], other: Mapping[str, Row]) -> int:
-    return sum(row["status"] == "measured" for case, row in one.items() if case not in other)
-
-
-def _by_case(before: Sequence[Row], after: Sequence[Row]) -> list[dict[str, Row]]:
-    both = [newest(rows) for rows in (before, after)]
-    machines = [{row["machine"] for row in rows} for rows in both]
+    machines = [{row["machine"] for row in rows} for rows in (before, after)]
     shared = machines[0] & machines[1]
     if not shared and max(map(len, machines)) > 1:
         raise ValueError("several machines in one file, and none that both files have")
-    return [
+    old, new = (
         {
-            f"{row['key']} {row['machine']}" if shared else _portable_key(row["cell"]): row
-            for row in rows
-            if not shared or row["machine"] in shared
+            _case_key(row, shared): row
+            for row in newest(rows)
+            if row["machine"] in shared or not shared
         }
-        for rows in both
+        for rows in (before, after)
+    )
+    lines = [
+        line
+        for key, row in old.items()
+        if key in new
+        for line in _compare_case(row, new[key], tolerance)
     ]
+    return Comparison(
+        pd.DataFrame(lines, columns=list(COLUMNS)),
+        _measured_only_in(old, new),
+        _measured_only_in(new, old),
+        sorted(machines[0] ^ machines[1]) if shared else [],
+    )
 
 
-def _portable_key(case: Mapping[str, Any]) -> str:
-    """What makes a case the same one on another machine."""
+def _case_key(row: Row, shared: set[str]) -> str:
+    """What makes a case the same one in both sets; without `shared` machines, on any machine."""
+    if shared:
+        return f"{row['key']} {row['machine']}"
+    case = row["cell"]
     changes = {"threads": None, "device": str(case["device"]).split(":")[0]}
     return json.dumps({**case, **changes}, sort_keys=True)
 
 
-def _compare_case(before: Row, after: Row, tolerance: float) -> list[Comparison]:
-    common = (before["machine"], before["cell"]["entry"], _settings(before["cell"]))
-    if "measured" not in (before["status"], after["status"]):
-        reason = after["reason"] or after["status"]
-        return [Comparison(*common, "measured in neither", math.nan, math.nan, 0.0, False, reason)]
+def _measured_only_in(one: Mapping[str, Row], other: Mapping[str, Row]) -> int:
+    return sum(row["status"] == "measured" for key, row in one.items() if key not in other)
+
+
+def _compare_case(before: Row, after: Row, tolerance: float) -> Iterator[dict[str, Any]]:
+    """A line for each figure of a case, or one that says that neither set measured it."""
+    common = {
+        "machine": before["machine"],
+        "entry": before["cell"]["entry"],
+        "case": _settings(before["cell"]),
+    }
+    gap = {"value": math.nan, "noise": math.nan, "note": ""}
+    why = after["reason"] or after["status"]
     old, new = _figures(before), _figures(after)
-    found = []
+    if "measured" not in (before["status"], after["status"]):
+        yield {**common, "figure": "measured in neither", "regressed": False, "reason": why}
     for name in [name for name in BY_NAME if name in {*old, *new}]:
-        metric = BY_NAME[name]
-        was, now = (
-            figures[name]["value"] if name in figures else math.nan for figures in (old, new)
-        )
-        noise = (
-            math.nan
-            if math.isnan(was + now)
-            else math.hypot(old[name]["noise"], new[name]["noise"])
-        )
-        worsening = now - was if metric.lower_is_better else was - now
+        metric, was, now = BY_NAME[name], old.get(name, gap), new.get(name, gap)
+        noise = math.hypot(was["noise"], now["noise"])
+        worsening = now["value"] - was["value"]
         allowed = metric.tolerance
         if allowed is None:
-            allowed = abs(was) * max(tolerance, 0.0 if math.isnan(noise) else noise)
-        reason = ""
-        if math.isnan(now):
-            reason = after["reason"] or after["status"]
-        elif any(THROTTLED in figures[name]["note"] for figures in (old, new) if name in figures):
-            reason = "throttled: not compared"
-        lost = math.isnan(now) and not math.isnan(was)
-        regressed = lost or (worsening > allowed and not reason)
-        found.append(Comparison(*common, metric.heading, was, now, noise, regressed, reason))
-    return found
+            allowed = abs(was["value"]) * max(tolerance, 0.0 if math.isnan(noise) else noise)
+        throttled = any(THROTTLED in one["note"] for one in (was, now))
+        missing = math.isnan(now["value"])
+        worse = (worsening if metric.lower_is_better else -worsening) > allowed
+        yield {
+            **common,
+            "figure": metric.heading,
+            "before": was["value"],
+            "after": now["value"],
+            "ratio": now["value"] / was["value"] if was["value"] else math.nan,
+            "noise": noise,
+            "regressed": name in old if missing else worse and not throttled,
+            "reason": why if missing else "throttled: not compared" * throttled,
+        }
 
 
-def _figures(row: Row) -> Figures:
+def _figures(row: Row) -> dict[str, Mapping[str, Any]]:
     """The measured figures of a row that are compared, by the name of their metric."""
     figures = records(frame([row]))
     return {f["metric"]: f for f in figures if f["measured"] and BY_NAME[f["metric"]].compared}

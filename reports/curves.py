@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -16,8 +18,6 @@ from fcos.coco_eval import FIGURES
 from fcos.text import counted
 from fcos.train.metrics import read
 from reports.plots import style_of
-
-Record = Mapping[str, Any]
 
 # The curves that run_analyze.py of the centre-ness-free code base plots, and their lines.
 AP_CURVES = {"AP": "-", "AP50": "--", "AP75": ":"}
@@ -36,16 +36,15 @@ AREAS = {"s": "small", "m": "medium", "l": "large"}
 
 @dataclass(frozen=True)
 class Run:
-    """The evaluations and the losses that a training run recorded."""
+    """What a training run recorded, a row each time, NaN where there is no figure.
+
+    `evaluations`: `iteration`, `epoch` and COCO's twelve metrics in per cent; `losses`: `epoch`,
+    the total `loss` and its parts.
+    """
 
     name: str
-    evaluations: tuple[Record, ...]
-    losses: tuple[Record, ...]
-
-    @property
-    def best(self) -> Record:
-        """The evaluation with the highest AP."""
-        return max(self.evaluations, key=lambda record: record["AP"] or 0.0)
+    evaluations: pd.DataFrame
+    losses: pd.DataFrame
 
 
 def load(path: str | Path) -> Run:
@@ -60,11 +59,11 @@ def load(path: str | Path) -> Run:
     if not any("iteration" in record and "epoch" in record for record in records):
         raise FileNotFoundError(f"{file} has no records: is {path} a training run?")
     name = file.resolve().parent.name if file.name == "metrics.jsonl" else file.stem
-    return Run(
-        name,
-        tuple(record for record in records if "AP" in record),
-        tuple(record for record in records if "loss" in record),
-    )
+    evaluated = [record for record in records if "AP" in record]
+    evaluations = pd.DataFrame(evaluated, columns=["iteration", "epoch", *FIGURES]).astype(float)
+    evaluations[list(FIGURES)] *= 100
+    losses = pd.DataFrame([record for record in records if "loss" in record])
+    return Run(name, evaluations, losses.filter(regex="^(epoch|loss|loss_.*)$"))
 
 
 def load_all(paths: Sequence[Path]) -> list[Run]:
@@ -79,42 +78,49 @@ def load_all(paths: Sequence[Path]) -> list[Run]:
 
 def text(run: Run) -> str:
     """AP of every evaluation in per cent, and COCO's summary of the last and of the best one."""
-    if not run.evaluations:
+    evaluations = run.evaluations
+    if evaluations.empty:
         return f"{run.name}: no evaluation yet"
-    blocks = [f"{run.name}: {counted(len(run.evaluations), 'evaluation')}"]
+    blocks = [f"{run.name}: {counted(len(evaluations), 'evaluation')}"]
     for key in AP_CURVES:
-        values = np.array([_percent(record[key]) for record in run.evaluations])
-        blocks += [f"{key}, %", np.array2string(np.around(values, 2), max_line_width=80)]
-    last, best = run.evaluations[-1], run.best
-    blocks += [f"{'best and ' * (last is best)}last, {_when(last)}", summary(last)]
-    if last is not best:
-        blocks += [f"best, {_when(best)}", summary(best)]
+        values = np.around(evaluations[key].to_numpy(), 2)
+        blocks += [f"{key}, %", np.array2string(values, max_line_width=80)]
+    last, best = evaluations.iloc[-1], evaluations.iloc[int(evaluations["AP"].fillna(0).argmax())]
+    same = last.name == best.name
+    blocks += [f"{'best and ' * same}last, {_when(last)}", summary(last / 100)]
+    if not same:
+        blocks += [f"best, {_when(best)}", summary(best / 100)]
     return "\n".join(blocks)
 
 
-def summary(figures: Record) -> str:
+def summary(figures: pd.Series) -> str:
     """The twelve lines that COCOeval.summarize prints, -1 for a size without objects."""
     lines = []
-    for key in FIGURES:
-        recall = key.startswith("AR")
-        kind, rest = "Average Recall     (AR)" if recall else "Average Precision  (AP)", key[2:]
+    for key, value in figures[list(FIGURES)].fillna(-1).items():
+        recall, rest = str(key).startswith("AR"), str(key)[2:]
+        kind = "Average Recall     (AR)" if recall else "Average Precision  (AP)"
         iou = "0.50:0.95" if recall or not rest.isdecimal() else f"0.{rest}"
         most = rest if recall and rest.isdecimal() else "100"
-        value = figures[key]
-        area = AREAS.get(rest, "all")
-        lines.append(SUMMARY.format(kind, iou, area, most, -1.0 if value is None else value))
+        lines.append(SUMMARY.format(kind, iou, AREAS.get(rest, "all"), most, value))
     return "\n".join(lines)
 
 
 def draw(runs: Sequence[Run]) -> Figure:
     """Plot AP above and losses below, by epoch; a single run with each part of its loss."""
+    evaluated = any(len(run.evaluations) for run in runs)
+    parts = ["loss"]
+    if len(runs) == 1:
+        parts = [str(name) for name in runs[0].losses if name != "epoch"]
     with mpl.rc_context(STYLE):
-        evaluated = any(run.evaluations for run in runs)
         figure = Figure(figsize=(7.2, 6.4 if evaluated else 3.4), layout="constrained")
         panels = figure.subplots(2 if evaluated else 1, sharex=True, squeeze=False)[:, 0]
         if evaluated:
-            _ap(panels[0], runs)
-        _losses(panels[-1], runs)
+            _plot(panels[0], {run.name: run.evaluations for run in runs}, AP_CURVES, markersize=4)
+            several = "AP, %; AP50 dashed, AP75 dotted"
+            panels[0].set_ylabel("AP, %" if len(runs) == 1 else several)
+        lines = dict(zip(parts, itertools.cycle(("-", "--", ":", "-.")), strict=False))
+        _plot(panels[-1], {run.name: run.losses for run in runs}, lines, marker="", linewidth=1.2)
+        panels[-1].set_ylabel("loss")
         panels[-1].set_xlabel("epoch")
         for axes in panels:
             axes.set_ylim(bottom=0)
@@ -130,51 +136,18 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(path, dpi=150, metadata=dated)
 
 
-def _ap(axes: Axes, runs: Sequence[Run]) -> None:
-    """A colour per curve for a single run, else a colour and a marker per run."""
-    single = len(runs) == 1
-    for number, run in enumerate(runs):
-        for order, (key, line) in enumerate(AP_CURVES.items()):
-            if not run.evaluations:
-                continue
+def _plot(
+    axes: Axes, tables: Mapping[str, pd.DataFrame], lines: Mapping[str, str], **style: Any
+) -> None:
+    """Plot columns by epoch: a single run with a colour per curve, else a colour per run."""
+    single = len(tables) == 1
+    for number, (name, table) in enumerate(tables.items()):
+        for order, (column, line) in enumerate(lines.items() if len(table) else ()):
             colour, marker = style_of(order if single else number)
-            axes.plot(
-                [record["epoch"] for record in run.evaluations],
-                [_percent(record[key]) for record in run.evaluations],
-                line,
-                color=colour,
-                marker=marker,
-                markersize=4,
-                label=key if single else run.name if key == "AP" else None,
-            )
-    axes.set_ylabel("AP, %" if single else "AP, %; AP50 dashed, AP75 dotted")
+            label = column if single else name if order == 0 else None
+            look = {"color": colour, "marker": marker, **style}
+            axes.plot(table["epoch"], table[column], line, label=label, **look)
 
 
-def _losses(axes: Axes, runs: Sequence[Run]) -> None:
-    single = len(runs) == 1
-    for number, run in enumerate(runs):
-        parts = dict.fromkeys(k for record in run.losses for k in record if k.startswith("loss_"))
-        for order, key in enumerate(["loss", *parts] if single else ["loss"]):
-            if not run.losses:
-                continue
-            axes.plot(
-                [record["epoch"] for record in run.losses],
-                [_number(record.get(key)) for record in run.losses],
-                ("-", "--", ":", "-.")[order % 4],
-                color=style_of(order if single else number)[0],
-                linewidth=1.2,
-                label=key if single else run.name,
-            )
-    axes.set_ylabel("loss")
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
-
-
-def _percent(value: float | None) -> float:
-    return 100 * _number(value)
-
-
-def _when(record: Record) -> str:
-    return f"epoch {record['epoch']:.2f}, iteration {record['iteration']:,}"
+def _when(record: pd.Series) -> str:
+    return f"epoch {record['epoch']:.2f}, iteration {record['iteration']:,.0f}"

@@ -150,6 +150,19 @@ MAIN = {
     "params": "params_m",
 }
 
+# How a model stands at a cost: none has more AP for less, or within the noise of the cost.
+BEST, TIED = "best", "tied"
+# The metrics that a model is chosen by: what they are called, and the label of their axis.
+BUDGETS = {
+    "latency_ms": ("latency", "ms per image, batch 1"),
+    "peak_mb": ("memory of detection", "peak MB of a process that detects"),
+    "train_gb": ("training memory", "GB of a training step of 2 images, measured"),
+    "train_gb_predicted": (
+        "predicted training memory",
+        "predicted GB of a training step of 2 images",
+    ),
+}
+
 
 @dataclass(frozen=True)
 class PublishedColumn:

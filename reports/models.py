@@ -13,7 +13,7 @@ import zoo
 from benchmarks import store
 from reports.frame import frame, records
 from reports.metrics import BY_NAME
-from reports.summary import summary
+from reports.overview import summary
 from reports.tables import GAP, markdown
 from zoo.registry import entry_file, load_yaml
 from zoo.sources import FileSource

@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import pandas as pd
 
+import zoo
 from benchmarks.store import Row
 from reports import plots
-from reports.frame import frame, records
-from reports.metrics import BY_NAME, METRICS
-from reports.summary import (
-    BEST,
-    TIED,
-    accuracy_name,
-    common_settings,
-    published_speeds,
-    summary,
-)
-from reports.tables import GAP, markdown
+from reports.frame import MODEL, best, frame, records, wide
+from reports.metrics import BEST, BUDGETS, BY_NAME, METRICS, TIED, published
+from reports.tables import SHOWN, compact, has, is_common, markdown
+from zoo import published as published_tables
 
-# The costs to choose by: what they are called, and the label of their axis.
-BUDGETS = {
-    "latency_ms": ("latency", "ms per image, batch 1"),
-    "peak_mb": ("memory of detection", "peak MB of a process that detects"),
-    "train_gb": ("training memory", "GB of a training step of 2 images, measured"),
-    "train_gb_predicted": (
-        "predicted training memory",
-        "predicted GB of a training step of 2 images",
-    ),
-}
 INTRO = """\
 Take the last **best** model that your budget of milliseconds or memory allows. A model is best if
 no other one has at least its AP at a lower cost. It is **tied** if another one has, but the times
@@ -39,11 +24,6 @@ differ by less than the measured noise of both. Where APs were measured here, tw
 tied unless the same model is ahead in 95% of random draws of the images. All figures in all
 settings, with their conditions, are in [measured.md](measured.md), and every published table, row
 for row, in [published.md](published.md). `fcos-zoo report` makes these pages from the results."""
-DETAILS = tuple(metric.name for metric in METRICS if not metric.compared)
-COLUMNS = (
-    *("latency_ms", "peak_mb", "train_gb", "train_gb_predicted"),
-    *("images_per_second", "gflops", "params_m"),
-)
 
 
 def charts(table: pd.DataFrame, models: pd.DataFrame, log: bool = True) -> dict[str, str]:
@@ -75,9 +55,9 @@ def files(rows: Sequence[Row]) -> dict[str, str]:
     """The page, README.md, and its charts, by file name."""
     written: dict[str, str] = {}
     parts = ["# Which model for which budget", INTRO]
-    tables = list(frame(rows).groupby("machine", sort=False))
-    for machine, table in tables:
-        prefix = f"{_slug(str(machine))}-" if len(tables) > 1 else ""
+    machines = list(frame(rows).groupby("machine", sort=False))
+    for machine, table in machines:
+        prefix = f"{_slug(str(machine))}-" if len(machines) > 1 else ""
         models = summary(table)
         parts += [f"## {machine}", _conditions(table, models)]
         drawn = charts(table, models)
@@ -93,52 +73,14 @@ def files(rows: Sequence[Row]) -> dict[str, str]:
     return {"README.md": "\n\n".join(filter(None, parts)) + "\n", **written}
 
 
-def compact(models: pd.DataFrame, every: bool = False) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells of a table with a row per model.
-
-    The most accurate model is first. Columns that are mostly empty are left out, unless `every`
-    figure is asked for.
-    """
-    models = models.sort_values("accuracy", ascending=False, kind="stable")
-    columns = {"model": list(models["entry"])}
-    if models["machine"].nunique() > 1:
-        columns["machine"] = list(models["machine"])
-    if models["settings"].nunique() > 1:
-        columns["settings"] = list(models["settings"])
-    if len({runtime.split()[0] for runtime in models["runtime"].dropna()}) > 1:  # of any version
-        columns["runtime"] = list(models["runtime"].fillna(GAP))
-    for name in ("ap", "ap_published", *COLUMNS, *(DETAILS if every else ())):
-        if not (_has(models, name) if every else _is_common(models, name)):
-            continue
-        metric = BY_NAME[name.removesuffix("_published")]
-        heading = metric.heading + (" published" if name.endswith("_published") else "")
-        columns[heading] = [GAP if np.isnan(v) else metric.text(v) for v in models[name]]
-        if name == "latency_ms":
-            noise = models["latency_ms_noise"]
-            columns["noise"] = [f"{100 * n:.0f}%" if n > 0 else GAP for n in noise]
-    for cost, (title, _) in BUDGETS.items():
-        if cost in models and models[f"{cost}_choice"].any():
-            columns[f"for {title}"] = list(models[f"{cost}_choice"])
-    return list(columns), [list(texts) for texts in zip(*columns.values(), strict=True)]
-
-
-def _has(models: pd.DataFrame, name: str) -> bool:
-    return name in models and bool(models[name].notna().any())
-
-
-def _is_common(models: pd.DataFrame, name: str) -> bool:
-    """Whether at least half of the models have this figure."""
-    return _has(models, name) and 2 * int(models[name].notna().sum()) >= len(models)
-
-
 def _sparse(models: pd.DataFrame) -> str:
     """The figures that too few models have for a column, with where they are."""
     rare = {
         metric.heading: int(models[metric.name].notna().sum())
         for metric in METRICS
-        if metric.name in ("ap", *COLUMNS)
-        and _has(models, metric.name)
-        and not _is_common(models, metric.name)
+        if metric.name in ("ap", *SHOWN)
+        and has(models, metric.name)
+        and not is_common(models, metric.name)
     }
     listed = ", ".join(f"{heading} of {count}" for heading, count in rare.items())
     return f"Measured of fewer models, in [measured.md](measured.md): {listed}." if listed else ""
@@ -201,3 +143,122 @@ def _conditions(table: pd.DataFrame, models: pd.DataFrame) -> str:
 
 def _slug(text: str) -> str:
     return re.sub(r"\W+", "-", text).strip("-").lower()
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per model of one machine, in the frame's order.
+
+    Columns: `entry`, `settings`, `runtime`, the metrics that were measured, `latency_ms_noise`,
+    `family`, `ap_published`, `accuracy`: the AP to choose by, which is the measured one where most
+    models have it on the same images (see `accuracy_name`), else the published one; `as_accurate`,
+    the models of tied AP (see `tied_accuracy`); and for each cost, such as `latency_ms`, a column
+    `latency_ms_choice` (see `pareto`).
+    """
+    cells = wide(table)
+    cells["latency_ms_noise"] = wide(table, "noise").get("latency_ms", np.nan)
+    shared = common_settings(table)
+    cells["other"] = cells["settings"] != shared
+    first = cells.sort_values("other", kind="stable").drop_duplicates(MODEL).sort_index()
+    models = first.drop(columns="other").reset_index(drop=True)
+    models["family"] = [_family(entry) for entry in models["entry"]]
+    models["ap_published"] = [published(_figures(e), "ap") or np.nan for e in models["entry"]]
+    split = _shared_split(table)
+    if split:
+        own = best(table[(table["metric"] == "ap") & (table["split"] == split)], ["entry"])
+        by_entry = own.set_index("entry")
+        models["accuracy"] = models["entry"].map(by_entry["value"])
+        ties = tied_accuracy({entry: draws for entry, draws in by_entry["draws"].items() if draws})
+    else:
+        models["accuracy"] = models["ap_published"]
+        ties = {}
+    models["as_accurate"] = [ties.get(entry, []) for entry in models["entry"]]
+    for cost in models.columns.intersection(list(BUDGETS)):
+        noise = models["latency_ms_noise"] if cost == "latency_ms" else 0.0
+        models[f"{cost}_choice"] = pareto(models[cost], models["accuracy"], noise)
+    return models
+
+
+def common_settings(table: pd.DataFrame) -> str:
+    """The settings in which the latency of most models was measured; the first of equals."""
+    timed = table[(table["metric"] == "latency_ms") & table["measured"]]
+    counts = timed.groupby("settings", sort=False)["entry"].nunique()
+    return str(counts.idxmax()) if len(counts) else ""
+
+
+def accuracy_name(table: pd.DataFrame) -> str:
+    """What the column `accuracy` of the summary holds, in words."""
+    split = _shared_split(table)
+    return f"AP on {split}" if split else "AP on val2017, as published"
+
+
+def _shared_split(table: pd.DataFrame) -> str:
+    """The images on which the AP of at least half of the models was measured; "" if of fewer."""
+    measured = table[(table["metric"] == "ap") & table["measured"]]
+    counts = measured.groupby("split", sort=False)["entry"].nunique()
+    enough = len(counts) and 2 * counts.max() >= table["entry"].nunique()
+    return str(counts.idxmax()) if enough else ""
+
+
+def pareto(cost: pd.Series, gain: pd.Series, noise: pd.Series | float = 0.0) -> pd.Series:
+    """For each model "best", "tied" or "".
+
+    A model is "best" if no other one has at least its `gain` at less `cost` (or more gain at no
+    more cost), and "tied" if others do, but none by more than the relative `noise` of both costs.
+    An unknown noise decides nothing. A model without cost or gain is neither.
+    """
+    own, other = cost.to_numpy()[:, None], cost.to_numpy()[None, :]
+    at_least = gain.to_numpy()[None, :] >= gain.to_numpy()[:, None]
+    more = gain.to_numpy()[None, :] > gain.to_numpy()[:, None]
+    relative = np.broadcast_to(np.asarray(noise, dtype=float), cost.shape)
+    margin = np.hypot(relative[:, None], relative[None, :])
+    dominated = ((at_least & (other < own)) | (more & (other <= own))).any(1)
+    bounded = other * (1 + margin)
+    surely = ((at_least & (bounded < own)) | (more & (bounded <= own))).any(1)
+    known = (cost.notna() & gain.notna()).to_numpy()
+    marks = np.where(dominated, np.where(surely, "", TIED), BEST)
+    return pd.Series(np.where(known, marks, ""), index=cost.index)
+
+
+def tied_accuracy(draws: Mapping[Hashable, Sequence[float]]) -> dict[Hashable, list[str]]:
+    """For each model the others whose AP is not different from its own.
+
+    Two models are different if in 95% of the same random draws of the images the differences of
+    their APs have one sign.
+
+    Args:
+        draws: the APs of each model in these draws, see `benchmarks.analysis.bootstrap`.
+    """
+
+    def tied(one: Sequence[float], other: Sequence[float]) -> bool:
+        if len(one) != len(other):  # of other images
+            return False
+        low, high = np.percentile(np.subtract(one, other), [2.5, 97.5])
+        return bool(low <= 0 <= high)
+
+    return {
+        name: [str(other) for other in draws if other != name and tied(own, draws[other])]
+        for name, own in draws.items()
+    }
+
+
+@cache
+def _figures(entry: str) -> dict[str, object]:
+    """The published figures of a model of the zoo; none for an external detector."""
+    return dict(zoo.card(entry).published) if entry in zoo.names() else {}
+
+
+def _family(entry: str) -> str:
+    return zoo.card(entry).family if entry in zoo.names() else "other"
+
+
+def published_speeds(entries: pd.Series) -> pd.DataFrame:
+    """Published AP and milliseconds per image of these models, each with the GPU of its table."""
+    records = []
+    for entry in entries:
+        for table, row in published_tables.rows(entry):
+            figures = {"entry": entry, "gpu": table.measured_on.gpu}
+            for name in ("ap", "latency_ms"):
+                figures[name] = published(row.cells, name)
+            records.append(figures)
+    speeds = pd.DataFrame(records, columns=["entry", "gpu", "ap", "latency_ms"])
+    return speeds.dropna().drop_duplicates(["entry", "gpu"])

@@ -11,7 +11,6 @@ import pandas as pd
 from benchmarks.store import Row
 from reports import overview, published, tables
 from reports.frame import frame
-from reports.summary import summary
 
 FOLDER = Path(__file__).parent
 
@@ -24,7 +23,7 @@ def render(rows: Sequence[Row]) -> str:
     machines = [
         (str(machine), table) for machine, table in frame(rows).groupby("machine", sort=False)
     ]
-    summaries = {machine: summary(table) for machine, table in machines}
+    summaries = {machine: overview.summary(table) for machine, table in machines}
     models = pd.concat(summaries.values(), ignore_index=True)
     parts = {
         "style": (FOLDER / "page.css").read_text(),
@@ -64,8 +63,8 @@ def _charts(machine: str, table: pd.DataFrame, models: pd.DataFrame) -> str:
 
 def _models(models: pd.DataFrame) -> str:
     """A row per model and machine with all figures, of which the page first shows the main ones."""
-    headings, cells = overview.compact(models, every=True)
-    return _table(headings, cells, "models", main=overview.compact(models)[0])
+    headings, cells = tables.compact(models, every=True)
+    return _table(headings, cells, "models", main=tables.compact(models)[0])
 
 
 def _measured(machine: str, table: pd.DataFrame) -> str:

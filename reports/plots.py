@@ -20,7 +20,7 @@ from matplotlib.ticker import LogFormatter
 from matplotlib.transforms import Bbox
 
 from reports.frame import records
-from reports.summary import BEST, TIED
+from reports.metrics import BEST, TIED
 from zoo import published
 
 # The colours of Okabe and Ito, which all kinds of colour vision tell apart and which stand out from
@@ -55,7 +55,7 @@ def scatter(points: pd.DataFrame, x: str, y: str, log: bool = True) -> str:
 
     Args:
         points: a row per point with `entry`, `series`, `x`, `y`, `noise` (relative, of x) and
-            `mark` (see `summary.pareto`).
+            `mark` (see `overview.pareto`).
         x, y: the labels of the axes.
         log: whether the x axis is logarithmic.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +14,7 @@ from rich.text import Text
 from benchmarks.cases import TIMED
 from benchmarks.store import Row
 from reports.frame import NOISY, THROTTLED, best, frame, wide
-from reports.metrics import BY_NAME, MAIN, METRICS, Metric
+from reports.metrics import BUDGETS, BY_NAME, MAIN, METRICS, Metric
 
 GAP = "-"
 MARK = "~ marks noise over 10% or not known"
@@ -22,6 +23,12 @@ ALWAYS = ("ap", "latency_ms", "peak_mb")  # shown even if names must be folded f
 TEXTS = (
     *("model", "backbone", "settings", "runtime", "weights", "license of the weights"),
     *("tied", "AP tied with"),
+)
+# The columns of the table with a row per model, and those that only the page shows.
+DETAILS = tuple(metric.name for metric in METRICS if not metric.compared)
+SHOWN = (
+    *("latency_ms", "peak_mb", "train_gb", "train_gb_predicted"),
+    *("images_per_second", "gflops", "params_m"),
 )
 UNCERTAIN = ("latency_ms", "images_per_second")  # the metrics that bear the mark
 # The tables of the page: the measurements of each, and a setting whose values are columns.
@@ -61,11 +68,7 @@ def terminal(rows: Sequence[Row], width: int, details: str = "") -> list[Table |
     if shown:  # a case without any figure is named below the table
         measured = cells[[m.name for m in shown.values()]].notna().any(axis=1)
         cells, noise = cells[measured], noise[measured]
-    columns = {"model": list(cells["entry"])}
-    if cells["settings"].nunique() > 1:
-        columns["settings"] = list(cells["settings"])
-    if cells["runtime"].nunique() > 1:
-        columns["runtime"] = list(cells["runtime"].fillna(GAP))
+    columns = _what_differs(cells)
     hidden = list(shown)
     for heading, metric in shown.items():
         pairs = zip(cells[metric.name], noise[metric.name], strict=True)
@@ -84,6 +87,49 @@ def terminal(rows: Sequence[Row], width: int, details: str = "") -> list[Table |
         where = f"; see {details}" if details else ""
         notes.append(f"Left out for the width: {', '.join(hidden)}{where}.")
     return [_rich(columns), *(Text(note, "dim") for note in notes)]
+
+
+def compact(models: pd.DataFrame, every: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of a table with a row per model.
+
+    The most accurate model is first. Columns that are mostly empty are left out, unless `every`
+    figure is asked for.
+    """
+    models = models.sort_values("accuracy", ascending=False, kind="stable")
+    columns = _what_differs(models)
+    for name in ("ap", "ap_published", *SHOWN, *(DETAILS if every else ())):
+        if not (has(models, name) if every else is_common(models, name)):
+            continue
+        metric = BY_NAME[name.removesuffix("_published")]
+        heading = metric.heading + (" published" if name.endswith("_published") else "")
+        columns[heading] = [GAP if np.isnan(v) else metric.text(v) for v in models[name]]
+        if name == "latency_ms":
+            noise = models["latency_ms_noise"]
+            columns["noise"] = [f"{100 * n:.0f}%" if n > 0 else GAP for n in noise]
+    for cost, (title, _) in BUDGETS.items():
+        if cost in models and models[f"{cost}_choice"].any():
+            columns[f"for {title}"] = list(models[f"{cost}_choice"])
+    return list(columns), [list(texts) for texts in zip(*columns.values(), strict=True)]
+
+
+def has(models: pd.DataFrame, name: str) -> bool:
+    return name in models and bool(models[name].notna().any())
+
+
+def is_common(models: pd.DataFrame, name: str) -> bool:
+    """Whether at least half of the models have this figure."""
+    return has(models, name) and 2 * int(models[name].notna().sum()) >= len(models)
+
+
+def _what_differs(cells: pd.DataFrame) -> dict[str, list[str]]:
+    """The columns that say what a row is: its model, and other facts if they differ."""
+    columns = {"model": list(cells["entry"])}
+    for name in ("machine", "settings", "runtime"):
+        texts = cells[name].fillna(GAP)
+        kinds = texts[texts != GAP].str.split().str[0] if name == "runtime" else texts
+        if kinds.nunique() > 1:  # runtimes of any version are the same
+            columns[name] = list(texts)
+    return columns
 
 
 def page(rows: Sequence[Row], title: str = "Measured") -> str:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from benchmarks.store import Store, newest, read
 from fcos.text import TextConsole
-
-if TYPE_CHECKING:
-    from reports.compare import Comparison
 
 
 def compare_results(
@@ -30,35 +27,31 @@ def compare_results(
     The exit code is 1 if a figure got worse by more than the tolerance, or is missing in the
     second file.
     """
-    from reports.compare import compare, unmatched, unmatched_machines
+    from reports.compare import compare
+    from reports.frame import records
 
-    rows_before, rows_after = read([before]), read([after])
-    comparisons = compare(rows_before, rows_after, tolerance)
-    if not comparisons:
+    found = compare(read([before]), read([after]), tolerance)
+    figures = found.figures
+    if figures.empty:
         raise LookupError(f"{before} and {after} have no case in common")
     console = TextConsole()
-    several = len({one.machine for one in comparisons}) > 1
-    console.print(_table(comparisons, several))
-    lost, more = unmatched(rows_before, rows_after)
+    if figures["machine"].nunique() > 1:
+        figures["case"] += " on " + figures["machine"]
+    console.print(_table(records(figures)))
     skipped = [
         f"{count} measured cases that only {path} has"
-        for count, path in ((lost, before), (more, after))
+        for count, path in ((found.lost, before), (found.added, after))
         if count
     ]
-    skipped += [
-        f"{name}, which only one of the files has"
-        for name in unmatched_machines(rows_before, rows_after)
-    ]
+    skipped += [f"{name}, which only one of the files has" for name in found.machines]
     for text in skipped:
-        _print(console, f"not compared: {text}", "yellow")
-    regressions = [one for one in comparisons if one.regressed]
-    for one in regressions:
-        change = one.reason or f"{one.before:.4g} to {one.after:.4g}"
-        where = f" on {one.machine}" if several else ""
-        _print(
-            console, f"regression: {one.entry} {one.settings}{where}, {one.name}: {change}", "red"
-        )
-    return 1 if regressions or lost else 0
+        console.print(f"not compared: {text}", style="yellow", soft_wrap=True)
+    regressions = figures[figures["regressed"]]
+    for one in records(regressions):
+        change = one["reason"] or f"{one['before']:.4g} to {one['after']:.4g}"
+        text = f"regression: {one['entry']} {one['case']}, {one['figure']}: {change}"
+        console.print(text, style="red", soft_wrap=True)
+    return 1 if found.lost or len(regressions) else 0
 
 
 def merge(
@@ -68,27 +61,22 @@ def merge(
     """Merge results files: append the newest row of every case that OUT does not have."""
     store = Store(out)
     added = store.merge(row for file in files for row in newest(read([file])))
-    console = TextConsole(soft_wrap=True)
-    console.print(f"{added} rows added to {out}")
+    TextConsole(soft_wrap=True).print(f"{added} rows added to {out}")
 
 
-def _print(console: TextConsole, text: str, style: str) -> None:
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def _table(comparisons: Sequence[Comparison], several: bool) -> Table:
+def _table(figures: Sequence[Mapping[str, Any]]) -> Table:
     """A row per figure, which folds rather than exceed the terminal's width."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading in ("model", "case", "figure"):
         table.add_column(heading, overflow="fold")
     for heading in ("before", "after", "ratio"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for one in comparisons:
-        noise = "?" if math.isnan(one.noise) else f"{one.noise:.3f}"
-        ratio = "-" if math.isnan(one.ratio) else f"{one.ratio:.3f} ± {noise}"
-        figures = ["-" if math.isnan(v) else f"{v:.4g}" for v in (one.before, one.after)]
-        reason = "" if math.isnan(one.ratio) else one.reason
-        words = filter(None, [one.settings, one.machine if several else "", reason])
-        style = "red" if one.regressed else None
-        table.add_row(one.entry, ", ".join(words), one.name, *figures, ratio, style=style)
+    for one in figures:
+        noise = "?" if math.isnan(one["noise"]) else f"{one['noise']:.3f}"
+        missing = math.isnan(one["ratio"])
+        ratio = "-" if missing else f"{one['ratio']:.3f} ± {noise}"
+        values = ["-" if math.isnan(one[key]) else f"{one[key]:.4g}" for key in ("before", "after")]
+        case = one["case"] if missing or not one["reason"] else f"{one['case']}, {one['reason']}"
+        style = "red" if one["regressed"] else None
+        table.add_row(one["entry"], case, one["figure"], *values, ratio, style=style)
     return table

@@ -7,7 +7,7 @@ score in turn as the score. By default that of the embedded weights.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,23 +88,24 @@ def table(detector: Detector, dataset: Dataset, ids: Sequence[int]) -> pd.DataFr
 
 
 def detect(detector: Detector, dataset: Dataset, ids: Sequence[int]) -> dict[str, list[Result]]:
-    """The detections of the images, scored by each part of their score."""
+    """The detections of the images, scored by each part of their score.
+
+    Raises:
+        ValueError: the dataset lacks some of the detector's classes.
+    """
     found: list[Parts] = []
 
-    def detections(batch: list[Tensor]) -> list[Parts]:
-        found.append(split_scores(detector, batch[0]))
-        return [found[-1]]
+    def predict(images: list[Tensor]) -> list[Parts]:
+        found.append(split_scores(detector, images[0]))
+        return found[-1:]
 
-    def scored_by(kind: str) -> Callable[[list[Tensor]], list[Parts]]:
-        parts = iter([{**one, "scores": one[kind]} for one in found])
-        return lambda batch: [next(parts)]
-
-    def run(predict: Callable[[list[Tensor]], list[Parts]]) -> list[Result]:
-        plus_one = detector.decoder.plus_one
-        return accuracy.detect_with(predict, detector.classes, dataset, ids, plus_one=plus_one)
-
-    run(detections)
-    return {kind: run(scored_by(kind)) for kind in KINDS}
+    plus_one = detector.decoder.plus_one
+    results = accuracy.detect_with(predict, detector.classes, dataset, ids, plus_one=plus_one)
+    scores = {kind: torch.cat([parts[kind] for parts in found]).tolist() for kind in KINDS}
+    return {
+        kind: [{**one, "score": score} for one, score in zip(results, scores[kind], strict=True)]
+        for kind in KINDS
+    }
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import store
-from benchmarks.timing import summarize
+from benchmarks.inference import summarize
 
 PAIRS = 1000
 

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 import torch
-from torch import Tensor
 
 import zoo
-from fcos import Detector, ShortestSide
-from fcos.coco_eval import evaluate_detections, to_coco_results
+from benchmarks import accuracy
+from benchmarks.cases import Dataset
+from benchmarks.dataset import embedded, image_ids, read_images
+from fcos import ShortestSide
+from fcos.coco_eval import evaluate_detections
 from fcos.data import shapes
-from fcos.data.annotations import load_annotations
-from fcos.images import load_image
 from fcos.preprocess import ResizeMethod, as_float, resize_image
 
-PHOTOS = Path(__file__).resolve().parent.parent / "data" / "coco_val_ccby" / "images"
 REPORT = Path("reports/resize_methods.md")
 METHODS: tuple[ResizeMethod, ...] = get_args(ResizeMethod)
 ENTRY, IMAGES, SIZES = "FCOS_shapes_tiny", 500, (96, 320)
@@ -48,46 +46,31 @@ def main() -> None:
 
 
 def precisions(size: int) -> list[str]:
-    """AP by method on images whose longer side is `size`."""
+    """AP in per cent by method, on images whose longer side is `size`."""
     annotations = shapes.write(f"outputs/resize_methods/{size}", IMAGES, seed=7, size=size)
+    dataset = Dataset.of(annotations, annotations.parent / "images")
+    ids = image_ids(dataset)
     detector = zoo.get(ENTRY).fuse()
-    return [f"{average_precision(detector, annotations, method):.2f}" for method in METHODS]
-
-
-def average_precision(detector: Detector, annotations: Path, method: ResizeMethod) -> float:
-    """COCO AP in per cent."""
-    detector.resize_method = method
-    results = []
-    for row in load_annotations(annotations)["images"]:
-        detections = detector.detect(annotations.parent / "images" / row["file_name"])[0]
-        results += to_coco_results(
-            row["id"],
-            detections.boxes,
-            detections.scores,
-            detections.labels,
-            detector.card.config["category_ids"],
-        )
-    return 100 * float(evaluate_detections(results, annotations)["AP"])
+    texts = []
+    for method in METHODS:
+        detector.resize_method = method
+        results = accuracy.detect(detector, dataset, ids)
+        texts.append(f"{100 * float(evaluate_detections(results, annotations)['AP']):.2f}")
+    return texts
 
 
 def differences(method: ResizeMethod) -> str:
-    """Mean and largest difference from Pillow's pixels, and the time."""
-    photos = [load_image(path) for path in sorted(PHOTOS.iterdir())]
+    """Mean and largest difference from Pillow's pixels in grey levels, and the time."""
     gaps, times = [], []
-    for photo in photos:
+    for photo in read_images(embedded()):
         size = ShortestSide()(photo.shape[-2], photo.shape[-1])
         start = time.perf_counter()
         resized = resize_image(photo, size, method)
         times.append(1000 * (time.perf_counter() - start))
-        gaps.append(gap(resized, resize_image(photo, size, "pil")))
+        gap = 255 * (as_float(resized) - as_float(resize_image(photo, size, "pil"))).abs()
+        gaps.append((float(gap.mean()), float(gap.max())))
     mean, largest = statistics.mean(g[0] for g in gaps), max(g[1] for g in gaps)
     return f"{mean:.2f} | {largest:.1f} | {statistics.median(times):.0f}"
-
-
-def gap(image: Tensor, other: Tensor) -> Sequence[float]:
-    """Mean and largest difference in grey levels."""
-    difference = 255 * (as_float(image) - as_float(other)).abs()
-    return float(difference.mean()), float(difference.max())
 
 
 if __name__ == "__main__":

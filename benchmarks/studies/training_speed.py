@@ -22,9 +22,9 @@ from torch import Tensor, nn
 import zoo
 from benchmarks.baselines import trainable_torchvision
 from benchmarks.dataset import embedded, read_images
-from benchmarks.memory import sgd, training_batch
 from benchmarks.random_weights import calibrate_batchnorm
 from benchmarks.studies import side_by_side as study
+from benchmarks.training_memory import sgd, training_batch
 from fcos.preprocess import resize_image
 from zoo.pretrained import DTYPES
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import baselines, measure, timing
-from benchmarks import dataset as datasets
+from benchmarks import baselines, inference, measure
 from benchmarks.cases import Case, MissingError, TimingBudget, Weights
+from benchmarks.dataset import embedded
 from benchmarks.suite import Suite
 
 OURS = "adapter:two_boxes"
 
 
 def case(metric: str, batch: int = 1) -> Case:
-    dataset = datasets.embedded()
+    dataset = embedded()
     timing = TimingBudget(3, 0, 0, 5)
     return Case(
         OURS,
@@ -33,11 +33,11 @@ def case(metric: str, batch: int = 1) -> Case:
 
 
 def test_an_adapter_is_timed_and_its_boxes_are_measured() -> None:
-    timed = timing.combine_processes([measure.measure(case("latency"))])
+    timed = inference.combine_processes([measure.measure(case("latency"))])
     assert list(timed["stages"]) == ["detect"]
     assert timed["detections"] == 2
     assert timed["candidates"] is None
-    assert timing.combine_processes([measure.measure(case("throughput", batch=2))])["median"] > 0
+    assert inference.combine_processes([measure.measure(case("throughput", batch=2))])["median"] > 0
     assert measure.measure(case("ap"))["detections"] == 6
 
 
@@ -85,7 +85,7 @@ def test_an_adapter_that_was_changed_is_another_case(
 def test_torchvision_baseline_detects(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     small = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
-    monkeypatch.setattr(datasets, "read_image", lambda *_: small)
+    monkeypatch.setattr(baselines, "read_images", lambda *_: [small])
     build = baselines.fcos_resnet50_fpn
     monkeypatch.setattr(
         baselines, "fcos_resnet50_fpn", lambda **kw: build(**kw, min_size=64, max_size=96)

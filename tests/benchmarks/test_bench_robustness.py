@@ -1,9 +1,7 @@
-"""Corrupted images are the same each time and worse with strength; energy comes from counters."""
+"""Corrupted images are the same each time and worse with strength."""
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,11 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.accuracy import CORRUPTIONS, STRENGTHS, corrupt, image_dataset
 from benchmarks.cases import Case, Dataset, MissingError
-from benchmarks.dataset import embedded, image_ids
-from benchmarks.measure import joules_per_image, measure
-from benchmarks.weights import resolve
+from benchmarks.dataset import (
+    CORRUPTIONS,
+    STRENGTHS,
+    corrupt,
+    embedded,
+    image_dataset,
+    image_ids,
+)
+from benchmarks.measure import measure
+from benchmarks.workload import resolve_weights
 from fcos.data import shapes
 
 
@@ -50,7 +54,7 @@ def test_corruptions_have_their_stated_size() -> None:
 def test_robustness_is_the_ap_of_each_corruption(tmp_path: Any) -> None:
     annotations = shapes.write(tmp_path, 8, size=128)
     dataset = Dataset.of(annotations, annotations.parent / "images")
-    weights = resolve("FCOS_shapes_tiny", {}, None, cached_only=True)
+    weights = resolve_weights("FCOS_shapes_tiny", {}, None, cached_only=True)
     case = Case("FCOS_shapes_tiny", "robustness", dataset=dataset, threads=1, weights=weights)
     values = measure(case)
     every = [ap for aps in values["corrupted"].values() for ap in aps]
@@ -61,58 +65,3 @@ def test_robustness_is_the_ap_of_each_corruption(tmp_path: Any) -> None:
     assert values["relative"] == pytest.approx(values["mean"] / values["clean"])
     with pytest.raises(MissingError, match="no weights given"):
         measure(Case("FCOS_shapes_tiny", "robustness", dataset=dataset, threads=1))
-
-
-class Monitor:
-    """Stands for Zeus: its counters rise by the same in every window."""
-
-    def __init__(self, gpu_indices: list[int]) -> None:
-        self.gpus = gpu_indices
-
-    def begin_window(self, key: str) -> None:
-        self.key = key
-
-    def end_window(self, key: str) -> Any:
-        assert key == self.key
-        gpu = dict.fromkeys(self.gpus, 30.0)
-        return SimpleNamespace(time=2.0, gpu_energy=gpu, cpu_energy=CPU, dram_energy=None)
-
-
-CPU: dict[int, float] = {0: 5.0, 1: 1.0}
-
-
-@pytest.fixture
-def zeus(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("zeus.monitor")
-    module.ZeusMonitor = Monitor  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "zeus", ModuleType("zeus"))
-    monkeypatch.setitem(sys.modules, "zeus.monitor", module)
-
-
-@pytest.mark.usefixtures("zeus")
-def test_joules_are_those_of_the_device_by_the_images_of_the_window(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    seen: list[Any] = []
-    stages = {"detect": lambda batch: seen.append(batch)}
-    values = joules_per_image(stages, [[1, 2], [3]], "cpu", min_seconds=0)
-    assert seen == [[1, 2], [3]] * 2  # one round before the window
-    assert values == {"joules": 2.0, "cpu_joules": 2.0, "seconds": 2.0, "runs": 3}
-    values = joules_per_image(stages, [[1, 2], [3]], "cuda:1", min_seconds=0)
-    assert values["joules"] == values["gpu_joules"] == 10
-    monkeypatch.setitem(globals(), "CPU", None)
-    with pytest.raises(MissingError, match="no energy counter of cpu can be read"):
-        joules_per_image(stages, [[1]], "cpu", min_seconds=0)
-
-
-@pytest.mark.usefixtures("zeus")
-def test_energy_is_a_metric_like_any_other() -> None:
-    case = Case("FCOS_shapes_tiny", "energy", dataset=embedded(), limit=1, threads=1,
-                size=(96, 128))  # fmt: skip
-    assert measure(case)["joules"] > 0
-
-
-def test_without_zeus_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "zeus", None)
-    with pytest.raises(MissingError, match=r"pip install 'fcos-zoo\[energy\]'"):
-        joules_per_image({}, [], "cpu", 0)

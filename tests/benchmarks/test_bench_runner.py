@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import runner, timing, worker
+from benchmarks import inference, runner, worker
 from benchmarks.cases import TIMED, Case, Result
 from benchmarks.store import Row, Store, newest
 from benchmarks.suite import Suite
@@ -39,7 +39,7 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Processes:
         for case in cases:
             values: dict[str, Any] = {}
             if case.metric in TIMED:
-                times = timing.Timings(np.full((3, 1), 0.5 * case.batch))
+                times = inference.Timings(np.full((3, 1), 0.5 * case.batch))
                 values = {"timings": times, "state": {"before": {}, "during": {}, "after": {}}}
             yield case, TOO_LARGE.get(case.batch, Result("measured", values, seconds=1.0))
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import zoo
-from benchmarks import suite, weights
+from benchmarks import suite
 from benchmarks.cases import Case, Weights
 from benchmarks.suite import Suite
+from benchmarks.workload import resolve_weights
 
 TINY, R_50 = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x", "FCOS_R_50_1x"
 
@@ -143,4 +144,4 @@ def test_weights_come_from_the_user_first(tmp_path: Path) -> None:
     ],
 )
 def test_the_whole_reason_for_missing_weights_is_given(entry: str, why: str) -> None:
-    assert weights.resolve(entry) == Weights(note=why)
+    assert resolve_weights(entry) == Weights(note=why)

@@ -12,9 +12,10 @@ from pathlib import Path
 import measuring
 import pytest
 
-from benchmarks import measure, weights, worker
+from benchmarks import measure, worker
 from benchmarks.cases import Case, Dataset, Result
 from benchmarks.worker import run
+from benchmarks.workload import resolve_weights
 from fcos.data import shapes
 
 ROOT = Path(measure.__file__).parent.parent
@@ -93,7 +94,7 @@ def test_values_other_than_times_are_identical_in_another_process(
     entry, annotations = "FCOS_shapes_tiny", shapes.write(tmp_path, 8, size=160)
     dataset = Dataset.of(annotations, annotations.parent / "images")
     wanted = [Case(entry, metric, threads=1) for metric in ("params", "flops", "training_memory")]
-    wanted.append(Case(entry, "ap", threads=1, dataset=dataset, weights=weights.resolve(entry)))
+    wanted.append(Case(entry, "ap", threads=1, dataset=dataset, weights=resolve_weights(entry)))
     for case, result in run(wanted):
         assert json.dumps(result.values) == json.dumps(measure.measure(case))
     assert result.values["AP"] > 0.3

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import zoo
-from benchmarks import measure, random_weights, timing, workload
+from benchmarks import inference, measure, random_weights, workload
 from benchmarks.cases import Case, MissingError, TimingBudget
 from benchmarks.dataset import embedded, read_images
 
@@ -77,7 +77,7 @@ def test_sides_can_be_changed_and_the_rule_stays() -> None:
 def test_a_latency_case_states_its_conditions() -> None:
     settings = {"size": (64, 96), "dataset": embedded(), "limit": 2}
     case = Case(ENTRY, "latency", timing=TimingBudget(3, 0, 0, 5), **settings)
-    values = timing.combine_processes([measure.measure(case), measure.measure(case)])
+    values = inference.combine_processes([measure.measure(case), measure.measure(case)])
     assert values["n"] == 2 * values["rounds"] >= 12
     assert np.concatenate(values["samples_ms"]).size == values["n"]
     assert len(values["process_medians"]) == values["processes"] == 2

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from benchmarks.memory import reset_peak_rss, rss_mb
+from benchmarks.inference import reset_peak_rss, rss_mb
 from fcos.image_io import ORIENTATION, ImageError, image_size, read_image
 
 SIZE = (12, 16)  # height, width

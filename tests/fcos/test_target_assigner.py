@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from benchmarks.prediction import MemoryTracker
+from benchmarks.training_memory import MemoryTracker
 from fcos import TargetAssigner, targets
 from fcos.boxes import level_points
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import rows
 from rows import row
 
 from benchmarks.store import Row, Store
-from reports.compare import compare, unmatched, unmatched_machines
+from reports.compare import compare
 from tools.cli import main
 
 
@@ -55,24 +54,23 @@ def throughput(speed: float) -> Row:
     ],
 )  # fmt: skip
 def test_regressions(before: Row, after: Row, regressed: bool) -> None:
-    [found] = compare([before], [after], tolerance=0.05)
-    assert found.regressed is regressed
+    figures = compare([before], [after], tolerance=0.05).figures
+    assert list(figures["regressed"]) == [regressed]
 
 
 def test_a_ratio_has_the_noise_of_both_if_it_is_known() -> None:
-    [found] = compare([latency(10, noise=0.03)], [latency(20, noise=0.04)])
-    assert (found.ratio, found.noise) == (2, pytest.approx(0.05))
-    [unknown] = compare([latency(10, processes=1)], [latency(10)])
-    assert math.isnan(unknown.noise)
+    figures = compare([latency(10, noise=0.03)], [latency(20, noise=0.04)]).figures
+    assert figures[["ratio", "noise"]].to_numpy().tolist() == [[2, pytest.approx(0.05)]]
+    assert compare([latency(10, processes=1)], [latency(10)]).figures["noise"].isna().all()
 
 
 def test_the_threads_and_the_gpu_of_another_machine_may_differ() -> None:
     def on(cpu: str, threads: int, device: str) -> Row:
         return latency(10, facts={"cpu": cpu}, threads=threads, device=device)
 
-    assert len(compare([on("a", 2, "cuda")], [on("b", 16, "cuda:1")])) == 1
-    assert compare([on("a", 2, "cuda")], [on("b", 2, "cpu")]) == []
-    assert compare([on("a", 2, "cpu")], [on("a", 16, "cpu")]) == []
+    assert len(compare([on("a", 2, "cuda")], [on("b", 16, "cuda:1")]).figures) == 1
+    assert compare([on("a", 2, "cuda")], [on("b", 2, "cpu")]).figures.empty
+    assert compare([on("a", 2, "cpu")], [on("a", 16, "cpu")]).figures.empty
 
 
 def test_the_exit_status_tells_of_a_regression(
@@ -87,35 +85,29 @@ def test_the_exit_status_tells_of_a_regression(
     assert main(["bench", "compare", paths["a"], paths["c"], "--tolerance", "1.5"]) == 0
 
 
-def test_cases_that_one_file_lacks_are_listed(
+def test_cases_that_one_file_lacks_or_neither_measured_are_listed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b = Store(tmp_path / "a"), Store(tmp_path / "b")
-    for measured in (latency(10), throughput(9)):
+    for measured in (timed_out(), throughput(9)):
         a.append(measured)
-    b.append(latency(10))
+    b.append(timed_out())
     assert main(["bench", "compare", str(a.path), str(b.path)]) == 1
-    assert f"not compared: 1 measured cases that only {a.path} has" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"not compared: 1 measured cases that only {a.path} has" in printed
+    assert "measured in neither" in printed
     assert main(["bench", "compare", str(b.path), str(a.path)]) == 0
 
 
 def test_each_machine_is_compared_with_itself() -> None:
     before, after = ([latency(ms, facts={"cpu": cpu}) for cpu, ms in zip("ab", times, strict=True)]
                      for times in ((10, 50), (50, 10)))  # fmt: skip
-    found = {one.machine: one.regressed for one in compare(before, after)}
-    assert found == {"a, 2 cores": True, "b, 2 cores": False}
-    assert unmatched(before, after[:1]) == (0, 0)
-    assert unmatched_machines(before, after[:1]) == ["b, 2 cores"]
+    figures = compare(before, after).figures.set_index("machine")
+    assert figures["regressed"].to_dict() == {"a, 2 cores": True, "b, 2 cores": False}
+    found = compare(before, after[:1])
+    assert (found.lost, found.added, found.machines) == (0, 0, ["b, 2 cores"])
     with pytest.raises(ValueError, match="several machines"):
         compare(before, [latency(10, facts={"cpu": "c"})])
-
-
-def test_cases_that_neither_file_measured_are_listed_as_such(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Store(tmp_path / "a").append(timed_out())
-    assert main(["bench", "compare", str(tmp_path / "a"), str(tmp_path / "a")]) == 0
-    assert "measured in neither" in capsys.readouterr().out
 
 
 def test_files_of_several_machines_are_merged_once(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from pycocotools.cocoeval import COCOeval
@@ -43,9 +44,7 @@ def test_the_summary_is_that_of_pycocotools() -> None:
     with contextlib.redirect_stdout(printed):
         evaluation.summarize()
     theirs = [line.rsplit("=", 1)[0] for line in printed.getvalue().splitlines()]
-    figures = {
-        name: None if value < 0 else value for name, value in zip(FIGURES, stats, strict=True)
-    }
+    figures = pd.Series(dict(zip(FIGURES, stats, strict=True))).replace(-1, np.nan)
     ours = curves.summary(figures).splitlines()
     assert [line.rsplit("=", 1)[0] for line in ours] == theirs
     assert [line.rsplit("= ", 1)[1] for line in ours] == [f"{value:0.3f}" for value in stats]

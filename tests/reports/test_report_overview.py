@@ -11,7 +11,7 @@ from rows import ap, flops, latency, memory
 
 from reports import overview
 from reports.frame import frame
-from reports.summary import accuracy_name, pareto, summary
+from reports.overview import accuracy_name, pareto, summary
 
 FAST, SLOW, ACCURATE = "FCOS_RT_MS_DLA_34_4x", "FCOS_R_50_1x", "FCOS_MS_R_101_2x"
 

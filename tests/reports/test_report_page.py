@@ -9,7 +9,7 @@ from rows import ROWS, latency, memory
 
 from reports import overview, page, plots
 from reports.frame import frame
-from reports.summary import summary
+from reports.overview import summary
 
 ENTRY = "FCOS_R_50_5l_2x"
 

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 from rows import OWN, ROWS, ap, flops, latency, memory, row
 
-from reports import overview, tables
+from reports import tables
 from reports.frame import frame, wide
-from reports.summary import summary
+from reports.overview import summary
 
 ENTRY = "FCOS_R_50_5l_2x"
 LONG = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
@@ -102,7 +102,7 @@ def test_what_ran_a_model_is_a_column_where_runtimes_differ() -> None:
         [ENTRY, "fp32", "PyTorch 2.9"],
         ["model.onnx", "fp32", "ONNX Runtime 1.32.0"],
     ]
-    headings, models = overview.compact(summary(frame(rows)))
+    headings, models = tables.compact(summary(frame(rows)))
     assert headings[1] == "runtime"
     assert models[1][1] == "ONNX Runtime 1.32.0"
     newer = latency(ENTRY, 70, facts={"torch": "2.10"})
@@ -191,7 +191,7 @@ def test_errors_and_calibration_have_a_table_of_their_own() -> None:
 def test_the_noise_of_a_time_and_the_ap_in_noise_are_two_columns() -> None:
     values = {"corrupted": {"noise": [0.3, 0.2, 0.1]}, "mean": 0.2, "split": "val2017"}
     rows = [latency(ENTRY, 80, noise=0.05), row(ENTRY, "robustness", values)]
-    headings, [cells] = overview.compact(summary(frame(rows)), every=True)
+    headings, [cells] = tables.compact(summary(frame(rows)), every=True)
     figures = dict(zip(headings, cells, strict=True))
     assert (figures["noise"], figures["AP noise"]) == ("5%", "20.0")
 

@@ -1,10 +1,8 @@
-"""Training memory predicted on tensors without data, and the memory that is measured."""
+"""The memory of training, predicted on tensors without data."""
 
 from __future__ import annotations
 
 import itertools
-import resource
-import sys
 
 import pytest
 import torch
@@ -13,8 +11,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 import zoo
-from benchmarks import memory, prediction
-from benchmarks.prediction import BLOCK, CudaAutocast, MemoryTracker, predict_training_step
+from benchmarks import training_memory
+from benchmarks.training_memory import (
+    BLOCK,
+    IMAGES_PER_GPU,
+    CudaAutocast,
+    MemoryTracker,
+    measure_step,
+    predict_step,
+    sgd,
+    training_batch,
+)
 
 ENTRY = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
 Types = dict[str, list[torch.dtype]]
@@ -61,12 +68,12 @@ def test_the_prediction_agrees_with_the_allocations_that_torchs_profiler_records
     size = (192, 256)
     if positives:
         monkeypatch.setattr(
-            prediction, "_all_indices", lambda mask: mask.new_empty(positives, mask.dim()).long()
+            training_memory, "_all_indices", lambda m: m.new_empty(positives, m.dim()).long()
         )
-    predicted = predict_training_step(entry, size)["predicted_gb"]
+    predicted = predict_step(entry, size)["predicted_gb"]
     detector = zoo.build(entry).train()
-    optimizer = memory.sgd(detector)
-    batch = memory.training_batch(len(detector.classes), size, memory.IMAGES_PER_GPU)
+    optimizer = sgd(detector)
+    batch = training_batch(len(detector.classes), size, IMAGES_PER_GPU)
     tensors = [*detector.parameters(), *detector.buffers(), batch[0][0]]
     before = sum(tensor.untyped_storage().nbytes() for tensor in tensors)
     with torch.profiler.profile(
@@ -92,13 +99,13 @@ def test_the_prediction_agrees_with_the_allocations_that_torchs_profiler_records
     ],
 )
 def test_the_losses_of_every_system_can_be_predicted(entry: str) -> None:
-    predicted = predict_training_step(entry, (64, 96))
+    predicted = predict_step(entry, (64, 96))
     assert predicted["predicted_gb"] > predicted["model_gb"] > 0
 
 
 def test_predictions_are_the_same_each_time_and_less_in_bf16() -> None:
     fp32, again, bf16 = (
-        predict_training_step(ENTRY, (192, 256), precision=precision)
+        predict_step(ENTRY, (192, 256), precision=precision)
         for precision in ("fp32", "fp32", "bf16")
     )
     assert fp32 == again
@@ -159,36 +166,6 @@ def test_parts_of_a_network_can_disable_autocast_and_a_weight_is_cast_once() -> 
 
 
 def test_training_memory_is_not_measured_without_a_gpu() -> None:
-    batch = memory.training_batch(80, (64, 64), 1)
+    batch = training_batch(80, (64, 64), 1)
     with pytest.raises(RuntimeError, match="predicted"):
-        memory.training_step(zoo.build(ENTRY), *batch, "cpu")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets a peak")
-def test_memory_of_loading_is_not_counted_as_memory_of_detecting() -> None:
-    assert (
-        memory.rss_mb("VmHWM") <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 * 1.1
-    )
-    before = memory.rss_mb("VmRSS")
-    loading = torch.ones(80 << 20)  # 320 MB, touched
-    del loading
-    stages = {"network": lambda megabytes: torch.ones(megabytes << 18).sum()}
-    small, large = (memory.inference(stages, [size], "cpu") for size in (1, 200))
-    assert small["kind"] == "peak RSS of the process"
-    assert small["loaded_mb"] <= small["peak_mb"] < before + 100
-    assert 150 < large["peak_mb"] - large["loaded_mb"] < 300
-
-
-def test_on_a_gpu_the_allocator_s_peak_counts_from_a_fresh_start(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    seen: list[object] = []
-    for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
-        monkeypatch.setattr(torch.cuda, name, lambda name=name: seen.append(name))
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**20)
-    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 4 * 2**20)
-    values = memory.inference({"all": seen.append}, ["a", "b"], "cuda")
-    before = ["synchronize", "empty_cache", "reset_peak_memory_stats"]
-    assert seen == [*before, "a", "b", "synchronize"]
-    assert (values["peak_mb"], values["reserved_mb"]) == (3, 4)
-    assert values["kind"] == "max_memory_allocated"
+        measure_step(zoo.build(ENTRY), *batch, "cpu")

@@ -1,22 +1,26 @@
-"""How long a detector takes, stage by stage, from a decoded image to its boxes."""
+"""What detecting costs, from a decoded image to its boxes: time by stage, peak memory, energy."""
 
 from __future__ import annotations
 
+import gc
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from benchmarks import environment
-from benchmarks.cases import TimingBudget
+from benchmarks.cases import MissingError, TimingBudget
 
 FASTER = 0.02  # warm-up goes on while the median of a pass improves by more than this
 WINDOW = 10  # inputs per warm-up pass; only the first pass runs all of them
+Stages = Mapping[str, Callable[[Any], Any]]  # by name; each takes the output of the one before
 
 
 @dataclass
@@ -36,8 +40,15 @@ class Timings:
     gpu: dict[str, Any] = field(default_factory=dict)
 
 
+def run_stages(stages: Stages, item: Any) -> Any:
+    """The output of the last stage for an input of the first."""
+    for stage in stages.values():
+        item = stage(item)
+    return item
+
+
 def time_stages(
-    stages: Mapping[str, Callable[[Any], Any]],
+    stages: Stages,
     inputs: Sequence[Any],
     device: str,
     budget: TimingBudget,
@@ -49,7 +60,7 @@ def time_stages(
     recorded, which do not block.
 
     Args:
-        stages: by name; each takes the output of the one before, the first an input.
+        stages: the first takes an input.
         inputs: what to run on; the first warm-up pass runs every one of them.
         device: "cpu" or a GPU, which must be the current one.
         budget: how long to time.
@@ -97,7 +108,7 @@ def _warm_up(
     return first[0], count, False
 
 
-def _run_on_cpu(stages: Mapping[str, Callable[[Any], Any]], item: Any) -> list[float]:
+def _run_on_cpu(stages: Stages, item: Any) -> list[float]:
     clock = [time.perf_counter()]
     for stage in stages.values():
         item = stage(item)
@@ -105,7 +116,7 @@ def _run_on_cpu(stages: Mapping[str, Callable[[Any], Any]], item: Any) -> list[f
     return [clock[-1] - clock[0], *np.diff(clock)]
 
 
-def _run_on_gpu(stages: Mapping[str, Callable[[Any], Any]], item: Any) -> list[float]:
+def _run_on_gpu(stages: Stages, item: Any) -> list[float]:
     events = [torch.cuda.Event(enable_timing=True) for _ in range(len(stages) + 1)]
     torch.cuda.synchronize()
     start = time.perf_counter()
@@ -188,3 +199,102 @@ def summarize(processes: Sequence[np.ndarray]) -> dict[str, Any]:
         "n": int(ms.size),
         "noise": noise,
     }
+
+
+def peak_memory(stages: Stages, inputs: Sequence[Any], device: str) -> dict[str, Any]:
+    """Peak memory over all inputs, in MB of 2^20 bytes: the allocator's on a GPU, the resident
+    memory of the process on a CPU."""
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()  # memory that loading has left would count as reserved
+        torch.cuda.reset_peak_memory_stats()
+    was_reset = reset_peak_rss()
+    loaded = rss_mb("VmRSS")
+    for item in inputs:
+        run_stages(stages, item)
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+        return {
+            "kind": "max_memory_allocated",
+            "peak_mb": torch.cuda.max_memory_allocated() / 2**20,
+            "reserved_mb": torch.cuda.max_memory_reserved() / 2**20,
+        }
+    kind = "peak RSS of the process" if was_reset else "peak RSS of the process, loading included"
+    return {"kind": kind, "peak_mb": rss_mb("VmHWM"), "loaded_mb": loaded}
+
+
+def joules_per_image(
+    stages: Stages,
+    batches: Sequence[Sequence[Any]],
+    device: str,
+    min_seconds: float,
+) -> dict[str, Any]:
+    """Joules of an image, read by Zeus from hardware counters.
+
+    Whole rounds over the batches are measured, after one that is not, for at least `min_seconds`,
+    since NVML updates its counter only every 20 to 100 ms. What else the GPU or the processor does
+    meanwhile, also idling, counts too.
+
+    Returns:
+        `joules`: of the GPU on a GPU, else of the processor. `gpu_joules`, `cpu_joules` and
+        `dram_joules`, where they can be read, `seconds` and `runs`.
+
+    Raises:
+        MissingError: Zeus is not installed, or the device has no counter that can be read.
+    """
+    try:
+        from zeus.monitor import ZeusMonitor
+    except ImportError:
+        raise MissingError("zeus is not installed: pip install 'fcos-zoo[energy]'") from None
+
+    def run() -> int:
+        for batch in batches:
+            run_stages(stages, batch)
+        return sum(map(len, batches))
+
+    on_gpu = device.startswith("cuda")
+    monitor = ZeusMonitor(gpu_indices=[torch.device(device).index or 0] if on_gpu else [])
+    run()
+    monitor.begin_window("detect")
+    runs, start = 0, time.monotonic()
+    while runs == 0 or time.monotonic() - start < min_seconds:
+        runs += run()
+    measured = monitor.end_window("detect")
+    parts = {
+        "gpu_joules": measured.gpu_energy,
+        "cpu_joules": measured.cpu_energy,
+        "dram_joules": measured.dram_energy,
+    }
+    values = {name: sum(part.values()) / runs for name, part in parts.items() if part}
+    own = values.get("gpu_joules" if on_gpu else "cpu_joules")
+    if not own:
+        counter = "NVML" if on_gpu else "RAPL, which only root can"
+        raise MissingError(f"no energy counter of {device} can be read ({counter})")
+    return {"joules": own, **values, "seconds": measured.time, "runs": runs}
+
+
+def reset_peak_rss() -> bool:
+    """Reset the peak resident memory of this process; False where the system cannot."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def rss_mb(field: Literal["VmHWM", "VmRSS"]) -> float:
+    """Resident memory of this process: the peak (VmHWM) or the current value (VmRSS).
+
+    Read from Linux's /proc, as `getrusage` there includes the parent's memory before exec. On other
+    systems it is always the peak.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith(field):
+                return int(line.split()[1]) / 1024
+    import resource  # not available on Windows
+
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

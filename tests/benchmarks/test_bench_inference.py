@@ -1,16 +1,23 @@
-"""What is timed and how it is summed up, on a clock that only the tested work moves."""
+"""Time, on a clock that only the tested work moves, memory and energy of detecting."""
 
 from __future__ import annotations
 
 import json
+import resource
+import sys
 from collections.abc import Iterable, Mapping
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks import timing
-from benchmarks.cases import TimingBudget
+from benchmarks import inference
+from benchmarks.cases import Case, MissingError, TimingBudget
+from benchmarks.dataset import embedded
+from benchmarks.inference import Timings, joules_per_image, summarize, time_stages
+from benchmarks.measure import measure
 
 
 class Clock:
@@ -26,15 +33,15 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     fake = Clock()
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: fake.now)
+    monkeypatch.setattr(inference.time, "perf_counter", lambda: fake.now)
     return fake
 
 
-def timed(clock: Clock, durations: Iterable[float], inputs: int, **budget: Any) -> timing.Timings:
+def timed(clock: Clock, durations: Iterable[float], inputs: int, **budget: Any) -> Timings:
     """Time a single stage whose runs take these durations one after the other."""
     remaining = iter(durations)
     stages = {"all": lambda _: clock.work(next(remaining))}
-    return timing.time_stages(stages, range(inputs), "cpu", budget_of(**budget))
+    return time_stages(stages, range(inputs), "cpu", budget_of(**budget))
 
 
 def budget_of(**settings: float) -> TimingBudget:
@@ -43,7 +50,7 @@ def budget_of(**settings: float) -> TimingBudget:
 
 def test_stages_are_timed_separately_and_together(clock: Clock) -> None:
     stages = {"first": clock.work, "second": lambda x: clock.work(2 * x)}
-    times = timing.time_stages(stages, [1.0, 3.0], "cpu", budget_of(min_rounds=2))
+    times = time_stages(stages, [1.0, 3.0], "cpu", budget_of(min_rounds=2))
     assert times.total.tolist() == [[3.0, 9.0]] * 2
     assert times.stages["first"].tolist() == [[1.0, 3.0]] * 2
     assert times.stages["second"].tolist() == [[2.0, 6.0]] * 2
@@ -63,10 +70,10 @@ def test_on_a_gpu_events_lie_between_the_stages_and_the_host_waits_at_both_ends(
             return 1e3 * (later.at - self.at)
 
     waits = []
-    monkeypatch.setattr(timing.torch.cuda, "Event", Event)
-    monkeypatch.setattr(timing.torch.cuda, "synchronize", lambda: waits.append(clock.work(0.5)))
+    monkeypatch.setattr(inference.torch.cuda, "Event", Event)
+    monkeypatch.setattr(inference.torch.cuda, "synchronize", lambda: waits.append(clock.work(0.5)))
     stages = {"first": clock.work, "second": lambda x: clock.work(2 * x)}
-    times = timing.time_stages(stages, [1.0], "cuda", budget_of())
+    times = time_stages(stages, [1.0], "cuda", budget_of())
     assert times.stages["first"].tolist() == [[1.0]] * 3
     assert times.stages["second"].tolist() == [[2.0]] * 3
     assert times.total.tolist() == [[3.5]] * 3
@@ -106,11 +113,11 @@ def test_rounds_are_whole_and_as_many_as_the_budget_asks_for(
 
 def test_noise_is_that_of_each_image_or_of_a_slow_process() -> None:
     steady = np.array([[1.0, 5.0]] * 4)
-    assert timing.summarize([steady])["noise"] == 0
+    assert summarize([steady])["noise"] == 0
     shaking = steady * np.array([[1.0], [1.2], [0.8], [1.0]])
-    assert timing.summarize([shaking])["noise"] == pytest.approx(0.1)
-    assert timing.summarize([steady[:2]])["noise"] is None
-    several = timing.summarize([steady, steady, steady, 1.3 * steady[:2]])
+    assert summarize([shaking])["noise"] == pytest.approx(0.1)
+    assert summarize([steady[:2]])["noise"] is None
+    several = summarize([steady, steady, steady, 1.3 * steady[:2]])
     assert several["median"] == 1e3 * 3.0
     assert several["noise"] == pytest.approx(0.3)
 
@@ -121,8 +128,8 @@ def measured(machine: np.random.Generator, clock: Clock, processes: int) -> Mapp
     for _ in range(processes):
         speed = machine.lognormal(sigma=0.06)
         stages = {"all": lambda s, v=speed: clock.work(s * v * machine.lognormal(sigma=0.02))}
-        found.append(timing.time_stages(stages, [1.0, 3.0, 2.0], "cpu", budget_of()).total)
-    return timing.summarize(found)
+        found.append(time_stages(stages, [1.0, 3.0, 2.0], "cpu", budget_of()).total)
+    return summarize(found)
 
 
 @pytest.mark.parametrize(("processes", "least", "most"), [(1, 0, 60), (4, 98, 100)])
@@ -141,24 +148,24 @@ def test_times_of_several_processes_agree_within_their_noise_when_measured_again
 def test_no_run_is_removed_and_p99_needs_a_thousand() -> None:
     seconds = np.full((10, 10), 0.001)
     seconds[0, 0] = 1.0
-    summary = timing.summarize([seconds])
+    summary = summarize([seconds])
     assert summary["median"] == pytest.approx(1.0)
     assert summary["mean"] == pytest.approx(10.99)
     assert (summary["n"], summary["p99"]) == (100, None)
-    assert timing.summarize([np.full((50, 10), 0.002)] * 2)["p99"] == pytest.approx(2.0)
+    assert summarize([np.full((50, 10), 0.002)] * 2)["p99"] == pytest.approx(2.0)
 
 
 def process(total: float, **state: Any) -> dict[str, Any]:
     """What a process that ran twice on one image gives."""
     runs = np.array([[total], [total]])
-    times = timing.Timings(runs, {"all": runs}, warmup=3, stable=True, first=total)
+    times = Timings(runs, {"all": runs}, warmup=3, stable=True, first=total)
     states = {"before": {"load": 1}, "during": state, "after": {"load": total}}
     return {"timings": times, "state": states, "weights": "random"}
 
 
 def test_the_processes_of_a_time_are_joined_in_one_row() -> None:
     slowed = {"gpu_throttled": True, "gpu_lowest_mhz": 900}
-    joined = timing.combine_processes([process(2.0, gpu_lowest_mhz=800), process(3.0, **slowed)])
+    joined = inference.combine_processes([process(2.0, gpu_lowest_mhz=800), process(3.0, **slowed)])
     json.dumps(joined, allow_nan=False)
     assert joined["process_medians"] == [2000, 3000]
     assert joined["samples_ms"] == [[[2000], [2000]], [[3000], [3000]]]
@@ -166,3 +173,88 @@ def test_the_processes_of_a_time_are_joined_in_one_row() -> None:
     assert (joined["processes"], joined["rounds"], joined["warmup"]) == (2, 4, 6)
     assert (joined["first_ms"], joined["weights"]) == (2000, "random")
     assert joined["state"] == {"before": {"load": 1}, "during": slowed, "after": {"load": 3.0}}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets a peak")
+def test_memory_of_loading_is_not_counted_as_memory_of_detecting() -> None:
+    assert (
+        inference.rss_mb("VmHWM")
+        <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 * 1.1
+    )
+    before = inference.rss_mb("VmRSS")
+    loading = torch.ones(80 << 20)  # 320 MB, touched
+    del loading
+    stages = {"network": lambda megabytes: torch.ones(megabytes << 18).sum()}
+    small, large = (inference.peak_memory(stages, [size], "cpu") for size in (1, 200))
+    assert small["kind"] == "peak RSS of the process"
+    assert small["loaded_mb"] <= small["peak_mb"] < before + 100
+    assert 150 < large["peak_mb"] - large["loaded_mb"] < 300
+
+
+def test_on_a_gpu_the_allocator_s_peak_counts_from_a_fresh_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[object] = []
+    for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda name=name: seen.append(name))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**20)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 4 * 2**20)
+    values = inference.peak_memory({"all": seen.append}, ["a", "b"], "cuda")
+    before = ["synchronize", "empty_cache", "reset_peak_memory_stats"]
+    assert seen == [*before, "a", "b", "synchronize"]
+    assert (values["peak_mb"], values["reserved_mb"]) == (3, 4)
+    assert values["kind"] == "max_memory_allocated"
+
+
+class Monitor:
+    """Stands for Zeus: its counters rise by the same in every window."""
+
+    cpu = (5.0, 1.0)  # by processor
+
+    def __init__(self, gpu_indices: list[int]) -> None:
+        self.gpus = gpu_indices
+
+    def begin_window(self, key: str) -> None:
+        self.key = key
+
+    def end_window(self, key: str) -> Any:
+        assert key == self.key
+        gpu, cpu = dict.fromkeys(self.gpus, 30.0), dict(enumerate(self.cpu)) or None
+        return SimpleNamespace(time=2.0, gpu_energy=gpu, cpu_energy=cpu, dram_energy=None)
+
+
+@pytest.fixture
+def zeus(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("zeus.monitor")
+    module.ZeusMonitor = Monitor  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "zeus", ModuleType("zeus"))
+    monkeypatch.setitem(sys.modules, "zeus.monitor", module)
+
+
+@pytest.mark.usefixtures("zeus")
+def test_joules_are_those_of_the_device_by_the_images_of_the_window(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Any] = []
+    stages = {"detect": lambda batch: seen.append(batch)}
+    values = joules_per_image(stages, [[1, 2], [3]], "cpu", min_seconds=0)
+    assert seen == [[1, 2], [3]] * 2  # one round before the window
+    assert values == {"joules": 2.0, "cpu_joules": 2.0, "seconds": 2.0, "runs": 3}
+    values = joules_per_image(stages, [[1, 2], [3]], "cuda:1", min_seconds=0)
+    assert values["joules"] == values["gpu_joules"] == 10
+    monkeypatch.setattr(Monitor, "cpu", ())
+    with pytest.raises(MissingError, match="no energy counter of cpu can be read"):
+        joules_per_image(stages, [[1]], "cpu", min_seconds=0)
+
+
+@pytest.mark.usefixtures("zeus")
+def test_energy_is_a_metric_like_any_other() -> None:
+    case = Case("FCOS_shapes_tiny", "energy", dataset=embedded(), limit=1, threads=1,
+                size=(96, 128))  # fmt: skip
+    assert measure(case)["joules"] > 0
+
+
+def test_without_zeus_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zeus", None)
+    with pytest.raises(MissingError, match=r"pip install 'fcos-zoo\[energy\]'"):
+        joules_per_image({}, [], "cpu", 0)

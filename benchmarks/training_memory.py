@@ -1,29 +1,32 @@
-"""Training memory predicted without a GPU: optimisation steps on tensors without data.
+"""Memory of training: measured on a GPU, or predicted without one.
 
-Torch's fake tensors have a shape and a type but no values. Every storage that an operation creates
-is tracked until it is freed, in the forward and the backward pass. The result is the peak of an
-allocator without fragmentation, and of kernels that need no workspace.
+A prediction runs optimisation steps on torch's fake tensors, which have a shape and a type but no
+values. Every storage that an operation creates is tracked until it is freed, in the forward and the
+backward pass. The result is the peak of an allocator without fragmentation, and of kernels that
+need no workspace.
 """
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 
 import zoo
-from benchmarks.memory import IMAGES_PER_GPU, sgd, training_batch
 from fcos import Detector
 from zoo.pretrained import DTYPES
 
+IMAGES_PER_GPU = 2  # of the published recipes: 16 images on 8 GPUs
+TIMED_STEPS = 20
 BLOCK = 512  # bytes; CUDA's allocator returns multiples of it
 aten = torch.ops.aten
 
@@ -49,6 +52,132 @@ FLOAT32 = _REGISTERED - LOWER_PRECISION - FLOAT32_RESULT - WIDEST_TYPE
 # Names by which Python calls some of them.
 FLOAT32 |= {"__pow__", "__rpow__"} | ({"interpolate"} if "upsample_nearest2d" in FLOAT32 else set())
 CPU_RULES = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
+
+
+def largest_size(entry: str) -> tuple[int, int]:
+    """(height, width) of the largest training images of an entry, which have the peak memory."""
+    config = zoo.card(entry).config
+    rule = config["augmentation"]
+    shortest = rule.get("shortest") or rule.get("shortest_range")
+    if shortest:
+        return max(shortest), rule["longest"]
+    side = rule.get("square", config["resize"]["size"])
+    return side, side
+
+
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    """SGD with momentum, as in every published recipe."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.SGD(trained, lr=1e-4, momentum=0.9, weight_decay=1e-4)
+
+
+def training_batch(
+    num_classes: int, size: tuple[int, int], num_images: int
+) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """Grey images of `size` (height, width), each with seven objects, COCO's average."""
+    height, width = size
+    sides = torch.tensor([24.0, 48.0, 96.0, 160.0, 256.0, 384.0, 512.0])
+    corner = torch.arange(len(sides))[:, None] * torch.tensor([[width / 16, height / 16]])
+    limit = torch.tensor([width - 1.0, height - 1.0])
+    boxes = torch.cat([corner, torch.minimum(corner + sides[:, None], limit)], dim=1)
+    labels = torch.arange(len(sides)) % num_classes
+    image = torch.full((3, height, width), 127, dtype=torch.uint8)
+    return [image] * num_images, [{"boxes": boxes, "labels": labels}] * num_images
+
+
+def measure_step(
+    model: nn.Module,
+    images: list[Tensor],
+    targets: list[dict[str, Tensor]],
+    device: str,
+    precision: str = "fp32",
+) -> dict[str, Any]:
+    """Peak GPU memory of optimisation steps in GB of 2^30 bytes, and images per second.
+
+    The peak is that of two steps, since the optimiser's momentum exists only from the second on.
+
+    Args:
+        model: on the device, in training mode; returns a dict of losses for images and targets.
+        images, targets: of one step; moved to the device.
+        device: a GPU.
+        precision: "fp32" or "tf32", or "bf16" or "fp16" by autocast.
+    """
+    if not device.startswith("cuda"):
+        raise RuntimeError("training memory is measured on a GPU; without one it is predicted")
+    optimizer = sgd(model)
+    images = [image.to(device) for image in images]
+    targets = [{key: value.to(device) for key, value in t.items()} for t in targets]
+    dtype = DTYPES.get(precision, torch.float32)
+
+    def step() -> None:
+        with torch.autocast("cuda", dtype, dtype != torch.float32):
+            losses = model(images, targets)
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()  # as the trainer does, so that gradients are freed between steps
+
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(2):
+        step()
+    torch.cuda.synchronize()
+    values: dict[str, Any] = {
+        "measured_gb": torch.cuda.max_memory_allocated() / 2**30,
+        "reserved_gb": torch.cuda.max_memory_reserved() / 2**30,
+    }
+    start = time.perf_counter()
+    for _ in range(TIMED_STEPS):
+        step()
+    torch.cuda.synchronize()
+    values["images_per_second"] = TIMED_STEPS * len(images) / (time.perf_counter() - start)
+    return values
+
+
+def predict_step(
+    entry: str,
+    size: tuple[int, int],
+    num_images: int = IMAGES_PER_GPU,
+    precision: str = "fp32",
+) -> dict[str, Any]:
+    """Predicted peak memory of a process that trains an entry on a GPU, in GB of 2^30 bytes.
+
+    Args:
+        entry: a name of the zoo.
+        size: (height, width) of the images.
+        num_images: per process.
+        precision: "fp32" or "tf32", or "bf16" or "fp16" by autocast.
+    """
+    tracker = MemoryTracker()
+    with FakeTensorMode(), LargestOutputs():
+        detector = zoo.build(entry).train()
+        images, targets = training_batch(len(detector.classes), size, num_images)
+        optimizer = sgd(detector)
+        for tensor in [*detector.parameters(), *detector.buffers(), *images]:
+            tracker.add(tensor)
+        model = tracker.now
+        with tracker:
+            for _ in range(2):  # the optimiser's momentum exists from the second step on
+                _step(detector, images, targets, optimizer, precision)
+    return {"predicted_gb": tracker.peak / 2**30, "model_gb": model / 2**30}
+
+
+def _step(
+    detector: Detector,
+    images: Sequence[Tensor],
+    targets: Sequence[dict[str, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    precision: str,
+) -> None:
+    """An optimisation step; `Detector.forward` without the checks that read values of targets."""
+    half = precision in ("bf16", "fp16")
+    with CudaAutocast(DTYPES[precision]) if half else nullcontext():
+        batch = detector.normalizer(images)
+        boxes = detector.place(targets, batch.offsets)
+        levels = detector.network(batch)
+        assigned = detector.assign(detector.points(levels, batch), boxes)
+        losses = detector.loss(levels, assigned)
+    torch.stack(list(losses.values())).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 class MemoryTracker(TorchDispatchMode):
@@ -169,51 +298,3 @@ class CudaAutocast(TorchFunctionMode):
 
     def _raise(self, tensor: Tensor) -> Tensor:
         return tensor.float() if tensor.dtype == self.dtype else tensor
-
-
-def predict_training_step(
-    entry: str,
-    size: tuple[int, int],
-    num_images: int = IMAGES_PER_GPU,
-    precision: str = "fp32",
-) -> dict[str, Any]:
-    """Predicted peak memory of a process that trains an entry on a GPU, in GB of 2^30 bytes.
-
-    Args:
-        entry: a name of the zoo.
-        size: (height, width) of the images.
-        num_images: per process.
-        precision: "fp32" or "tf32", or "bf16" or "fp16" by autocast.
-    """
-    tracker = MemoryTracker()
-    with FakeTensorMode(), LargestOutputs():
-        detector = zoo.build(entry).train()
-        images, targets = training_batch(len(detector.classes), size, num_images)
-        optimizer = sgd(detector)
-        for tensor in [*detector.parameters(), *detector.buffers(), *images]:
-            tracker.add(tensor)
-        model = tracker.now
-        with tracker:
-            for _ in range(2):  # the optimiser's momentum exists from the second step on
-                _step(detector, images, targets, optimizer, precision)
-    return {"predicted_gb": tracker.peak / 2**30, "model_gb": model / 2**30}
-
-
-def _step(
-    detector: Detector,
-    images: Sequence[Tensor],
-    targets: Sequence[dict[str, Tensor]],
-    optimizer: torch.optim.Optimizer,
-    precision: str,
-) -> None:
-    """An optimisation step; `Detector.forward` without the checks that read values of targets."""
-    half = precision in ("bf16", "fp16")
-    with CudaAutocast(DTYPES[precision]) if half else nullcontext():
-        batch = detector.normalizer(images)
-        boxes = detector.place(targets, batch.offsets)
-        levels = detector.network(batch)
-        assigned = detector.assign(detector.points(levels, batch), boxes)
-        losses = detector.loss(levels, assigned)
-    torch.stack(list(losses.values())).sum().backward()
-    optimizer.step()
-    optimizer.zero_grad()
