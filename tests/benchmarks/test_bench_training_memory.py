@@ -103,13 +103,12 @@ def test_the_losses_of_every_system_can_be_predicted(entry: str) -> None:
     assert predicted["predicted_gb"] > predicted["model_gb"] > 0
 
 
-def test_predictions_are_the_same_each_time_and_less_in_bf16() -> None:
-    fp32, again, bf16 = (
-        predict_step(ENTRY, (192, 256), precision=precision)
-        for precision in ("fp32", "fp32", "bf16")
+def test_training_in_bf16_needs_less_memory() -> None:
+    fp32, bf16 = (
+        predict_step(ENTRY, (192, 256), precision=precision)["predicted_gb"]
+        for precision in ("fp32", "bf16")
     )
-    assert fp32 == again
-    assert bf16["predicted_gb"] < fp32["predicted_gb"]
+    assert bf16 < fp32
 
 
 def output_types(entry: str, device: str) -> Types:

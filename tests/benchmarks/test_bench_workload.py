@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
 import numpy as np
@@ -66,12 +65,6 @@ def test_a_compiled_network_gives_the_same_detections(
             for one, other in zip(expected, found, strict=True):
                 torch.testing.assert_close(other.logits, one.logits)
                 torch.testing.assert_close(other.ltrb, one.ltrb)
-
-
-def test_sides_can_be_changed_and_the_rule_stays() -> None:
-    rule = zoo.build("FCOS_R_50_5l_2x").resize
-    assert workload.with_size(rule, None) is rule
-    assert workload.with_size(rule, (256, 427)) == dataclasses.replace(rule, size=256, longest=427)
 
 
 def test_a_latency_case_states_its_conditions() -> None:
