@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from benchmarks import environment
@@ -67,7 +68,7 @@ def time_stages(
     """
     if not inputs:
         raise ValueError("nothing to time: no inputs")
-    run = _run_on_gpu if device.startswith("cuda") else _run_on_cpu
+    run = time_on_gpu if device.startswith("cuda") else time_on_cpu
     first, warmup, stable = _warm_up(lambda item: run(stages, item)[0], inputs, budget)
     rounds: list[list[list[float]]] = []
     with environment.sample_gpu(device) as gpu:
@@ -108,7 +109,8 @@ def _warm_up(
     return first[0], count, False
 
 
-def _run_on_cpu(stages: Stages, item: Any) -> list[float]:
+def time_on_cpu(stages: Stages, item: Any) -> list[float]:
+    """Seconds of one run: of all stages together, and of each."""
     clock = [time.perf_counter()]
     for stage in stages.values():
         item = stage(item)
@@ -116,7 +118,8 @@ def _run_on_cpu(stages: Stages, item: Any) -> list[float]:
     return [clock[-1] - clock[0], *np.diff(clock)]
 
 
-def _run_on_gpu(stages: Stages, item: Any) -> list[float]:
+def time_on_gpu(stages: Stages, item: Any) -> list[float]:
+    """The same on a GPU, whose work is waited for only before and after all stages."""
     events = [torch.cuda.Event(enable_timing=True) for _ in range(len(stages) + 1)]
     torch.cuda.synchronize()
     start = time.perf_counter()
@@ -210,7 +213,7 @@ def peak_memory(stages: Stages, inputs: Sequence[Any], device: str) -> dict[str,
         torch.cuda.empty_cache()  # memory that loading has left would count as reserved
         torch.cuda.reset_peak_memory_stats()
     was_reset = reset_peak_rss()
-    loaded = rss_mb("VmRSS")
+    loaded = psutil.Process().memory_info().rss / 2**20
     for item in inputs:
         run_stages(stages, item)
     if device.startswith("cuda"):
@@ -221,7 +224,7 @@ def peak_memory(stages: Stages, inputs: Sequence[Any], device: str) -> dict[str,
             "reserved_mb": torch.cuda.max_memory_reserved() / 2**20,
         }
     kind = "peak RSS of the process" if was_reset else "peak RSS of the process, loading included"
-    return {"kind": kind, "peak_mb": rss_mb("VmHWM"), "loaded_mb": loaded}
+    return {"kind": kind, "peak_mb": peak_rss_mb(), "loaded_mb": loaded}
 
 
 def joules_per_image(
@@ -261,12 +264,10 @@ def joules_per_image(
     while runs == 0 or time.monotonic() - start < min_seconds:
         runs += run()
     measured = monitor.end_window("detect")
-    parts = {
-        "gpu_joules": measured.gpu_energy,
-        "cpu_joules": measured.cpu_energy,
-        "dram_joules": measured.dram_energy,
-    }
-    values = {name: sum(part.values()) / runs for name, part in parts.items() if part}
+    values = {}
+    for part in ("gpu", "cpu", "dram"):
+        if energy := getattr(measured, f"{part}_energy"):
+            values[f"{part}_joules"] = sum(energy.values()) / runs
     own = values.get("gpu_joules" if on_gpu else "cpu_joules")
     if not own:
         counter = "NVML" if on_gpu else "RAPL, which only root can"
@@ -283,17 +284,15 @@ def reset_peak_rss() -> bool:
     return True
 
 
-def rss_mb(field: Literal["VmHWM", "VmRSS"]) -> float:
-    """Resident memory of this process: the peak (VmHWM) or the current value (VmRSS).
+def peak_rss_mb() -> float:
+    """The peak of this process's resident memory, in MB of 2^20 bytes.
 
-    Read from Linux's /proc, as `getrusage` there includes the parent's memory before exec. On other
-    systems it is always the peak.
+    Read from Linux's /proc, as `getrusage` there includes the parent's memory before exec.
     """
     status = Path("/proc/self/status")
     if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith(field):
-                return int(line.split()[1]) / 1024
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
     import resource  # not available on Windows
 
     unit = 2**20 if sys.platform == "darwin" else 2**10

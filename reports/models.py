@@ -116,7 +116,7 @@ def rows(table: pd.DataFrame, page: str = "") -> str:
         ]
         for row in records(table)
     ]
-    return markdown(headings, cells)
+    return markdown(pd.DataFrame(cells, columns=headings))
 
 
 def conditions(table: pd.DataFrame, latest: str) -> str:

@@ -13,8 +13,8 @@ import zoo
 from benchmarks.store import Row
 from reports import plots
 from reports.frame import MODEL, best, frame, records, wide
-from reports.metrics import BEST, BUDGETS, BY_NAME, METRICS, TIED, published
-from reports.tables import SHOWN, compact, has, is_common, markdown
+from reports.metrics import BEST, BUDGETS, BY_NAME, TIED, published
+from reports.tables import SHOWN, compact, count, markdown
 from zoo import published as published_tables
 
 INTRO = """\
@@ -69,20 +69,15 @@ def files(rows: Sequence[Row]) -> dict[str, str]:
             name = f"{prefix}{_slug(title)}.svg"
             written[name] = plots.standalone(drawn[heading])
             parts += [f"### {heading}", f"![{heading}]({name})", _choices(points, cost)]
-        parts += ["### All models", markdown(*compact(models)), _sparse(models)]
+        parts += ["### All models", markdown(compact(models)), _sparse(models)]
     return {"README.md": "\n\n".join(filter(None, parts)) + "\n", **written}
 
 
 def _sparse(models: pd.DataFrame) -> str:
     """The figures that too few models have for a column, with where they are."""
-    rare = {
-        metric.heading: int(models[metric.name].notna().sum())
-        for metric in METRICS
-        if metric.name in ("ap", *SHOWN)
-        and has(models, metric.name)
-        and not is_common(models, metric.name)
-    }
-    listed = ", ".join(f"{heading} of {count}" for heading, count in rare.items())
+    counts = {BY_NAME[name].heading: count(models, name) for name in ("ap", *SHOWN)}
+    rare = {heading: n for heading, n in counts.items() if 0 < n < len(models) / 2}
+    listed = ", ".join(f"{heading} of {n}" for heading, n in rare.items())
     return f"Measured of fewer models, in [measured.md](measured.md): {listed}." if listed else ""
 
 
@@ -119,10 +114,9 @@ def _choices(points: pd.DataFrame, cost: str) -> str:
         cells += [", ".join(near.sort_values("x")["entry"]), ", ".join(point["as_accurate"])]
         rows.append(cells)
     headings = ["model", "AP", metric.heading, "tied", "AP tied with"]
-    filled = [place for place in range(5) if place < 3 or any(row[place] for row in rows)]
-    return markdown(
-        [headings[place] for place in filled], [[row[place] for place in filled] for row in rows]
-    )
+    cells = pd.DataFrame(rows, columns=headings)
+    empty = [heading for heading in headings[3:] if not any(cells[heading])]
+    return markdown(cells.drop(columns=empty))
 
 
 def _conditions(table: pd.DataFrame, models: pd.DataFrame) -> str:

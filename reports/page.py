@@ -63,15 +63,15 @@ def _charts(machine: str, table: pd.DataFrame, models: pd.DataFrame) -> str:
 
 def _models(models: pd.DataFrame) -> str:
     """A row per model and machine with all figures, of which the page first shows the main ones."""
-    headings, cells = tables.compact(models, every=True)
-    return _table(headings, cells, "models", main=tables.compact(models)[0])
+    main = list(tables.compact(models).columns)
+    return _table(tables.compact(models, every=True), "models", main)
 
 
 def _measured(machine: str, table: pd.DataFrame) -> str:
     parts = [
         _details(
             f"{section.title}: {machine}",
-            _table(section.headings, section.cells) + _list("ul", section.notes),
+            _table(section.cells) + _list("ul", section.notes),
         )
         for section in tables.sections(table)
     ]
@@ -92,7 +92,7 @@ def _published(comparison: published.Comparison) -> str:
         comparison.table.title,
         f'<p><a href="{html.escape(source.url)}">source</a>{html.escape(date)}. '
         f"{html.escape(comparison.hardware)}</p>"
-        f"{_table(comparison.headings, comparison.cells)}{_list('ol', comparison.notes)}"
+        f"{_table(comparison.cells)}{_list('ol', comparison.notes)}"
         f"{_list('ul', comparison.table.footnotes)}",
     )
 
@@ -106,24 +106,22 @@ def _machines(rows: Iterable[Row]) -> str:
     for machine, mine in by_machine.items():
         last = max(mine, key=lambda row: str(row.get("time", "")))["environment"]
         facts = [(key, str(value)) for key, value in last.items() if value is not None]
-        content = _list("ul", tables.provenance(mine)) + _table(("", ""), facts)
+        content = _list("ul", tables.provenance(mine)) + _table(
+            pd.DataFrame(facts, columns=["", ""])
+        )
         parts.append(_details(machine, content))
     return "".join(parts)
 
 
-def _table(
-    headings: Sequence[str],
-    cells: Iterable[Sequence[str]],
-    name: str = "",
-    main: Sequence[str] = (),
-) -> str:
+def _table(cells: pd.DataFrame, name: str = "", main: Sequence[str] = ()) -> str:
     """A table; the headings in `main` are marked as the columns to show first."""
     head = "".join(
         f'<th scope="col"{" data-main" if text in main else ""}>{html.escape(text)}</th>'
-        for text in headings
+        for text in cells.columns
     )
     body = "".join(
-        f"<tr>{''.join(f'<td>{_breakable(text)}</td>' for text in texts)}</tr>" for texts in cells
+        f"<tr>{''.join(f'<td>{_breakable(text)}</td>' for text in texts)}</tr>"
+        for texts in cells.to_numpy()
     )
     attribute = f' id="{name}"' if name else ""
     return (

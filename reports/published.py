@@ -30,8 +30,7 @@ class Comparison:
 
     table: Table
     machine: str
-    headings: list[str]
-    cells: list[list[str]]
+    cells: pd.DataFrame
     notes: list[str]
 
     @property
@@ -51,7 +50,7 @@ class Comparison:
         parts = [
             f"### {self.table.title}",
             f"Source: <{self.table.source.url}>{date}. {self.hardware}",
-            markdown(self.headings, self.cells),
+            markdown(self.cells),
             "\n".join(f"{n}. {text}" for n, text in enumerate(self.notes, 1)),
             *(f"> {footnote}" for footnote in self.table.footnotes),
         ]
@@ -59,7 +58,7 @@ class Comparison:
 
     def csv(self) -> str:
         """The same cells for a spreadsheet; notes are numbers in brackets."""
-        return str(pd.DataFrame(self.cells, columns=self.headings).to_csv(index=False))
+        return str(self.cells.to_csv(index=False))
 
 
 def compare_all(rows: Sequence[Row], tables: Sequence[Table] | None = None) -> list[Comparison]:
@@ -110,8 +109,8 @@ def compare(table: Table, figures: pd.DataFrame, machine: str) -> Comparison:
         if PUBLISHED[column.key].metric != "latency_ms" or _same_gpu(table, machine):
             headings.append(f"{column.heading}: ratio")
             columns.append([_ratio(f, p) for (f, _), p in zip(results, printed, strict=True)])
-    cells = [list(texts) for texts in zip(*columns, strict=True)]
-    return Comparison(table, machine, headings, cells, notes)
+    cells = pd.DataFrame(zip(*columns, strict=True), columns=headings)
+    return Comparison(table, machine, cells, notes)
 
 
 def _figure(

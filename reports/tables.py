@@ -50,8 +50,7 @@ class Section:
     """A table of some measurements, with notes on what its columns mean and what to know."""
 
     title: str
-    headings: list[str]
-    cells: list[list[str]]
+    cells: pd.DataFrame
     notes: list[str]
 
 
@@ -89,16 +88,17 @@ def terminal(rows: Sequence[Row], width: int, details: str = "") -> list[Table |
     return [_rich(columns), *(Text(note, "dim") for note in notes)]
 
 
-def compact(models: pd.DataFrame, every: bool = False) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells of a table with a row per model.
+def compact(models: pd.DataFrame, every: bool = False) -> pd.DataFrame:
+    """A table of texts with a row per model.
 
-    The most accurate model is first. Columns that are mostly empty are left out, unless `every`
-    figure is asked for.
+    The most accurate model is first. Columns of which more than half is empty are left out, unless
+    `every` figure is asked for.
     """
+    least = 1 if every else len(models) / 2
     models = models.sort_values("accuracy", ascending=False, kind="stable")
     columns = _what_differs(models)
     for name in ("ap", "ap_published", *SHOWN, *(DETAILS if every else ())):
-        if not (has(models, name) if every else is_common(models, name)):
+        if count(models, name) < least:
             continue
         metric = BY_NAME[name.removesuffix("_published")]
         heading = metric.heading + (" published" if name.endswith("_published") else "")
@@ -109,16 +109,12 @@ def compact(models: pd.DataFrame, every: bool = False) -> tuple[list[str], list[
     for cost, (title, _) in BUDGETS.items():
         if cost in models and models[f"{cost}_choice"].any():
             columns[f"for {title}"] = list(models[f"{cost}_choice"])
-    return list(columns), [list(texts) for texts in zip(*columns.values(), strict=True)]
+    return pd.DataFrame(columns)
 
 
-def has(models: pd.DataFrame, name: str) -> bool:
-    return name in models and bool(models[name].notna().any())
-
-
-def is_common(models: pd.DataFrame, name: str) -> bool:
-    """Whether at least half of the models have this figure."""
-    return has(models, name) and 2 * int(models[name].notna().sum()) >= len(models)
+def count(models: pd.DataFrame, name: str) -> int:
+    """How many models have a figure."""
+    return int(models[name].notna().sum()) if name in models else 0
 
 
 def _what_differs(cells: pd.DataFrame) -> dict[str, list[str]]:
@@ -139,7 +135,7 @@ def page(rows: Sequence[Row], title: str = "Measured") -> str:
     for machine, table in frame(rows).groupby("machine", sort=False):
         parts.append(f"## {machine}")
         for section in sections(table):
-            parts += [f"### {section.title}", markdown(section.headings, section.cells)]
+            parts += [f"### {section.title}", markdown(section.cells)]
             parts += ["\n".join(f"- {note}" for note in section.notes)]
         if missing := gaps(table):
             parts += ["### Not measured", "\n".join(f"- {gap}" for gap in missing)]
@@ -180,13 +176,14 @@ def _section(title: str, measured: pd.DataFrame, spread: str | None) -> Section:
                 noise = GAP if pd.isna(row["noise"]) else f"{100 * row['noise']:.0f}%"
                 columns.setdefault("noise", {})[key] = noise
     keys = sorted({key for cells in columns.values() for key in cells}, key=_order)
-    body = [[*key, *(cells.get(key, GAP) for cells in columns.values())] for key in keys]
+    rows = [[*key, *(cells.get(key, GAP) for cells in columns.values())] for key in keys]
+    texts = pd.DataFrame(rows, columns=["model", *by[1:], *columns])
     notes = [f"{metric.heading}: {metric.description}" for metric in metrics]
     notes += [*_conditions(chosen), *_input_sizes(chosen, columns)]
-    if any("~" in text for texts in body for text in texts):
+    if any("~" in text for text in texts.to_numpy().flat):
         notes.append(MARK)
     notes = [f"{'; '.join(notes)}.", *_warnings(chosen, random=False)]
-    return Section(title, ["model", *by[1:], *columns], body, notes)
+    return Section(title, texts, notes)
 
 
 def _order(key: tuple[str, ...]) -> tuple[object, ...]:
@@ -293,8 +290,9 @@ def provenance(rows: Iterable[Row]) -> list[str]:
     return [*software, *commands]
 
 
-def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A markdown table, numbers to the right."""
-    rule = ["---" if h in TEXTS else "---:" for h in headings]
+def markdown(cells: pd.DataFrame) -> str:
+    """A markdown table of texts, numbers to the right."""
+    rule = ["---" if heading in TEXTS else "---:" for heading in cells.columns]
     rule[0] = "---"
-    return "\n".join(f"| {' | '.join(texts)} |" for texts in (headings, rule, *rows))
+    rows = [list(cells.columns), rule, *cells.to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(texts)} |" for texts in rows)

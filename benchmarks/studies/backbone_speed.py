@@ -22,15 +22,7 @@ from torch import Tensor, nn
 from backbones.dla import DLA
 from backbones.hrnet import HRNet
 from backbones.vovnet import VoVNet
-from benchmarks.studies.side_by_side import (
-    arguments,
-    call,
-    conditions,
-    medians,
-    show,
-    side_by_side,
-    speedup,
-)
+from benchmarks.studies import side_by_side as study
 
 timm_features = partial(timm.create_model, features_only=True)
 Build = Callable[[], nn.Module]
@@ -44,7 +36,7 @@ PAIRS: dict[str, tuple[Build, Build]] = {  # a backbone of ours and timm's
 
 def main(words: Sequence[str] | None = None) -> int:
     """Measure every pair and print the table."""
-    parser = arguments(__doc__, rounds=20)
+    parser = study.arguments(__doc__, rounds=20)
     parser.add_argument("--size", type=int, nargs=2, default=(512, 640), help="height and width")
     options = parser.parse_args(words)
     torch.set_num_threads(options.threads)
@@ -56,8 +48,8 @@ def main(words: Sequence[str] | None = None) -> int:
         for name, (ours, theirs) in PAIRS.items()
         for row in compare(name, ours(), theirs(), image, options.rounds)
     ]
-    below = f"{conditions('cpu', options.rounds)}, timm {timm.__version__}"
-    show(pd.DataFrame(rows), f"{height}x{width}, batch 1, fp32", below)
+    below = f"{study.conditions('cpu', options.rounds)}, timm {timm.__version__}"
+    study.show(pd.DataFrame(rows), f"{height}x{width}, batch 1, fp32", below)
     return 0
 
 
@@ -71,12 +63,12 @@ def compare(
     with torch.inference_mode():
         gflops, timm_gflops = (convolutions(model, image) for model in (ours, theirs))
         contenders = {
-            "own": partial(call, ours, image),
-            "timm": partial(call, theirs, image),
-            "timm, channels_last": partial(call, channels_last, converted),
+            "own": partial(study.call, ours, image),
+            "timm": partial(study.call, theirs, image),
+            "timm, channels_last": partial(study.call, channels_last, converted),
         }
-        frame = side_by_side(contenders, rounds, warmup=3)
-    ms = 1e3 * medians(frame)["seconds"]
+        frame = study.side_by_side(contenders, rounds, warmup=3)
+    ms = 1e3 * study.medians(frame)["seconds"]
     return [
         {
             "backbone": name,
@@ -84,7 +76,7 @@ def compare(
             "GFLOP": f"{gflops:.1f}, {timm_gflops:.1f}",
             "ms": f"{ms['own']:.0f}",
             "timm ms": f"{ms[other]:.0f}",
-            "times as fast": speedup(frame, "own", over=other),
+            "times as fast": study.speedup(frame, "own", over=other),
             "per GFLOP": f"{ms[other] / ms['own'] * gflops / timm_gflops:.2f}",
         }
         for other in ("timm", "timm, channels_last")

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 import zoo
 from benchmarks import baselines, random_weights, workload
 from benchmarks.dataset import embedded, read_images
+from benchmarks.inference import time_on_cpu
 from benchmarks.studies import side_by_side as study
 from fcos import Detector
 from zoo.pretrained import DTYPES
@@ -105,12 +105,7 @@ def our_detector(weights: Path | None, photos: Sequence[Tensor], precision: str)
 
 def time_ours(detector: Detector, photo: Tensor) -> dict[str, float]:
     """Seconds of one run, by stage."""
-    clock = [time.perf_counter()]
-    item: Any = [photo]
-    for stage in workload.stages(detector).values():
-        item = stage(item)
-        clock.append(time.perf_counter())
-    return spans(clock)
+    return dict(zip(STAGES, time_on_cpu(workload.stages(detector), [photo]), strict=True))
 
 
 def time_torchvision(
@@ -134,11 +129,6 @@ def time_torchvision(
     note()
     for hook in hooks:
         hook.remove()
-    return spans(clock)
-
-
-def spans(clock: Sequence[float]) -> dict[str, float]:
-    """The whole time and the time of each stage, from the clock at their borders."""
     times = (clock[-1] - clock[0], *(end - start for start, end in pairwise(clock)))
     return dict(zip(STAGES, times, strict=True))
 

@@ -20,15 +20,7 @@ import zoo
 from backbones.deformable import DeformConv2d
 from benchmarks.dataset import embedded, read_images
 from benchmarks.random_weights import calibrate_batchnorm
-from benchmarks.studies.side_by_side import (
-    Measure,
-    arguments,
-    conditions,
-    medians,
-    show,
-    side_by_side,
-    speedup,
-)
+from benchmarks.studies import side_by_side as study
 from fcos.preprocess import resize_image
 
 ENTRIES = ("FCOS_imprv_dcnv2_R_50_FPN_1x", "FCOS_MS_X_101_32x8d_dcnv2_2x")
@@ -38,7 +30,7 @@ OFFSETS = 1.5  # pixels, standard deviation
 
 def main(words: Sequence[str] | None = None) -> int:
     """Print a row for every entry."""
-    parser = arguments(__doc__, rounds=5)
+    parser = study.arguments(__doc__, rounds=5)
     parser.add_argument("names", nargs="*", default=ENTRIES, help="entries (%(default)s)")
     options = parser.parse_args(words)
     torch.set_num_threads(options.threads)
@@ -54,24 +46,24 @@ def main(words: Sequence[str] | None = None) -> int:
                 float((layer(x) - kernel(layer, x)).abs().max() / layer(x).abs().max())
                 for layer, x in layers
             )
-            contenders: dict[str, Measure] = {
+            contenders: dict[str, study.Measure] = {
                 "torchvision": partial(run_layers, kernel, layers),
                 "own": partial(run_layers, DeformConv2d.__call__, layers),
             }
-            frame = side_by_side(contenders, options.rounds)
-        ms = 1e3 * medians(frame)["seconds"]
+            frame = study.side_by_side(contenders, options.rounds)
+        ms = 1e3 * study.medians(frame)["seconds"]
         rows.append(
             {
                 "entry": name,
                 "layers": str(len(layers)),
                 "torchvision ms": f"{ms['torchvision']:.0f}",
                 "ms": f"{ms['own']:.0f}",
-                "times as fast": speedup(frame, "own", over="torchvision"),
+                "times as fast": study.speedup(frame, "own", over="torchvision"),
                 "differs by": f"{difference:.0e}",
             }
         )
     title = "All deformable convolutions of a network"
-    show(pd.DataFrame(rows), title, conditions("cpu", options.rounds))
+    study.show(pd.DataFrame(rows), title, study.conditions("cpu", options.rounds))
     return 0
 
 

@@ -18,12 +18,6 @@ from fcos import coco_eval
 from fcos.data import shapes
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    annotations = shapes.write(tmp_path_factory.mktemp("shapes"), 6, size=96)
-    return Dataset.of(annotations, annotations.parent / "images")
-
-
 def cheat(dataset: Dataset, classes: tuple[str, ...]) -> Any:
     """A detector that knows the answers, image by image."""
     content = json.loads(Path(dataset.annotations).read_text())
@@ -52,7 +46,7 @@ def test_classes_are_matched_by_name_and_unknown_ones_left_out(drawn: Dataset) -
     results = accuracy.detect_with(cheat(drawn, classes), classes, drawn, ids, batch=4)
     figures = accuracy.figures(results, drawn, ids)
     assert figures["AP"] == pytest.approx(1.0)
-    assert figures["images"] == 6
+    assert figures["images"] == 24
     assert figures["split"] == drawn.name
 
 
@@ -81,7 +75,7 @@ def test_a_set_named_val2017_must_have_its_annotations(drawn: Dataset, tmp_path:
     false = tmp_path / "instances_val2017.json"
     false.write_bytes(Path(drawn.annotations).read_bytes())
     dataset = Dataset.of(false, drawn.images)
-    with pytest.raises(ValueError, match="5,000 images; this has 6"):
+    with pytest.raises(ValueError, match="5,000 images; this has 24"):
         accuracy.figures([], dataset, image_ids(dataset))
 
 

@@ -17,7 +17,6 @@ from benchmarks import accuracy, analysis
 from benchmarks.cases import Dataset
 from benchmarks.dataset import embedded, image_ids
 from fcos.coco_eval import evaluate_detections, match_detections
-from fcos.data import shapes
 
 
 def noisy_detections(content: dict[str, Any], seed: int = 0) -> list[dict[str, Any]]:
@@ -45,17 +44,14 @@ def photographs() -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, list[dict[str, Any]]]:
+def detected(drawn: Dataset) -> tuple[Dataset, list[dict[str, Any]]]:
     """Drawn images and what the embedded model finds in them."""
-    annotations = shapes.write(tmp_path_factory.mktemp("shapes"), 24, size=160)
-    dataset = Dataset.of(annotations, annotations.parent / "images")
     torch.set_num_threads(1)
-    detector = zoo.get("FCOS_shapes_tiny")
-    return dataset, accuracy.detect(detector, dataset, image_ids(dataset), batch=8)
+    return drawn, accuracy.detect(zoo.get("FCOS_shapes_tiny"), drawn, image_ids(drawn), batch=8)
 
 
-def test_the_figures_of_a_case_hold_the_analysis(drawn: Any) -> None:
-    dataset, results = drawn
+def test_the_figures_of_a_case_hold_the_analysis(detected: Any) -> None:
+    dataset, results = detected
     figures = accuracy.figures(results, dataset, image_ids(dataset))
     assert figures["bootstrap"]["low"] < figures["AP"] < figures["bootstrap"]["high"]
     assert 0 < figures["ece"] < 1
@@ -65,8 +61,10 @@ def test_the_figures_of_a_case_hold_the_analysis(drawn: Any) -> None:
     assert json.dumps(figures, allow_nan=False)
 
 
-def test_drawing_every_image_once_gives_the_ap_of_pycocotools(photographs: Any, drawn: Any) -> None:
-    for content, results in (photographs, (drawn[0].annotations, drawn[1])):
+def test_drawing_every_image_once_gives_the_ap_of_pycocotools(
+    photographs: Any, detected: Any
+) -> None:
+    for content, results in (photographs, (detected[0].annotations, detected[1])):
         evaluation = match_detections(results, content)
         weights = np.ones((1, len(evaluation.params.imgIds)), dtype=int)
         matches = list(analysis.match_tables(evaluation))
@@ -108,10 +106,10 @@ def test_tide_is_that_of_its_authors(photographs: Any) -> None:
     assert {key: 100 * value for key, value in errors.items()} == pytest.approx(authors, abs=1e-9)
 
 
-def test_calibration_is_that_of_the_libraries(photographs: Any, drawn: Any) -> None:
+def test_calibration_is_that_of_the_libraries(photographs: Any, detected: Any) -> None:
     hotcoco = pytest.importorskip("hotcoco")
     uq_detr = pytest.importorskip("uq_detr")
-    dataset, results = drawn
+    dataset, results = detected
     evaluation = match_detections(results, dataset.annotations)
     values = analysis.analyse(evaluation)
     theirs = hotcoco.COCOeval(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -13,13 +11,6 @@ from benchmarks.cases import Dataset
 from benchmarks.dataset import image_ids
 from benchmarks.studies.quality_branch import detect, split_scores, table
 from fcos.coco_eval import evaluate_detections
-from fcos.data import shapes
-
-
-@pytest.fixture
-def drawn(tmp_path: Path) -> Dataset:
-    annotations = shapes.write(tmp_path, 6, size=160)
-    return Dataset.of(annotations, annotations.parent / "images")
 
 
 def test_the_parts_of_a_score_make_the_score(drawn: Dataset) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -20,7 +18,6 @@ from benchmarks.dataset import (
 )
 from benchmarks.measure import measure
 from benchmarks.workload import resolve_weights
-from fcos.data import shapes
 
 
 def distance(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -51,11 +48,9 @@ def test_corruptions_have_their_stated_size() -> None:
     assert set(flat.flatten().tolist()) == {80, 120}
 
 
-def test_robustness_is_the_ap_of_each_corruption(tmp_path: Any) -> None:
-    annotations = shapes.write(tmp_path, 8, size=128)
-    dataset = Dataset.of(annotations, annotations.parent / "images")
+def test_robustness_is_the_ap_of_each_corruption(drawn: Dataset) -> None:
     weights = resolve_weights("FCOS_shapes_tiny", {}, None, cached_only=True)
-    case = Case("FCOS_shapes_tiny", "robustness", dataset=dataset, threads=1, weights=weights)
+    case = Case("FCOS_shapes_tiny", "robustness", dataset=drawn, threads=1, weights=weights)
     values = measure(case)
     every = [ap for aps in values["corrupted"].values() for ap in aps]
     assert list(values["corrupted"]) == list(CORRUPTIONS)
@@ -64,4 +59,4 @@ def test_robustness_is_the_ap_of_each_corruption(tmp_path: Any) -> None:
     assert values["mean"] < values["clean"]
     assert values["relative"] == pytest.approx(values["mean"] / values["clean"])
     with pytest.raises(MissingError, match="no weights given"):
-        measure(Case("FCOS_shapes_tiny", "robustness", dataset=dataset, threads=1))
+        measure(Case("FCOS_shapes_tiny", "robustness", dataset=drawn, threads=1))

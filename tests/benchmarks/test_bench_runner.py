@@ -15,18 +15,13 @@ from benchmarks.cases import TIMED, Case, Result
 from benchmarks.store import Row, Store, newest
 from benchmarks.suite import Suite
 
+pytestmark = pytest.mark.usefixtures("without_network")
 TINY = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
 TOO_LARGE = {
     6: Result("timed out", reason="too slow"),
     8: Result("out of memory", reason="too large"),
 }
 Processes = list[list[Case]]
-
-
-@pytest.fixture(autouse=True)
-def without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("FCOS_ZOO_OFFLINE", "1")
-    monkeypatch.setenv("FCOS_ZOO_HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture

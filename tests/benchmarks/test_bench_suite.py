@@ -14,13 +14,8 @@ from benchmarks.cases import Case, Weights
 from benchmarks.suite import Suite
 from benchmarks.workload import resolve_weights
 
+pytestmark = pytest.mark.usefixtures("without_network")
 TINY, R_50 = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x", "FCOS_R_50_1x"
-
-
-@pytest.fixture(autouse=True)
-def without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("FCOS_ZOO_OFFLINE", "1")
-    monkeypatch.setenv("FCOS_ZOO_HOME", str(tmp_path / "home"))
 
 
 @pytest.mark.parametrize("name", suite.suites())

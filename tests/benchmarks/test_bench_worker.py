@@ -16,7 +16,6 @@ from benchmarks import measure, worker
 from benchmarks.cases import Case, Dataset, Result
 from benchmarks.worker import run
 from benchmarks.workload import resolve_weights
-from fcos.data import shapes
 
 ROOT = Path(measure.__file__).parent.parent
 SUITE = """
@@ -88,13 +87,12 @@ def test_a_hanging_case_is_ended_and_the_next_one_measured() -> None:
 
 
 def test_values_other_than_times_are_identical_in_another_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: Dataset
 ) -> None:
     monkeypatch.setenv("FCOS_ZOO_HOME", str(tmp_path))
-    entry, annotations = "FCOS_shapes_tiny", shapes.write(tmp_path, 8, size=160)
-    dataset = Dataset.of(annotations, annotations.parent / "images")
+    entry = "FCOS_shapes_tiny"
     wanted = [Case(entry, metric, threads=1) for metric in ("params", "flops", "training_memory")]
-    wanted.append(Case(entry, "ap", threads=1, dataset=dataset, weights=resolve_weights(entry)))
+    wanted.append(Case(entry, "ap", threads=1, dataset=drawn, weights=resolve_weights(entry)))
     for case, result in run(wanted):
         assert json.dumps(result.values) == json.dumps(measure.measure(case))
     assert result.values["AP"] > 0.3

@@ -98,19 +98,14 @@ def test_what_ran_a_model_is_a_column_where_runtimes_differ() -> None:
     assert first_row(rows)["runtime"] == "PyTorch 2.9"
     assert "runtime" not in first_row(rows[:1])
     assert "fp32, cpu, PyTorch 2.9" in printed(rows[:1])
-    assert [cells[:3] for cells in section(rows, "Latency").cells] == [
+    assert section(rows, "Latency").cells.iloc[:, :3].to_numpy().tolist() == [
         [ENTRY, "fp32", "PyTorch 2.9"],
         ["model.onnx", "fp32", "ONNX Runtime 1.32.0"],
     ]
-    headings, models = tables.compact(summary(frame(rows)))
-    assert headings[1] == "runtime"
-    assert models[1][1] == "ONNX Runtime 1.32.0"
+    assert list(tables.compact(summary(frame(rows)))["runtime"])[1] == "ONNX Runtime 1.32.0"
     newer = latency(ENTRY, 70, facts={"torch": "2.10"})
-    assert section([rows[0], newer], "Latency").cells[0][2:5] == [
-        "PyTorch 2.10",
-        "published",
-        "70.0",
-    ]
+    newest = section([rows[0], newer], "Latency").cells.iloc[0]
+    assert list(newest[["runtime", "weights", "ms"]]) == ["PyTorch 2.10", "published", "70.0"]
 
 
 def test_each_precision_is_a_row_and_parameters_belong_to_all() -> None:
@@ -133,12 +128,13 @@ def test_the_page_names_machine_software_and_command() -> None:
 
 def test_batch_sizes_and_precisions_are_columns() -> None:
     sweep = section(ROWS, "Throughput")
-    assert sweep.headings[-2:] == ["images/s, batch 1", "images/s, batch 2"]
-    assert sweep.cells == [[ENTRY, "fp32", "PyTorch 2.9", "published", "5.0 ~", "10.0 ~"]]
+    assert list(sweep.cells.columns[-2:]) == ["images/s, batch 1", "images/s, batch 2"]
+    cells = [ENTRY, "fp32", "PyTorch 2.9", "published", "5.0 ~", "10.0 ~"]
+    assert sweep.cells.to_numpy().tolist() == [cells]
     half = row(ENTRY, "training_memory", memory(ENTRY, 1.8)["values"], precision="bf16")
     memories = section([memory(ENTRY, 3.06), half], "Memory of training")
-    assert memories.headings[1:] == ["predicted train GB, fp32", "predicted train GB, bf16"]
-    assert memories.cells == [[ENTRY, "3.06", "1.80"]]
+    predicted = {"predicted train GB, fp32": "3.06", "predicted train GB, bf16": "1.80"}
+    assert memories.cells.to_dict("records") == [{"model": ENTRY, **predicted}]
 
 
 def test_different_thread_counts_are_rows_of_their_own() -> None:
@@ -180,7 +176,7 @@ def test_errors_and_calibration_have_a_table_of_their_own() -> None:
     }
     rows = [ap(ENTRY, values=values)]
     shown = section(rows, "AP: interval, errors, calibration")
-    cells = dict(zip(shown.headings, shown.cells[0], strict=True))
+    cells = shown.cells.iloc[0]
     assert cells["AP from"] == "36.0"
     assert cells["dAP class"] == "5.3"
     assert cells["OCE"] == "0.41"
@@ -191,8 +187,7 @@ def test_errors_and_calibration_have_a_table_of_their_own() -> None:
 def test_the_noise_of_a_time_and_the_ap_in_noise_are_two_columns() -> None:
     values = {"corrupted": {"noise": [0.3, 0.2, 0.1]}, "mean": 0.2, "split": "val2017"}
     rows = [latency(ENTRY, 80, noise=0.05), row(ENTRY, "robustness", values)]
-    headings, [cells] = tables.compact(summary(frame(rows)), every=True)
-    figures = dict(zip(headings, cells, strict=True))
+    figures = tables.compact(summary(frame(rows)), every=True).iloc[0]
     assert (figures["noise"], figures["AP noise"]) == ("5%", "20.0")
 
 
@@ -200,6 +195,6 @@ def test_robustness_has_the_mean_of_each_corruption() -> None:
     values = {"corrupted": {"blur": [0.3, 0.2, 0.1]}, "mean": 0.2, "relative": 0.5}
     robust = row(ENTRY, "robustness", {**values, "split": "val2017", "images": 5000})
     shown = section([robust], "Robustness")
-    cells = dict(zip(shown.headings, shown.cells[0], strict=True))
+    cells = shown.cells.iloc[0]
     names = ("AP corrupted", "of AP", "AP blur")
     assert [cells[name] for name in names] == ["20.0", "50.0", "20.0"]

@@ -7,31 +7,24 @@ import json
 from pathlib import Path
 
 import pytest
+import rows
 import yaml
 from huggingface_hub import constants
 from mirrors import HubServer, own_settings
 
-from benchmarks.cases import Case, Dataset, Result, Weights
-from benchmarks.store import Store, row_of
+from benchmarks.store import Store
 from tools import cli
 
-FACTS = {"cpu": "Some CPU", "cores": 2, "torch": "2.9", "torchvision": "0.24", "python": "3.11",
-         "commit": "0123456789abcdef", "dirty": False, "code": "c0de"}  # fmt: skip
-VAL = Dataset("a.json", "images", "instances_val2017", "d1")
+ENTRY = "FCOS_R_50_FPN_1x"
 
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     own_settings(monkeypatch, tmp_path / "home")
     store = Store(tmp_path / "results.jsonl")
-    values = {"AP": 0.371, "AP50": 0.56, "APl": None, "split": "val2017", "images": 5000}
-    weights = Weights("published", "w.pth", "abc")
-    for metric, measured, options in (
-        ("ap", values, {"dataset": VAL, "weights": weights}),
-        ("params", {"parameters": 32_240_000}, {}),
-    ):
-        case = Case("FCOS_R_50_FPN_1x", metric, **options)  # type: ignore[arg-type]
-        store.append(row_of(case, Result("measured", measured), FACTS, "fcos-zoo bench"))
+    few = dict.fromkeys(("AP75", "APs", "APm", "APl"))  # no figures
+    store.append(rows.ap(ENTRY, values=few))
+    store.append(rows.row(ENTRY, "params", {"parameters": 32_240_000}))
     return store.path
 
 
@@ -41,22 +34,22 @@ def test_the_dataset_has_figures_with_provenance_and_a_model_index(
     out = tmp_path / "out"
     arguments = ["bench", "push", "hf://datasets/me/fcos", str(results), "--dry-run", str(out)]
     assert cli.main(arguments) == 0
-    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    stored = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     lines = [json.loads(line) for line in (out / "figures.jsonl").read_text().splitlines()]
     assert [(line["metric"], line["value"]) for line in lines] == [
         *(("ap", pytest.approx(37.1)), ("ap_50", pytest.approx(56.0)), ("params_m", 32.24))
     ]
     assert len({tuple(line) for line in lines}) == 1  # the same columns in every line
     provenance = lines[0]["provenance"]
-    text = json.dumps(rows[0], sort_keys=True, separators=(",", ":"))
+    text = json.dumps(stored[0], sort_keys=True, separators=(",", ":"))
     assert provenance["sha256"] == hashlib.sha256(text.encode()).hexdigest()
-    assert provenance["commit"] == FACTS["commit"]
+    assert provenance["commit"] == rows.FACTS["commit"]
     assert provenance["weights"] == "published@abc"
     page = (out / "README.md").read_text()
     facts = yaml.safe_load(page.split("---")[1])
     assert facts["license"] == "cc-by-4.0"
     ((model, result),) = ((m["name"], m["results"][0]) for m in facts["model-index"])
-    assert model == "FCOS_R_50_FPN_1x"
+    assert model == ENTRY
     assert result["dataset"]["name"] == "val2017"
     assert result["metrics"][0] == {"type": "mAP", "name": "AP", "value": 37.1}
     assert "| FCOS_R_50_FPN_1x | fp32 |" in page
