@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-import yaml
 from filelock import FileLock
 from rich.filesize import decimal
 from rich.table import Table
@@ -58,17 +57,15 @@ for _name in sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml")):
 def download(name: str, root: Path, keep: bool) -> None:
     """Download what is missing of a published dataset, and check all of it."""
     from fcos.data.download import (
-        DatasetSpec,
         check_disk_space,
         missing_archives,
+        read_spec,
         remove_archive,
         required_bytes,
         verify_dataset,
     )
 
-    dataset = DatasetSpec.parse(
-        name, yaml.safe_load((CONFIGS / "dataset" / f"{name}.yaml").read_text())
-    )
+    dataset = read_spec(CONFIGS / "dataset" / f"{name}.yaml")
     root.mkdir(parents=True, exist_ok=True)
     console = TextConsole(soft_wrap=True)
     with FileLock(root / ".data.lock"):
@@ -229,19 +226,18 @@ def _announcement(dataset: DatasetSpec, missing: Sequence[Archive], root: Path) 
 
 def _install(archive: Archive, root: Path) -> None:
     """Download an archive, unless it is there, and unpack it; bars show both."""
-    from fcos.data.download import install_archive
+    from fcos.data.download import check_md5, unpack
 
     with progress_bars() as bars:
         task = bars.add_task(f"unpacking {archive.name}", total=None, visible=False)
 
-        def fetch_archive(archive: Archive, folder: Path) -> Path:
-            source = FileSource(archive.url, archive.size, archive.sha256 or "")
-            return fetch(archive.name, [source], folder=folder, progress=bars)
-
         def show(done: int, total: int) -> None:
             bars.update(task, completed=done, total=total, visible=True)
 
-        install_archive(archive, root, fetch_archive, show)
+        source = FileSource(archive.url, archive.size, archive.sha256 or "")
+        path = fetch(archive.name, [source], folder=root / "archives", progress=bars)
+        check_md5(path, archive)
+        unpack(path, archive.extract, root, show)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+import yaml
+from pydantic import TypeAdapter
 from rich.filesize import decimal
 
 from fcos.data.annotations import load_annotations
@@ -65,18 +67,13 @@ class DatasetSpec:
 
     name: str
     archives: tuple[Archive, ...]
-    splits: Mapping[str, int]
+    splits: dict[str, int]
 
-    @staticmethod
-    def parse(name: str, content: Mapping[str, Any]) -> DatasetSpec:
-        """From plain containers, such as those of a YAML file."""
-        archives = (
-            Archive(
-                **{**archive, "extract": tuple(ExtractRule(**rule) for rule in archive["extract"])}
-            )
-            for archive in content["archives"]
-        )
-        return DatasetSpec(name, tuple(archives), content["splits"])
+
+def read_spec(path: Path) -> DatasetSpec:
+    """The dataset that a file of `configs/dataset` describes, named like the file."""
+    content = yaml.safe_load(path.read_text())
+    return TypeAdapter(DatasetSpec).validate_python({"name": path.stem, **content})
 
 
 def missing_archives(dataset: DatasetSpec, root: Path) -> list[Archive]:
@@ -116,28 +113,21 @@ def check_disk_space(folder: Path, needed: int) -> None:
         )
 
 
-def install_archive(
-    archive: Archive,
-    root: Path,
-    download: Callable[[Archive, Path], Path],
-    progress: Progress | None = None,
-) -> None:
-    """Download an archive into `root`/archives and unpack it.
-
-    Args:
-        archive: what to install.
-        root: the folder of the datasets.
-        download: brings the file into a folder, resumed and verified, and returns its path.
-        progress: see `unpack`.
+def check_md5(path: Path, archive: Archive) -> None:
+    """Delete a downloaded archive if its MD5, where no SHA-256 is published, is not the published.
 
     Raises:
-        ValueError: the file is not the published one.
+        ValueError: the file was deleted.
     """
-    path = download(archive, root / "archives")
-    if archive.md5 and not archive.sha256 and _md5(path) != archive.md5:
+    if archive.sha256 or not archive.md5:
+        return
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    if digest.hexdigest() != archive.md5:
         path.unlink()
         raise ValueError(f"{path.name}: its MD5 is not {archive.md5}; it was deleted, try again")
-    unpack(path, archive.extract, root, progress)
 
 
 def remove_archive(archive: Archive, root: Path) -> None:
@@ -250,11 +240,3 @@ def _open(archive: Path) -> Iterator[tuple[Any, dict[str, Member]]]:
             raise  # of the disk
         reason = str(error).splitlines()[0].rstrip(":")
         raise ValueError(f"{archive}: damaged ({reason}); delete it and start again") from None
-
-
-def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

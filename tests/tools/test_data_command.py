@@ -20,7 +20,7 @@ from PIL import Image
 
 from fcos.data import registry
 from fcos.data.dataset import CocoDataset
-from fcos.data.download import DatasetSpec
+from fcos.data.download import read_spec
 from fcos.data.registry import resolve_dataset
 from tools import data
 from tools.cli import main
@@ -213,7 +213,7 @@ def test_archives_with_only_an_md5_are_checked(
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "dataset").glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_zoo_s_own_datasets_are_well_described(path: Path) -> None:
-    dataset = DatasetSpec.parse(path.stem, yaml.safe_load(path.read_text()))
+    dataset = read_spec(path)
     unknown = [a.name for a in dataset.archives if not (a.sha256 or a.md5)]
     assert unknown == (["instances_valrem.json.zip"] if path.stem == "coco_rem" else [])
     images = sum(r.count for a in dataset.archives for r in a.extract if r.pattern.endswith(".jpg"))

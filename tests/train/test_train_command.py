@@ -21,7 +21,6 @@ from tools import cli
 
 # 8 iterations that can be interrupted between checkpoints.
 STEPS = ["schedule.iterations=8", "run.log_every=1", "run.checkpoint_every=2"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 
 
 @pytest.fixture(scope="module")
@@ -106,17 +105,6 @@ def test_fine_tuning_changes_only_the_class_predictor(tmp_path, own, capfd):
     assert all(torch.equal(tuned[name], before[name]) for name in learnt)
 
 
-def test_slurm_tasks_train_together(tmp_path, own):
-    """`srun` starts the command itself, several times, and says so in its own variables."""
-    tasks, log = [], tmp_path / "log"
-    for task in ("0", "1"):
-        step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": task, "SLURM_LOCALID": task}
-        step |= {"SLURM_JOB_ID": str(os.getpid()), "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}
-        tasks.append(start(command(*own, "schedule.iterations=2"), log, **step))
-    assert [task.wait(timeout=600) for task in tasks] == [0, 0], log.read_text()
-    assert "on 2 x cpu" in log.read_text()
-
-
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
@@ -131,30 +119,21 @@ def test_a_mistake_is_one_clear_line(own, argument, message):
         cli.run(["train", ENTRY, *own, argument])
 
 
-def test_a_worker_that_dies_is_replaced(tmp_path, own):
-    """An elastic restart resumes from the newest checkpoint, with the arguments of the start."""
-    launch = [*TORCHRUN, "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
-    agent = start([*launch, *command(*own)[1:]], tmp_path / "log")
-    kill_a_worker([agent], tmp_path)
-
-
 def test_two_nodes_and_a_worker_that_dies(tmp_path, own, monkeypatch):
-    """torchrun on two machines, both this one, of which one loses its process."""
+    """torchrun on two machines, both this one, of which one loses its process.
+
+    The run continues from a checkpoint and comes to its end, without a gap in its records.
+    """
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    run, log = tmp_path / "run", tmp_path / "log"
     with socket.socket() as free:
         free.bind(("localhost", 0))
         at = f"--rdzv-endpoint=localhost:{free.getsockname()[1]}"
-    nodes = []
+    agents = []
     for host in (1, 0):
-        launch = [*TORCHRUN, "--nnodes=2", "--nproc-per-node=1", "--max-restarts=2", at]
-        launch += ["--rdzv-backend=c10d", f"--rdzv-conf=is_host={host}"]
-        nodes.append(start([*launch, *command(*own)[1:]], tmp_path / "log"))
-    kill_a_worker(nodes, tmp_path)
-
-
-def kill_a_worker(agents, folder):
-    """The run continues from a checkpoint and comes to its end, without a gap in its records."""
-    run, log = folder / "run", folder / "log"
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--max-restarts=2"]
+        launch += ["--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-conf=is_host={host}", at]
+        agents.append(start([*launch, *command(*own)[1:]], log))
     wait_for_iteration(run, 3, agents[0], log)
     children = Path(f"/proc/{agents[0].pid}/task/{agents[0].pid}/children").read_text().split()
     os.kill(int(children[0]), signal.SIGKILL)
