@@ -86,8 +86,8 @@ def quantize(
         dataset: inputs to calibrate with.
         runner: from a model as NNCF gives it to what runs it.
         control: how much accuracy the network may lose; None for any.
-        fast_bias_correction: correct biases without the errors of the layers before, which loses
-            more AP; NNCF cannot do it otherwise in graphs of ONNX.
+        fast_bias_correction: correct biases without the errors of the layers before, which takes
+            less time and loses more AP; NNCF cannot do it otherwise in graphs of ONNX.
     """
     import nncf
 
@@ -119,6 +119,7 @@ def quantize_openvino(
     images: Iterable[np.ndarray],
     description: Mapping[str, Any],
     control: AccuracyControl | None = None,
+    fast_bias_correction: bool = False,
 ) -> None:
     """Quantise an .xml file; `images` are inputs of its graph, to calibrate with."""
     import nncf
@@ -139,7 +140,8 @@ def quantize_openvino(
     def runner(compiled: Any) -> Run:
         return lambda images: compiled(images).to_tuple()
 
-    quantized = quantize(model, nodes, nncf.Dataset(images), runner, control, False)
+    inputs = nncf.Dataset(images)
+    quantized = quantize(model, nodes, inputs, runner, control, fast_bias_correction)
     quantized.set_rt_info(json.dumps(dict(description)), METADATA)
     openvino.save_model(quantized, str(out), compress_to_fp16=False)
 

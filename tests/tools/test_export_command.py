@@ -175,6 +175,7 @@ def test_a_pt2_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
         "--images -1",
         "--format x",
         "--max-drop 0.5",
+        "--format onnx --precision int8 --fast-bias-correction",
         "--format pt2 --precision int8",
     ],
 )
@@ -240,6 +241,7 @@ def test_int8_files_find_most_of_it_and_do_not_saturate(
     inputs = [file.prepare(image)[0][None] for image in pixels]
     write(path, out, inputs, {**file.description, "precision": "int8"})
     assert spy.call_args.kwargs["advanced_parameters"].overflow_fix == nncf.OverflowFix.ENABLE
+    assert spy.call_args.kwargs["fast_bias_correction"] is (suffix == ".onnx")
     quantised = zoo.load(out)
     assert quantised.precision == "int8"
     matching = total = 0
@@ -249,6 +251,13 @@ def test_int8_files_find_most_of_it_and_do_not_saturate(
         matching += matches(sure, theirs, iou=0.7, score=0.2)
         total += len(sure["scores"])
     assert matching >= 0.8 * total > 0
+
+
+def test_fast_bias_correction_is_a_choice_for_openvino(folder: Path, tmp_path: Path) -> None:
+    with mock.patch.object(nncf, "quantize", side_effect=lambda model, *_, **__: model) as spy:
+        command = f"export {TINY} --format openvino --precision int8 --fast-bias-correction"
+        assert run([*command.split(), "--out", str(tmp_path)]) == 0
+    assert spy.call_args.kwargs["fast_bias_correction"] is True
 
 
 @pytest.mark.parametrize(("suffix", "write"), WRITERS)
