@@ -113,14 +113,7 @@ class DLA(StagedBackbone):
         frozen_stages: CountOrZero = 0,
         out_stages: Sequence[Count] = (3, 4, 5),
     ) -> None:
-        super().__init__(
-            WIDTHS,
-            first_stage=2,
-            out_stages=out_stages,
-            norm=norm,
-            norm_eps=norm_eps,
-            frozen_stages=frozen_stages,
-        )
+        super().__init__(WIDTHS, out_stages, norm, norm_eps, frozen_stages)
 
         self.stem = nn.Sequential(
             ConvNorm(3, 16, 7, norm_layer=self.norm_of(1)),

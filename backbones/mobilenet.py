@@ -62,6 +62,8 @@ class MobileNetV2(StagedBackbone):
         out_stages: which of stages 1 to 5 are returned.
     """
 
+    first_stage = 1
+
     def __init__(
         self,
         *,
@@ -71,14 +73,8 @@ class MobileNetV2(StagedBackbone):
         frozen_stages: CountOrZero = 0,
         out_stages: Sequence[Count] = (3, 4, 5),
     ) -> None:
-        super().__init__(
-            [_scaled(rows[-1][1], width) for rows in STAGES],
-            first_stage=1,
-            out_stages=out_stages,
-            norm=norm,
-            norm_eps=norm_eps,
-            frozen_stages=frozen_stages,
-        )
+        channels = [_scaled(rows[-1][1], width) for rows in STAGES]
+        super().__init__(channels, out_stages, norm, norm_eps, frozen_stages)
 
         in_channels = _scaled(32, width)
         self.stem = ConvNorm(

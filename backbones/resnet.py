@@ -83,14 +83,7 @@ class ResNet(StagedBackbone):
     ) -> None:
         if depth not in BLOCKS:
             raise ValueError(f"ResNet depth {depth} is not one of 50, 101, 152")
-        super().__init__(
-            (256, 512, 1024, 2048),
-            first_stage=2,
-            out_stages=out_stages,
-            norm=norm,
-            norm_eps=norm_eps,
-            frozen_stages=frozen_stages,
-        )
+        super().__init__((256, 512, 1024, 2048), out_stages, norm, norm_eps, frozen_stages)
         self.stride_in_1x1 = stride_in_1x1
 
         self.stem = ConvNorm(3, 64, 7, stride=2, norm_layer=self.norm_of(1))

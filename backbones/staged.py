@@ -34,35 +34,32 @@ class StagedBackbone(nn.Module):
 
     Args:
         stage_channels: output channels of each stage.
-        first_stage: number of the first one; the stem comes before it.
         out_stages: which stages `forward` returns.
         norm, norm_eps: see `layers.norm_layer`.
         frozen_stages: how many of (stem, first stage, second stage, ...) are not trained; their
             norms have constant statistics too.
     """
 
+    first_stage = 2  # the number of the first stage after the stem
+
     def __init__(
         self,
         stage_channels: Sequence[int],
-        *,
-        first_stage: int,
         out_stages: Sequence[int],
         norm: NormKind,
         norm_eps: float,
         frozen_stages: int,
     ) -> None:
         super().__init__()
-        last = first_stage + len(stage_channels) - 1
-        if not out_stages or not all(first_stage <= stage <= last for stage in out_stages):
+        first, last = self.first_stage, self.first_stage + len(stage_channels) - 1
+        if not out_stages or not all(first <= stage <= last for stage in out_stages):
             raise ValueError(
-                f"out_stages {list(out_stages)}: {type(self).__name__} has stages {first_stage} to "
-                f"{last}"
+                f"out_stages {list(out_stages)}: {type(self).__name__} has stages {first} to {last}"
             )
-        self.first_stage = first_stage
         self.out_stages = tuple(out_stages)
-        self.channels = tuple(stage_channels[stage - first_stage] for stage in out_stages)
+        self.channels = tuple(stage_channels[stage - first] for stage in out_stages)
         self.strides = tuple(2**stage for stage in out_stages)
-        self.built_stages = tuple(range(first_stage, max(out_stages) + 1))
+        self.built_stages = tuple(range(first, max(out_stages) + 1))
         self.frozen_stages = frozen_stages
         self._norm = norm_layer(norm, norm_eps)
         self._frozen_norm = norm_layer(constant_norm(norm), norm_eps)

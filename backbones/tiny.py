@@ -42,6 +42,8 @@ class TinyNet(StagedBackbone):
         norm, norm_eps: see `layers.norm_layer`.
     """
 
+    first_stage = 1
+
     def __init__(
         self,
         widths: Sequence[Count] = (16, 32, 64, 128),
@@ -51,14 +53,7 @@ class TinyNet(StagedBackbone):
         norm: NormKind = "bn",
         norm_eps: NotNegative = 1e-5,
     ) -> None:
-        super().__init__(
-            widths,
-            first_stage=1,
-            out_stages=out_stages,
-            norm=norm,
-            norm_eps=norm_eps,
-            frozen_stages=0,
-        )
+        super().__init__(widths, out_stages, norm, norm_eps, frozen_stages=0)
         self.stages = nn.ModuleList(
             TinyStage(in_channels, width, depth, self.norm_of(stage))
             for stage, in_channels, width, depth in zip(

@@ -99,14 +99,7 @@ class VoVNet(StagedBackbone):
         frozen_stages: CountOrZero = 0,
         out_stages: Sequence[Count] = (3, 4, 5),
     ) -> None:
-        super().__init__(
-            stage_channels,
-            first_stage=2,
-            out_stages=out_stages,
-            norm=norm,
-            norm_eps=norm_eps,
-            frozen_stages=frozen_stages,
-        )
+        super().__init__(stage_channels, out_stages, norm, norm_eps, frozen_stages)
 
         self.stem = nn.Sequential(
             *(

@@ -154,6 +154,9 @@ def test_evaluation_leaves_out_exactly_what_training_and_check_leave_out(tmp_pat
     assert finding.where in ("1.jpg", "annotations[1]")
 
 
+FORM = "a detection must have image_id, category_id, bbox"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -162,13 +165,10 @@ def test_evaluation_leaves_out_exactly_what_training_and_check_leave_out(tmp_pat
         ({"score": float("nan")}, "not finite"),
         ({"bbox": [0, 0, float("inf"), 5]}, "not finite"),
         ({"bbox": [9, 9, -4, 4]}, "negative side"),
-        *(
-            ({field: value}, "a detection must have image_id, category_id, bbox")
-            for field, value in (
-                *(("score", None), ("bbox", None), ("bbox", [1, 2, 3])),
-                ("bbox", ["1", 2, 3, 4]),
-            )
-        ),
+        ({"score": None}, FORM),
+        ({"bbox": None}, FORM),
+        ({"bbox": [1, 2, 3]}, FORM),
+        ({"bbox": ["1", 2, 3, 4]}, FORM),
     ],
 )
 def test_impossible_detections_are_refused(changes, message):
@@ -177,8 +177,8 @@ def test_impossible_detections_are_refused(changes, message):
 
 
 @pytest.mark.parametrize("detection", ["box", square(), {"bbox": [1, 2, 3, 4], "score": 1.0}])
-def test_a_detection_without_a_field_is_refused_with_the_expected_form(detection):
-    with pytest.raises(ValueError, match="a detection must have image_id, category_id, bbox"):
+def test_detections_without_a_field_are_refused(detection):
+    with pytest.raises(ValueError, match=FORM):
         evaluate_detections([detection], truth(square()))
 
 

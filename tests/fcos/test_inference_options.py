@@ -94,15 +94,6 @@ def test_compiling_without_a_compiler_names_it(
         tiny_detector().compile_network()
 
 
-def test_the_network_is_one_graph(tiny_detector: Build, picture: Tensor) -> None:
-    detector = tiny_detector().eval()
-    batch = detector.normalizer([picture])
-    torch._dynamo.reset()
-    with torch.no_grad():
-        explanation = torch._dynamo.explain(detector.network)(batch)
-    assert explanation.graph_break_count == 0
-
-
 def test_a_copy_of_a_compiled_detector_runs_its_own_weights(
     tiny_detector: Build, picture: Tensor
 ) -> None:

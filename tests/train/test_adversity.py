@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
@@ -10,9 +9,7 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
-from PIL import Image
 from tiny_detector import ENTRY, SHORT
 
 from fcos.train.metrics import read
@@ -67,29 +64,6 @@ def test_a_disk_that_fills_up_is_named(train, tmp_path, capsys, limit):
     assert train("--resume") == 0
 
 
-def test_a_clock_that_is_set_back_changes_neither_rates_nor_order(train, tmp_path, monkeypatch):
-    run, clock = tmp_path / "run", itertools.count(time.time(), -3600)
-    monkeypatch.setattr(time, "time", lambda: next(clock))
-    options = ["run.log_every=1", "run.checkpoint_every=1"]
-    assert train(*options) == 0
-    os.utime(run / "checkpoints" / "iteration_0000002.pth", (0, 0))
-    assert train(*options, "--resume", "schedule.iterations=3") == 0
-    records = read(run / "metrics.jsonl")
-    assert [record["iteration"] for record in records] == [1, 2, 3]
-    assert all(record["images_per_second"] > 0 for record in records)
-
-
-def test_pixels_that_are_no_numbers_are_refused(data, train, capsys):
-    content = json.loads(data.read_text())
-    first = content["images"][0]
-    pixels = np.full((first["height"], first["width"]), np.nan, np.float32)
-    Image.fromarray(pixels).save(data.parent / "images" / "nan.tiff")
-    first["file_name"] = "nan.tiff"
-    data.write_text(json.dumps(content))
-    assert train() == 1
-    assert "nan.tiff" in capsys.readouterr().err
-
-
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounts need root")
 def test_without_shared_memory_the_remedy_is_named(command):
     script = 'mount -t tmpfs -o ro none /dev/shm || exit 77; exec "$@"'
@@ -101,15 +75,13 @@ def test_without_shared_memory_the_remedy_is_named(command):
     assert "ran out of shared memory or file descriptors" in run.stderr
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGUSR1"])
-def test_a_signal_before_the_first_step_ends_the_run(command, tmp_path, name):
-    number = getattr(signal, name)
+def test_a_signal_before_the_first_step_ends_the_run(command, tmp_path):
     endless = [*command, "schedule.iterations=1000000"]
     process = subprocess.Popen(endless, stderr=subprocess.DEVNULL)
     while not (tmp_path / "run" / "run.lock").exists():
         assert process.poll() is None
         time.sleep(0.01)
     while process.poll() is None:  # Python ignores an exception of a handler in a few places
-        process.send_signal(number)
+        process.send_signal(signal.SIGINT)
         time.sleep(1)
-    assert process.returncode in (-number, 128 + number)
+    assert process.returncode in (-signal.SIGINT, 128 + signal.SIGINT)

@@ -41,33 +41,40 @@ def test_only_the_centreness_free_system_learns_from_images_without_objects():
     assert keeping == {"FCOS_R_50_noctr_2x"}
 
 
-def steps(entry):
-    return build_transforms(zoo.card(entry).config).transforms
+SIZES = [640, 672, 704, 736, 768, 800]
 
 
-def test_detectron2_draws_a_size_from_a_list():
-    flip, resize = steps("FCOS_MS_R_50_2x")
-    assert resize == ResizeShortestSide([640, 672, 704, 736, 768, 800], 1333, "choice", "nearest")
-    assert flip == HorizontalFlip(0.5, plus_one=False)
-
-
-@pytest.mark.parametrize("entry", ["FCOS_MM_R_50_1x", "FCOS_TV_R_50"])
-def test_openmmlab_and_torchvision_resize_without_antialiasing(entry):
-    _, resize = steps(entry)
-    assert not resize.antialias
-
-
-def test_maskrcnn_benchmark_draws_a_size_from_a_range_and_counts_the_last_pixel():
-    resize, flip = steps("FCOS_imprv_R_101_FPN_2x")
-    assert resize == ResizeShortestSide([640, 800], 1333, "range", "truncate")
-    assert flip == HorizontalFlip(0.5, plus_one=True)
-
-
-def test_the_centreness_free_system_looks_at_squares():
-    # utils_box/dataset.py: mirrored first, then placed
-    flip, view = steps("FCOS_R_50_noctr_2x")
-    assert flip == HorizontalFlip(0.5, plus_one=False)
-    assert view == SquareView(1025, (0.8, 1.0))
+@pytest.mark.parametrize(
+    ("entry", "steps"),
+    [
+        # detectron2 draws a size from a list.
+        (
+            "FCOS_MS_R_50_2x",
+            [HorizontalFlip(), ResizeShortestSide(SIZES, 1333, "choice", "nearest")],
+        ),
+        # OpenMMLab and torchvision resize without antialiasing.
+        (
+            "FCOS_MM_R_50_1x",
+            [HorizontalFlip(), ResizeShortestSide([800], 1333, antialias=False)],
+        ),
+        (
+            "FCOS_TV_R_50",
+            [HorizontalFlip(), ResizeShortestSide([800], 1333, rounding="floor", antialias=False)],
+        ),
+        # maskrcnn-benchmark draws a size from a range, flips afterwards and counts the last pixel.
+        (
+            "FCOS_imprv_R_101_FPN_2x",
+            [
+                ResizeShortestSide([640, 800], 1333, "range", "truncate"),
+                HorizontalFlip(plus_one=True),
+            ],
+        ),
+        # The centre-ness-free system's utils_box/dataset.py flips, then places in a square.
+        ("FCOS_R_50_noctr_2x", [HorizontalFlip(), SquareView(1025, (0.8, 1.0))]),
+    ],
+)
+def test_images_are_augmented_as_published(entry, steps):
+    assert build_transforms(zoo.card(entry).config).transforms == steps
 
 
 @pytest.mark.parametrize("pattern", ["FCOS_MM_HRNet_*", "FCOS_syncbn_bs32_*"])

@@ -92,7 +92,6 @@ def test_the_signature_is_the_schema() -> None:
         ("data.flip=2", "data.flip=2 should be less than or equal to 1"),
         ("run.seed=-1", "run.seed=-1 should be greater than or equal to 0"),
         ("run.loggers=[paper]", "should be 'tensorboard', 'wandb' or 'mlflow'"),
-        ("+solver.base_rl=1", "solver.base_rl is not a setting: did you mean base_lr?"),
         (
             "+solver.warmup.factors=1",
             "solver.warmup.factors is not a setting: did you mean factor?",
