@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -253,10 +254,21 @@ def test_int8_files_find_most_of_it_and_do_not_saturate(
     assert matching >= 0.8 * total > 0
 
 
-def test_fast_bias_correction_is_a_choice_for_openvino(folder: Path, tmp_path: Path) -> None:
-    with mock.patch.object(nncf, "quantize", side_effect=lambda model, *_, **__: model) as spy:
-        command = f"export {TINY} --format openvino --precision int8 --fast-bias-correction"
-        assert run([*command.split(), "--out", str(tmp_path)]) == 0
+def test_fast_bias_correction_is_a_choice_for_openvino(
+    folder: Path, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    def convert(_: Path, path: Path, facts: object) -> None:
+        for suffix in (".xml", ".bin"):
+            shutil.copy(folder / f"{TINY}{suffix}", path.with_suffix(suffix))
+
+    spy = mock.Mock(side_effect=lambda model, *_, **__: model)
+    monkeypatch.setattr(nncf, "quantize", spy)
+    monkeypatch.setattr(export, "program", lambda *_, **__: None)
+    monkeypatch.setattr(export_formats, "write_onnx", lambda *_: None)
+    monkeypatch.setattr(export_formats, "write_openvino", convert)
+    monkeypatch.setattr(exported, "compare", lambda *_: "")
+    command = f"export {TINY} --format openvino --precision int8 --fast-bias-correction"
+    assert run([*command.split(), "--out", str(tmp_path)]) == 0
     assert spy.call_args.kwargs["fast_bias_correction"] is True
 
 
