@@ -151,7 +151,7 @@ def describe(state: Mapping[str, Tensor], entry: Card | None = None) -> str:
     except CheckpointError as error:
         return str(error)
     if entry and form in (NATIVE, PUBLISHED.get(entry.family)):
-        rows = _num_classes(build_detector(entry.config, empty=True), state)
+        rows = formats.num_classes(build_detector(entry.config, empty=True), state)
         if rows not in (None, len(entry.config["classes"])) and _fits(entry, state):
             return (
                 f"it is one of {rows} classes: zoo.build({entry.name!r}, num_classes={rows}), "
@@ -191,12 +191,6 @@ def _by_network(form: Format, state: Mapping[str, Tensor]) -> list[list[Card]]:
     return list(networks.values())
 
 
-def _num_classes(detector: Detector, state: Mapping[str, Tensor]) -> int | None:
-    """The number of classes that a state predicts, None if it has no class predictor."""
-    names = formats.translate(state, detector).items()
-    return next((state[key].numel() for key, name in names if name == "head.cls_logits.bias"), None)
-
-
 def _fits(entry: Card, state: Mapping[str, Tensor]) -> bool:
     """Whether names and shapes are the entry's, whatever the number of classes."""
     shapes = {
@@ -204,7 +198,7 @@ def _fits(entry: Card, state: Mapping[str, Tensor]) -> bool:
         for key, value in state.items()
     }
     detector = build_detector(entry.config, empty=True)
-    rows = _num_classes(detector, state)
+    rows = formats.num_classes(detector, state)
     if rows and rows != len(detector.classes):
         detector = build_detector(entry.config, rows, empty=True)
     try:

@@ -260,13 +260,11 @@ def load_pretrained(detector: Detector, source: str, config: Config) -> str:
     is_file = file.name != source or bool(file.suffix) or file.is_file()
     path = file_of(source) if is_file else fetch_weights(card(source))
     checkpoint = read_checkpoint(path)
-    names = formats.translate(checkpoint.state, detector)
-    predictor = [key for key, name in names.items() if name == "head.cls_logits.bias"]
-    if not predictor:
+    num_classes = formats.num_classes(detector, checkpoint.state)
+    if num_classes is None:
         raise ValueError(
             f"{path} has no class predictor: it is not a checkpoint of {config['family']}"
         )
-    num_classes = len(checkpoint.state[predictor[0]])
     donor = build_detector(config, num_classes)
     formats.load_state(donor, checkpoint.state)
     pretrained = donor.state_dict()

@@ -91,6 +91,12 @@ def translate(keys: Iterable[str], detector: Detector) -> dict[str, str | None]:
     return names
 
 
+def num_classes(detector: Detector, state: Mapping[str, Tensor]) -> int | None:
+    """The number of classes that a published state predicts, None if it has no class predictor."""
+    names = translate(state, detector).items()
+    return next((state[key].numel() for key, name in names if name == "head.cls_logits.bias"), None)
+
+
 def load_state(detector: Detector, state: Mapping[str, Tensor]) -> None:
     """Copy a published state into a detector, all of it or nothing.
 
