@@ -1,7 +1,5 @@
 """A user's dataset in any format: `data=PATH` of training, `evaluate --dataset`."""
 
-from __future__ import annotations
-
 import json
 
 import made_datasets
@@ -10,7 +8,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 from fcos.data import shapes
-from tools import cli
+from tools.cli import main
 from zoo.config import compose_entry, quoted
 from zoo.registry import CONFIGS
 
@@ -18,6 +16,55 @@ ENTRY = "FCOS_shapes_tiny"
 NAMES = [f"a{character}b" for character in "=,# '\":"]
 NAMES += ["(a)", "[a]", "{a}", "~a", "$a", "é", "椅子"]
 SHORT = ["schedule.iterations=1", "schedule.steps=[]", "data.workers=0", "solver.batch=2"]
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    return shapes.write(tmp_path / "drawn", 4, size=96)
+
+
+def test_the_image_folder_is_found_as_training_finds_it(drawn, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["evaluate", ENTRY, "--workers", "0", "--out", str(out)]
+    assert main([*arguments, "--dataset", str(drawn)]) == 0
+    found = (out / "figures.json").read_text()
+    assert json.loads(found)["images"] == 4
+    assert main([*arguments, "--dataset", str(drawn), str(drawn.parent / "images")]) == 0
+    assert (out / "figures.json").read_text() == found
+
+
+def test_worker_processes_change_no_detection(drawn, tmp_path):
+    detections = []
+    for workers in ("0", "2"):
+        out = tmp_path / workers
+        arguments = ["evaluate", ENTRY, "--workers", workers, "--batch", "3"]
+        assert main([*arguments, "--dataset", str(drawn), "--out", str(out)]) == 0
+        detections.append((out / "detections.json").read_text())
+    assert detections[0] == detections[1]
+
+
+def test_a_dataset_of_other_classes_is_refused_by_name(drawn, tmp_path, capsys):
+    content = json.loads(drawn.read_text())
+    for category in content["categories"]:
+        category["name"] += "s"
+    drawn.write_text(json.dumps(content))
+    assert main(["evaluate", ENTRY, "--dataset", str(drawn)]) == 1
+    assert "none of the detector's classes (circle, square, triangle)" in capsys.readouterr().err
+
+
+def test_irregular_annotations_are_counted(drawn, tmp_path, capsys):
+    content = json.loads(drawn.read_text())
+    for image in content["images"]:
+        image["id"] = f"image {image['id']}"
+    for thing in content["annotations"]:
+        thing["image_id"] = f"image {thing['image_id']}"
+    content["annotations"][0]["bbox"] = None
+    drawn.write_text(json.dumps(content))
+    arguments = ["evaluate", ENTRY, "--workers", "0", "--out", str(tmp_path)]
+    assert main([*arguments, "--dataset", str(drawn)]) == 0
+    said = capsys.readouterr().err
+    assert "annotations.json: 4 x id as text, 1 x malformed box; " in said
+    assert "detections.json has integers for ids that are text" in said
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -57,21 +104,20 @@ def test_training_on_an_export(tmp_path, capsys, name):
     export, run = tmp_path / "my, pets (1)", tmp_path / "run=1"
     made_datasets.DATASETS[name](export)
     arguments = ["train", ENTRY, f"data={export}", f"run.folder={run}", "run.device=cpu"]
-    assert cli.main([*arguments, *SHORT, "data.keep_empty=true"]) == 0
+    assert main([*arguments, *SHORT, "data.keep_empty=true"]) == 0
     assert "2 images of 2 classes" in capsys.readouterr().err
     assert (run / f"{ENTRY}.pth").is_file()
-    assert cli.main(["data", "check", str(export)]) == 0
+    assert main(["data", "check", str(export)]) == 0
 
 
-def test_evaluation_on_another_format(tmp_path, capsys):
-    drawn = shapes.write(tmp_path / "drawn", 4, size=96)
+def test_evaluation_on_another_format(drawn, tmp_path):
     yolo = tmp_path / "yolo"
-    assert cli.main(["data", "convert", str(drawn), str(yolo), "--format", "yolo"]) == 0
+    assert main(["data", "convert", str(drawn), str(yolo), "--format", "yolo"]) == 0
     found = []
     for dataset in (drawn, yolo):
         out = tmp_path / dataset.stem
         arguments = ["evaluate", ENTRY, "--workers", "0", "--out", str(out)]
-        assert cli.main([*arguments, "--dataset", str(dataset)]) == 0
+        assert main([*arguments, "--dataset", str(dataset)]) == 0
         figures = json.loads((out / "figures.json").read_text())
         found.append((figures["AP"], figures["images"], figures["per_class"]))
     assert found[0][:2] == pytest.approx(found[1][:2], abs=1e-6)

@@ -1,9 +1,10 @@
-"""`fcos-zoo demo`: the page detects in a real browser what the detector detects."""
+"""`fcos-zoo demo` and `fcos-zoo serve`: both give the boxes that the detector gives."""
 
 from __future__ import annotations
 
 import functools
 import http.server
+import importlib.util
 import shutil
 import threading
 from collections.abc import Iterator
@@ -15,9 +16,11 @@ import zoo
 from fcos.data.shapes import write
 from tools import demo
 from tools.cli import main
+from tools.serve import app
 
 TINY = "FCOS_shapes_tiny"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+GRADIO = importlib.util.find_spec("gradio") is not None
 
 
 def test_without_npm_the_error_names_the_remedy(
@@ -79,3 +82,31 @@ def test_the_page_gives_the_detector_s_boxes(address: str, tmp_path: Path) -> No
     boxes = [[float(side) for side in row[2:]] for row in rows]
     assert boxes == [pytest.approx(box, abs=0.1) for box in expected.boxes.tolist()]
     assert errors == []
+
+
+@pytest.mark.skipif(GRADIO, reason="gradio is installed")
+def test_a_missing_gradio_is_one_line_with_the_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", TINY]) == 1
+    assert "pip install 'fcos-zoo[demo]'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not GRADIO, reason="needs gradio (extra demo)")
+def test_the_app_gives_the_boxes_of_the_detector(tmp_path: Path) -> None:
+    from gradio_client import Client, handle_file
+
+    image = sorted((write(tmp_path, 1, seed=1, size=160).parent / "images").iterdir())[0]
+    detector = zoo.get(TINY)
+    interface = app(detector, TINY)
+    interface.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    try:
+        client = Client(interface.local_url, verbose=False)
+        _, table = client.predict(handle_file(str(image)), 0.3, api_name="/detect")
+    finally:
+        interface.close()
+    [expected] = detector.detect([image], score_threshold=0.3)
+    rows = expected.to_pandas()[["name", "score", "x1", "y1", "x2", "y2"]].round(4)
+    assert len(rows) > 0
+    assert [row[0] for row in table["data"]] == rows["name"].tolist()
+    assert [row[1:] for row in table["data"]] == pytest.approx(
+        rows.iloc[:, 1:].to_numpy(), abs=1e-3
+    )
