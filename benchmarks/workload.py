@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -215,8 +213,7 @@ def resolve_weights(
             if name and (folder / name).is_file():
                 return _file(folder / name)
     try:
-        with _offline() if cached_only else nullcontext():
-            path = fetch_weights(card)
+        path = fetch_weights(card, cached_only=cached_only)
     except zoo.NoWeightsError as error:
         return Weights(note=error.reason)
     except zoo.WeightsError as error:
@@ -239,16 +236,3 @@ def _why(message: str, cached_only: bool) -> str:
         return "published weights not in the cache (`fcos-zoo download` fetches them)"
     lines = [line.strip() for line in message.splitlines()]
     return f"published weights unreachable ({lines[1]})" if len(lines) > 1 else lines[0]
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    before = os.environ.get("FCOS_ZOO_OFFLINE")
-    os.environ["FCOS_ZOO_OFFLINE"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["FCOS_ZOO_OFFLINE"]
-        else:
-            os.environ["FCOS_ZOO_OFFLINE"] = before

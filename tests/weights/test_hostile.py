@@ -140,25 +140,6 @@ def test_exhausted_memory_or_recursion_is_one_line(tmp_path: Path, content: byte
         zoo.load_checkpoint(zoo.build("FCOS_shapes_tiny"), tmp_path / "w.pkl")
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_recursion_in_torch_files_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool
-) -> None:
-    content: list[Any] = []
-    for _ in range(100):
-        content = [content]
-    path = tmp_path / "w.pth"
-    torch.save({"w": WEIGHT, "x": content}, path, _use_new_zipfile_serialization=zipped)
-    assert torch.equal(read(path)["w"], WEIGHT)
-
-    def exhausted(*arguments: object, **options: object) -> None:
-        raise RecursionError("maximum recursion depth exceeded")
-
-    monkeypatch.setattr(torch, "load", exhausted)
-    with pytest.raises(WeightsError, match="maximum recursion depth exceeded; download it again"):
-        read(path)
-
-
 FILES: dict[str, Callable[[Path], object]] = {
     "safetensors": lambda path: path.write_bytes(save({"w": WEIGHT})),
     "torch zip": lambda path: torch.save({"w": WEIGHT}, path),

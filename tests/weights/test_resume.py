@@ -60,23 +60,3 @@ def test_any_faults(
             except WeightsError:  # a changed file has another hash; a range may come unasked
                 assert not path.exists()
         assert path.read_bytes() == resource.body
-
-
-@settings
-@given(body=bodies, cuts=st.lists(cuts, min_size=1, max_size=5))
-def test_a_call_resumes_where_another_ended(
-    shared: host.FaultyServer, body: bytes, cuts: list[int]
-) -> None:
-    resource = shared.add("w.pth", body, *map(host.drop, cuts))
-    source = FileSource(shared.url("w.pth"))
-    with tempfile.TemporaryDirectory() as folder, patch.multiple(https, TRIES=1):
-        path = Path(folder) / "w.pth"
-        while not path.exists():
-            try:
-                fetch("w.pth", [source], folder=path.parent, progress=False)
-            except WeightsError:
-                assert not path.exists()
-        assert path.read_bytes() == body
-    assert len(resource.asked) <= len(cuts) + 1
-    starts = [int((each or "bytes=0-")[6:-1]) for each in resource.ranges]
-    assert starts == sorted(starts)  # never twice the same bytes
