@@ -10,6 +10,15 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 EXPORTED = (".onnx", ".xml", ".pt2")  # suffixes of exported files
+METAVARS = {  # of options that state none, by typer's name of their type
+    "bool": "",
+    "str": "TEXT",
+    "int": "NUMBER",
+    "float": "NUMBER",
+    "path": "PATH",
+    "Path": "PATH",
+    "list[Path]": "PATHS",
+}
 
 
 def _complete(incomplete: str) -> list[str]:
@@ -48,7 +57,40 @@ MultiScale = Annotated[
 ]
 
 
-class ListOptions(TyperCommand):
+class PlainHelp:
+    """Help pages without Python's types: typer prints `<bool>` at each flag, `<list[str]>`, ..."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            if parameter.param_type_name == "argument":
+                parameter.display_type_rich = lambda ctx: None
+            elif parameter.metavar is None:
+                kind = parameter.display_type(ctx).strip("<>")
+                parameter.metavar = METAVARS.get(kind.removesuffix(" range"), kind)
+        return parameters
+
+    def get_usage(self, ctx: Any) -> str:
+        """The usage line, without the name of a group's default command."""
+        usage: str = super().get_usage(ctx)  # type: ignore[misc]
+        group = ctx.parent and ctx.parent.command
+        if isinstance(group, DefaultCommand) and ctx.info_name == group.default:
+            usage = usage.replace(f" {ctx.info_name} ", " ", 1)
+        return usage
+
+
+class Command(PlainHelp, TyperCommand):
+    """A command of this package."""
+
+
+class App(typer.Typer):
+    """An application of such commands."""
+
+    def command(self, name: str | None = None, *, cls: Any = Command, **options: Any) -> Any:
+        return super().command(name, cls=cls, **options)
+
+
+class ListOptions(Command):
     """A command whose repeatable options also take several values at once: `--out a.png b.png`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -64,14 +106,21 @@ class ListOptions(TyperCommand):
         return super().parse_args(ctx, spread)
 
 
-class DefaultCommand(TyperGroup):
+class Group(PlainHelp, TyperGroup):
+    """A group of commands."""
+
+
+class DefaultCommand(Group):
     """A group that runs its first command unless the first argument names another one."""
 
+    @property
+    def default(self) -> str:
+        return next(iter(self.commands))
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        default = next(iter(self.commands))
-        return super().parse_args(
-            ctx, args if args[:1] and args[0] in self.commands else [default, *args]
-        )
+        if not (args and args[0] in self.commands):
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
 
 
 def words(text: str | None, known: Sequence[str], option: str) -> tuple[str, ...] | None:

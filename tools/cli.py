@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from fcos.text import TextConsole
 from tools import (
@@ -34,7 +33,7 @@ from tools import (
     verify,
 )
 from tools import list as list_command
-from tools.arguments import DefaultCommand, ListOptions
+from tools.arguments import App, DefaultCommand, Group, ListOptions
 
 ERRORS = (LookupError, ValueError, TypeError, OSError, RuntimeError, ImportError, ArithmeticError)
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]  # typer does not export it
@@ -50,7 +49,7 @@ MEASURE, PUBLISH = "Measure", "Publish and maintain"
 PANELS = (USE, DATA, TRAIN, MEASURE, PUBLISH)
 
 
-class _Commands(TyperGroup):
+class _Commands(Group):
     """Lists the commands by panel; typer lists groups of commands last."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -60,7 +59,7 @@ class _Commands(TyperGroup):
         return str(getattr(self.commands[name], "rich_help_panel"))  # noqa: B009
 
 
-app: typer.Typer = typer.Typer(
+app: typer.Typer = App(
     cls=_Commands,
     context_settings=HELP,
     pretty_exceptions_enable=False,
@@ -96,15 +95,13 @@ app.command("verify-cache", rich_help_panel=USE)(cache.verify_cache)
 app.add_typer(data.app, name="data", rich_help_panel=DATA)
 app.command("train", rich_help_panel=TRAIN)(train.train)
 app.command("evaluate", rich_help_panel=MEASURE, cls=ListOptions)(evaluate.evaluate)
-bench_app = typer.Typer(
-    cls=DefaultCommand, help="Measure models; compare, merge or publish results."
-)
+bench_app = App(cls=DefaultCommand, help="Measure models; compare, merge or publish results.")
 bench_app.command("run")(bench.bench)
 bench_app.command("compare")(results.compare_results)
 bench_app.command("merge")(results.merge)
 bench_app.command("push")(push_results.push_results)
 app.add_typer(bench_app, name="bench", rich_help_panel=MEASURE)
-report_app = typer.Typer(cls=DefaultCommand, help="Report results, or plot training curves.")
+report_app = App(cls=DefaultCommand, help="Report results, or plot training curves.")
 report_app.command("results")(report.report)
 report_app.command("curves", cls=ListOptions)(report.curves)
 app.add_typer(report_app, name="report", rich_help_panel=MEASURE)

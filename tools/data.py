@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fcos.text import TextConsole
+from tools.arguments import App, Group
 from zoo.download import fetch, progress_bars
 from zoo.registry import CONFIGS
 from zoo.sources import FileSource
@@ -33,8 +34,8 @@ AnyDataset = Annotated[
     ),
 ]
 
-app: typer.Typer = typer.Typer(
-    help="Download datasets, draw shapes, check or convert your own dataset."
+app: typer.Typer = App(
+    cls=Group, help="Download datasets, draw shapes, check or convert your own dataset."
 )
 
 
