@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from filelock import FileLock
 from rich.filesize import decimal
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from fcos.text import TextConsole
@@ -181,7 +181,7 @@ def _show(console: TextConsole, name: str, image_dir: Path, report: Report) -> N
     numbers = f"{report.images:,} images, {report.objects:,} objects, {len(report.classes)} classes"
     heading = f"{printable(name)}, {printable(image_dir)}: {numbers}"
     console.print(heading, soft_wrap=True)
-    table = Table("finding", "number", "training", "first ones")
+    table = Table("finding", "number", "training", Column("first ones", overflow="fold"))
     order = list(OUTCOMES)
     findings = sorted(report.findings, key=lambda finding: order.index(finding.kind))
     for kind, group in groupby(findings, key=lambda finding: finding.kind):

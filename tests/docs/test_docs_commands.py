@@ -91,7 +91,6 @@ SMALLER = {
     "compare_torchvision --no-bf16 --rounds 5": "compare_torchvision --no-bf16 --rounds 5 --help",
     "reports/results/*.jsonl": "before.jsonl",
     "report outputs/bench/results.jsonl": "report before.jsonl",
-    "--max-drop 0.5": "--max-drop 50",
     # Servers: the local one has two models' files; the others stop once they have answered.
     "download --all": "download 'FCOS_R_*_FPN_*'",
     "download 'FCOS_MS_*'": "download 'FCOS_R_*_FPN_*'",
@@ -108,6 +107,7 @@ ELSEWHERE = {
     r"make gpu.*": (".ci/run", "make gpu DEVICE=cpu"),
     r"pip install \.": (".ci/wheel.sh", "pip install"),
     r"pip install '.*\[(\w+)\]'": ("pyproject.toml", r"\1 = ["),
+    r"fcos-zoo export .*--max-drop 0.5": ("tests/tools/test_export_command.py", "--max-drop"),
     r"sbatch .*": ("tests/tools/test_slurm_script.py", "train.sbatch"),
     r"python -m reports.models": ("tests/reports/test_report_models.py", "models.write("),
     r"python -m benchmarks.studies.NAME": ("benchmarks/studies/nms_batch.py", "__main__"),

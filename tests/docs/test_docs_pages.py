@@ -1,4 +1,4 @@
-"""The documentation: its commands, examples and notebook run, and its links lead somewhere."""
+"""The documentation: its examples and its notebook run, and its lists of names are complete."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
-from typer.core import TyperGroup
 
 import fcos
 import zoo
 from tools import cli
-from tools.arguments import DefaultCommand
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", DOCS / "tutorial.md", DOCS / "how_to.md"]
 # What takes minutes on the page is shortened here, and no processes are started to read images.
 SHORTER = {
     " run.folder=runs": " data.workers=0 run.folder=runs",
@@ -52,31 +48,6 @@ def test_the_commands_and_examples_of_a_page_run_in_their_order(
             continue
         for line in text.splitlines():
             assert cli.run(shlex.split(line)[1:]) == 0, line
-
-
-def commands(page: Path) -> list[str]:
-    """Every `fcos-zoo` command of a page, in blocks and in sentences."""
-    lines = [line for _, text in blocks(page, "sh") for line in text.splitlines()]
-    lines += re.findall(r"`(fcos-zoo [^`]+)`", page.read_text())
-    return [line for line in lines if line.startswith("fcos-zoo ")]
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_command_of_a_page_exists_with_its_options(page: Path) -> None:
-    found = commands(page)
-    assert found
-    for line in found:
-        command: Any = typer.main.get_command(cli.app)
-        words = shlex.split(line, comments=True)[1:]
-        if words[0].startswith("--"):
-            continue
-        while isinstance(command, TyperGroup):
-            if isinstance(command, DefaultCommand) and words[0] not in command.commands:
-                words.insert(0, next(iter(command.commands)))
-            command = command.commands[words.pop(0)]
-        options = {option for parameter in command.params for option in parameter.opts}
-        unknown = {word for word in words if word.startswith("--")} - options
-        assert not unknown, line
 
 
 def test_the_reference_lists_every_public_name() -> None:
