@@ -20,6 +20,7 @@ COLUMNS = (
 NOISY = 0.1  # relative noise from which a time is marked as uncertain
 UNCERTAIN = "noise over 10% or not known"
 THROTTLED = "the GPU was throttled during the measurement: not a valid time"
+NAMES = {"benchmarks.baselines:torchvision_fcos": "torchvision's FCOS"}
 MODEL = ["machine", "entry"]
 SCOPES = {
     "settings": [*MODEL, "precision", "settings"],
@@ -113,7 +114,7 @@ def _records(row: Row) -> Iterable[dict[str, Any]]:
     weights = case["weights"].partition("@")[0]
     context = {
         "machine": row["machine"],
-        "entry": case["entry"],
+        "entry": NAMES.get(case["entry"], case["entry"]),
         "precision": case["precision"],
         "settings": _settings(case),
         "as_published": _settings(case) == "fp32" and "runtime" not in case,
