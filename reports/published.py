@@ -89,14 +89,12 @@ def compare(table: Table, figures: pd.DataFrame, machine: str) -> Comparison:
     standing = best(figures[figures["as_published"]], ["entry"])
     found = {(row["entry"], row["metric"]): row for row in records(standing)}
     notes = list(table.notes)
-    headings: list[str] = []
-    columns: list[list[str]] = []
+    columns: list[tuple[str, list[str]]] = []  # several may have the same heading
     for column in table.columns:
         if column.unit == "url":
             continue
         printed = [row[column.key] for row in table.rows]
-        headings.append(column.heading)
-        columns.append([_printed(column, value) for value in printed])
+        columns.append((column.heading, [_printed(column, value) for value in printed]))
         if column.key not in PUBLISHED:
             continue
         results = [_figure(column, row.entry, found) for row in table.rows]
@@ -104,12 +102,12 @@ def compare(table: Table, figures: pd.DataFrame, machine: str) -> Comparison:
             if why := dict.fromkeys(note for _, note in results if note):
                 notes.append(f"{column.heading}: {'; '.join(why)}")
             continue
-        headings.append(f"{column.heading}: measured")
-        columns.append(_measured(printed, results, notes))
+        columns.append((f"{column.heading}: measured", _measured(printed, results, notes)))
         if PUBLISHED[column.key].metric != "latency_ms" or _same_gpu(table, machine):
-            headings.append(f"{column.heading}: ratio")
-            columns.append([_ratio(f, p) for (f, _), p in zip(results, printed, strict=True)])
-    cells = pd.DataFrame(zip(*columns, strict=True), columns=headings)
+            ratios = [_ratio(f, p) for (f, _), p in zip(results, printed, strict=True)]
+            columns.append((f"{column.heading}: ratio", ratios))
+    headings, texts = zip(*columns, strict=True)
+    cells = pd.DataFrame(zip(*texts, strict=True), columns=headings)
     return Comparison(table, machine, cells, notes)
 
 
@@ -120,10 +118,11 @@ def _figure(
     if entry is None:
         return None, "not a model of the zoo"
     kind = PUBLISHED[column.key]
+    of_coco = BY_NAME[kind.metric].measurement == "ap"
     row = found.get((entry, kind.metric))
     if row is None and kind.metric == "train_gb":
         row = found.get((entry, "train_gb_predicted"))
-    if row is None and BY_NAME[kind.metric].measurement == "ap":
+    if row is None and of_coco:
         row = found.get((entry, "ap"))  # which says why there is none
     if row is None:
         return None, NOT_MEASURED
@@ -131,12 +130,10 @@ def _figure(
         return None, row["note"]
     if row["weights"] == "file":
         return None, "measured only with weights from a file of the user's"
-    if BY_NAME[kind.metric].measurement == "ap" and (row["note"] or row["metric"] != kind.metric):
+    if of_coco and (row["note"] or row["metric"] != kind.metric):
         return None, f"measured only {row['note']}" if row["note"] else NOT_MEASURED
     figure = kind.published(row["value"])
-    if kind.metric.startswith("ap") or kind.metric.startswith("ar_"):
-        figure /= 1 if column.unit == "%" else 100
-    return figure, row["note"]
+    return figure / 100 if of_coco and column.unit != "%" else figure, row["note"]
 
 
 def _measured(
