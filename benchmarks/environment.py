@@ -262,10 +262,11 @@ def _cpu_celsius() -> float | None:
     return max(values, default=None)
 
 
-def _cpu_throttles(folder: Path = Path("/sys/devices/system/cpu")) -> int | None:
+def _cpu_throttles() -> int | None:
     """How often any core was slowed down by heat since the machine started."""
-    counts = [_read(path) for path in folder.glob("cpu*/thermal_throttle/core_throttle_count")]
-    return sum(map(int, filter(None, counts))) if counts else None
+    cores = Path("/sys/devices/system/cpu").glob("cpu*")
+    counts = [_read(core / "thermal_throttle/core_throttle_count") for core in cores]
+    return sum(map(int, filter(None, counts))) if any(counts) else None
 
 
 def _git(*arguments: str) -> str | None:

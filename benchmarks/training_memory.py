@@ -11,7 +11,8 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -85,6 +86,21 @@ def training_batch(
     return [image] * num_images, [{"boxes": boxes, "labels": labels}] * num_images
 
 
+def training_step(
+    model: Callable[..., dict[str, Tensor]],
+    images: Sequence[Tensor],
+    targets: Sequence[dict[str, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    autocast: AbstractContextManager[Any],
+) -> None:
+    """An optimisation step; `model` returns the losses for images and targets."""
+    with autocast:
+        losses = model(images, targets)
+    torch.stack(list(losses.values())).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()  # as the trainer does, so that gradients are freed between steps
+
+
 def measure_step(
     model: nn.Module,
     images: list[Tensor],
@@ -108,14 +124,8 @@ def measure_step(
     images = [image.to(device) for image in images]
     targets = [{key: value.to(device) for key, value in t.items()} for t in targets]
     dtype = DTYPES.get(precision, torch.float32)
-
-    def step() -> None:
-        with torch.autocast("cuda", dtype, dtype != torch.float32):
-            losses = model(images, targets)
-        torch.stack(list(losses.values())).sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()  # as the trainer does, so that gradients are freed between steps
-
+    autocast = torch.autocast("cuda", dtype, dtype != torch.float32)
+    step = partial(training_step, model, images, targets, optimizer, autocast)
     torch.cuda.reset_peak_memory_stats()
     for _ in range(2):
         step()
@@ -133,10 +143,7 @@ def measure_step(
 
 
 def predict_step(
-    entry: str,
-    size: tuple[int, int],
-    num_images: int = IMAGES_PER_GPU,
-    precision: str = "fp32",
+    entry: str, size: tuple[int, int], num_images: int = IMAGES_PER_GPU, precision: str = "fp32"
 ) -> dict[str, Any]:
     """Predicted peak memory of a process that trains an entry on a GPU, in GB of 2^30 bytes.
 
@@ -156,28 +163,20 @@ def predict_step(
         model = tracker.now
         with tracker:
             for _ in range(2):  # the optimiser's momentum exists from the second step on
-                _step(detector, images, targets, optimizer, precision)
+                half = precision in ("bf16", "fp16")
+                autocast = CudaAutocast(DTYPES[precision]) if half else nullcontext()
+                training_step(partial(_losses, detector), images, targets, optimizer, autocast)
     return {"predicted_gb": tracker.peak / 2**30, "model_gb": model / 2**30}
 
 
-def _step(
-    detector: Detector,
-    images: Sequence[Tensor],
-    targets: Sequence[dict[str, Tensor]],
-    optimizer: torch.optim.Optimizer,
-    precision: str,
-) -> None:
-    """An optimisation step; `Detector.forward` without the checks that read values of targets."""
-    half = precision in ("bf16", "fp16")
-    with CudaAutocast(DTYPES[precision]) if half else nullcontext():
-        batch = detector.normalizer(images)
-        boxes = detector.place(targets, batch.offsets)
-        levels = detector.network(batch)
-        assigned = detector.assign(detector.points(levels, batch), boxes)
-        losses = detector.loss(levels, assigned)
-    torch.stack(list(losses.values())).sum().backward()
-    optimizer.step()
-    optimizer.zero_grad()
+def _losses(
+    detector: Detector, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """`Detector.forward` without the checks that read values of targets."""
+    batch = detector.normalizer(images)
+    boxes = detector.place(targets, batch.offsets)
+    levels = detector.network(batch)
+    return detector.loss(levels, detector.assign(detector.points(levels, batch), boxes))
 
 
 class MemoryTracker(TorchDispatchMode):

@@ -11,7 +11,7 @@ import pandas as pd
 
 import zoo
 from benchmarks import store
-from reports.frame import frame, records
+from reports.frame import frame
 from reports.metrics import BY_NAME
 from reports.overview import summary
 from reports.tables import GAP, markdown
@@ -103,20 +103,13 @@ def weights(card: zoo.Card) -> str:
 
 def rows(table: pd.DataFrame, page: str = "") -> str:
     """The table in markdown; names lead to their cards, which are on `page`."""
-    shown = {name: facts for name, facts in FIGURES.items() if name in table}
-    headings = ["model", "backbone", "AP", *(heading for _, heading in shown.values())]
-    headings.append("license of the weights")
-    cells = [
-        [
-            f"[{row['entry']}]({page}#{row['entry'].lower()})",
-            row["backbone"],
-            _text("ap", row["ap"]),
-            *(_text(metric, row[name]) for name, (metric, _) in shown.items()),
-            row["weights"],
-        ]
-        for row in records(table)
-    ]
-    return markdown(pd.DataFrame(cells, columns=headings))
+    cells = pd.DataFrame({"model": [f"[{name}]({page}#{name.lower()})" for name in table["entry"]]})
+    cells["backbone"] = table["backbone"].to_numpy()
+    for name, (metric, heading) in {"ap": ("ap", "AP"), **FIGURES}.items():
+        if name in table:
+            cells[heading] = [_text(metric, value) for value in table[name]]
+    cells["license of the weights"] = table["weights"].to_numpy()
+    return markdown(cells)
 
 
 def conditions(table: pd.DataFrame, latest: str) -> str:

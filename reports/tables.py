@@ -13,6 +13,7 @@ from rich.text import Text
 
 from benchmarks.cases import TIMED
 from benchmarks.store import Row
+from fcos.text import printable
 from reports.frame import NOISY, THROTTLED, best, frame, wide
 from reports.metrics import BUDGETS, BY_NAME, MAIN, METRICS, Metric
 
@@ -72,7 +73,8 @@ def terminal(rows: Sequence[Row], width: int, details: str = "") -> list[Table |
     for heading, metric in shown.items():
         pairs = zip(cells[metric.name], noise[metric.name], strict=True)
         wider = {**columns, heading: [_text(metric, *pair) for pair in pairs]}
-        if _width(_rich(wider)) > width and metric.name not in ALWAYS:
+        needed = Console(width=10_000).measure(rich_table(wider)).maximum
+        if needed > width and metric.name not in ALWAYS:
             break
         columns = wider
         hidden.remove(heading)
@@ -85,7 +87,7 @@ def terminal(rows: Sequence[Row], width: int, details: str = "") -> list[Table |
     if hidden:
         where = f"; see {details}" if details else ""
         notes.append(f"Left out for the width: {', '.join(hidden)}{where}.")
-    return [_rich(columns), *(Text(note, "dim") for note in notes)]
+    return [rich_table(columns), *(Text(note, "dim") for note in notes)]
 
 
 def compact(models: pd.DataFrame, every: bool = False) -> pd.DataFrame:
@@ -196,20 +198,18 @@ def _text(metric: Metric, value: float, noise: float) -> str:
     return GAP if pd.isna(value) else metric.text(value) + " ~" * uncertain
 
 
-def _rich(columns: Mapping[str, Sequence[str]]) -> Table:
+def rich_table(columns: Mapping[str, Iterable[str]], styles: Iterable[str] = ()) -> Table:
+    """A table for the terminal, whose names fold where it is narrow; `styles` are of its rows."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.row_styles = list(styles)
     for heading in columns:
-        if heading in ("model", "settings", "runtime"):
+        if heading in ("model", "settings", "runtime", "case", "figure"):
             table.add_column(heading, overflow="fold")
         else:
             table.add_column(heading, justify="right", no_wrap=True)
     for texts in zip(*columns.values(), strict=True):
-        table.add_row(*map(Text, texts))
+        table.add_row(*(Text(printable(text)) for text in texts))
     return table
-
-
-def _width(table: Table) -> int:
-    return Console(width=10_000).measure(table).maximum
 
 
 def _conditions(table: pd.DataFrame) -> list[str]:

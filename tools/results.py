@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from benchmarks.store import Store, newest, read
 from fcos.text import TextConsole
@@ -29,6 +28,7 @@ def compare_results(
     """
     from reports.compare import compare
     from reports.frame import records
+    from reports.tables import rich_table
 
     found = compare(read([before]), read([after]), tolerance)
     figures = found.figures
@@ -37,7 +37,9 @@ def compare_results(
     console = TextConsole()
     if figures["machine"].nunique() > 1:
         figures["case"] += " on " + figures["machine"]
-    console.print(_table(records(figures)))
+    rows = [_cells(one) for one in records(figures)]
+    columns = {heading: [row[heading] for row in rows] for heading in rows[0]}
+    console.print(rich_table(columns, ["red" * bad for bad in figures["regressed"]]))
     skipped = [
         f"{count} measured cases that only {path} has"
         for count, path in ((found.lost, before), (found.added, after))
@@ -64,19 +66,16 @@ def merge(
     TextConsole(soft_wrap=True).print(f"{added} rows added to {out}")
 
 
-def _table(figures: Sequence[Mapping[str, Any]]) -> Table:
-    """A row per figure, which folds rather than exceed the terminal's width."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("model", "case", "figure"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("before", "after", "ratio"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for one in figures:
-        noise = "?" if math.isnan(one["noise"]) else f"{one['noise']:.3f}"
-        missing = math.isnan(one["ratio"])
-        ratio = "-" if missing else f"{one['ratio']:.3f} ± {noise}"
-        values = ["-" if math.isnan(one[key]) else f"{one[key]:.4g}" for key in ("before", "after")]
-        case = one["case"] if missing or not one["reason"] else f"{one['case']}, {one['reason']}"
-        style = "red" if one["regressed"] else None
-        table.add_row(one["entry"], case, one["figure"], *values, ratio, style=style)
-    return table
+def _cells(one: Mapping[str, Any]) -> dict[str, str]:
+    """A figure and its change as texts."""
+    before, after, ratio, noise = (one[key] for key in ("before", "after", "ratio", "noise"))
+    missing = math.isnan(ratio)
+    spread = "?" if math.isnan(noise) else f"{noise:.3f}"
+    return {
+        "model": one["entry"],
+        "case": one["case"] if missing or not one["reason"] else f"{one['case']}, {one['reason']}",
+        "figure": one["figure"],
+        "before": "-" if math.isnan(before) else f"{before:.4g}",
+        "after": "-" if math.isnan(after) else f"{after:.4g}",
+        "ratio": "-" if missing else f"{ratio:.3f} ± {spread}",
+    }

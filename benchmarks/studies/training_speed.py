@@ -24,7 +24,7 @@ from benchmarks.baselines import trainable_torchvision
 from benchmarks.dataset import embedded, read_images
 from benchmarks.random_weights import calibrate_batchnorm
 from benchmarks.studies import side_by_side as study
-from benchmarks.training_memory import sgd, training_batch
+from benchmarks.training_memory import sgd, training_batch, training_step
 from fcos.preprocess import resize_image
 from zoo.pretrained import DTYPES
 
@@ -52,7 +52,7 @@ def main(words: Sequence[str] | None = None) -> int:
         for name in (BASELINE, ENTRY)
     ]
     steps = {
-        f"{name} {precision}": training_step(model, precision, size, options.images, device)
+        f"{name} {precision}": timed_step(model, precision, size, options.images, device)
         for name, precision, model in models
     }
     frame = study.side_by_side(steps, options.rounds, options.warmup)
@@ -86,7 +86,7 @@ def build(name: str, size: tuple[int, int], device: torch.device) -> nn.Module:
     return model.to(device).to(memory_format=torch.channels_last).train()
 
 
-def training_step(
+def timed_step(
     model: nn.Module, precision: str, size: tuple[int, int], num_images: int, device: torch.device
 ) -> Callable[[], dict[str, float]]:
     """A function that trains a model for one step and returns seconds and peak memory in GB."""
@@ -112,11 +112,8 @@ def training_step(
             torch.cuda.reset_peak_memory_stats()
             others = torch.cuda.memory_allocated() - sum(tensor.nbytes for tensor in tensors())
         start = time.perf_counter()
-        with torch.autocast(device.type, dtype, dtype != torch.float32):
-            losses: dict[str, Tensor] = model(images, targets)
-        torch.stack(list(losses.values())).sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        autocast = torch.autocast(device.type, dtype, dtype != torch.float32)
+        training_step(model, images, targets, optimizer, autocast)
         if gpu:
             torch.cuda.synchronize()
         peak = torch.cuda.max_memory_allocated() - others if gpu else 0

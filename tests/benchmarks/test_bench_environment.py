@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -137,15 +136,6 @@ def test_a_gpu_is_sampled_while_it_works(
     with environment.sample_gpu("cuda:1") as sampled:
         assert sampled_twice.wait(60)
     assert sampled == {"gpu_lowest_mhz": 1200, "gpu_reasons": "0x24", "gpu_throttled": True}
-
-
-def test_cores_slowed_down_by_heat_are_counted_where_the_system_does(tmp_path: Path) -> None:
-    assert environment._cpu_throttles(tmp_path) is None
-    for core, count in enumerate("52"):
-        folder = tmp_path / f"cpu{core}" / "thermal_throttle"
-        folder.mkdir(parents=True)
-        (folder / "core_throttle_count").write_text(f"{count}\n")
-    assert environment._cpu_throttles(tmp_path) == 7
 
 
 def test_the_fingerprint_is_that_of_the_code_that_measures(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -121,29 +121,6 @@ def test_noise_is_that_of_each_image_or_of_a_slow_process() -> None:
     several = summarize([steady, steady, steady, 1.3 * steady[:2]])
     assert several["median"] == 1e3 * 3.0
     assert several["noise"] == pytest.approx(0.3)
-
-
-def measured(machine: np.random.Generator, clock: Clock, processes: int) -> Mapping[str, Any]:
-    """A time on a machine where every process has a speed, and every run too."""
-    found = []
-    for _ in range(processes):
-        speed = machine.lognormal(sigma=0.06)
-        stages = {"all": lambda s, v=speed: clock.work(s * v * machine.lognormal(sigma=0.02))}
-        found.append(time_stages(stages, [1.0, 3.0, 2.0], "cpu", budget_of()).total)
-    return summarize(found)
-
-
-@pytest.mark.parametrize(("processes", "least", "most"), [(1, 0, 60), (4, 98, 100)])
-def test_times_of_several_processes_agree_within_their_noise_when_measured_again(
-    clock: Clock, processes: int, least: int, most: int
-) -> None:
-    agreed = 0
-    for seed in range(100):
-        machine = np.random.default_rng(seed)
-        first, again = (measured(machine, clock, processes) for _ in range(2))
-        apart = abs(again["median"] / first["median"] - 1)
-        agreed += bool(apart <= np.hypot(first["noise"], again["noise"]))
-    assert least <= agreed <= most
 
 
 def test_no_run_is_removed_and_p99_needs_a_thousand() -> None:
