@@ -45,6 +45,16 @@ class Detections:
     names: list[str]
     image: Tensor
 
+    @staticmethod
+    def of(
+        result: Mapping[str, Tensor], image: Tensor, classes: Sequence[str], threshold: float
+    ) -> Detections:
+        """Those of at least a score in {"boxes", "scores", "labels"}, best first, with names."""
+        n = int((result["scores"] >= threshold).sum())
+        # Copies, as tensors of inference mode cannot be changed in place.
+        boxes, scores, labels = (result[key][:n].clone() for key in ("boxes", "scores", "labels"))
+        return Detections(boxes, scores, labels, [classes[i] for i in labels.tolist()], image)
+
     def __len__(self) -> int:
         return len(self.scores)
 
@@ -190,8 +200,3 @@ def matches(
             matched += 1
             overlap[:, int(row.argmax())] = 0
     return matched
-
-
-def class_names(labels: Tensor, classes: Sequence[str]) -> list[str]:
-    """The name of each label."""
-    return [classes[label] for label in labels.tolist()]

@@ -11,7 +11,7 @@ from torch import Tensor
 from backbones import Backbone
 from backbones.ranges import Share
 from fcos.boxes import Size, inside, level_points
-from fcos.detections import Detections, class_names
+from fcos.detections import Detections
 from fcos.head import Head, Level, map_size
 from fcos.images import ImageSource, image_batches
 from fcos.inference import InferenceOptions
@@ -183,16 +183,14 @@ class Detector(InferenceOptions):
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         if self.training:
             raise RuntimeError("the detector is in training mode: call `detector.eval()` first")
-        detections = []
+        detections: list[Detections] = []
         for loaded in image_batches(images, batch_size):
             with torch.inference_mode():
                 results = self.find(loaded, tta)
-            for image, result in zip(loaded, results, strict=True):
-                n = int((result["scores"] >= score_threshold).sum())
-                # Copies, as tensors of inference mode cannot be changed in place.
-                kept = {key: value[:n].clone() for key, value in result.items()}
-                names = class_names(kept["labels"], self.classes)
-                detections.append(Detections(**kept, names=names, image=image))
+            detections += [
+                Detections.of(result, image, self.classes, score_threshold)
+                for image, result in zip(loaded, results, strict=True)
+            ]
         return detections
 
     def find(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcos.detections import Detections, class_names
+from fcos.detections import Detections
 from fcos.images import ImageSource, image_batches
 from fcos.postprocess import Candidates, Decoder
 from fcos.preprocess import LongestSide, ShortestSide, as_float, resize_image
@@ -69,13 +69,12 @@ class ExportedDetector:
 
         Images of different sizes are never padded into a batch. There is no test-time augmentation.
         """
-        detections = []
+        detections: list[Detections] = []
         for loaded in image_batches(images, batch_size):
-            for image, found in zip(loaded, self.find(loaded, tta), strict=True):
-                n = int((found["scores"] >= score_threshold).sum())
-                boxes, scores, labels = (found[key][:n] for key in ("boxes", "scores", "labels"))
-                named = class_names(labels, self.classes)
-                detections.append(Detections(boxes, scores, labels, named, image))
+            detections += [
+                Detections.of(result, image, self.classes, score_threshold)
+                for image, result in zip(loaded, self.find(loaded, tta), strict=True)
+            ]
         return detections
 
     def find(self, images: Sequence[Tensor], tta: Sequence[object] = ()) -> list[dict[str, Tensor]]:

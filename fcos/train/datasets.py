@@ -21,7 +21,6 @@ from fcos.data.registry import (
     resolve_dataset,
 )
 from fcos.data.transforms import Compose, HorizontalFlip, ResizeShortestSide, SquareView
-from fcos.detections import class_names
 from fcos.detector import Detector
 from fcos.drawing import draw_mosaic
 from fcos.train import distributed
@@ -176,7 +175,7 @@ def _first_drawn(batches: Iterator[Batch], classes: Sequence[str], path: Path) -
             tiles = []
             for image, target in zip(images[:TILES], targets[:TILES], strict=True):
                 picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-                names = class_names(target["labels"], classes)
+                names = [classes[label] for label in target["labels"].tolist()]
                 tiles.append((picture, target["boxes"], target["labels"], names))
             draw_mosaic(tiles, path)
         yield images, targets
