@@ -73,8 +73,8 @@ class MobileNetV2(StagedBackbone):
         frozen_stages: CountOrZero = 0,
         out_stages: Sequence[Count] = (3, 4, 5),
     ) -> None:
-        channels = [_scaled(rows[-1][1], width) for rows in STAGES]
-        super().__init__(channels, out_stages, norm, norm_eps, frozen_stages)
+        stage_channels = [_scaled(rows[-1][1], width) for rows in STAGES]
+        super().__init__(stage_channels, out_stages, norm, norm_eps, frozen_stages)
 
         in_channels = _scaled(32, width)
         self.stem = ConvNorm(
