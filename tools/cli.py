@@ -25,7 +25,6 @@ from tools import (
     pin,
     predict,
     push,
-    push_results,
     report,
     results,
     serve,
@@ -99,7 +98,7 @@ bench_app = App(cls=DefaultCommand, help="Measure models; compare, merge or publ
 bench_app.command("run")(bench.bench)
 bench_app.command("compare")(results.compare_results)
 bench_app.command("merge")(results.merge)
-bench_app.command("push")(push_results.push_results)
+bench_app.command("push")(results.push_results)
 app.add_typer(bench_app, name="bench", rich_help_panel=MEASURE)
 report_app = App(cls=DefaultCommand, help="Report results, or plot training curves.")
 report_app.command("results")(report.report)
