@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from backbones.conv import AffineConv2d
+from backbones.layers import AffineConv2d
 
 BAND_BYTES = 4 << 20  # of samples at a time, which fit into the cache of a processor
 

@@ -14,9 +14,6 @@ from torch.nn.modules import _functions
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils.checkpoint import checkpoint
 
-from backbones.conv import AffineConv2d
-from backbones.deformable import DeformConv2d
-
 NormKind = Literal["frozen_bn", "eval_bn", "bn", "sync_bn"]
 NormLayer = Callable[[int], nn.Module]  # from a number of channels
 Activation = Literal["relu", "relu6"] | None
@@ -173,6 +170,22 @@ def constant_norm(kind: NormKind) -> NormKind:
     return "frozen_bn" if kind in ("bn", "sync_bn") else kind
 
 
+class AffineConv2d(nn.Conv2d):
+    """`nn.Conv2d` that also computes `conv(x) * scale + shift`, through scaled weights."""
+
+    def forward(
+        self, input: Tensor, scale: Tensor | None = None, shift: Tensor | None = None
+    ) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, h, w).
+
+        `scale` and `shift`, of shape (out_channels,), are for convolutions without a bias.
+        """
+        if scale is None or shift is None:
+            return super().forward(input)
+        weight = (self.weight * scale.view(-1, 1, 1, 1)).to(self.weight.dtype)
+        return self._conv_forward(input, weight, shift.to(weight.dtype))
+
+
 class ConvNorm(nn.Module):
     """Convolution without bias, norm and activation: act(norm(conv(x))).
 
@@ -191,11 +204,10 @@ class ConvNorm(nn.Module):
         stride: int = 1,
         groups: int = 1,
         activation: Activation = "relu",
-        deformable: bool = False,
+        conv_layer: type[AffineConv2d] = AffineConv2d,
     ) -> None:
         super().__init__()
-        conv = DeformConv2d if deformable else AffineConv2d
-        self.conv = conv(
+        self.conv = conv_layer(
             in_channels,
             out_channels,
             kernel_size,

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.deformable import DeformConv2d
-from backbones.layers import ConvNorm, NormKind, NormLayer
+from backbones.layers import AffineConv2d, ConvNorm, NormKind, NormLayer
 from backbones.ranges import Count, CountOrZero, NotNegative
 from backbones.staged import StagedBackbone
 
@@ -39,7 +39,8 @@ class Bottleneck(nn.Module):
         stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
         conv = partial(ConvNorm, norm_layer=norm_layer)
         self.conv1 = conv(in_channels, width, 1, stride=stride_1x1)
-        self.conv2 = conv(width, width, 3, stride=stride_3x3, groups=groups, deformable=deformable)
+        conv_3x3 = DeformConv2d if deformable else AffineConv2d
+        self.conv2 = conv(width, width, 3, stride=stride_3x3, groups=groups, conv_layer=conv_3x3)
         self.conv3 = conv(width, out_channels, 1, activation=None)
         self.shortcut: nn.Module = nn.Identity()
         if in_channels != out_channels:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.conv import AffineConv2d
+from backbones.layers import AffineConv2d
 
 TILE = 4  # outputs a side; a tile reads TILE + 2 inputs a side
 VALUES = (TILE + 2) ** 2

@@ -1,4 +1,4 @@
-"""The memory of training: gradient accumulation, activation checkpointing, what to do without."""
+"""The memory of training: gradient accumulation, activation checkpointing, and advice on errors."""
 
 from __future__ import annotations
 

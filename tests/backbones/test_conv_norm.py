@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backbones.layers import ConvNorm, NormKind, norm_layer
+from backbones.deformable import DeformConv2d
+from backbones.layers import AffineConv2d, ConvNorm, NormKind, norm_layer
 
 NORMS: tuple[NormKind, ...] = ("frozen_bn", "eval_bn", "bn", "sync_bn")
 IMAGE = torch.randn(2, 6, 9, 11, generator=torch.Generator().manual_seed(0))
@@ -36,7 +37,7 @@ def output(layer: ConvNorm) -> Tensor:
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(
-    "options", [{}, {"stride": 2, "groups": 2}, {"activation": None}, {"deformable": True}]
+    "options", [{}, {"stride": 2, "groups": 2}, {"activation": None}, {"conv_layer": DeformConv2d}]
 )
 def test_a_fused_layer_computes_the_same(norm: str, options: dict[str, Any]) -> None:
     layer = conv_norm(norm=norm, **options)
@@ -61,10 +62,12 @@ def test_a_fused_layer_keeps_its_type_and_memory_layout() -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("deformable", [False, True])
+@pytest.mark.parametrize("conv_layer", [AffineConv2d, DeformConv2d])
 @pytest.mark.parametrize("state", ["train", "eval", "fused"])
-def test_hooks_of_the_convolution_always_fire(norm: str, deformable: bool, state: str) -> None:
-    layer = conv_norm(norm=norm, deformable=deformable)
+def test_hooks_of_the_convolution_always_fire(
+    norm: str, conv_layer: type[AffineConv2d], state: str
+) -> None:
+    layer = conv_norm(norm=norm, conv_layer=conv_layer)
     layer.train(state == "train")
     if state == "fused":
         layer.fuse()
@@ -77,11 +80,11 @@ def test_hooks_of_the_convolution_always_fire(norm: str, deformable: bool, state
 
 
 @pytest.mark.parametrize("norm", ["frozen_bn", "eval_bn"])
-@pytest.mark.parametrize("deformable", [False, True])
+@pytest.mark.parametrize("conv_layer", [AffineConv2d, DeformConv2d])
 def test_folding_in_training_has_the_gradients_of_the_unfolded_layer(
-    norm: str, deformable: bool
+    norm: str, conv_layer: type[AffineConv2d]
 ) -> None:
-    layer, x = conv_norm(norm=norm, deformable=deformable).double(), IMAGE.double()
+    layer, x = conv_norm(norm=norm, conv_layer=conv_layer).double(), IMAGE.double()
 
     def gradients() -> dict[str, Tensor]:
         layer.zero_grad()

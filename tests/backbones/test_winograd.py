@@ -8,7 +8,7 @@ from torch import nn
 
 import zoo
 from backbones import winograd
-from backbones.conv import AffineConv2d
+from backbones.layers import AffineConv2d
 from backbones.winograd import WinogradConv2d
 
 
