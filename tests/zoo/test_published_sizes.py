@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import pytest
-from mirrors import FaultyServer, own_settings
+from mirrors import FaultyServer
 from torchvision.models.detection import FCOS_ResNet50_FPN_Weights
 
 import zoo
@@ -130,12 +130,8 @@ def test_nineteen_published_files_are_pinned() -> None:
     ],
 )
 def test_a_download_that_differs_from_the_pinned_file_is_refused(
-    name, reason, tmp_path, monkeypatch
-):
-    own_settings(monkeypatch, tmp_path / "home")
-    with FaultyServer() as server:
-        monkeypatch.setenv("FCOS_ZOO_MIRRORS", server.url())
-        monkeypatch.setenv("HF_ENDPOINT", server.url("nothing"))
-        server.add(zoo.card(name).filename, b"\x80\x02 of somebody else")
-        with pytest.raises(zoo.WeightsError, match=reason):
-            zoo.get(name)
+    mirror: FaultyServer, name: str, reason: str
+) -> None:
+    mirror.add(str(zoo.card(name).filename), b"\x80\x02 of somebody else")
+    with pytest.raises(zoo.WeightsError, match=reason):
+        zoo.get(name)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from mirrors import own_settings
 from torch import Tensor
 
 import zoo
@@ -14,11 +13,6 @@ from zoo.files import UnreadableError
 
 ENTRY = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"  # of the original FCOS
 BUNDLED = "FCOS_shapes_tiny"  # its card states the hash of its file
-
-
-@pytest.fixture
-def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    return own_settings(monkeypatch, tmp_path / "settings")
 
 
 def as_adelaidet(key: str) -> str:
