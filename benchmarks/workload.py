@@ -19,9 +19,9 @@ from benchmarks.dataset import read_images
 from fcos import Detector
 from fcos.preprocess import LongestSide, ShortestSide
 from zoo.cache import recorded, sha256
-from zoo.download import fetch_weights
 from zoo.exported import SUFFIXES, ExportedDetector
 from zoo.pretrained import DTYPES
+from zoo.registry import fetch_weights
 
 Stage = Callable[[Any], Any]
 Boxes = list[dict[str, Tensor]]

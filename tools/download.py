@@ -14,7 +14,8 @@ from rich.progress import Progress
 
 import zoo
 from fcos.text import TextConsole
-from zoo.download import fetch_weights, progress_bars
+from zoo.download import progress_bars
+from zoo.registry import fetch_weights
 
 
 def download(

@@ -20,6 +20,7 @@ from benchmarks.cases import ACCURACY
 from fcos.text import TextConsole
 from tools.arguments import Model, Weights
 from zoo import cache
+from zoo.registry import fetch_weights
 from zoo.sources import endpoint, offline
 
 if TYPE_CHECKING:
@@ -58,7 +59,6 @@ def push(
 ) -> None:
     """Publish weights on the Hugging Face Hub: a safetensors file and its model card."""
     from zoo.checkpoint import file_of
-    from zoo.download import fetch_weights
 
     address = repository_of(repository)
     api = None if dry_run else hub()

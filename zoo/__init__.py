@@ -13,7 +13,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zoo.download import NoWeightsError as NoWeightsError
     from zoo.exported import ExportedDetector as ExportedDetector
     from zoo.exported import load as load
     from zoo.formats import CheckpointError as CheckpointError
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from zoo.pretrained import get as get
     from zoo.pretrained import load_checkpoint as load_checkpoint
     from zoo.registry import Card as Card
+    from zoo.registry import NoWeightsError as NoWeightsError
     from zoo.registry import UnknownEntryError as UnknownEntryError
     from zoo.registry import card as card
     from zoo.registry import names as names
@@ -31,7 +31,7 @@ _MODULES = {
     "Card": "registry",
     "CheckpointError": "formats",
     "ExportedDetector": "exported",
-    "NoWeightsError": "download",
+    "NoWeightsError": "registry",
     "UnknownEntryError": "registry",
     "WeightsError": "sources",
     "build": "pretrained",

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -28,7 +28,8 @@ from zoo.files import UnreadableError, read
 from zoo.formats import CheckpointError
 from zoo.formats.backbones import TABLES, rename
 from zoo.formats.detectors import NATIVE, PUBLISHED, Format, Levels
-from zoo.registry import Card, card, names, registered_targets, targets
+from zoo.published import load_yaml
+from zoo.registry import Card, card, folders, names
 from zoo.sources import FileSource, WeightsError
 
 
@@ -69,8 +70,8 @@ class Checkpoint:
         Raises:
             CheckpointError: naming the target.
         """
-        allowed = {*registered_targets(), *modules_of(backbones), *modules_of(fcos)}
-        for target in targets(self.config):
+        allowed = {*_registered_targets(), *modules_of(backbones), *modules_of(fcos)}
+        for target in _targets(self.config):
             if target not in allowed:
                 raise CheckpointError(
                     f"{self.name} asks for {target!r}, which is not a module of fcos-zoo: register "
@@ -167,6 +168,23 @@ def describe(state: Mapping[str, Tensor], entry: Card | None = None) -> str:
         return f"it looks like a {form.name} checkpoint that fits no entry of the zoo"
     more = f" and {len(fitting) - 3} more" if len(fitting) > 3 else ""
     return f"its tensors are those of {', '.join(fitting[:3])}{more}"
+
+
+def _registered_targets() -> set[str]:
+    """Every `_target_` that a file of the registered folders names."""
+    files = [path for folder in folders() for path in folder.rglob("*.yaml")]
+    return {str(target) for path in files for target in _targets(load_yaml(path))}
+
+
+def _targets(config: Any) -> Iterator[Any]:
+    """Every `_target_` in nested containers."""
+    if isinstance(config, Mapping):
+        if "_target_" in config:
+            yield config["_target_"]
+        config = list(config.values())
+    if isinstance(config, list | tuple):
+        for value in config:
+            yield from _targets(value)
 
 
 def _by_network(form: Format, state: Mapping[str, Tensor]) -> list[list[Card]]:

@@ -1,16 +1,20 @@
-"""Files from the cache, or from the first source that serves them completely."""
+"""Files from the cache, or from the first source that serves them completely.
+
+Those of the Hugging Face Hub are left to huggingface_hub: its token, Xet, retries, offline mode.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from difflib import SequenceMatcher
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -22,67 +26,16 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from zoo import cache, hub
-from zoo.registry import Card, card, names
+from zoo import cache
 from zoo.sources import (
     FileSource,
     SourceError,
     WeightsError,
+    endpoint,
     expected,
-    mirrors,
     offline,
     with_mirrors,
 )
-
-
-class NoWeightsError(WeightsError, LookupError):
-    """No host serves the entry's weights; the message names the nearest entry with weights.
-
-    `reason` says only why, in a few words.
-    """
-
-    def __init__(self, message: str, reason: str = "") -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-def fetch_weights(entry: Card, progress: Progress | None = None, cached_only: bool = False) -> Path:
-    """The entry's published file in the cache, downloaded and verified if it is not there yet.
-
-    A license that is not permissive is printed to stderr when the file arrives.
-
-    Args:
-        entry: its card.
-        progress: progress bars to which to add one.
-        cached_only: do not use the network, as with ``FCOS_ZOO_OFFLINE``.
-
-    Raises:
-        NoWeightsError: no host is known to serve the file.
-        WeightsError: no source served it this time; the message has a line for each.
-    """
-    if entry.filename is None:
-        reason = "no weights were ever published"
-        raise NoWeightsError(f"{reason} for {entry.name}: {_alternative(entry)}", reason)
-    cached = cache.path_of(entry.filename).is_file()
-    if not (cached or mirrors() or entry.live):
-        reason = next((source.note for source in entry.weights if source.note), "dead link")
-        gone = f"any more ({reason})"
-        raise NoWeightsError(
-            f"no host serves the weights of {entry.name} {gone}: {_alternative(entry)}",
-            f"no host serves the weights {gone}",
-        )
-    try:
-        path = fetch(entry.filename, entry.weights, progress=progress, cached_only=cached_only)
-    except WeightsError as error:
-        if entry.live and (cached_only or offline()):
-            raise
-        message = f"{error}\nAlternatively, {_alternative(entry)}."
-        if entry.live:
-            raise WeightsError(message) from None
-        raise NoWeightsError(message, "no mirror has the weights") from None
-    if not (cached or entry.permissive) and os.environ.get("RANK", "0") == "0":
-        print(f"{entry.name}: license of these weights: {entry.license}", file=sys.stderr)
-    return path
 
 
 def fetch(
@@ -126,7 +79,7 @@ def fetch(
         if path.is_file():
             failures.append(f"{path}: is not the expected file; {cache.quarantine(path)}")
         for source in with_mirrors(filename, sources):
-            copy = hub.cached_copy(source) if source.hub else None
+            copy = _copy_of_hub(source) if source.hub else None
             for each in filter(None, (copy, source)):
                 if each.remote and (cached_only or offline()):
                     continue
@@ -150,7 +103,7 @@ def probe(source: FileSource) -> FileSource:
         raise WeightsError(f"{source.shown} was not asked: unset FCOS_ZOO_OFFLINE to do so")
     try:
         if source.hub:
-            return hub.probe(source)
+            return _probe_hub(source)
         from zoo import https  # imports requests and NumPy, which commands start without
 
         return replace(source, size=https.content_length(source) or source.size)
@@ -181,7 +134,7 @@ def _fetch_from(
     # The hash that a source states of its own file counts before those of the others.
     wanted = [source] if source.digest else wanted
     if source.hub:
-        hub.download(source, part, update)
+        _download_from_hub(source, part, update)
     elif source.remote:
         https.Download(source, part, wanted, update).run()
     else:
@@ -212,12 +165,103 @@ def _copy(source: FileSource, part: Path, update: Callable[..., None]) -> None:
     https.discard(part)
     with cache.disk_space(part, size):
         try:
-            if not hub.is_blob(path):
+            if not _is_blob(path):
                 raise OSError
             os.link(path, part)  # its content never changes: it is named by its hash
         except OSError:
             shutil.copyfile(path, part)
     update(completed=size, total=size)
+
+
+def _download_from_hub(source: FileSource, part: Path, update: Callable[..., None]) -> None:
+    """Download into the cache's own folder, so that the file is on the disk once."""
+    from huggingface_hub import hf_hub_download
+
+    repo, revision, file = _hub_address(source)
+    folder = part.with_suffix(".hub")
+    with _hub_errors(), cache.disk_space(part, 0):
+        path = hf_hub_download(
+            repo,
+            file,
+            revision=revision,
+            local_dir=folder,
+            endpoint=endpoint(),
+            tqdm_class=_hub_bar(update),
+        )
+        os.replace(path, part)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copy_of_hub(source: FileSource) -> FileSource | None:
+    """The file in huggingface_hub's own cache, if another program has downloaded it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repo, revision, file = _hub_address(source)
+    path = try_to_load_from_cache(repo, file, revision=revision)
+    if not isinstance(path, str):
+        return None
+    copy = Path(path).resolve()
+    return FileSource(str(copy), sha256=source.digest or (copy.name if _is_blob(copy) else ""))
+
+
+def _is_blob(path: Path) -> bool:
+    """Whether this is a large file in huggingface_hub's cache, named by its SHA-256."""
+    return re.fullmatch("blobs/[0-9a-f]{64}", "/".join(path.parts[-2:])) is not None
+
+
+def _probe_hub(source: FileSource) -> FileSource:
+    """The source with what the Hub states of its file: the newest commit, size and SHA-256."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    repo, revision, file = _hub_address(source)
+    with _hub_errors():
+        facts = get_hf_file_metadata(hf_hub_url(repo, file, revision=revision, endpoint=endpoint()))
+    hashed = re.fullmatch("[0-9a-f]{64}", facts.etag or "")
+    unpinned = revision == "main" and facts.commit_hash
+    return replace(
+        source,
+        url=f"hf://{repo}@{facts.commit_hash}/{file}" if unpinned else source.url,
+        size=facts.size or source.size,
+        sha256=facts.etag if hashed else source.sha256,
+    )
+
+
+def _hub_address(source: FileSource) -> tuple[str, str, str]:
+    assert source.hub is not None
+    return source.hub
+
+
+@contextmanager
+def _hub_errors() -> Iterator[None]:
+    """Turn what huggingface_hub raises into one line."""
+    try:
+        yield
+    except WeightsError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = " ".join(lines[:2]) or type(error).__name__
+        if status and str(status) not in reason:
+            reason = f"{status}: {reason}"
+        raise SourceError(reason) from error
+
+
+def _hub_bar(update: Callable[..., None]) -> type:
+    """A tqdm class that reports to our progress bar and shows nothing itself."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{**options, "disable": True})
+            self.received = options.get("initial") or 0
+            update(total=options.get("total"))
+
+        def update(self, n: float | None = 1) -> None:
+            self.received += n or 0
+            update(completed=self.received)
+
+    return Bar
 
 
 def _failure(path: Path, sources: Sequence[FileSource], failures: Sequence[str]) -> str:
@@ -240,17 +284,3 @@ def _failure(path: Path, sources: Sequence[FileSource], failures: Sequence[str])
     unset = "unset FCOS_ZOO_OFFLINE, " if offline() else ""
     remedy = f"{unset}put the file at {path}, or set FCOS_ZOO_MIRRORS to a host that serves it"
     return "\n  ".join(lines) + f"\n{remedy[0].upper()}{remedy[1:]}."
-
-
-def _alternative(entry: Card) -> str:
-    """Advice where an entry has no weights, which names the most similar entry that has."""
-
-    def similarity(name: str) -> tuple[bool, float]:
-        ratio = SequenceMatcher(None, entry.name, name).ratio()
-        return card(name).backbone == entry.backbone, ratio
-
-    nearest = max((name for name in names(weights=True) if name != entry.name), key=similarity)
-    return (
-        f"the nearest entry with weights is {nearest}; "
-        f"`fcos-zoo train {entry.name}` trains this one"
-    )

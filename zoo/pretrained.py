@@ -16,11 +16,10 @@ from fcos.preprocess import ResizeMethod
 from zoo import cache, formats
 from zoo.checkpoint import Checkpoint, describe, open_checkpoint, read_checkpoint
 from zoo.config import build_detector
-from zoo.download import fetch_weights
 from zoo.files import UnreadableError
 from zoo.formats import CheckpointError
 from zoo.formats.detectors import NATIVE, PUBLISHED
-from zoo.registry import Card, UnknownEntryError, card, entry_of_file
+from zoo.registry import Card, UnknownEntryError, card, entry_of_file, fetch_weights
 from zoo.sources import WeightsError
 
 Precision = Literal["fp32", "bf16", "fp16"]

@@ -105,11 +105,27 @@ def rows(entry: str) -> list[tuple[Table, Row]]:
     return [(table, row) for table in tables() for row in table.rows if row.entry == entry]
 
 
+def figures(entry: str) -> dict[str, Cell]:
+    """An entry's published figures by key (`ap`, `time_ms`, ...), each from its newest page; AP and
+    AR in per cent, whatever the page prints them in."""
+    found: dict[str, Cell] = {}
+    newest_first = sorted(rows(entry), key=lambda pair: pair[0].source.date or "", reverse=True)
+    for table, row in newest_first:
+        for column in table.columns:
+            if column.key != "printed" and row[column.key] is not None:
+                found.setdefault(column.key, _per_cent(row[column.key], column.unit))
+    return found
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file's mapping, by libyaml where PyYAML has it."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(path.read_text(encoding="utf-8"), loader) or {}
+
+
 @cache
 def read(path: Path) -> Table:
     """Read one table; ValueError names the file, and the key that is missing, unknown or wrong."""
-    from zoo.registry import load_yaml  # which imports this module
-
     try:
         content: dict[str, Any] = load_yaml(path)
         columns = tuple(Column(**column) for column in content["columns"])
@@ -142,3 +158,12 @@ def _row(row: Mapping[str, Any], keys: list[str]) -> Row:
             if isinstance(value, bool) or not isinstance(value, float | int | str | None):
                 raise ValueError(f"{key}: {value!r} is neither a number nor text: quote it")
     return Row(row["entry"], row["printed"], cells, row.get("group", 0), row.get("links", {}))
+
+
+def _per_cent(cell: Cell, unit: str) -> Cell:
+    """A fraction, or a curve of them, in per cent; anything else as it is."""
+    if unit != "0..1":
+        return cell
+    if isinstance(cell, list):
+        return [round(100 * value, 2) for value in cell]
+    return round(100 * cell, 2) if isinstance(cell, float | int) else cell

@@ -1,4 +1,4 @@
-"""The zoo's entries: their names and facts, and folders of the user's entries.
+"""The zoo's entries: their names, facts and published weights, and folders of the user's entries.
 
 An entry is a YAML file of its name in ``configs/entry``. Its facts are in that file, and those that
 all entries of a code base share in a file of ``configs/system``. They are read without torch, and
@@ -10,16 +10,20 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
+from rich.progress import Progress
 
 from zoo import published
-from zoo.sources import FileSource
+from zoo.cache import path_of
+from zoo.download import fetch
+from zoo.published import load_yaml
+from zoo.sources import FileSource, WeightsError, mirrors, offline
 
 # Relative to this file and not a package, so that a user's own `configs` cannot take its place.
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -30,6 +34,17 @@ _registered: list[Path] = []
 
 class UnknownEntryError(LookupError):
     """No entry of that name; the message suggests the nearest."""
+
+
+class NoWeightsError(WeightsError, LookupError):
+    """No host serves the entry's weights; the message names the nearest entry with weights.
+
+    `reason` says only why, in a few words.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -77,15 +92,8 @@ class Card:
 
     @property
     def published(self) -> dict[str, published.Cell]:
-        """Its published figures by key (`ap`, `time_ms`, ...), each from its newest page; AP and AR
-        in per cent, whatever the page prints them in."""
-        figures: dict[str, published.Cell] = {}
-        newest_first = sorted(self.tables, key=lambda pair: pair[0].source.date or "", reverse=True)
-        for table, row in newest_first:
-            for column in table.columns:
-                if column.key != "printed" and row[column.key] is not None:
-                    figures.setdefault(column.key, _per_cent(row[column.key], column.unit))
-        return figures
+        """Its published figures by key, see `zoo.published.figures`."""
+        return published.figures(self.name)
 
     @property
     def filename(self) -> str | None:
@@ -165,6 +173,45 @@ def entry_of_file(filename: str) -> str | None:
     return stem if stem in entries else next(iter(entries), None)
 
 
+def fetch_weights(entry: Card, progress: Progress | None = None, cached_only: bool = False) -> Path:
+    """The entry's published file in the cache, downloaded and verified if it is not there yet.
+
+    A license that is not permissive is printed to stderr when the file arrives.
+
+    Args:
+        entry: its card.
+        progress: progress bars to which to add one.
+        cached_only: do not use the network, as with ``FCOS_ZOO_OFFLINE``.
+
+    Raises:
+        NoWeightsError: no host is known to serve the file.
+        WeightsError: no source served it this time; the message has a line for each.
+    """
+    if entry.filename is None:
+        reason = "no weights were ever published"
+        raise NoWeightsError(f"{reason} for {entry.name}: {_alternative(entry)}", reason)
+    cached = path_of(entry.filename).is_file()
+    if not (cached or mirrors() or entry.live):
+        reason = next((source.note for source in entry.weights if source.note), "dead link")
+        gone = f"any more ({reason})"
+        raise NoWeightsError(
+            f"no host serves the weights of {entry.name} {gone}: {_alternative(entry)}",
+            f"no host serves the weights {gone}",
+        )
+    try:
+        path = fetch(entry.filename, entry.weights, progress=progress, cached_only=cached_only)
+    except WeightsError as error:
+        if entry.live and (cached_only or offline()):
+            raise
+        message = f"{error}\nAlternatively, {_alternative(entry)}."
+        if entry.live:
+            raise WeightsError(message) from None
+        raise NoWeightsError(message, "no mirror has the weights") from None
+    if not (cached or entry.permissive) and os.environ.get("RANK", "0") == "0":
+        print(f"{entry.name}: license of these weights: {entry.license}", file=sys.stderr)
+    return path
+
+
 def source_of(stated: str | Mapping[str, Any]) -> FileSource:
     """A source as YAML states it; ``package:PATH`` is beside the installed packages."""
     facts = {"url": stated} if isinstance(stated, str) else dict(stated)
@@ -177,29 +224,6 @@ def folders() -> list[Path]:
     """The registered folders of entries."""
     listed = os.environ.get("FCOS_ZOO_CONFIGS", "").split(os.pathsep)
     return [*_registered, *(Path(each).expanduser().resolve() for each in listed if each)]
-
-
-def registered_targets() -> set[str]:
-    """Every `_target_` that a file of the registered folders names."""
-    files = [path for folder in folders() for path in folder.rglob("*.yaml")]
-    return {str(target) for path in files for target in targets(load_yaml(path))}
-
-
-def targets(config: Any) -> Iterator[Any]:
-    """Every `_target_` in nested containers."""
-    if isinstance(config, Mapping):
-        if "_target_" in config:
-            yield config["_target_"]
-        config = list(config.values())
-    if isinstance(config, list | tuple):
-        for value in config:
-            yield from targets(value)
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file's mapping, by libyaml where PyYAML has it."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(path.read_text(encoding="utf-8"), loader) or {}
 
 
 def _files(without: Path | None = None) -> dict[str, Path]:
@@ -244,10 +268,15 @@ def _filename(name: str, source: FileSource) -> str:
     return stem if stem.endswith(_SUFFIXES) else f"{name}.pth"
 
 
-def _per_cent(cell: published.Cell, unit: str) -> published.Cell:
-    """A fraction, or a curve of them, in per cent; anything else as it is."""
-    if unit != "0..1":
-        return cell
-    if isinstance(cell, list):
-        return [round(100 * value, 2) for value in cell]
-    return round(100 * cell, 2) if isinstance(cell, float | int) else cell
+def _alternative(entry: Card) -> str:
+    """Advice where an entry has no weights, which names the most similar entry that has."""
+
+    def similarity(name: str) -> tuple[bool, float]:
+        ratio = difflib.SequenceMatcher(None, entry.name, name).ratio()
+        return card(name).backbone == entry.backbone, ratio
+
+    nearest = max((name for name in names(weights=True) if name != entry.name), key=similarity)
+    return (
+        f"the nearest entry with weights is {nearest}; "
+        f"`fcos-zoo train {entry.name}` trains this one"
+    )

@@ -40,9 +40,8 @@ from fcos.train.trainer import Trainer
 from zoo import formats
 from zoo.checkpoint import file_of, read_checkpoint
 from zoo.config import build_detector, check_detector
-from zoo.download import fetch_weights
 from zoo.imagenet import load_backbone
-from zoo.registry import Card, card
+from zoo.registry import Card, card, fetch_weights
 
 Config = Mapping[str, Any]
 
