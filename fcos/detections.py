@@ -49,7 +49,7 @@ class Detections:
     def of(
         result: Mapping[str, Tensor], image: Tensor, classes: Sequence[str], threshold: float
     ) -> Detections:
-        """Those of at least a score in {"boxes", "scores", "labels"}, best first, with names."""
+        """The named detections of at least a score in {"boxes", "scores", "labels"}, best first."""
         n = int((result["scores"] >= threshold).sum())
         # Copies, as tensors of inference mode cannot be changed in place.
         boxes, scores, labels = (result[key][:n].clone() for key in ("boxes", "scores", "labels"))

@@ -114,10 +114,12 @@ def check_disk_space(folder: Path, needed: int) -> None:
 
 
 def check_md5(path: Path, archive: Archive) -> None:
-    """Delete a downloaded archive if its MD5, where no SHA-256 is published, is not the published.
+    """Delete a downloaded archive that has another MD5 than the published one.
+
+    Archives with a published SHA-256 are not read again: the download has compared it.
 
     Raises:
-        ValueError: the file was deleted.
+        ValueError: the file was another one, and is deleted.
     """
     if archive.sha256 or not archive.md5:
         return

@@ -1,4 +1,4 @@
-"""One process of several: its rank, its device, what they exchange, and signals that stop it."""
+"""One process of several: its rank and device, what the processes exchange, what stops it."""
 
 from __future__ import annotations
 
