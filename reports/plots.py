@@ -173,6 +173,8 @@ def _curves(curves: Mapping[tuple[str, str], Any], x: str, y: str, log: bool = F
             axes.yaxis.set_major_formatter("{x:g}")
         axes.set_xlabel(x)
         axes.set_ylabel(y)
+        if len(curves) == 1:
+            axes.set_title(entry, size=9)
         _legend(figure, columns=2)
         return _svg(figure, tips)
 
