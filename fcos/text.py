@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from rich.console import Console
+from rich.table import Column, Table
 from rich.text import Text
 
 
@@ -51,3 +52,9 @@ class TextConsole(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """The string as rich prints it; also called for the cells of tables."""
         return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
+
+
+def plain_table(*headings: Column | str, **options: Any) -> Table:
+    """A table without lines between its cells."""
+    style: dict[str, Any] = {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0)}
+    return Table(*headings, header_style="bold", **style, **options)

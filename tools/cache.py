@@ -6,7 +6,7 @@ import fnmatch
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.filesize import decimal
@@ -14,7 +14,7 @@ from rich.progress import track
 from rich.table import Table
 
 import zoo
-from fcos.text import TextConsole
+from fcos.text import TextConsole, plain_table
 from zoo import cache
 from zoo.download import fetch
 from zoo.registry import entry_of_file
@@ -50,8 +50,7 @@ def table() -> Table:
     """A row for each complete file, then for what interrupted or refused downloads left."""
     rows = [(path.name, path.stat().st_size, _kind(path)) for path in cache.files()]
     rows += [(name, size, LEFTOVERS[name.rpartition(".")[2]]) for name, size in leftovers()]
-    plain: Any = {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0), "header_style": "bold"}
-    shown = Table(title=f"{cache.folder()}", title_justify="left", show_footer=True, **plain)
+    shown = plain_table(title=f"{cache.folder()}", title_justify="left", show_footer=True)
     shown.add_column("file", overflow="fold", footer=f"{len(rows)} files")
     shown.add_column("size", footer=decimal(sum(row[1] for row in rows)), justify="right")
     shown.add_column("what it is")

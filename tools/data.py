@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from filelock import FileLock
 from rich.filesize import decimal
-from rich.table import Column, Table
+from rich.table import Column
 from rich.text import Text
 
-from fcos.text import TextConsole
+from fcos.text import TextConsole, plain_table
 from tools.arguments import App, Group
 from zoo.download import fetch, progress_bars
 from zoo.registry import CONFIGS
@@ -79,7 +79,10 @@ def download(name: str, root: Path, keep: bool) -> None:
             console.print(f"{archive.name}: unpacked")
             if not keep:
                 remove_archive(archive, root)
-        table = Table("split", "images", "objects", "classes")
+        numbers_of = (
+            Column(heading, justify="right") for heading in ("images", "objects", "classes")
+        )
+        table = plain_table("split", *numbers_of)
         try:
             for split, numbers in verify_dataset(dataset, root).items():
                 table.add_row(split, *(f"{number:,}" for number in numbers))
@@ -181,7 +184,8 @@ def _show(console: TextConsole, name: str, image_dir: Path, report: Report) -> N
     numbers = f"{report.images:,} images, {report.objects:,} objects, {len(report.classes)} classes"
     heading = f"{printable(name)}, {printable(image_dir)}: {numbers}"
     console.print(heading, soft_wrap=True)
-    table = Table("finding", "number", "training", Column("first ones", overflow="fold"))
+    last = Column("first ones", overflow="fold")
+    table = plain_table("finding", Column("number", justify="right"), "training", last)
     order = list(OUTCOMES)
     findings = sorted(report.findings, key=lambda finding: order.index(finding.kind))
     for kind, group in groupby(findings, key=lambda finding: finding.kind):

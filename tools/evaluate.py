@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.table import Table
 
-from fcos.text import TextConsole
+from fcos.text import TextConsole, plain_table
 from tools.arguments import (
     Device,
     Model,
@@ -170,7 +169,7 @@ def print_figures(figures: dict[str, Any], title: str, console: TextConsole) -> 
     from fcos.text import counted, printable
 
     heading = f"{title} on {figures['split']}, {counted(figures['images'], 'image')}"
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = plain_table()
     for figure in FIGURES:
         table.add_column(figure, justify="right")
     table.add_row(*(percent(figures[figure]) for figure in FIGURES))

@@ -7,10 +7,9 @@ import sys
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.table import Table
 
 import zoo
-from fcos.text import TextConsole
+from fcos.text import TextConsole, plain_table
 from zoo import Card
 
 
@@ -34,7 +33,7 @@ def list_entries(
     if as_json:
         print(json.dumps([facts(card) for card in cards]))
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = plain_table()
     table.add_column("entry", min_width=max(len(card.name) for card in cards))
     table.add_column("system")
     for heading in ("AP", "test-dev", "ms", "weights"):

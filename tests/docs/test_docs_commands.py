@@ -210,7 +210,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         server.shutdown()
 
     monkeypatch.setattr(http.server.ThreadingHTTPServer, "serve_forever", serve_once)
-    gradio = mock.MagicMock()  # test_serve_command.py runs the real one where it is installed
+    gradio = mock.MagicMock()  # test_browser_commands.py runs the real one where it is installed
     gradio.Interface.return_value.launch.side_effect = lambda **_: answers.append(200)
     monkeypatch.setitem(sys.modules, "gradio", gradio)
     return answers
