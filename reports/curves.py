@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -82,9 +81,9 @@ def text(run: Run) -> str:
     if evaluations.empty:
         return f"{run.name}: no evaluation yet"
     blocks = [f"{run.name}: {counted(len(evaluations), 'evaluation')}"]
-    for key in AP_CURVES:
-        values = np.around(evaluations[key].to_numpy(), 2)
-        blocks += [f"{key}, %", np.array2string(values, max_line_width=80)]
+    table = evaluations[["iteration", "epoch", *AP_CURVES]]
+    forms: Any = {"iteration": "{:.0f}".format, "epoch": "{:.2f}".format}
+    blocks.append(table.to_string(index=False, na_rep="-", float_format="%.1f", formatters=forms))
     last, best = evaluations.iloc[-1], evaluations.iloc[int(evaluations["AP"].fillna(0).argmax())]
     same = last.name == best.name
     blocks += [f"{'best and ' * same}last, {_when(last)}", summary(last / 100)]

@@ -221,7 +221,7 @@ def test_the_command_runs(
     command: str, folder: Path, answers: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = shlex.split(command)
-    if "train" in command:
+    if "train " in command:
         shutil.rmtree("runs", ignore_errors=True)  # one that was trained before
     if words[0] == "fcos-zoo":
         found = [sorted(glob.glob(word)) if "*." in word else [word] for word in words[1:]]
