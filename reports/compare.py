@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.store import Row, newest
-from reports.frame import THROTTLED, frame, records
+from reports.frame import NAMES, THROTTLED, frame, records
 from reports.metrics import BY_NAME
 
 COLUMNS = (
@@ -98,7 +98,7 @@ def _compare_case(before: Row, after: Row, tolerance: float) -> Iterator[dict[st
     """A line for each figure of a case, or one that says that neither set measured it."""
     common = {
         "machine": before["machine"],
-        "entry": before["cell"]["entry"],
+        "entry": NAMES.get(before["cell"]["entry"], before["cell"]["entry"]),
         "case": _settings(before["cell"]),
     }
     gap = {"value": math.nan, "noise": math.nan, "note": ""}
