@@ -15,8 +15,7 @@ from reports.frame import frame
 from reports.metrics import BY_NAME
 from reports.overview import summary
 from reports.tables import GAP, markdown
-from zoo.published import load_yaml
-from zoo.registry import entry_file
+from zoo.registry import entry_file, load_yaml
 from zoo.sources import FileSource
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -28,8 +28,7 @@ from zoo.files import UnreadableError, read
 from zoo.formats import CheckpointError
 from zoo.formats.backbones import TABLES, rename
 from zoo.formats.detectors import NATIVE, PUBLISHED, Format, Levels
-from zoo.published import load_yaml
-from zoo.registry import Card, card, folders, names
+from zoo.registry import Card, card, folders, load_yaml, names
 from zoo.sources import FileSource, WeightsError
 
 

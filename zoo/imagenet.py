@@ -23,8 +23,7 @@ from zoo.formats.backbones import (
     Rule,
     rename,
 )
-from zoo.published import load_yaml
-from zoo.registry import CONFIGS, source_of
+from zoo.registry import CONFIGS, load_yaml, source_of
 from zoo.sources import FileSource
 
 FOLDER = CONFIGS / "imagenet"

@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from zoo.registry import load_yaml
+
 DIRECTORY = Path(__file__).parent.parent / "reports" / "published"
 SYSTEMS = ("adelaidet", "fcos", "hrnet", "vovnet", "xytpai", "openmmlab", "torchvision")
 
@@ -115,12 +117,6 @@ def figures(entry: str) -> dict[str, Cell]:
             if column.key != "printed" and row[column.key] is not None:
                 found.setdefault(column.key, _per_cent(row[column.key], column.unit))
     return found
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file's mapping, by libyaml where PyYAML has it."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(path.read_text(encoding="utf-8"), loader) or {}
 
 
 @cache

@@ -15,15 +15,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import yaml
 from rich.progress import Progress
 
-from zoo import published
 from zoo.cache import path_of
 from zoo.download import fetch
-from zoo.published import load_yaml
 from zoo.sources import FileSource, WeightsError, mirrors, offline
+
+if TYPE_CHECKING:
+    from zoo.published import Cell, Row, Table
 
 # Relative to this file and not a package, so that a user's own `configs` cannot take its place.
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -86,13 +88,17 @@ class Card:
         return any(not source.dead for source in self.weights)
 
     @property
-    def tables(self) -> list[tuple[published.Table, published.Row]]:
+    def tables(self) -> list[tuple[Table, Row]]:
         """Its rows in the published tables."""
+        from zoo import published
+
         return published.rows(self.name)
 
     @property
-    def published(self) -> dict[str, published.Cell]:
+    def published(self) -> dict[str, Cell]:
         """Its published figures by key, see `zoo.published.figures`."""
+        from zoo import published
+
         return published.figures(self.name)
 
     @property
@@ -224,6 +230,12 @@ def folders() -> list[Path]:
     """The registered folders of entries."""
     listed = os.environ.get("FCOS_ZOO_CONFIGS", "").split(os.pathsep)
     return [*_registered, *(Path(each).expanduser().resolve() for each in listed if each)]
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file's mapping, by libyaml where PyYAML has it."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(path.read_text(encoding="utf-8"), loader) or {}
 
 
 def _files(without: Path | None = None) -> dict[str, Path]:
