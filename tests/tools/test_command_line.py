@@ -44,6 +44,14 @@ def test_help_names_every_command(capsys: Capture) -> None:
     assert main([]) == 2
 
 
+def test_help_shows_no_python_types_and_each_command_as_it_is_typed(capsys: Capture) -> None:
+    for words in (["bench"], ["bench", "push"], ["report"], ["predict"], ["data", "shapes"]):
+        assert main([*words, "--help"]) == 0
+        printed = capsys.readouterr().out
+        assert f" Usage: fcos-zoo {' '.join(words)} [OPTIONS]" in printed
+        assert not re.search(r"<\w+>|list\[", printed)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
