@@ -91,7 +91,7 @@ SMALLER = {
     "compare_torchvision --no-bf16 --rounds 5": "compare_torchvision --no-bf16 --rounds 5 --help",
     "reports/results/*.jsonl": "before.jsonl",
     "report outputs/bench/results.jsonl": "report before.jsonl",
-    # Servers: the local one has two models' files; the others stop once they have answered.
+    # Servers: a local one has weights of a few models; the others stop once they have answered.
     "download --all": "download 'FCOS_R_*_FPN_*'",
     "download 'FCOS_MS_*'": "download 'FCOS_R_*_FPN_*'",
     f"demo {TINY}": f"demo outputs/export/{TINY}.onnx --runtime runtime",
@@ -114,6 +114,7 @@ ELSEWHERE = {
     r"fcos-zoo data (coco.*|NAME)": ("tests/tools/test_data_command.py", '"data", "coco2017"'),
 }
 
+# Code in a sentence that only names a command.
 NAMED = {*map("fcos-zoo {}".format, ("bench", "bench merge", "data shapes", "export", "report"))}
 
 ADAPTER = """
