@@ -5,6 +5,7 @@ Those of the Hugging Face Hub are left to huggingface_hub: its token, Xet, retri
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -233,18 +234,27 @@ def _hub_address(source: FileSource) -> tuple[str, str, str]:
 
 @contextmanager
 def _hub_errors() -> Iterator[None]:
-    """Turn what huggingface_hub raises into one line."""
+    """Turn what huggingface_hub raises into one line, which its warnings of retries only repeat."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         yield
     except WeightsError:
         raise
     except (OSError, ValueError, RuntimeError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        # Without a connection it says that the file could not be located; why is in the cause.
+        cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else None
+        lines = [line.strip() for line in str(cause or error).splitlines() if line.strip()]
         reason = " ".join(lines[:2]) or type(error).__name__
         if status and str(status) not in reason:
             reason = f"{status}: {reason}"
         raise SourceError(reason) from error
+    finally:
+        logger.setLevel(level)
 
 
 def _hub_bar(update: Callable[..., None]) -> type:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +77,17 @@ def test_another_file_than_the_card_states_is_refused(hub: HubServer, tmp_path: 
     for other in (FileSource(SOURCE.url, sha256="0" * 8), FileSource(SOURCE.url, size=5)):
         with pytest.raises(WeightsError, match=f"sha256 {SHA256} is not that of the expected"):
             fetch("w.pth", [other], folder=tmp_path / "ours")
+
+
+def test_why_the_hub_cannot_be_reached_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between its retries
+    monkeypatch.setattr(logging.getLogger("huggingface_hub"), "propagate", True)
+    with pytest.raises(WeightsError, match=r"hf://owner/name/w\.pth: .*Connection refused\n"):
+        fetch("w.pth", [SOURCE], folder=tmp_path)
+    assert caplog.messages == []
 
 
 def test_the_token_is_sent_to_the_hub_and_to_nobody_else(
