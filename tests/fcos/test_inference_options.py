@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import shutil
 from collections.abc import Callable
 
 import pytest
@@ -51,7 +52,7 @@ def test_a_fused_detector_is_neither_trained_nor_loaded() -> None:
         zoo.load_checkpoint(detector, state)
 
 
-@pytest.mark.compiler
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 def test_a_compiled_detector_computes_the_same(tiny_detector: Build, picture: Tensor) -> None:
     detector = tiny_detector().eval().fuse()
     expected = logits(detector, picture)
