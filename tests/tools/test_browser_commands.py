@@ -66,6 +66,8 @@ def test_the_page_gives_the_detector_s_boxes(address: str, tmp_path: Path) -> No
     with playwright.sync_playwright() as driver:
         page = driver.chromium.launch(executable_path=CHROMIUM).new_page()
         page.set_default_timeout(60_000)
+        page.goto(demo.PAGE.as_uri())  # a browser loads no modules from files
+        page.get_by_text("run python -m http.server").wait_for()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(address)
         page.get_by_text("is ready").wait_for()
