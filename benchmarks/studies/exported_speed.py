@@ -4,8 +4,8 @@ Of an entry of every backbone, the detector in PyTorch and its exported files ta
 320x416 to its boxes, batch 1, in one process and in alternating rounds. A ratio is the median over
 the rounds of the detector's time divided by the file's in the same round. The weights are random
 (see `benchmarks.random_weights`), the files are for images of any size, and int8 is calibrated on
-eight photographs. Biases are corrected layer by layer in networks of up to 100 convolutions; in
-others that takes a quarter of an hour, and they have the fast correction.
+eight photographs. Biases are corrected layer by layer in networks of up to 100 convolutions. Others
+have the fast correction: HRNet's were not corrected layer by layer after eight minutes.
 
 Below the times: how many of the detector's detections a file finds again on other photographs. The
 scores of random weights are nearly equal, so that a small error exchanges many of the best hundred.
