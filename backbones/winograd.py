@@ -14,7 +14,7 @@ from backbones.layers import AffineConv2d
 TILE = 4  # outputs a side; a tile reads TILE + 2 inputs a side
 VALUES = (TILE + 2) ** 2
 BAND = 1 << 21  # values of the tiles that are computed at a time, so that they stay in the cache
-FEWEST_CHANNELS = 128  # with fewer, the transforms of the tiles take longer than is saved
+FEWEST_PAIRS = 64 * 128  # of an input and an output channel; with fewer, the transforms cost more
 # The matrices B^T, G and A^T of section 4.3 of the paper.
 INPUT = (
     (4, 0, -5, 0, 1, 0),
@@ -33,6 +33,7 @@ KERNEL = (
     (0, 0, 1),
 )
 OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
+ONES = TILE + 3  # the product, of row and column 1, that every output of its tile adds once
 
 
 class WinogradConv2d(nn.Conv2d):
@@ -73,8 +74,7 @@ class WinogradConv2d(nn.Conv2d):
             and conv.stride == conv.padding == conv.dilation == (1, 1)
             and conv.padding_mode == "zeros"
             and conv.groups == 1
-            and conv.in_channels >= FEWEST_CHANNELS
-            and conv.out_channels >= FEWEST_CHANNELS // 2
+            and conv.in_channels * conv.out_channels >= FEWEST_PAIRS
         )
 
     def forward(self, input: Tensor) -> Tensor:
@@ -84,27 +84,27 @@ class WinogradConv2d(nn.Conv2d):
         images, _, height, width = input.shape
         rows, columns = -(-height // TILE), -(-width // TILE)
         padding = (1, columns * TILE + 1 - width, 1, rows * TILE + 1 - height)
-        x = F.pad(input, padding)
+        x = F.pad(input, padding).permute(0, 2, 3, 1)
         out = x.new_empty(images, rows, TILE, columns, TILE, self.out_channels)
         row = VALUES * images * columns * max(self.in_channels, self.out_channels)
         step = max(1, BAND // row)
         for start in range(0, rows, step):
-            band = x[:, :, start * TILE : (start + step) * TILE + 2]
+            band = x[:, start * TILE : (start + step) * TILE + 2]
             out[:, start : start + step] = self._tiles(band)
         out = out.view(images, rows * TILE, columns * TILE, self.out_channels)
         return out[:, :height, :width].permute(0, 3, 1, 2)
 
     def _tiles(self, x: Tensor) -> Tensor:
-        """(N, in, 4 R + 2, 4 C + 2) -> (N, R, 4, C, 4, out)."""
-        tiles = x.unfold(2, TILE + 2, TILE).unfold(3, TILE + 2, TILE)
-        images, _, rows, columns = tiles.shape[:4]
-        values = tiles.permute(4, 5, 0, 2, 3, 1).reshape(VALUES, -1)
-        values = (self.input_transform @ values).view(VALUES, -1, self.in_channels)
-        products = torch.bmm(values, self.kernels).view(VALUES, -1)
-        out = (self.output_transform @ products).view(TILE, TILE, images, rows, columns, -1)
+        """(N, 4 R + 2, 4 C + 2, in) -> (N, R, 4, C, 4, out)."""
+        tiles = x.unfold(1, TILE + 2, TILE).unfold(2, TILE + 2, TILE).permute(0, 1, 2, 4, 5, 3)
+        images, rows, columns = tiles.shape[:3]
+        # Transforms of a tile at a time are faster than one product with all of its values.
+        values = self.input_transform @ tiles.reshape(-1, VALUES, self.in_channels)
+        products = torch.bmm(values.transpose(0, 1), self.kernels)
         if self.bias is not None:
-            out += self.bias
-        return out.permute(2, 3, 0, 4, 1, 5)
+            products[ONES] += self.bias
+        out = self.output_transform @ products.transpose(0, 1)
+        return out.view(images, rows, columns, TILE, TILE, -1).transpose(2, 3)
 
 
 def _of_squares(matrix: Sequence[Sequence[float]]) -> Tensor:

@@ -49,7 +49,9 @@ def test_with_gradients_or_below_float32_it_is_the_direct_convolution() -> None:
     [
         (nn.Conv2d(128, 64, 3, padding=1), True),
         (AffineConv2d(128, 128, 3, padding=1), True),
+        (nn.Conv2d(96, 96, 3, padding=1), True),
         (nn.Conv2d(64, 64, 3, padding=1), False),
+        (nn.Conv2d(256, 4, 3, padding=1), False),
         (nn.Conv2d(128, 128, 3, padding=1, stride=2), False),
         (nn.Conv2d(128, 128, 3, padding=2, dilation=2), False),
         (nn.Conv2d(128, 128, 3, padding=1, groups=2), False),
@@ -62,7 +64,7 @@ def test_which_convolutions_it_takes(conv: nn.Module, suits: bool) -> None:
 
 
 def test_a_detector_detects_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd, "FEWEST_CHANNELS", 1)  # those of the small network, too
+    monkeypatch.setattr(winograd, "FEWEST_PAIRS", 1)  # those of the small network, too
     image = torch.randint(0, 256, (3, 100, 140), dtype=torch.uint8)
     expected = zoo.get("FCOS_shapes_tiny").detect(image)[0]
     detector = zoo.get("FCOS_shapes_tiny", winograd=True)
