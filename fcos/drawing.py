@@ -5,9 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from fcos.data.dataset import DetectionDataset
+    from fcos.data.loader import Batch
+    from fcos.detector import Detector
 
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]  # xyxy, pixels
@@ -25,6 +31,8 @@ COLOURS: tuple[Colour, ...] = (
     (204, 121, 167),
 )
 TILE = 400  # pixels: the longest side of an image in a mosaic
+TILES = 16  # the number of images in a mosaic
+SCORE = 0.3  # of the detections that a mosaic shows
 NO_GLYPH = "\uffff"  # a code point without a character, for which fonts draw a placeholder
 
 
@@ -82,6 +90,34 @@ def draw_mosaic(tiles: Sequence[Tile], path: Path) -> None:
     for number, picture in enumerate(pictures):
         canvas.paste(picture, (number % columns * width, number // columns * height))
     canvas.save(path, quality=85)
+
+
+def draw_batch(batch: Batch, classes: Sequence[str], path: Path) -> None:
+    """Draw the first images of a batch of training, as the network gets them, with their boxes."""
+    tiles = []
+    for image, target in list(zip(*batch, strict=True))[:TILES]:
+        names = [classes[label] for label in target["labels"].tolist()]
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+        tiles.append((picture, target["boxes"], target["labels"], names))
+    draw_mosaic(tiles, path)
+
+
+def draw_detections(detector: Detector, dataset: DetectionDataset, path: Path) -> None:
+    """Draw what a detector finds in the first images of a dataset.
+
+    Detections of at least `SCORE` are drawn, and as many of the best as the image has objects.
+    """
+    training = detector.training
+    detector.eval()
+    tiles = []
+    for index in range(min(TILES, len(dataset))):
+        image, target = dataset.open(index)
+        (found,) = detector.detect(image)
+        kept = found[: max(len(target["labels"]), int((found.scores >= SCORE).sum()))]
+        texts = [f"{n} {score:.0%}" for n, score in zip(kept.names, kept.scores, strict=True)]
+        tiles.append((image, kept.boxes.cpu(), kept.labels.cpu(), texts))
+    detector.train(training)
+    draw_mosaic(tiles, path)
 
 
 def place_label(

@@ -113,10 +113,10 @@ def verify_cache(
 
 def published(filename: str) -> Sequence[FileSource]:
     """The sources of a published file, or of ImageNet weights, by its name; empty for others."""
-    from zoo import imagenet  # imports torch
+    from zoo import initial_weights  # imports torch
 
     name = entry_of_file(filename)
-    return zoo.card(name).weights if name else imagenet.sources_of(filename)
+    return zoo.card(name).weights if name else initial_weights.sources_of(filename)
 
 
 def repair(path: Path, sources: Sequence[FileSource]) -> str | Exception:

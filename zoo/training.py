@@ -1,4 +1,4 @@
-"""Training a model of the zoo: a run from its configuration, and the weights that it starts from.
+"""Training a model of the zoo: its settings, then its data, its detector and the loop.
 
 The configuration is a plain mapping, laid out as `configs/training/defaults.yaml` describes.
 """
@@ -6,7 +6,7 @@ The configuration is a plain mapping, laid out as `configs/training/defaults.yam
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from shlex import quote
@@ -20,28 +20,22 @@ from backbones.layers import EvalBatchNorm2d
 from fcos import Detector
 from fcos.coco_eval import percent
 from fcos.data.dataset import DetectionDataset
+from fcos.data.loader import Batch, Loader, TrainingSampler
+from fcos.data.registry import TestSet, build_datasets
+from fcos.data.transforms import build_transforms, largest_size
+from fcos.drawing import draw_batch, draw_detections
 from fcos.evaluate import evaluate_detector, examine
 from fcos.settings import check_training
 from fcos.text import TextConsole
 from fcos.train import distributed
 from fcos.train.checkpoint import Checkpoints, claim, fingerprint
-from fcos.train.datasets import (
-    TestSet,
-    batches,
-    build_datasets,
-    draw_detections,
-    largest_size,
-    remarks,
-)
 from fcos.train.memory import checkpoint_activations, fitting_accumulation
 from fcos.train.metrics import missing, read
 from fcos.train.optim import build_schedule, make_optimizer, resolved
 from fcos.train.trainer import Trainer
-from zoo import formats
-from zoo.checkpoint import file_of, read_checkpoint
 from zoo.config import build_detector, check_detector
-from zoo.imagenet import load_backbone
-from zoo.registry import Card, card, fetch_weights
+from zoo.initial_weights import initialize_weights
+from zoo.registry import Card
 
 Config = Mapping[str, Any]
 
@@ -83,27 +77,6 @@ def train(entry: Card, config: Config, device: torch.device, resume: bool) -> in
     return received
 
 
-def log(*lines: str) -> None:
-    """Print lines on rank 0."""
-    console = TextConsole(stderr=True, quiet=distributed.rank() != 0, soft_wrap=True)
-    for line in lines:
-        console.print(line)
-
-
-def outcome(folder: Path, name: str) -> list[str]:
-    """The last lines of a run: its files, the best AP, and what to do next."""
-    final, best = folder / f"{name}.pth", folder / "best.pth"
-    measured = [record for record in read(folder / "metrics.jsonl") if record.get("AP") is not None]
-    if not measured or not best.is_file():
-        return [f"trained: {final}", f"next: fcos-zoo predict {quote(str(final))} IMAGES"]
-    record = max(measured, key=lambda record: float(record["AP"]))
-    return [
-        f"trained: {final}",
-        f"best: {best}, AP {percent(record['AP'])} after iteration {record['iteration']}",
-        f"next: fcos-zoo predict {quote(str(best))} IMAGES",
-    ]
-
-
 def start(entry: Card, config: Config, device: torch.device, folder: Path, resume: bool) -> Trainer:
     """The trainer of a run, with its initial weights or resumed; says what will be trained."""
     solver, data, run = config["solver"], config["data"], config["run"]
@@ -116,45 +89,63 @@ def start(entry: Card, config: Config, device: torch.device, folder: Path, resum
 
     with distributed.leader_first():
         dataset, test = build_datasets(data, run["seed"])
+    check_data(data, dataset, test, folder)
+
     detector = build_detector({**config, "classes": list(dataset.classes)}).to(device).train()
     detector.card = entry
+    if not resume:
+        log(initialize_weights(detector, config))
+    apply_options(detector, config)
+
+    trainer = make_trainer(entry.name, detector, dataset, test, config, folder)
+    if resume:
+        trainer.resume()
+    announce(trainer, len(dataset), config)
+    if distributed.rank() == 0:
+        (folder / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
+    return trainer
+
+
+def check_data(data: Config, dataset: DetectionDataset, test: TestSet | None, folder: Path) -> None:
+    """Read every image of the test set, and say what of the data is not trained on or measured.
+
+    Raises:
+        ImageError: an image of the test set cannot be read.
+    """
     if test and distributed.rank() == 0:
         log(*examine(dataset.classes, test[0], data["max_detections"]))
-    log(*remarks(data, dataset, test))
-    if data["split"] and test:
+    if dataset.counts:
+        found = ", ".join(f"{number} x {kind}" for kind, number in dataset.counts.most_common())
+        log(f"{data['train']}: {found}; `fcos-zoo data check` names the files")
+    if test is None:
+        log(
+            "no test set goes with it, so that no AP will be measured: set data.test, or "
+            "data.split=0.1 to hold out a tenth of the images"
+        )
+    elif data["split"]:
         if distributed.rank() == 0:
             (folder / "test_split.json").write_text(json.dumps(test[1]))
         log(f"{len(test[0])} images are held out to test on, see {folder / 'test_split.json'}")
-    if not resume:
-        log(initialize_weights(detector, config))
-    apply_options(detector, solver)
+
+
+def apply_options(detector: Detector, config: Config) -> None:
+    """Set the memory layout, activation checkpointing, compilation and freezing of a detector."""
+    solver = config["solver"]
+    if solver["compile"] and solver["activation_checkpointing"]:
+        raise ValueError(
+            "solver.compile decides itself which activations to compute again: leave "
+            "solver.activation_checkpointing out"
+        )
+    if solver["channels_last"]:
+        detector.to(memory_format=torch.channels_last)
+    if solver["activation_checkpointing"]:
+        checkpoint_activations(detector)
+    if solver["compile"]:
+        detector.compile_network()
     if config["freeze"]:
         detector.freeze_backbone()
         trained = sum(p.numel() for p in detector.parameters() if p.requires_grad)
         log(f"freeze=backbone: {trained:,} parameters, of pyramid and head, are trained")
-    trainer = make_trainer(entry.name, detector, dataset, test, config, folder)
-    if resume:
-        trainer.resume()
-    iterations, accumulate = trainer.schedule.iterations, trainer.accumulate
-    parts = f" in {accumulate} micro-batches" if accumulate > 1 else ""
-    log(
-        f"{entry.name}: {len(dataset)} images of {len(dataset.classes)} classes, batches of "
-        f"{solver['batch']} on {distributed.world()} x {device.type}{parts}, from iteration "
-        f"{trainer.iteration} of {iterations} ({iterations / trainer.epoch:.3g} epochs) in {folder}"
-    )
-    if trainer.schedule.warmup_iterations >= iterations:
-        log(
-            "the learning rate does not reach solver.base_lr: its warm-up takes "
-            f"solver.warmup.iterations={trainer.schedule.warmup_iterations}"
-        )
-    for logger in missing(run["loggers"]):
-        log(f"{logger} is not installed: the curves are only in {folder / 'metrics.jsonl'}")
-    norms = [m for m in detector.modules() if isinstance(m, _BatchNorm)]
-    if accumulate > 1 and not all(isinstance(m, EvalBatchNorm2d) for m in norms):
-        log("batch norms compute their statistics over one micro-batch at a time")
-    if distributed.rank() == 0:
-        (folder / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
-    return trainer
 
 
 def make_trainer(
@@ -184,7 +175,7 @@ def make_trainer(
         name,
         epoch,
         fingerprint(dataset),
-        partial(_measure, test, data, folder) if test else None,
+        partial(measure, test, data, folder) if test else None,
         config,
         accumulate=1 if solver["accumulate"] == "auto" else solver["accumulate"],
         evaluate_every=run["evaluate_every"] or max(round(epoch), 1),
@@ -202,7 +193,31 @@ def make_trainer(
     return trainer
 
 
-def _measure(test: TestSet, data: Config, folder: Path, detector: Detector) -> dict[str, Any]:
+def batches(
+    dataset: DetectionDataset, config: Config, device: torch.device, folder: Path, start: int
+) -> Iterable[Batch]:
+    """This process's share of every step's images from step `start` on, augmented.
+
+    The first batch of a run is drawn into its folder.
+    """
+    solver, data, run = config["solver"], config["data"], config["run"]
+    sampler = TrainingSampler(
+        dataset.portrait.tolist(),
+        solver["batch"],
+        run["seed"],
+        data["aspect_ratio_group_size"],
+        distributed.rank(),
+        distributed.world(),
+        start,
+    )
+    transforms = build_transforms(config)
+    if start == 0 and distributed.rank() == 0:
+        first = next(iter(Loader(dataset, sampler, transforms, workers=0)))
+        draw_batch(first, dataset.classes, folder / "first_batch.jpg")
+    return Loader(dataset, sampler, transforms, data["workers"], pin_memory=device.type == "cuda")
+
+
+def measure(test: TestSet, data: Config, folder: Path, detector: Detector) -> dict[str, Any]:
     """The figures of a detector; what it detects at the first evaluation is drawn."""
     figures = evaluate_detector(
         detector, *test, workers=data["workers"], max_detections=data["max_detections"]
@@ -213,76 +228,44 @@ def _measure(test: TestSet, data: Config, folder: Path, detector: Detector) -> d
     return figures
 
 
-def apply_options(detector: Detector, solver: Config) -> None:
-    """Set the memory layout, activation checkpointing and compilation of a detector."""
-    if solver["compile"] and solver["activation_checkpointing"]:
-        raise ValueError(
-            "solver.compile decides itself which activations to compute again: leave "
-            "solver.activation_checkpointing out"
-        )
-    if solver["channels_last"]:
-        detector.to(memory_format=torch.channels_last)
-    if solver["activation_checkpointing"]:
-        checkpoint_activations(detector)
-    if solver["compile"]:
-        detector.compile_network()
-
-
-def initialize_weights(detector: Detector, config: Config) -> str:
-    """Load the weights that training starts from; says which they are."""
-    init = config["init"]
-    if init["checkpoint"]:
-        return load_pretrained(detector, init["checkpoint"], config)
-    backbone, imagenet = init["backbone"], config.get("imagenet")
-    if backbone == "auto":
-        if imagenet is None:
-            return "no ImageNet weights are known for this model: started from random weights"
-        backbone = "imagenet"
-    if not backbone:
-        return "started from random weights"
-    load_backbone(detector, backbone)
-    source = imagenet if backbone == "imagenet" else backbone
-    return f"started the backbone from {source}, everything else from random weights"
-
-
-def load_pretrained(detector: Detector, source: str, config: Config) -> str:
-    """Copy the weights of a model, a file or an address into a detector.
-
-    If the classes differ, only those rows of the class predictor are copied whose classes have the
-    same name.
-
-    Returns:
-        What was copied, for the log.
-    """
-    file = Path(source)
-    # No model of the zoo is called like a file.
-    is_file = file.name != source or bool(file.suffix) or file.is_file()
-    path = file_of(source) if is_file else fetch_weights(card(source))
-    checkpoint = read_checkpoint(path)
-    num_classes = formats.num_classes(detector, checkpoint.state)
-    if num_classes is None:
-        raise ValueError(
-            f"{path} has no class predictor: it is not a checkpoint of {config['family']}"
-        )
-    donor = build_detector(config, num_classes)
-    formats.load_state(donor, checkpoint.state)
-    pretrained = donor.state_dict()
-
-    classes = checkpoint.classes or (config if is_file else card(source).config)["classes"]
-    if len(classes) != num_classes:
-        classes = (None,) * num_classes  # the file does not name its classes
-    if tuple(classes) == detector.classes:
-        detector.load_state_dict(pretrained)
-        return f"started from {path}: all {len(pretrained)} tensors, the classes are the same"
-    own = {k: v for k, v in detector.state_dict().items() if k.startswith("head.cls_logits.")}
-    shared = [name for name in detector.classes if name in classes]
-    to_rows = [detector.classes.index(name) for name in shared]
-    from_rows = [classes.index(name) for name in shared]
-    for key, tensor in own.items():
-        tensor[to_rows] = pretrained[key].to(tensor)[from_rows]
-    detector.load_state_dict({**pretrained, **own})
-    return (
-        f"started from {path}: {len(pretrained) - len(own)} tensors copied; the class predictor "
-        f"is initialised again, from {num_classes} to {len(detector.classes)} classes"
-        + (f", except for the {len(shared)} of the same name" if shared else "")
+def announce(trainer: Trainer, images: int, config: Config) -> None:
+    """Say what will be trained, and what of it may not be as expected."""
+    iterations, accumulate, folder = trainer.schedule.iterations, trainer.accumulate, trainer.folder
+    parts = f" in {accumulate} micro-batches" if accumulate > 1 else ""
+    log(
+        f"{trainer.name}: {images} images of {len(trainer.detector.classes)} classes, batches of "
+        f"{config['solver']['batch']} on {distributed.world()} x {trainer.device.type}{parts}, "
+        f"from iteration {trainer.iteration} of {iterations} "
+        f"({iterations / trainer.epoch:.3g} epochs) in {folder}"
     )
+    if trainer.schedule.warmup_iterations >= iterations:
+        log(
+            "the learning rate does not reach solver.base_lr: its warm-up takes "
+            f"solver.warmup.iterations={trainer.schedule.warmup_iterations}"
+        )
+    for logger in missing(config["run"]["loggers"]):
+        log(f"{logger} is not installed: the curves are only in {folder / 'metrics.jsonl'}")
+    norms = [m for m in trainer.detector.modules() if isinstance(m, _BatchNorm)]
+    if accumulate > 1 and not all(isinstance(m, EvalBatchNorm2d) for m in norms):
+        log("batch norms compute their statistics over one micro-batch at a time")
+
+
+def outcome(folder: Path, name: str) -> list[str]:
+    """The last lines of a run: its files, the best AP, and what to do next."""
+    final, best = folder / f"{name}.pth", folder / "best.pth"
+    measured = [record for record in read(folder / "metrics.jsonl") if record.get("AP") is not None]
+    if not measured or not best.is_file():
+        return [f"trained: {final}", f"next: fcos-zoo predict {quote(str(final))} IMAGES"]
+    record = max(measured, key=lambda record: float(record["AP"]))
+    return [
+        f"trained: {final}",
+        f"best: {best}, AP {percent(record['AP'])} after iteration {record['iteration']}",
+        f"next: fcos-zoo predict {quote(str(best))} IMAGES",
+    ]
+
+
+def log(*lines: str) -> None:
+    """Print lines on rank 0."""
+    console = TextConsole(stderr=True, quiet=distributed.rank() != 0, soft_wrap=True)
+    for line in lines:
+        console.print(line)

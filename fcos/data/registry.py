@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fcos.data import shapes
 from fcos.data.annotations import Annotations, DatasetSource, load_annotations, valid_objects
+from fcos.data.dataset import CocoDataset, DetectionDataset, concatenate
 from fcos.data.formats import choose_split, find_splits
 from fcos.data.voc import voc_annotations
+
+TestSet = tuple[DetectionDataset, Any]  # the images, and the annotations to measure with
 
 MINIVAL = ("coco_2017_val", "coco_2014_minival")  # the same 5,000 images
 MINIVAL_IMAGES = 5000
@@ -24,6 +28,70 @@ SAFE_LICENSES = (
     *("creativecommons.org/licenses/by-nd", "flickr.com/commons/usage", "www.usa.gov"),
 )
 SAFE_IMAGES = 1525  # of val2017
+
+
+def build_datasets(
+    data: Mapping[str, Any], seed: int = 0
+) -> tuple[DetectionDataset, TestSet | None]:
+    """The training set, and the test set if there is one that goes with it.
+
+    Args:
+        data: the section "data" of a run's configuration.
+        seed: of a split.
+    """
+    drawn = data.get("shapes") or {}
+    train = resolve_dataset(data["train"], data["root"], data["train_images"], drawn.get("train"))
+    test: DatasetSource | None = None
+    if data["split"]:
+        part, test = split(train, data["split"], seed)
+        train = [part]
+    elif data["test"] and (is_named(data["train"]) or not is_named(data["test"])):
+        (test,) = resolve_dataset(
+            data["test"], data["root"], data["test_images"], drawn.get("test"), training=False
+        )
+        if data["test"] in MINIVAL:
+            check_is_minival(test.annotations, [source.annotations for source in train])
+    keys = ("plus_one", "whole_pixels", "keep_empty", "skip_unreadable")
+    options = {key: data[key] for key in keys}
+    dataset = concatenate([CocoDataset(*source, **options) for source in train])
+    if test is None:
+        return dataset, None
+    # Images without objects are tested on, too.
+    return dataset, (CocoDataset(*test, keep_empty=True), test.annotations)
+
+
+def split(
+    sources: Collection[DatasetSource], share: float, seed: int
+) -> tuple[DatasetSource, DatasetSource]:
+    """Hold out a share of the images, chosen by the seed, as a test set.
+
+    Rows of the same file stay together, so that no image is trained on and tested on.
+
+    Returns:
+        The images to train on, and those to test on, with their annotations.
+
+    Raises:
+        ValueError: the dataset joins several, or has a single image.
+    """
+    if len(sources) != 1:
+        raise ValueError(
+            f"data.split cannot divide a dataset that joins {len(sources)}: set data.test"
+        )
+    (source,) = sources
+    content = load_annotations(source.annotations)
+    files = sorted({image["file_name"] for image in content["images"]})
+    if len(files) < 2:
+        raise ValueError("data.split needs at least 2 images")
+    number = min(max(1, round(share * len(files))), len(files) - 1)
+    held_out = set(random.Random(seed).sample(files, number))
+
+    def part(files: Collection[str]) -> DatasetSource:
+        images = [image for image in content["images"] if image["file_name"] in files]
+        ids = {image["id"] for image in images}
+        rows = [row for row in content["annotations"] if row.get("image_id") in ids]
+        return DatasetSource({**content, "images": images, "annotations": rows}, source.image_dir)
+
+    return part(set(files) - held_out), part(held_out)
 
 
 def is_named(name: str) -> bool:

@@ -8,15 +8,16 @@ same images as one that was never stopped.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 
-from fcos.data.dataset import PILSample, Target
+from fcos.boxes import Size
+from fcos.data.dataset import DetectionDataset, PILSample, Target
 from fcos.preprocess import ShortestSide, resize_image
 
 Transform = Callable[[Image.Image, Target, random.Random], PILSample]
@@ -129,6 +130,39 @@ class SquareView:
         boxes = np.concatenate([start, end], axis=1) * factor + np.array([left, top] * 2)
         picture = np.array([left, top, left + width, top + height], dtype=np.float32)
         return view, {**with_boxes(target, boxes, self.min_area), "picture": picture}
+
+
+def build_transforms(config: Mapping[str, Any]) -> Compose:
+    """The augmentation of a run's configuration."""
+    augmentation, data = config["augmentation"], config["data"]
+    flip = HorizontalFlip(data["flip"], data["plus_one"])
+    if "square" in augmentation:
+        view = SquareView(augmentation["square"], tuple(augmentation["scale_range"]))
+        return Compose([flip, view])
+    if "longest" not in augmentation:
+        return Compose([flip])
+    ranged = "shortest_range" in augmentation
+    resize = ResizeShortestSide(
+        augmentation["shortest_range" if ranged else "shortest"],
+        augmentation["longest"],
+        "range" if ranged else "choice",
+        config["resize"].get("rounding", "nearest"),
+        antialias=config.get("detector", {}).get("resize_method", "pil") == "pil",
+    )
+    # Flipping first is the same and moves fewer pixels, except for boxes that end on their last
+    # pixel: maskrcnn-benchmark means one of the resized image.
+    return Compose([resize, flip] if data["plus_one"] else [flip, resize])
+
+
+def largest_size(augmentation: Mapping[str, Any], dataset: DetectionDataset) -> Size:
+    """(height, width) of the largest images that augmentation makes, as landscape images."""
+    if "square" in augmentation:
+        return augmentation["square"], augmentation["square"]
+    if "longest" in augmentation:
+        shortest = augmentation.get("shortest") or augmentation["shortest_range"]
+        return max(shortest), augmentation["longest"]
+    height, width = dataset.sizes.max(axis=0).tolist()
+    return height, width
 
 
 def _resize(image: Image.Image, width: int, height: int, antialias: bool = True) -> Image.Image:

@@ -21,8 +21,8 @@ from torch import Tensor
 from fcos import Detector
 from fcos.coco_eval import FIGURES, evaluate_detections, to_coco_results
 from fcos.data.dataset import DetectionDataset
-from fcos.data.transforms import Transform
-from fcos.train.datasets import build_datasets, build_transforms
+from fcos.data.registry import build_datasets
+from fcos.data.transforms import Transform, build_transforms
 from fcos.train.metrics import read
 from fcos.train.trainer import Trainer
 from zoo import formats

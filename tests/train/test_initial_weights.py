@@ -9,7 +9,7 @@ from tiny_detector import ENTRY  # of circle, square, triangle
 import zoo
 from backbones.deformable import DeformConv2d
 from zoo.config import build_detector
-from zoo.training import initialize_weights, load_pretrained
+from zoo.initial_weights import initialize_weights, load_pretrained
 
 
 def deformable(module):

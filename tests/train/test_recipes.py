@@ -8,8 +8,13 @@ import pytest
 from torch import nn
 
 import zoo
-from fcos.data.transforms import HorizontalFlip, ResizeShortestSide, SquareView
-from fcos.train.datasets import build_transforms, largest_size
+from fcos.data.transforms import (
+    HorizontalFlip,
+    ResizeShortestSide,
+    SquareView,
+    build_transforms,
+    largest_size,
+)
 from fcos.train.optim import Schedule, build_schedule, make_optimizer, resolved
 from zoo.config import compose_entry
 from zoo.registry import CONFIGS

@@ -10,11 +10,10 @@ from tiny_detector import ENTRY
 
 import zoo
 from fcos.data.dataset import CocoDataset
-from fcos.data.registry import DatasetSource
+from fcos.data.registry import DatasetSource, split
 from fcos.data.shapes import write
 from fcos.evaluate import evaluate_detector
 from fcos.text import printable
-from fcos.train.datasets import split
 from fcos.train.metrics import read
 from fcos.train.optim import resolved
 from tools import cli

@@ -14,7 +14,7 @@ from torchvision.models import mobilenet_v2, resnet50
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import zoo
-from zoo.imagenet import check_stride, facts_of, load_backbone
+from zoo.initial_weights import check_stride, facts_of, load_backbone
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 

@@ -1,4 +1,7 @@
-"""ImageNet weights for a detector's backbone: keys, channel order and normalisation set right."""
+"""The weights that training starts from: those of a detector, or ImageNet's for its backbone.
+
+ImageNet files have keys, a channel order and a normalisation of their own, which are set right.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,9 @@ from torch import Tensor
 
 from backbones import MobileNetV2
 from fcos import Detector
+from zoo import formats
+from zoo.checkpoint import file_of, read_checkpoint
+from zoo.config import build_detector
 from zoo.download import fetch
 from zoo.files import read
 from zoo.formats import COUNTER, CheckpointError, unwrap
@@ -23,7 +29,7 @@ from zoo.formats.backbones import (
     Rule,
     rename,
 )
-from zoo.registry import CONFIGS, load_yaml, source_of
+from zoo.registry import CONFIGS, card, fetch_weights, load_yaml, source_of
 from zoo.sources import FileSource
 
 FOLDER = CONFIGS / "imagenet"
@@ -32,6 +38,66 @@ CLASSIFIER: Rule = (r"(stem\.)?(fc|fc1000|pred|classifier|head|linear)[._].+", "
 PREFIX = r"^backbone\.((bottom_up|body)\.)?"
 # Our keys that a file may lack: those of layers that only detection has, or that are never used.
 OPTIONAL = rf".+\.conv\.offset\.(weight|bias)|{DLA_UNREAD}|.+{re.escape(COUNTER)}"
+
+
+def initialize_weights(detector: Detector, config: Mapping[str, Any]) -> str:
+    """Load the weights that training starts from; says which they are."""
+    init = config["init"]
+    if init["checkpoint"]:
+        return load_pretrained(detector, init["checkpoint"], config)
+    backbone, imagenet = init["backbone"], config.get("imagenet")
+    if backbone == "auto":
+        if imagenet is None:
+            return "no ImageNet weights are known for this model: started from random weights"
+        backbone = "imagenet"
+    if not backbone:
+        return "started from random weights"
+    load_backbone(detector, backbone)
+    source = imagenet if backbone == "imagenet" else backbone
+    return f"started the backbone from {source}, everything else from random weights"
+
+
+def load_pretrained(detector: Detector, source: str, config: Mapping[str, Any]) -> str:
+    """Copy the weights of a model, a file or an address into a detector.
+
+    If the classes differ, only those rows of the class predictor are copied whose classes have the
+    same name.
+
+    Returns:
+        What was copied, for the log.
+    """
+    file = Path(source)
+    # No model of the zoo is called like a file.
+    is_file = file.name != source or bool(file.suffix) or file.is_file()
+    path = file_of(source) if is_file else fetch_weights(card(source))
+    checkpoint = read_checkpoint(path)
+    num_classes = formats.num_classes(detector, checkpoint.state)
+    if num_classes is None:
+        raise ValueError(
+            f"{path} has no class predictor: it is not a checkpoint of {config['family']}"
+        )
+    donor = build_detector(config, num_classes)
+    formats.load_state(donor, checkpoint.state)
+    pretrained = donor.state_dict()
+
+    classes = checkpoint.classes or (config if is_file else card(source).config)["classes"]
+    if len(classes) != num_classes:
+        classes = (None,) * num_classes  # the file does not name its classes
+    if tuple(classes) == detector.classes:
+        detector.load_state_dict(pretrained)
+        return f"started from {path}: all {len(pretrained)} tensors, the classes are the same"
+    own = {k: v for k, v in detector.state_dict().items() if k.startswith("head.cls_logits.")}
+    shared = [name for name in detector.classes if name in classes]
+    to_rows = [detector.classes.index(name) for name in shared]
+    from_rows = [classes.index(name) for name in shared]
+    for key, tensor in own.items():
+        tensor[to_rows] = pretrained[key].to(tensor)[from_rows]
+    detector.load_state_dict({**pretrained, **own})
+    return (
+        f"started from {path}: {len(pretrained) - len(own)} tensors copied; the class predictor "
+        f"is initialised again, from {num_classes} to {len(detector.classes)} classes"
+        + (f", except for the {len(shared)} of the same name" if shared else "")
+    )
 
 
 def load_backbone(detector: Detector, source: str | Path | Mapping[str, Any] = "imagenet") -> None:
