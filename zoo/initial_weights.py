@@ -6,7 +6,7 @@ ImageNet files have keys, a channel order and a normalisation of their own, whic
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from zoo.formats.backbones import (
     MOBILENET_V2_TORCHVISION,
     TABLES,
     Rule,
-    rename,
 )
 from zoo.registry import CONFIGS, card, fetch_weights, load_yaml, source_of
 from zoo.sources import FileSource
@@ -145,23 +144,13 @@ def translate(detector: Detector, state: Mapping[str, Tensor]) -> dict[str, Tens
         tables.append(MOBILENET_V2_TORCHVISION)
     complaints = []
     for table in tables:
-        rules = (CLASSIFIER, *CAFFE2_RESNET, *table)
-        names = {key: rename(key, rules) for key in state}
-        ours = {name: state[key] for key, name in names.items() if name in wanted}
-        _complete_norms(backbone, ours)
-        faults = {
-            "missing": [k for k in wanted if k not in ours and not re.fullmatch(OPTIONAL, k)],
-            "unexpected": [
-                key
-                for key, name in names.items()
-                if name is None or (name and name not in wanted and not name.endswith(COUNTER))
-            ],
-            "of another shape": [key for key in ours if ours[key].shape != wanted[key].shape],
-        }
-        if not any(faults.values()):
+        names = formats.renamed(state, (CLASSIFIER, *CAFFE2_RESNET, *table))
+        statistics = _statistics_of_affine_norms(backbone, set(names.values()))
+        names |= {key: key for key in statistics}
+        ours, faults = formats.match({**state, **statistics}, names, wanted, OPTIONAL)
+        if not faults:
             return ours
-        lists = [f"{len(keys)} {kind}: {', '.join(keys)}" for kind, keys in faults.items() if keys]
-        complaints.append("; ".join(lists))
+        complaints.append(faults)
     raise CheckpointError(
         f"these are not ImageNet weights of this {type(backbone).__name__}: "
         + min(complaints, key=len)
@@ -211,13 +200,14 @@ def _state(content: Mapping[str, Any]) -> dict[str, Tensor]:
     return {re.sub(PREFIX, "", key): value for key, value in unwrap(content).items()}
 
 
-def _complete_norms(backbone: Any, ours: dict[str, Tensor]) -> None:
-    """Give norms that are only affine maps, as Caffe2's, statistics that change nothing."""
+def _statistics_of_affine_norms(backbone: Any, names: Collection[str | None]) -> dict[str, Tensor]:
+    """Statistics that change nothing, for norms that are only affine maps, as Caffe2's."""
+    statistics = {}
     for name, module in backbone.named_modules():
-        if f"{name}.weight" in ours and hasattr(module, "running_var"):
-            weight = ours[f"{name}.weight"]
-            ours.setdefault(f"{name}.running_mean", torch.zeros_like(weight))
-            ours.setdefault(f"{name}.running_var", torch.ones_like(weight) - module.eps)
+        if f"{name}.weight" in names and hasattr(module, "running_var"):
+            statistics[f"{name}.running_mean"] = torch.zeros_like(module.running_mean)
+            statistics[f"{name}.running_var"] = torch.ones_like(module.running_var) - module.eps
+    return {key: value for key, value in statistics.items() if key not in names}
 
 
 def _adapt_stem(detector: Detector, state: dict[str, Tensor], trained: Mapping[str, Any]) -> None:

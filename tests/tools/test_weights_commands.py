@@ -17,7 +17,7 @@ from mirrors import FaultyServer, own_settings, saved
 
 import zoo
 from tools import cli
-from zoo import cache, imagenet
+from zoo import cache, initial_weights
 from zoo.download import fetch
 
 SMALL = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"
@@ -177,7 +177,7 @@ def test_verify_cache_repairs_imagenet_weights(
 ) -> None:
     name = "vovnet39_statedict_norm.pth"  # of configs/imagenet, with no hash stated
     mirror.add(name, BODY)
-    path = fetch(name, imagenet.sources_of(name))
+    path = fetch(name, initial_weights.sources_of(name))
     with path.open("r+b") as file:
         file.write(b"\x80\x03")
     cache.record(path, hashlib.sha256(BODY).hexdigest())  # of a disk that changes no date

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fcos import Detector
 from fcos.text import bounded
-from zoo.formats.backbones import TABLES, rename
+from zoo.formats.backbones import TABLES, Rule, rename
 from zoo.formats.detectors import NATIVE, PUBLISHED, Format, Levels
 
 FORMATS = (NATIVE, *dict.fromkeys(PUBLISHED.values()))
@@ -84,11 +84,13 @@ def translate(keys: Iterable[str], detector: Detector) -> dict[str, str | None]:
     pyramid: Any = detector.pyramid
     levels = Levels(round(math.log2(detector.backbone.strides[0])), len(pyramid.output))
     rules = form.rules(TABLES.get(type(detector.backbone), ()), levels)
-    names: dict[str, str | None] = {}
-    for key in keys:
-        name = "" if re.fullmatch(form.ignored, key) else rename(key, rules)
-        names[key] = key if name is None else name or None
-    return names
+    return renamed(keys, [(form.ignored, ""), *rules])
+
+
+def renamed(keys: Iterable[str], rules: Sequence[Rule]) -> dict[str, str | None]:
+    """Each key's new name by the rules, its own where no rule matches, None to leave it out."""
+    names = {key: rename(key, rules) for key in keys}
+    return {key: key if name is None else name or None for key, name in names.items()}
 
 
 def num_classes(detector: Detector, state: Mapping[str, Tensor]) -> int | None:
@@ -105,14 +107,37 @@ def load_state(detector: Detector, state: Mapping[str, Tensor]) -> None:
             values are of another kind, such as quantised integers, or not finite.
     """
     state = prepare(state)
-    names = translate(state, detector)
     _check_pixels(detector, state)
-    wanted = detector.state_dict()
+    ours, faults = match(state, translate(state, detector), detector.state_dict())
+    if faults:
+        entry = detector.card.name if detector.card else "this detector"
+        form = recognise(state).name
+        raise CheckpointError(f"the {form} checkpoint does not fit {entry}: {faults}")
+    detector.load_state_dict(ours, strict=False)
+
+
+def match(
+    state: Mapping[str, Tensor],
+    names: Mapping[str, str | None],
+    wanted: Mapping[str, Tensor],
+    optional: str = rf".+{re.escape(COUNTER)}",
+) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a state under our names, and what keeps them from being all that is wanted.
+
+    Args:
+        state: the tensors by their published keys.
+        names: our name of each key, None for what is left out.
+        wanted: our tensors by name, of the shapes and types that are needed.
+        optional: a pattern of those that may be missing.
+
+    Returns:
+        The tensors, and "" or a clause that lists all that are missing, unexpected, of another
+        shape or kind (such as quantised integers) or not finite.
+    """
     ours: dict[str, Tensor] = {}
+    present = set(names.values())
     faults: dict[str, list[str]] = {
-        "missing": [
-            name for name in wanted if name not in names.values() and not name.endswith(COUNTER)
-        ],
+        "missing": [n for n in wanted if n not in present and not re.fullmatch(optional, n)],
         **{kind: [] for kind in ("unexpected", "of another shape", "of another kind")},
         "not finite": [],
     }
@@ -131,12 +156,8 @@ def load_state(detector: Detector, state: Mapping[str, Tensor]) -> None:
             faults["not finite"].append(key)
         else:
             ours[name] = value
-    if any(faults.values()):
-        lists = [f"{len(keys)} {kind}: {', '.join(keys)}" for kind, keys in faults.items() if keys]
-        entry = detector.card.name if detector.card else "this detector"
-        form = recognise(state).name
-        raise CheckpointError(f"the {form} checkpoint does not fit {entry}: {'; '.join(lists)}")
-    detector.load_state_dict(ours, strict=False)
+    lists = [f"{len(keys)} {kind}: {', '.join(keys)}" for kind, keys in faults.items() if keys]
+    return ours, "; ".join(lists)
 
 
 def _tensor(key: Any, value: Any) -> Tensor:
