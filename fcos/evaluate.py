@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,10 +14,11 @@ from torch import Tensor
 
 from fcos.coco_eval import COCO_LIMIT, Result, evaluate_detections, to_coco_results
 from fcos.data.annotations import Annotations
+from fcos.data.check import check_images
 from fcos.data.dataset import DetectionDataset
 from fcos.data.loader import Loader, ordered_batches
 from fcos.detector import Detector
-from fcos.image_io import ImageError, read_image
+from fcos.image_io import ImageError
 from fcos.text import printable
 from fcos.train import distributed
 
@@ -124,18 +123,9 @@ def examine(classes: Sequence[str], test: DetectionDataset, limit: int | None = 
         ValueError: it has none of the detector's classes.
     """
     match_categories(classes, test)
-
-    def fault(file: str, size: tuple[int, int]) -> str | None:
-        try:
-            read_image(file, size)
-        except ImageError as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        errors = list(filter(None, pool.map(fault, test.files, map(tuple, test.sizes.tolist()))))
-    if errors:
-        raise ImageError(f"{len(errors)} of {len(test)} images to evaluate on: {errors[0]}")
+    faults = [finding for finding in check_images(test) if finding.refused]
+    if faults:
+        raise ImageError(f"{len(faults)} of {len(test)} images to evaluate on: {faults[0].detail}")
     objects = np.diff(test.ends, prepend=0)
     return [
         *unmatched(classes, test.classes),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -39,24 +39,12 @@ app: typer.Typer = App(
 )
 
 
-def downloader(name: str) -> Callable[..., None]:
-    """The command that downloads a dataset of configs/dataset."""
-
-    def download_dataset(
-        root: Annotated[Path, typer.Option(help="Folder of the datasets.")] = Path("data"),
-        keep: Annotated[bool, typer.Option("--keep", help="Keep the archives.")] = False,
-    ) -> None:
-        download(name, root, keep)
-
-    return download_dataset
-
-
-for _name in sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml")):
-    app.command(_name, help=f"Download {_name}, unpack it and check its files.")(downloader(_name))
-
-
-def download(name: str, root: Path, keep: bool) -> None:
-    """Download what is missing of a published dataset, and check all of it."""
+def download(
+    context: typer.Context,
+    root: Annotated[Path, typer.Option(help="Folder of the datasets.")] = Path("data"),
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the archives.")] = False,
+) -> None:
+    """Download what is missing of the dataset of the command's name, and check all of it."""
     from fcos.data.download import (
         check_disk_space,
         missing_archives,
@@ -66,7 +54,7 @@ def download(name: str, root: Path, keep: bool) -> None:
         verify_dataset,
     )
 
-    dataset = read_spec(CONFIGS / "dataset" / f"{name}.yaml")
+    dataset = read_spec(CONFIGS / "dataset" / f"{context.info_name}.yaml")
     root.mkdir(parents=True, exist_ok=True)
     console = TextConsole(soft_wrap=True)
     with FileLock(root / ".data.lock"):
@@ -92,7 +80,11 @@ def download(name: str, root: Path, keep: bool) -> None:
             for archive in dataset.archives:
                 remove_archive(archive, root)
     console.print(table)
-    console.print(f"{name} is complete: train with data.root={root}")
+    console.print(f"{dataset.name} is complete: train with data.root={root}")
+
+
+for _name in sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml")):
+    app.command(_name, help=f"Download {_name}, unpack it and check its files.")(download)
 
 
 @app.command()

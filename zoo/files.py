@@ -246,15 +246,15 @@ class _Encode(_StandIn):
         return text.encode("latin1")
 
 
-_NUMPY: dict[str, type] = {
-    "multiarray._reconstruct": _Array,
-    "multiarray.scalar": _Scalar,
-    "numeric._frombuffer": _Buffer,
-}
 STAND_INS: dict[str, type] = {
     "numpy.ndarray": _Array,
     "numpy.dtype": _DType,
-    **{f"numpy.{core}.{name}": cls for core in ("core", "_core") for name, cls in _NUMPY.items()},
+    "numpy.core.multiarray._reconstruct": _Array,
+    "numpy.core.multiarray.scalar": _Scalar,
+    "numpy.core.numeric._frombuffer": _Buffer,
+    "numpy._core.multiarray._reconstruct": _Array,
+    "numpy._core.multiarray.scalar": _Scalar,
+    "numpy._core.numeric._frombuffer": _Buffer,
 }
 """Replacements of NumPy's functions, by their names in NumPy 1 and 2."""
 
@@ -262,10 +262,13 @@ _ALLOWED: dict[str, type] = {
     **STAND_INS,
     "collections.OrderedDict": OrderedDict,
     "_codecs.encode": _Encode,
-    **{f"{home}.{cls.__name__}": cls for home in ("builtins", "__builtin__")
-       for cls in (set, frozenset)},
-    **{f"{home}.bytes": _Encode for home in ("builtins", "__builtin__")},
-}  # fmt: skip
+    "builtins.bytes": _Encode,
+    "builtins.set": set,
+    "builtins.frozenset": frozenset,
+    "__builtin__.bytes": _Encode,
+    "__builtin__.set": set,
+    "__builtin__.frozenset": frozenset,
+}
 
 
 class _Unpickler(pickle.Unpickler):

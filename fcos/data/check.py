@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import track
 
 from fcos.data.annotations import Annotations, load_annotations
-from fcos.data.dataset import CocoDataset
+from fcos.data.dataset import CocoDataset, DetectionDataset
 from fcos.image_io import ImageError, bit_depth, orientation, read_image
 
 T = TypeVar("T")
@@ -119,11 +119,30 @@ def check(annotations: Annotations, image_dir: str | Path) -> Report:
         if number == 0
     ]
     findings += _repetitions(content, dataset.classes)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what they say becomes a finding
-        for found in _read_all(dataset):
-            findings += found
+    findings += check_images(dataset)
     return Report(len(dataset), int(objects.sum()), dataset.classes, tuple(findings))
+
+
+def check_images(dataset: DetectionDataset) -> list[Finding]:
+    """Read every image of a dataset; what is wrong with each, or converted."""
+    console = Console(stderr=True)
+    sizes = map(tuple, dataset.sizes.tolist())
+    findings: list[Finding] = []
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they say becomes a finding
+            for found in track(
+                pool.map(_check_image, dataset.files, sizes),
+                "Reading images",
+                len(dataset),
+                console=console,
+                disable=not console.is_terminal,
+            ):
+                findings += found
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupted check ends at once
+    return findings
 
 
 def _repetitions(content: Mapping[str, Any], classes: Iterable[str]) -> Iterator[Finding]:
@@ -145,22 +164,6 @@ def _repetitions(content: Mapping[str, Any], classes: Iterable[str]) -> Iterator
 
 def _repeated(values: Iterable[T]) -> list[T]:
     return [value for value, times in Counter(values).items() if times > 1]
-
-
-def _read_all(dataset: CocoDataset) -> Iterator[list[Finding]]:
-    console = Console(stderr=True)
-    sizes = map(tuple, dataset.sizes.tolist())
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        yield from track(
-            pool.map(_check_image, dataset.files, sizes),
-            "Reading images",
-            len(dataset),
-            console=console,
-            disable=not console.is_terminal,
-        )
-    finally:
-        pool.shutdown(cancel_futures=True)  # an interrupted check ends at once
 
 
 def _check_image(path: str, size: tuple[int, int]) -> list[Finding]:

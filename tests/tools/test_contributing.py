@@ -7,6 +7,7 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -82,6 +83,6 @@ def test_a_named_dataset_is_downloaded_and_resolved(
     line = FILES["fcos/data/registry.py, in NAMED_DATASETS"]
     for name, source in eval(f"{{{line}}}", vars(datasets)).items():
         monkeypatch.setitem(datasets.NAMED_DATASETS, name, source)
-    data.download("toys", tmp_path / "root", keep=True)
+    data.download(SimpleNamespace(info_name="toys"), tmp_path / "root", keep=True)
     sources = datasets.resolve_dataset("toys", tmp_path / "root")
     assert len(CocoDataset(*sources[0])) > 0
