@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-EXPORTED = (".onnx", ".xml", ".pt2")  # suffixes of exported files
+TRAINED = (".pth", ".pt", ".safetensors")  # suffixes of files that training wrote
+EXPORTED = (".onnx", ".xml", ".pt2")  # and of exported ones
 METAVARS = {  # of options that state none, by typer's name of their type
     "bool": "",
     "str": "TEXT",
@@ -34,6 +35,14 @@ Model = Annotated[
         metavar="NAME",
         help="An entry, see `fcos-zoo list`, or a file that `fcos-zoo train` or "
         "`fcos-zoo export` wrote.",
+        autocompletion=_complete,
+    ),
+]
+Trainable = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="An entry, see `fcos-zoo list`, or a file that `fcos-zoo train` wrote.",
         autocompletion=_complete,
     ),
 ]
@@ -143,7 +152,7 @@ def words(text: str | None, known: Sequence[str], option: str) -> tuple[str, ...
 def name_for_files(model: str) -> str:
     """What files made with a model are called: its name, or RUN_best for `runs/RUN/best.pth`."""
     path = Path(model)
-    if path.suffix not in (".pth", ".pt", ".safetensors"):
+    if path.suffix not in TRAINED:
         return path.name
     return "_".join(filter(None, (path.parent.name, path.stem)))
 

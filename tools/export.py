@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from fcos.text import TextConsole
-from tools.arguments import Model, Weights, name_for_files, words
+from tools.arguments import Trainable, Weights, name_for_files, words
 
 if TYPE_CHECKING:
     from benchmarks.cases import Dataset
@@ -32,7 +32,7 @@ CALIBRATION = 300  # images at most
 
 
 def export(
-    name: Model,
+    name: Trainable,
     formats: Annotated[
         str,
         typer.Option(

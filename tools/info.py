@@ -1,16 +1,18 @@
-"""Everything about one entry: `fcos-zoo info`."""
+"""Everything about one model: `fcos-zoo info`."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 import yaml
 
 import zoo
 from fcos.text import TextConsole
-from tools.arguments import Model
+from tools.arguments import EXPORTED, TRAINED, Model
 from zoo.sources import FileSource
 
 
@@ -18,10 +20,17 @@ def info(
     name: Model,
     count: Annotated[bool, typer.Option("--parameters", help="Also count the parameters.")] = False,
 ) -> None:
-    """Show an entry: its source, license, weights, published figures and every setting."""
-    card = zoo.card(name)
+    """Show an entry: its source, license, weights, published figures and every setting.
+
+    Of a file, show what it states: its entry, classes and settings.
+    """
     # Lists in YAML look like markup, and a folded link cannot be copied.
     console = TextConsole(soft_wrap=True)
+    if Path(name).suffix in (*TRAINED, *EXPORTED):
+        console.print(name, style="bold")
+        console.print(_yaml(facts_of_file(Path(name))))
+        return
+    card = zoo.card(name)
     facts = [
         ("system", f"{card.family}, {card.repository}"),
         ("config there", card.source),
@@ -41,7 +50,28 @@ def info(
         console.print(f"  {table.source.url}")
     config = {key: value for key, value in card.config.items() if key not in ("classes", "weights")}
     console.print("\nconfiguration", style="bold")
-    console.print(yaml.safe_dump(config, sort_keys=False, default_flow_style=None))
+    console.print(_yaml(config))
+
+
+def facts_of_file(path: Path) -> dict[str, Any]:
+    """What a file that training or export wrote states beside its weights.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not one of these.
+    """
+    if path.suffix in EXPORTED:
+        exported = zoo.load(path)
+        return {"runtime": exported.runtime, **exported.description}
+    from zoo.checkpoint import read_checkpoint
+
+    checkpoint = read_checkpoint(path)
+    facts = {
+        "entry": checkpoint.entry or "not stated",
+        "classes": checkpoint.classes,
+        "configuration": checkpoint.config,
+    }
+    return {name: fact for name, fact in facts.items() if fact is not None}
 
 
 def parameters_of(card: zoo.Card) -> int:
@@ -49,6 +79,10 @@ def parameters_of(card: zoo.Card) -> int:
     from zoo.config import build_detector
 
     return sum(each.numel() for each in build_detector(card.config, empty=True).parameters())
+
+
+def _yaml(facts: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(facts), sort_keys=False, default_flow_style=None)
 
 
 def _facts(source: FileSource) -> str:

@@ -18,7 +18,7 @@ import zoo
 from benchmarks import store
 from benchmarks.cases import ACCURACY
 from fcos.text import TextConsole
-from tools.arguments import Model, Weights
+from tools.arguments import Trainable, Weights
 from zoo import cache
 from zoo.registry import fetch_weights
 from zoo.sources import endpoint, offline
@@ -44,7 +44,7 @@ DryRun = Annotated[
 
 
 def push(
-    name: Model,
+    name: Trainable,
     repository: Annotated[str, typer.Argument(help="hf://owner/repository")],
     weights: Weights = None,
     license: Annotated[

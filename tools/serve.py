@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tools.arguments import Device, Model, Precision, Weights, default_device, exact_float32
+from tools.arguments import (
+    Device,
+    Model,
+    Precision,
+    Weights,
+    default_device,
+    exact_float32,
+    load_model,
+)
 
 if TYPE_CHECKING:
     from fcos import Detector
+    from zoo import ExportedDetector
 
 COLUMNS = ["name", "score", "x1", "y1", "x2", "y2"]
 
@@ -28,14 +37,12 @@ def serve(
     It needs the extra `demo`, which installs Gradio. Only this machine can open the app.
     """
     import_gradio()
-    import zoo
-
     exact_float32()
-    detector = zoo.get(name, weights, device or default_device(), precision).fuse()
+    detector = load_model(name, weights, device or default_device(), precision)
     app(detector, name).launch(server_name="127.0.0.1", server_port=port)
 
 
-def app(detector: Detector, name: str) -> Any:
+def app(detector: Detector | ExportedDetector, name: str) -> Any:
     """The Gradio app of a detector: an image and a threshold in, a drawn image and a table out."""
     gradio = import_gradio()
 

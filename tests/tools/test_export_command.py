@@ -147,6 +147,13 @@ def test_onnx_has_deformable_convolutions(photo: Tensor, tmp_path: Path) -> None
     assert b"DeformConv" in path.read_bytes()
 
 
+def test_info_shows_what_a_file_states(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(folder / f"{TINY}.onnx")]) == 0
+    printed = capsys.readouterr().out
+    assert "runtime: ONNX Runtime" in printed
+    assert "shape: [batch, 3, height, width]" in printed
+
+
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
 def test_commands_take_a_file_for_a_name(command: str, folder: Path, tmp_path: Path) -> None:
     image = str(next((Path(embedded().images)).iterdir()))

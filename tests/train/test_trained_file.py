@@ -82,6 +82,13 @@ def test_bench_measures_it(run: Path, data: Path) -> None:
         Suite(["runs/other/best.pth"], metrics=["params"], device="cpu").cases()
 
 
+def test_info_shows_the_settings(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info", str(run / "best.pth")]) == 0
+    printed = capsys.readouterr().out
+    for setting in (f"entry: {ENTRY}", "classes: [star, circle]", "shared_depth: 1"):
+        assert setting in printed
+
+
 def test_outputs_are_named_after_their_run() -> None:
     assert name_for_files("runs/mine/best.pth") == "mine_best"
     assert name_for_files(ENTRY) == ENTRY
