@@ -13,7 +13,7 @@ from backbones.ranges import Share
 from fcos.boxes import Size, inside, level_points
 from fcos.detections import Detections
 from fcos.head import Head, Level, map_size
-from fcos.images import ImageSource, image_batches
+from fcos.images import ImageSource, check_options, image_batches
 from fcos.inference import InferenceOptions
 from fcos.losses import Loss
 from fcos.postprocess import Candidates, Decoder, concatenate
@@ -176,11 +176,11 @@ class Detector(InferenceOptions):
             One `Detections` per image, boxes in its own pixels.
 
         Raises:
-            ValueError, TypeError, OSError: an image cannot be used; the message says which and why.
+            ValueError, TypeError, OSError: an image or an option cannot be used; the message says
+                which and why.
             RuntimeError: the detector is in training mode.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        check_options(score_threshold, batch_size)
         if self.training:
             raise RuntimeError("the detector is in training mode: call `detector.eval()` first")
         detections: list[Detections] = []

@@ -19,6 +19,18 @@ from fcos.preprocess import check_image
 ImageSource = str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Tensor
 
 
+def check_options(score_threshold: float, batch_size: int) -> None:
+    """Refuse a score that no detection can have, and an empty batch.
+
+    Raises:
+        ValueError: naming the option and its value.
+    """
+    if not 0 <= score_threshold <= 1:
+        raise ValueError(f"score_threshold must be from 0 to 1, not {score_threshold}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+
+
 def image_batches(
     images: ImageSource | Iterable[ImageSource], batch_size: int
 ) -> Iterator[list[Tensor]]:
@@ -93,7 +105,10 @@ def _channels_first(array: np.ndarray) -> Tensor:
     if array.ndim == 2:
         array = array[..., None].repeat(3, axis=2)
     if array.ndim != 3 or array.shape[2] != 3:
-        raise ValueError(f"an image array must have shape (H, W, 3), this one has {array.shape}")
+        raise ValueError(
+            f"an image array must have shape (H, W, 3) or (H, W), this one has {array.shape}: "
+            "drop an alpha channel, and put the channels last"
+        )
     if array.dtype != np.uint8:
         values = ""
         if array.size and array.dtype.kind in "biuf":

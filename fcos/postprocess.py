@@ -64,6 +64,7 @@ class Decoder:
         score: "sqrt" of class score times quality, their "product", or only the "class" score.
         score_threshold: a candidate's class score must exceed it, or with `threshold_on="score"`
             its final score.
+        min_score: the lowest final score of a detection.
         top_k: candidates per level, or None for all.
         top_k_of: what `top_k` counts: (location, class) "pairs", or "locations" with all classes.
         max_candidates: candidates of all levels together, or None for all.
@@ -80,6 +81,7 @@ class Decoder:
     score: Literal["sqrt", "product", "class"] = "sqrt"
     score_threshold: Share = 0.05
     threshold_on: Literal["class", "score"] = "class"
+    min_score: Share = 0.0
     top_k: Count | None = 1000
     top_k_of: Literal["pairs", "locations"] = "pairs"
     max_candidates: Count | None = None
@@ -161,7 +163,10 @@ class Decoder:
         if self.score == "sqrt":
             score = score.sqrt()
         tested = class_score if self.threshold_on == "class" else score
-        return score.flatten(2), (tested > self.score_threshold).flatten(2)
+        passed = tested > self.score_threshold
+        if self.min_score:
+            passed &= score >= self.min_score
+        return score.flatten(2), passed.flatten(2)
 
     @torch.no_grad()
     def detections(

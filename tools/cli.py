@@ -111,7 +111,8 @@ app.command("pin", rich_help_panel=PUBLISH)(pin.pin_entries)
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; errors are raised."""
-    code = app(args=[*arguments], prog_name="fcos-zoo", standalone_mode=False)
+    words = [_with_home(word) for word in arguments]
+    code = app(args=words, prog_name="fcos-zoo", standalone_mode=False)
     sys.stdout.flush()
     return code or 0
 
@@ -147,6 +148,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code == 130:
         errors.print(f"{prefix}: interrupted")
     return code if words else 2
+
+
+def _with_home(word: str) -> str:
+    """Replace ~ in words such as `--out=~/here` or `data.train=~/coco`, as shells do in others."""
+    key, equals, value = word.partition("=")
+    return key + equals + os.path.expanduser(value) if value.startswith("~/") else word
 
 
 def _message(error: Exception) -> str:

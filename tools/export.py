@@ -152,7 +152,9 @@ def export(
         )
     decoder = detector.decoder
     if score_threshold is not None:
-        decoder.score_threshold = score_threshold
+        # That of the decoder may be of class scores, which differ from those of detections.
+        decoder.score_threshold = min(decoder.score_threshold, score_threshold)
+        decoder.min_score = score_threshold
     decoder.max_detections = max_detections or decoder.max_detections
     facts = export_formats.describe(detector, size, images, with_preprocessing, precision)
     tolerance = exported.TOLERANCES.get(

@@ -50,7 +50,8 @@ def predict(
         bool, typer.Option("--recursive", help="Also read the folders inside folders.")
     ] = False,
     score_threshold: Annotated[
-        float, typer.Option(help="The lowest score of a box that is drawn and written.")
+        float,
+        typer.Option(min=0, max=1, help="The lowest score of a box that is drawn and written."),
     ] = 0.3,
     classes: Annotated[
         str | None,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fcos.detections import Detections
-from fcos.images import ImageSource, image_batches
+from fcos.images import ImageSource, check_options, image_batches
 from fcos.postprocess import Candidates, Decoder
 from fcos.preprocess import LongestSide, ShortestSide, as_float, resize_image
 from zoo.registry import card, names
@@ -69,6 +69,7 @@ class ExportedDetector:
 
         Images of different sizes are never padded into a batch. There is no test-time augmentation.
         """
+        check_options(score_threshold, batch_size)
         detections: list[Detections] = []
         for loaded in image_batches(images, batch_size):
             detections += [

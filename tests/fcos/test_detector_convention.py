@@ -139,7 +139,7 @@ def test_detect_applies_the_score_threshold(tiny_detector: Build, picture: Tenso
     assert 0 < len(some) < len(every)
     assert float(some.scores.min()) >= threshold
     assert some.names == [detector.classes[label] for label in some.labels.tolist()]
-    nothing = detector.detect(picture, score_threshold=1.1)[0]
+    nothing = detector.detect(picture, score_threshold=1.0)[0]
     assert nothing.boxes.shape == (0, 4)
     assert nothing.names == []
 

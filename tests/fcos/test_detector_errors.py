@@ -101,6 +101,16 @@ def test_bad_targets_are_refused(
         tiny_detector().train()([GOOD], targets)
 
 
-def test_an_empty_batch_is_refused(tiny_detector: Build) -> None:
-    with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
-        tiny_detector().eval().detect(GOOD, batch_size=0)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"score_threshold": 50}, "score_threshold must be from 0 to 1, not 50"),
+        ({"score_threshold": float("nan")}, "score_threshold must be from 0 to 1, not nan"),
+    ],
+)
+def test_options_that_detect_nothing_are_refused(
+    tiny_detector: Build, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_detector().eval().detect(GOOD, **options)

@@ -136,6 +136,17 @@ rules = st.fixed_dictionaries(
 seeds = st.integers(0, 10_000)
 
 
+@given(seeds, rules, st.sampled_from([0.1, 0.3, 0.6]))
+def test_a_lowest_score_leaves_out_the_detections_below_it_and_no_others(
+    seed: int, rule: dict[str, Any], least: float
+) -> None:
+    levels = random_levels(seed, quality=True)
+    every = as_rows(decode(levels, **rule)[0])
+    assert as_rows(decode(levels, **rule, min_score=least)[0]) == [
+        row for row in every if row[1] >= least
+    ]
+
+
 @given(seeds, rules, st.booleans())
 def test_the_decoder_is_the_published_rules(seed: int, rule: dict[str, Any], quality: bool) -> None:
     levels = random_levels(seed, quality=quality)

@@ -64,6 +64,10 @@ def test_help_shows_no_python_types_and_each_command_as_it_is_typed(capsys: Capt
         (["predict", SMALL, "nowhere.jpg"], "no image at nowhere.jpg"),
         (["predict", "YOLO", str(PHOTOGRAPH)], "no entry 'YOLO' in the zoo"),
         (["predict", SMALL, str(PHOTOGRAPH), "--weights", "no.pth"], "no.pth cannot be read"),
+        (
+            ["predict", SMALL, str(PHOTOGRAPH), "--score-threshold", "30"],
+            "should be less than or equal to 1",
+        ),
     ],
 )
 def test_an_error_is_one_line_and_a_non_zero_exit(
@@ -226,16 +230,32 @@ def test_an_error_of_the_system_names_the_file_and_the_remedy(
     assert capsys.readouterr().err.startswith(f"fcos-zoo report: {line}")
 
 
-def test_export_takes_a_score_threshold_of_zero(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("chosen", "of_classes"), [("0", 0.0), ("0.3", 0.05)])
+def test_the_score_threshold_of_an_export_is_that_of_detections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str, of_classes: float
 ) -> None:
-    described: list[float] = []
+    described: list[tuple[float, float]] = []
 
     def describe(detector: Detector, *_: object) -> None:
-        described.append(detector.decoder.score_threshold)
+        described.append((detector.decoder.score_threshold, detector.decoder.min_score))
         raise RuntimeError("far enough")
 
     monkeypatch.setattr(export_formats, "describe", describe)
-    arguments = ["export", "FCOS_shapes_tiny", "--score-threshold", "0", "--out", str(tmp_path)]
+    arguments = ["export", "FCOS_shapes_tiny", "--score-threshold", chosen, "--out", str(tmp_path)]
     assert main(arguments) == 1
-    assert described == [0.0]
+    assert described == [(of_classes, float(chosen))]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "FCOS_shapes_tiny", "data.train=~/none.json"],
+        ["predict", SMALL, str(PHOTOGRAPH), "--weights=~/none.json"],
+    ],
+)
+def test_a_value_may_start_with_the_home_folder(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(arguments) == 1
+    assert str(tmp_path / "none.json") in capsys.readouterr().err
