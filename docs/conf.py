@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import html
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
@@ -38,7 +41,32 @@ myst_heading_anchors = 3
 nb_execution_mode = "off"  # a test runs the notebook
 default_role = "code"  # `name` in a docstring
 autodoc_member_order = "bysource"
+napoleon_use_ivar = True  # attributes as a list
+python_maximum_signature_line_length = 90
 suppress_warnings = ["toc.not_included"]  # pages that others link to
+
+
+def break_names(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Let the names of models in tables break after an underscore on narrow screens."""
+    for cell in doctree.findall(nodes.entry):
+        if "_" not in cell.astext() or " " in cell.astext():
+            continue
+        cell["classes"].append("name")
+        for text in list(cell.findall(nodes.Text)):
+            first, *others = re.split("(?<=_)(?=.)", text)
+            parts: list[nodes.Node] = [nodes.Text(first)]
+            for part in others:
+                parts += [nodes.raw("", "<wbr>", format="html"), nodes.Text(part)]
+            text.parent.replace(text, parts)
+
+
+def plain_types(*event: Any) -> tuple[str, str]:
+    """Signatures without the limits of numbers: `int` for `Annotated[int, Ge(ge=1)]`."""
+    signature, returned = event[-2:]
+    limited = r"~[\w.]+\.Annotated\[([~\w.]+(\[[^][]*\])?), ~[\w.]+\([^()]*\)\]"
+    for _ in range(2):  # they may be nested
+        signature = signature and re.sub(limited, r"\1", signature)
+    return signature, returned
 
 
 def copy_sources(app: Sphinx, failure: Exception | None) -> None:
@@ -66,5 +94,7 @@ def add_demo(app: Sphinx, failure: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> None:
+    app.connect("doctree-resolved", break_names)
+    app.connect("autodoc-process-signature", plain_types)
     app.connect("build-finished", copy_sources)
     app.connect("build-finished", add_demo)

@@ -166,7 +166,7 @@ class Detections:
         """Write the drawn image in the format that the path's suffix names.
 
         Returns:
-            The file written: a PNG instead of a JPEG where a side is longer than a JPEG's can be.
+            The file written, a PNG instead of a JPEG where a side is longer than a JPEG's can be.
         """
         path = Path(path)
         if path.suffix.lower() in (".jpg", ".jpeg") and max(self.image.shape) > JPEG_LIMIT:

@@ -203,8 +203,8 @@ class Detector(InferenceOptions):
             tta: augmented copies of each image to detect in as well.
 
         Returns:
-            {"boxes": (n, 4), "scores": (n,), "labels": (n,)} of each image, best first, in its own
-            pixels.
+            For each image "boxes" (n, 4) in its own pixels, "scores" (n,) and "labels" (n,), best
+            first.
         """
         batch, originals, scales = self.prepare(images)
         candidates = [self.candidates(self.network(batch), batch)]

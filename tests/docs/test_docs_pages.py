@@ -52,7 +52,7 @@ def test_the_commands_and_examples_of_a_page_run_in_their_order(
 
 def test_the_reference_lists_every_public_name() -> None:
     text = (DOCS / "api.md").read_text()
-    listed = set(re.findall(r"auto\w+:: ([\w.]+)", text))
+    listed = set(re.findall(r"(?:auto\w+|py:data):: ([\w.]+)", text))
     public = {f"zoo.{name}" for name in zoo.__all__} | {f"fcos.{name}" for name in fcos.__all__}
     assert public <= listed
 
