@@ -57,6 +57,14 @@ Device = Annotated[
 Precision = Annotated[
     Literal["fp32", "bf16", "fp16"], typer.Option(help="Floating-point format of the forward pass.")
 ]
+Winograd = Annotated[
+    bool,
+    typer.Option(
+        "--winograd",
+        help="Compute 3x3 convolutions by Winograd's algorithm: faster in fp32 on a CPU, for more "
+        "memory.",
+    ),
+]
 MultiScale = Annotated[
     bool,
     typer.Option(

@@ -19,6 +19,7 @@ from tools.arguments import (
     MultiScale,
     Precision,
     Weights,
+    Winograd,
     exact_float32,
     load_model,
     name_for_files,
@@ -57,6 +58,7 @@ def evaluate(
     multi_scale: MultiScale = False,
     device: Device = None,
     precision: Precision = "fp32",
+    winograd: Winograd = False,
     resize: Annotated[
         Literal["pil", "opencv", "tensor", "antialias"] | None,
         typer.Option(
@@ -84,7 +86,7 @@ def evaluate(
     stem = name_for_files(name) + title.removeprefix(name)
     folder = out or Path("outputs/evaluate") / stem.replace(" ", "_")
     with distributed.process_group(device) as chosen:
-        detector = load_model(name, weights, chosen, precision, resize)
+        detector = load_model(name, weights, chosen, precision, resize, winograd)
         with distributed.leader_first():
             data = (
                 read_dataset(dataset, folder) if dataset else default_dataset(detector.card, DRAWN)

@@ -20,6 +20,7 @@ from tools.arguments import (
     MultiScale,
     Precision,
     Weights,
+    Winograd,
     default_device,
     exact_float32,
     load_model,
@@ -86,14 +87,7 @@ def predict(
     weights: Weights = None,
     device: Device = None,
     precision: Precision = "fp32",
-    winograd: Annotated[
-        bool,
-        typer.Option(
-            "--winograd",
-            help="Compute 3x3 convolutions by Winograd's algorithm: faster in fp32 on a CPU, for "
-            "more memory.",
-        ),
-    ] = False,
+    winograd: Winograd = False,
 ) -> int:
     """Detect objects, and write the drawn boxes and `results.json` into a folder.
 

@@ -7,6 +7,7 @@ import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
+from backbones import winograd
 from fcos.data import shapes
 from tools.cli import main
 from zoo.config import compose_entry, quoted
@@ -41,6 +42,18 @@ def test_worker_processes_change_no_detection(drawn, tmp_path):
         assert main([*arguments, "--dataset", str(drawn), "--out", str(out)]) == 0
         detections.append((out / "detections.json").read_text())
     assert detections[0] == detections[1]
+
+
+def test_winograd_changes_scores_by_rounding(drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(winograd, "FEWEST_PAIRS", 1)  # the small network's convolutions, too
+    scores = []
+    for options in ([], ["--winograd"]):
+        arguments = ["evaluate", ENTRY, "--workers", "0", "--out", str(tmp_path / "out"), *options]
+        assert main([*arguments, "--dataset", str(drawn)]) == 0
+        detections = json.loads((tmp_path / "out/detections.json").read_text())
+        scores.append([detection["score"] for detection in detections])
+    assert scores[0] != scores[1]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
 
 
 def test_a_dataset_of_other_classes_is_refused_by_name(drawn, tmp_path, capsys):
