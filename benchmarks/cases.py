@@ -99,6 +99,7 @@ class Case:
         size: (shortest, longest) side instead of the entry's published test size.
         threads: CPU threads, or None for torch's default.
         compiled: run the network through `torch.compile`.
+        winograd: compute 3x3 convolutions by Winograd's algorithm, see `Detector.use_winograd`.
         layout: memory format of weights and inputs, "channels_last" or "contiguous".
         dataset, limit: the dataset, and how many of its first images to use (None for all).
         timing: how long to time, for the timed metrics.
@@ -116,6 +117,7 @@ class Case:
     size: tuple[int, int] | None = None
     threads: int | None = None
     compiled: bool = False
+    winograd: bool = False
     layout: str = "channels_last"
     dataset: Dataset | None = None
     limit: int | None = None
@@ -152,6 +154,8 @@ class Case:
                 )
             ),
             "weights": f"{self.weights.source}@{self.weights.digest}",
+            # Only where it differs from what older results files have.
+            **({"winograd": True} if self.winograd else {}),
             **({"runtime": self.runtime} if self.runtime else {}),
         }
 

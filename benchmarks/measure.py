@@ -54,6 +54,8 @@ def _check(case: Case) -> None:
         "TF32 exists only on GPUs": not on_gpu and case.precision == "tf32",
         "on a CPU folded convolutions are always channels-last": not on_gpu
         and case.layout == "contiguous",
+        "Winograd's convolutions are for fp32 on a CPU, and are not compiled": case.winograd
+        and (on_gpu or case.compiled or case.precision != "fp32"),
         "cannot be counted in an exported file: measure what it was made from": exported
         and case.metric in STATIC,
     }

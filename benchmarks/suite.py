@@ -38,7 +38,8 @@ class Suite:
         entries: names of the zoo, with shell wildcards, and files that training or export wrote. An
             exported file is measured in its own precision, and neither compiled nor in a layout.
         baselines: other detectors, "module:function", see `benchmarks.baselines`.
-        metrics, precisions, layouts, compiled, device, threads, timing: see `benchmarks.cases`.
+        metrics, precisions, layouts, compiled, winograd, device, threads, timing: see
+            `benchmarks.cases`.
         batches: batch sizes of throughput, in increasing order.
         size: largest (shortest, longest) side of the images; smaller test sizes stay.
         dataset: the images; None for the embedded ones, or the shapes an entry was trained on.
@@ -66,6 +67,7 @@ class Suite:
     precisions: Sequence[str] = ("fp32",)
     layouts: Sequence[str] = ("channels_last",)
     compiled: Sequence[bool] = (False,)
+    winograd: Sequence[bool] = (False,)
     batches: Sequence[int] = (1,)
     device: str = "cpu"
     threads: int | None = None
@@ -208,10 +210,11 @@ class Suite:
                     evaluator=self.evaluator,
                 )
         else:
-            for precision, layout, compiled, batch in itertools.product(
+            for precision, layout, compiled, winograd, batch in itertools.product(
                 precisions,
                 ("channels_last",) if fixed else self.layouts,
                 (False,) if fixed else self.compiled,
+                (False,) if fixed else self.winograd,
                 self.batches if metric == "throughput" else (1,),
             ):
                 yield dataclasses.replace(
@@ -220,6 +223,7 @@ class Suite:
                     precision=precision,
                     layout=layout,
                     compiled=compiled,
+                    winograd=winograd,
                     batch=batch,
                     limit=self.limit,
                     timing=TimingBudget() if metric == "memory" else self.timing,

@@ -71,7 +71,8 @@ def build_detector(case: Case, images: Sequence[Tensor]) -> Detector:
     detector.resize = with_size(detector.resize, case.size)
     if case.weights.path is None:
         random_weights.randomize(detector, images[:1])
-    detector.fuse().to(device=case.device, dtype=DTYPES.get(case.precision, torch.float32))
+    detector = detector.use_winograd() if case.winograd else detector.fuse()
+    detector.to(device=case.device, dtype=DTYPES.get(case.precision, torch.float32))
     layouts = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
     return detector.to(memory_format=layouts[case.layout])
 

@@ -141,6 +141,7 @@ def _settings(case: Mapping[str, Any]) -> str:
         case["precision"],
         f"batch {case['batch']}" if case["batch"] > 1 else "",
         "compiled" if case["compiled"] else "",
+        "Winograd" if case.get("winograd") else "",
         case["layout"] if case["layout"] != "channels_last" else "",
     )
     return " ".join(filter(None, words))

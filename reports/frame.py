@@ -172,6 +172,7 @@ def _settings(case: Mapping[str, Any]) -> str:
     words = (
         case["precision"],
         "compiled" if case["compiled"] else "",
+        "Winograd" if case.get("winograd") else "",
         case["layout"] if case["layout"] != "channels_last" else "",
         "{}/{}".format(*case["size"]) if case["size"] else "",
     )

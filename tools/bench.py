@@ -102,6 +102,9 @@ def bench(
         str | None, how(metavar="NUMBERS", help="Batch sizes for throughput, such as 1,2,4,8.")
     ] = None,
     compile: Annotated[bool, how("--compile", help="Also measure with torch.compile.")] = False,
+    winograd: Annotated[
+        bool, how("--winograd", help="Also measure with Winograd's convolutions: fp32 on a CPU.")
+    ] = False,
     layout: Annotated[
         str | None,
         how(metavar="WORDS", help=f"Memory format of weights and inputs: {', '.join(LAYOUTS)}."),
@@ -163,6 +166,7 @@ def bench(
         "precisions": words(precision, PRECISIONS, "--precision"),
         "layouts": words(layout, LAYOUTS, "--layout"),
         "compiled": (False, True) if compile else None,
+        "winograd": (False, True) if winograd else None,
         "batches": _numbers(batches),
         "device": device,
         "threads": threads,

@@ -50,6 +50,7 @@ def test_the_command_line_has_the_last_word_on_a_suite() -> None:
     assert chosen.threads == 1
     assert chosen.cached_only
     assert suite("--suite", "quick", "--set", "limit=7").limit == 7
+    assert suite("--winograd").winograd == (False, True)
 
 
 def test_the_command_line_overrides_the_parts_of_a_suite_too() -> None:

@@ -68,6 +68,15 @@ def test_a_case_has_only_the_settings_that_affect_it(monkeypatch: pytest.MonkeyP
     assert (by_metric["latency"].size, by_metric["latency"].threads) == ((64, 96), 7)
 
 
+def test_winograd_s_convolutions_are_a_case_of_their_own() -> None:
+    cases = Suite([TINY], metrics=["latency", "ap"], winograd=[False, True]).cases()
+    assert [(case.metric, case.winograd) for case in cases] == [
+        *(("latency", False), ("latency", True)),
+        ("ap", False),
+    ]
+    assert [case.identity.get("winograd") for case in cases] == [None, True, None]
+
+
 def test_a_case_of_two_parts_of_a_suite_is_measured_once() -> None:
     parts = ({"precisions": ("bf16",)}, {"precisions": ("fp32", "bf16")})
     cases = Suite([TINY], metrics=["latency"], parts=parts).cases()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import zoo
+from backbones import winograd
 from benchmarks import inference, measure, random_weights, workload
 from benchmarks.cases import Case, MissingError, TimingBudget
 from benchmarks.dataset import embedded, read_images
@@ -65,6 +67,22 @@ def test_a_compiled_network_gives_the_same_detections(
             for one, other in zip(expected, found, strict=True):
                 torch.testing.assert_close(other.logits, one.logits)
                 torch.testing.assert_close(other.ltrb, one.ltrb)
+
+
+def test_winograd_s_convolutions_give_the_same_detections(
+    photos: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(winograd, "FEWEST_PAIRS", 1)  # those of the small network, too
+    trained = workload.resolve_weights("FCOS_shapes_tiny")
+    case = Case("FCOS_shapes_tiny", "latency", size=(96, 160), weights=trained)
+    plain = workload.build_detector(case, photos)
+    fast = workload.build_detector(replace(case, winograd=True), photos)
+    assert any(isinstance(module, winograd.WinogradConv2d) for module in fast.modules())
+    [expected], [found] = plain.detect(photos[0]), fast.detect(photos[0])
+    assert len(expected) > 0
+    torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=0)
+    with pytest.raises(MissingError, match="are for fp32 on a CPU"):
+        measure.measure(replace(case, winograd=True, precision="bf16"))
 
 
 def test_a_latency_case_states_its_conditions() -> None:

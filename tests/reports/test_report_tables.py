@@ -60,6 +60,11 @@ def test_long_names_and_settings_are_folded_for_the_most_important_figures() -> 
     assert any("1234.5" in line for line in lines)
 
 
+def test_rows_with_winograd_s_convolutions_say_so() -> None:
+    lines = printed([latency(ENTRY, 80), latency(ENTRY, 70, winograd=True)]).splitlines()
+    assert any("fp32 Winograd" in line and "70" in line for line in lines)
+
+
 def test_a_single_row_of_settings_is_a_note_and_not_a_column() -> None:
     row = first_row([latency(ENTRY, 80.04), flops(ENTRY, 90.6)])
     assert row == {
