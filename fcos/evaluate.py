@@ -85,20 +85,21 @@ def match_categories(classes: Sequence[str], dataset: DetectionDataset) -> list[
     return matched
 
 
-def unmatched(classes: Sequence[str], measured: Sequence[str]) -> list[str]:
+def unmatched(classes: Sequence[str], measured: Sequence[str], objects: Sequence[int]) -> list[str]:
     """Lines that say which classes are matched by no name, or by one that is not unique.
 
     Args:
         classes: the detector's.
         measured: the dataset's.
+        objects: how many each of those has; one without any has no AP.
     """
     lines = []
     similar = {_bare(name): name for name in classes}
     known = set(_numbered(classes))
-    for name, number in _numbered(measured):
+    for (name, number), count in zip(_numbered(measured), objects, strict=True):
         if number and number == measured.count(name) - 1:
             lines.append(f"{number + 1} categories of the dataset are called {name!r}")
-        if (name, number) in known:
+        if (name, number) in known or count == 0:
             continue
         line = f"the detector does not know the class {name!r} of the dataset: its AP will be 0"
         if similar.get(_bare(name), name) != name:
@@ -127,8 +128,9 @@ def examine(classes: Sequence[str], test: DetectionDataset, limit: int | None = 
     if faults:
         raise ImageError(f"{len(faults)} of {len(test)} images to evaluate on: {faults[0].detail}")
     objects = np.diff(test.ends, prepend=0)
+    of_class = np.bincount(test.labels, minlength=len(test.classes))
     return [
-        *unmatched(classes, test.classes),
+        *unmatched(classes, test.classes, of_class.tolist()),
         *crowded(objects.tolist(), limit or COCO_LIMIT, "data.max_detections"),
     ]
 

@@ -87,6 +87,7 @@ def evaluate(
     folder = out or Path("outputs/evaluate") / stem.replace(" ", "_")
     with distributed.process_group(device) as chosen:
         detector = load_model(name, weights, chosen, precision, resize, winograd)
+        folder.mkdir(parents=True, exist_ok=True)  # before any work
         with distributed.leader_first():
             data = (
                 read_dataset(dataset, folder) if dataset else default_dataset(detector.card, DRAWN)
@@ -141,8 +142,13 @@ def remarks(classes: Sequence[str], dataset: Dataset, ids: Sequence[int], limit:
             "their positions in the file"
         )
     counts = [objects[image_id] for image_id in ids]
-    names = list(category_names(content).values())
-    return [*lines, *unmatched(classes, names), *crowded(counts, limit, "--max-detections")]
+    of_category = Counter(thing["category_id"] for thing in things)
+    names = category_names(content)
+    return [
+        *lines,
+        *unmatched(classes, list(names.values()), [of_category[number] for number in names]),
+        *crowded(counts, limit, "--max-detections"),
+    ]
 
 
 def write(
@@ -156,7 +162,6 @@ def write(
     """Write the detections, then compute and print the metrics."""
     from benchmarks import accuracy
 
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "detections.json").write_text(json.dumps(results))
     figures = accuracy.figures(results, dataset, ids, max_detections=max_detections)
     (folder / "figures.json").write_text(json.dumps(figures, indent=1))

@@ -29,7 +29,7 @@ from fcos.settings import check_training
 from fcos.text import TextConsole
 from fcos.train import distributed
 from fcos.train.checkpoint import Checkpoints, claim, fingerprint
-from fcos.train.memory import checkpoint_activations, fitting_accumulation
+from fcos.train.memory import checkpoint_activations, fitting_accumulation, micro_batch_size
 from fcos.train.metrics import missing, read
 from fcos.train.optim import build_schedule, make_optimizer, resolved
 from fcos.train.trainer import Trainer
@@ -59,7 +59,10 @@ def train(entry: Card, config: Config, device: torch.device, resume: bool) -> in
     check_training(config, entry.config)
     check_detector(config)
     config, notes = resolved(config, entry.config)
-    distributed.share(config["solver"]["batch"])  # refuse a wrong batch before any work
+    # Refuse a batch and a schedule that cannot be before any work.
+    share, accumulate = distributed.share(config["solver"]["batch"]), config["solver"]["accumulate"]
+    micro_batch_size(share, 1 if accumulate == "auto" else accumulate)
+    build_schedule(config, epoch=1)
     folder = Path(config["run"]["folder"] or Path("runs") / entry.name)
     # A run that was stopped before its first checkpoint starts again, from the same weights.
     has_checkpoint = bool(Checkpoints(folder / "checkpoints").paths())
@@ -242,6 +245,11 @@ def announce(trainer: Trainer, images: int, config: Config) -> None:
         log(
             "the learning rate does not reach solver.base_lr: its warm-up takes "
             f"solver.warmup.iterations={trainer.schedule.warmup_iterations}"
+        )
+    if late := [step for step in trainer.schedule.steps if step >= iterations]:
+        log(
+            f"the learning rate does not drop at {', '.join(map(str, late))}: the run ends at "
+            f"{iterations}. Set schedule.steps, or only `epochs`, which moves them along"
         )
     for logger in missing(config["run"]["loggers"]):
         log(f"{logger} is not installed: the curves are only in {folder / 'metrics.jsonl'}")

@@ -34,16 +34,21 @@ OUT_OF_MEMORY = r"out of memory|ALLOC(ATION)?_FAILED|CUBLAS_STATUS_NOT_INITIALIZ
 
 def split(images: Sequence[Tensor], targets: Sequence[Target], number: int) -> list[MicroBatch]:
     """Split a batch into equal micro-batches, in order."""
-    size = len(images) // number
-    if size * number != len(images) or size == 0:
-        raise ValueError(
-            f"{len(images)} images of a process cannot be split into {number} equal micro-batches: "
-            "choose solver.accumulate among the divisors of its share of solver.batch"
-        )
+    size = micro_batch_size(len(images), number)
     return [
         (list(images[i : i + size]), list(targets[i : i + size]))
         for i in range(0, len(images), size)
     ]
+
+
+def micro_batch_size(images: int, number: int) -> int:
+    """The images of each of so many micro-batches; ValueError if they cannot be equal."""
+    if images % number:
+        raise ValueError(
+            f"{images} images of a process cannot be split into {number} equal micro-batches: "
+            "choose solver.accumulate among the divisors of its share of solver.batch"
+        )
+    return images // number
 
 
 class StepNormalizers:

@@ -247,7 +247,8 @@ class Trainer:
         The rates and weight decays stay those that the optimiser was made with.
 
         Raises:
-            ValueError: all are damaged, or of another model, dataset, total batch or detector.
+            ValueError: all are damaged, or of another model, dataset, total batch or detector; or
+                it is of a later iteration than the last.
         """
         own, newest = {**self._identity, "average": self.average}, None
         if distributed.rank() == 0:
@@ -258,6 +259,11 @@ class Trainer:
         if path is None:
             return False
         state = checkpoint.load(path)
+        if state["iteration"] > self.schedule.iterations:
+            raise ValueError(
+                f"{path} is of a later iteration than schedule.iterations="
+                f"{self.schedule.iterations}: raise that, or choose another run.folder"
+            )
         self.iteration = state["iteration"]
         self.skipped, self.skipped_in_a_row = state["skipped"]
         self.detector.load_state_dict(state["model"])

@@ -60,6 +60,12 @@ def test_a_run_resumed_from_any_checkpoint_is_the_same(make_trainer, stopped_aft
     assert [r["iteration"] for r in ours] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_run_is_not_resumed_to_fewer_iterations(make_trainer):
+    make_trainer(iterations=4).run()
+    with pytest.raises(ValueError, match=r"later iteration than schedule\.iterations=2: raise"):
+        make_trainer(iterations=2).resume()
+
+
 def test_a_run_without_checkpoints_begins(make_trainer):
     assert not make_trainer().resume()
 

@@ -26,11 +26,13 @@ def evaluations(run):
 
 def test_first_and_last_lines(data, train, tmp_path, capsys):
     run = tmp_path / "run"
-    options = ["schedule.iterations=4", "run.loggers=[mlflow]", f"data.test={data}"]
+    options = ["schedule.iterations=4", "schedule.steps=[3,9]", "run.loggers=[mlflow]"]
+    options.append(f"data.test={data}")
     assert train(*options) == 0
     lines = capsys.readouterr().err.splitlines()
     assert "solver.batch=4 is not the recipe's 8, which solver.base_lr=0.05 is for: " in lines[0]
     assert any("from iteration 0 of 4 (2 epochs) in" in line for line in lines)
+    assert any("rate does not drop at 9: the run ends at 4" in line for line in lines)
     assert any(line.startswith("mlflow is not installed:") for line in lines)
     assert any(line.startswith("1/4  loss_cls") for line in lines)
     trained, best, following = lines[-3:]
@@ -119,7 +121,7 @@ def test_an_image_that_cannot_be_read_is_refused_before_the_first_step(
 
 def test_unknown_classes_and_crowded_images_are_said(data, train, tmp_path, capsys):
     content = json.loads(data.read_text())
-    names = ["Circle ", "door [/closed]\x1b[31m", "triangle", "triangle"]
+    names = ["Circle ", "door [/closed]\x1b[31m", "triangle", "triangle", "unused"]
     content["categories"] = [{"id": i, "name": name} for i, name in enumerate(names, 1)]
     row = {"image_id": content["images"][0]["id"], "category_id": 1, "iscrowd": 0, "area": 9}
     content["annotations"] += [{**row, "bbox": [i % 50, i // 9, 3, 3]} for i in range(120)]
@@ -138,6 +140,7 @@ def test_unknown_classes_and_crowded_images_are_said(data, train, tmp_path, caps
         assert r"does not know the class 'door [/closed]\x1b[31m'" in text
         assert "2 categories of the dataset are called 'triangle'" in text
         assert "\x1b[31m" not in text
+        assert "'unused'" not in text  # it has no object, and so no AP
     figures = json.loads((tmp_path / "out" / "figures.json").read_text())
     assert figures["per_class"]["Circle "] in (0, None)
 
