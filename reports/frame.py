@@ -216,3 +216,21 @@ def _ap_note(row: Row) -> str:
     split, reduced = values["split"], f" at {size[0]}/{size[1]}" if size else ""
     where = split if " images of " in split else f"{values['images']} images of {split}"
     return f"on {where}{reduced}, not on val2017 as published"
+
+
+def provenance(rows: Iterable[Row]) -> list[str]:
+    """Software with its commits, and commands, of the measurements of one machine, each once."""
+    software: dict[str, dict[str, None]] = {}
+    commands: dict[str, None] = {}
+    for row in rows:
+        facts = row["environment"]
+        words = [f"torch {facts['torch']}", f"torchvision {facts['torchvision']}"]
+        if "cuda" in facts:
+            words += [f"CUDA {facts['cuda']}", f"cuDNN {facts['cudnn']}"]
+            words += [f"driver {facts['driver']}"]
+        commit = f"commit {facts['commit'][:10]}" if facts["commit"] else "no commit"
+        changed = " with changes" if facts["dirty"] else ""
+        versions = f"{', '.join(words)}, Python {facts['python']}"
+        software.setdefault(versions, {})[commit + changed] = None
+        commands[f"`{row['command']}`"] = None
+    return [*(f"{words}: {', '.join(commits)}" for words, commits in software.items()), *commands]

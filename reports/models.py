@@ -51,9 +51,9 @@ BACKBONES = {
 INTRO = """\
 # All models
 
-Made by `python -m reports.models` from the entries and the committed results, never edited. The
-most accurate models come first. Which one to take for a latency or a memory:
-[which model for which budget](../reports/latest/README.md)."""
+The most accurate models come first, and each name leads to its card.
+[Which model for which budget](../reports/latest/README.md) lists those to take for a latency or a
+memory. `python -m reports.models` makes this page from the entries and the committed results."""
 CARDS_INTRO = """\
 ## Cards
 
@@ -160,7 +160,10 @@ def card(facts: zoo.Card) -> str:
             for column in table.columns
             if column.key != "printed" and column.unit != "url" and row[column.key] is not None
         ]
-        cells = ", ".join(f"{c.heading} {c.text(row[c.key])}" for c in columns)
+        seconds = {"s": " s"}
+        cells = ", ".join(
+            f"{c.heading} {c.text(row[c.key])}{seconds.get(c.unit, '')}" for c in columns
+        )
         date = f", {table.source.date}" if table.source.date else ""
         lines.append(f"- [{table.title}{date}]({table.source.url}): {cells}")
     lines.append(f"- License of the weights: {facts.license}")

@@ -18,36 +18,53 @@ from reports.tables import SHOWN, compact, count, markdown
 from zoo import published as published_tables
 
 INTRO = """\
-Take the last **best** model that your budget of milliseconds or memory allows. A model is best if
-no other one has at least its AP at a lower cost. It is **tied** if another one has, but the times
-differ by less than the measured noise of both. Where APs were measured here, two of them are also
-tied unless the same model is ahead in 95% of random draws of the images. All figures in all
-settings, with their conditions, are in [measured.md](measured.md), and every published table, row
-for row, in [published.md](published.md). `fcos-zoo report` makes these pages from the results."""
+A chart shows the AP of the models against what they cost: time or memory. The table below it lists
+the **best** models, the cheapest first: for each, no other one is at least as accurate and costs
+less. Take the last one that your budget allows. A model is **tied** with a best one that is at
+least as accurate and faster, if their times differ by less than the measured noise of both. Where
+APs were measured here, two of them are also tied unless the same model is ahead in 95% of random
+draws of the images.
+
+[measured.md](measured.md) has all figures in all settings, with their conditions, and
+[published.md](published.md) has every published table, row for row. `fcos-zoo report` makes these
+pages from the results."""
+FAMILIES = {
+    "adelaidet": "AdelaiDet",
+    "fcos": "original FCOS",
+    "hrnet": "HRNet-FCOS",
+    "vovnet": "VoVNet-FCOS",
+    "xytpai": "no centre-ness",
+    "openmmlab": "OpenMMLab",
+}
 
 
-def charts(table: pd.DataFrame, models: pd.DataFrame, log: bool = True) -> dict[str, str]:
+def charts(
+    table: pd.DataFrame, models: pd.DataFrame, log: bool = True, width: float = plots.WIDE
+) -> dict[str, str]:
     """The charts of one machine by title; those that there are no figures for are left out.
 
     Args:
         table: the tidy frame of the machine.
         models: its summary.
         log: whether costs have a logarithmic axis.
+        width: in inches.
     """
     accuracy = accuracy_name(table)
     found = {}
     for cost, (title, axis) in BUDGETS.items():
-        found[f"AP against {title}"] = plots.scatter(_points(models, cost), axis, accuracy, log)
+        found[f"AP against {title}"] = plots.scatter(
+            _points(models, cost), axis, accuracy, log, width
+        )
     speeds = published_speeds(models["entry"]).rename(
         columns={"gpu": "series", "latency_ms": "x", "ap": "y"}
     )
     speeds = speeds.assign(noise=0.0, mark="")
     found["AP against time, both as published"] = plots.scatter(
-        speeds, "ms, on the GPU of each table", "AP on val2017, as published", log
+        speeds, "ms, on the GPU of each table", "AP on val2017, as published", log, width
     )
-    found["Where the time goes"] = plots.stage_bars(models)
-    found["Throughput against batch size"] = plots.throughput(table)
-    found["AP by epoch, as published"] = plots.epoch_curves(list(models["entry"]))
+    found["Where the time goes"] = plots.stage_bars(models, width)
+    found["Throughput against batch size"] = plots.throughput(table, width)
+    found["AP by epoch, as published"] = plots.epoch_curves(list(models["entry"]), width)
     return {title: svg for title, svg in found.items() if svg}
 
 
@@ -60,14 +77,14 @@ def files(rows: Sequence[Row]) -> dict[str, str]:
         prefix = f"{_slug(str(machine))}-" if len(machines) > 1 else ""
         models = summary(table)
         parts += [f"## {machine}", _conditions(table, models)]
-        drawn = charts(table, models)
+        drawn, narrow = (charts(table, models, width=w) for w in (plots.WIDE, plots.NARROW))
         for cost, (title, _) in BUDGETS.items():
             heading = f"AP against {title}"
             points = _points(models, cost)
             if points.empty or heading not in drawn:
                 continue
             name = f"{prefix}{_slug(title)}.svg"
-            written[name] = plots.standalone(drawn[heading])
+            written[name] = plots.standalone(drawn[heading], narrow[heading])
             parts += [f"### {heading}", f"![{heading}]({name})", _choices(points, cost)]
         parts += ["### All models", markdown(compact(models)), _sparse(models)]
     return {"README.md": "\n\n".join(filter(None, parts)) + "\n", **written}
@@ -242,7 +259,8 @@ def _figures(entry: str) -> dict[str, object]:
 
 
 def _family(entry: str) -> str:
-    return zoo.card(entry).family if entry in zoo.names() else "other"
+    family = zoo.card(entry).family if entry in zoo.names() else "other"
+    return FAMILIES.get(family, family)
 
 
 def published_speeds(entries: pd.Series) -> pd.DataFrame:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.store import Row
-from reports import overview, published, tables
-from reports.frame import frame
+from reports import overview, plots, published, tables
+from reports.frame import frame, provenance
 
 FOLDER = Path(__file__).parent
 
@@ -49,16 +49,19 @@ def _summary(models: pd.DataFrame) -> str:
 
 
 def _charts(machine: str, table: pd.DataFrame, models: pd.DataFrame) -> str:
-    """The charts of a machine, with a logarithmic and a linear axis where costs are shown."""
-    logarithmic = overview.charts(table, models)
-    linear = overview.charts(table, models, log=False)
-    figures = []
-    for title, svg in logarithmic.items():
-        drawn = f"<div>{svg}</div>"
-        if linear[title] != svg:
-            drawn = f'<div class="log">{svg}</div><div class="linear">{linear[title]}</div>'
-        figures.append(f"<figure><figcaption>{html.escape(title)}</figcaption>{drawn}</figure>")
-    return f'<h3>{html.escape(machine)}</h3><div class="charts">{"".join(figures)}</div>'
+    """The charts of a machine for wide and narrow screens, with a logarithmic and a linear axis
+    where costs are shown."""
+    figures: dict[str, str] = {}
+    for name, width in {"wide": plots.WIDE, "narrow": plots.NARROW}.items():
+        linear = overview.charts(table, models, log=False, width=width)
+        for title, svg in overview.charts(table, models, width=width).items():
+            drawn = svg
+            if linear[title] != svg:
+                drawn = f'<div class="log">{svg}</div><div class="linear">{linear[title]}</div>'
+            caption = f"<figcaption>{html.escape(title)}</figcaption>"
+            figures[title] = figures.get(title, caption) + f'<div class="{name}">{drawn}</div>'
+    drawn = "".join(f"<figure>{content}</figure>" for content in figures.values())
+    return f'<h3>{html.escape(machine)}</h3><div class="charts">{drawn}</div>'
 
 
 def _models(models: pd.DataFrame) -> str:
@@ -92,7 +95,8 @@ def _published(comparison: published.Comparison) -> str:
         comparison.table.title,
         f'<p><a href="{html.escape(source.url)}">source</a>{html.escape(date)}. '
         f"{html.escape(comparison.hardware)}</p>"
-        f"{_table(comparison.cells)}{_list('ol', comparison.notes)}"
+        f"{_table(comparison.shown)}{_list('ol', comparison.notes)}"
+        f"{_list('ul', comparison.remarks)}"
         f"{_list('ul', comparison.table.footnotes)}",
     )
 
@@ -106,9 +110,7 @@ def _machines(rows: Iterable[Row]) -> str:
     for machine, mine in by_machine.items():
         last = max(mine, key=lambda row: str(row.get("time", "")))["environment"]
         facts = [(key, str(value)) for key, value in last.items() if value is not None]
-        content = _list("ul", tables.provenance(mine)) + _table(
-            pd.DataFrame(facts, columns=["", ""])
-        )
+        content = _list("ul", provenance(mine)) + _table(pd.DataFrame(facts, columns=["", ""]))
         parts.append(_details(machine, content))
     return "".join(parts)
 

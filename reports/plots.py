@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.cbook import pts_to_poststep
 from matplotlib.figure import Figure
 from matplotlib.path import Path
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from reports.frame import records
@@ -43,6 +43,7 @@ STYLE: Any = {
 }
 STAGES = {"preprocess_ms": "preprocess", "network_ms": "network", "postprocess_ms": "postprocess"}
 FEW = 16  # models up to which each point has its name
+WIDE, NARROW = 6.0, 3.6  # inches; on a phone the narrow one has letters of nearly twice the size
 
 
 def style_of(number: int) -> tuple[str, str]:
@@ -50,7 +51,7 @@ def style_of(number: int) -> tuple[str, str]:
     return COLOURS[number % len(COLOURS)], MARKERS[sum(divmod(number, len(MARKERS))) % len(MARKERS)]
 
 
-def scatter(points: pd.DataFrame, x: str, y: str, log: bool = True) -> str:
+def scatter(points: pd.DataFrame, x: str, y: str, log: bool = True, width: float = WIDE) -> str:
     """Models as points, with a line through the best ones.
 
     Args:
@@ -58,10 +59,11 @@ def scatter(points: pd.DataFrame, x: str, y: str, log: bool = True) -> str:
             `mark` (see `overview.pareto`).
         x, y: the labels of the axes.
         log: whether the x axis is logarithmic.
+        width: in inches.
     """
     if points.empty:
         return ""
-    with _figure(4.4, f"{x} {log}") as (figure, axes):
+    with _figure(f"{x} {log}", width) as (figure, axes):
         tips: dict[str, tuple[str, str]] = {}
         front = points[points["mark"] == BEST].sort_values("x")
         across, up = pts_to_poststep(front["x"], front["y"])
@@ -78,16 +80,16 @@ def scatter(points: pd.DataFrame, x: str, y: str, log: bool = True) -> str:
                     *([point["x"]], [point["y"]]), gid=gid, s=size, color=colour, marker=marker,
                     alpha=weak,
                 )  # fmt: skip
-        axes.margins(x=0.19)  # room for the names
+        axes.margins(x=0.19, y=0.1)  # room for the names
         if log:
             axes.set_xscale("log")
-            axes.tick_params(axis="x", which="both", length=3, pad=3)
-            for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-                set_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 1)))
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_locator(NullLocator())
         else:
             axes.set_xlim(left=0)
         axes.set_xlabel(x)
-        axes.set_ylabel(y)
+        axes.set_title(y, loc="left", size=9)  # easier to read than along the axis
         _legend(figure)
         ranked = points.sort_values("mark", key=lambda marks: marks.map([BEST, TIED, ""].index))
         named = ranked if len(points) <= FEW else ranked[ranked["mark"] == BEST]
@@ -95,14 +97,14 @@ def scatter(points: pd.DataFrame, x: str, y: str, log: bool = True) -> str:
         return _svg(figure, tips)
 
 
-def stage_bars(models: pd.DataFrame) -> str:
+def stage_bars(models: pd.DataFrame, width: float = WIDE) -> str:
     """The median time of each stage as stacked bars, the fastest model first."""
     if "latency_ms" not in models or models["latency_ms"].isna().all():
         return ""
     timed = models[models["latency_ms"].notna()].sort_values("latency_ms")
     widths = timed.reindex(columns=list(STAGES)).fillna(0.0)
     widths["whole"] = (timed["latency_ms"]).where(widths.sum(axis=1) == 0, 0.0)
-    with _figure(0.9 + 0.19 * len(timed), "stages") as (figure, axes):
+    with _figure("stages", width, 0.9 + 0.19 * len(timed)) as (figure, axes):
         places = list(range(len(timed)))
         left = pd.Series(0.0, index=timed.index)
         tips: dict[str, tuple[str, str]] = {}
@@ -114,7 +116,7 @@ def stage_bars(models: pd.DataFrame) -> str:
             for bar, entry, width in zip(bars, timed["entry"], widths[column], strict=True):
                 bar.set_gid(f"tip{len(tips)}")
                 tips[f"tip{len(tips)}"] = (entry, f"{entry}: {label} {width:.4g} ms")
-        axes.set_yticks(places, [_short(name) for name in timed["entry"]], fontsize=7)
+        axes.set_yticks(places, [_short(name) for name in timed["entry"]], fontsize=7.5)
         axes.set_ylim(len(timed) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("ms per image, batch 1")
@@ -124,17 +126,17 @@ def stage_bars(models: pd.DataFrame) -> str:
         return _svg(figure, tips)
 
 
-def throughput(figures: pd.DataFrame) -> str:
+def throughput(figures: pd.DataFrame, width: float = WIDE) -> str:
     """Images per second over the batch size, a curve per model and settings."""
     swept = figures[(figures["metric"] == "images_per_second") & figures["measured"]]
     curves = {
         (entry, f"{entry} {settings}".removeprefix("FCOS_")): own[["batch", "value"]].to_numpy()
         for (entry, settings), own in swept.groupby(["entry", "settings"], sort=False)
     }
-    return _curves(curves, "batch size", "images per second", log=True)
+    return _curves(curves, "batch size", "images per second", width, log=True)
 
 
-def epoch_curves(entries: Sequence[str]) -> str:
+def epoch_curves(entries: Sequence[str], width: float = WIDE) -> str:
     """The AP by epoch that was published for these models."""
     curves = {}
     for table in published.tables():
@@ -144,21 +146,32 @@ def epoch_curves(entries: Sequence[str]) -> str:
                 curves[row.entry, table.title] = [
                     (epoch, 100 * ap) for epoch, ap in enumerate(values, 1)
                 ]
-    return _curves(curves, "epoch", "AP, as published")
+    return _curves(curves, "epoch", "AP, as published", width)
 
 
-def standalone(svg: str) -> str:
-    """The plot as a file of its own, with a text colour for light and dark pages."""
-    dark = "@media (prefers-color-scheme: dark) { svg { color: #e4e6e8 } }"
-    head, rest = svg.split(">", 1)
-    return f"{head}><style>svg {{ color: #1a1c1e }} {dark}</style>{rest}"
+def standalone(wide: str, narrow: str) -> str:
+    """A plot as a file of its own: the wide one or, on a phone, the narrow one of the same shape,
+    with a text colour for light and dark pages."""
+    size = wide[wide.index("viewBox") :].split('"')[1]
+    style = """
+svg { color: #1a1c1e }
+@media (prefers-color-scheme: dark) { svg { color: #e4e6e8 } }
+@media (max-width: 480px) { .wide { display: none } }
+@media (min-width: 480.1px) { .narrow { display: none } }
+"""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}"><style>{style}</style>\n'
+        f'<g class="wide">{wide}</g><g class="narrow">{narrow}</g></svg>\n'
+    )
 
 
-def _curves(curves: Mapping[tuple[str, str], Any], x: str, y: str, log: bool = False) -> str:
+def _curves(
+    curves: Mapping[tuple[str, str], Any], x: str, y: str, width: float, log: bool = False
+) -> str:
     """Curves by model and name."""
     if not curves:
         return ""
-    with _figure(4.4, x) as (figure, axes):
+    with _figure(x, width) as (figure, axes):
         tips = {}
         for number, ((entry, name), points) in enumerate(curves.items()):
             across, up = zip(*sorted(map(tuple, points)), strict=True)
@@ -172,10 +185,10 @@ def _curves(curves: Mapping[tuple[str, str], Any], x: str, y: str, log: bool = F
             axes.xaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_major_formatter("{x:g}")
         axes.set_xlabel(x)
-        axes.set_ylabel(y)
+        axes.set_title(y, loc="left", size=9)  # easier to read than along the axis
         if len(curves) == 1:
-            axes.set_title(entry, size=9)
-        _legend(figure, columns=2)
+            axes.set_title(entry, loc="right", size=9)
+        _legend(figure, column=3.0)
         return _svg(figure, tips)
 
 
@@ -200,11 +213,11 @@ def _label(
         # The best have nothing above them on their left.
         for offset in ((-4, 3), (4, 3), (4, -9), (-4, -9)):
             text = axes.annotate(
-                _short(entry), (across, up), offset, textcoords="offset points", size=7,
+                _short(entry), (across, up), offset, textcoords="offset points", size=8,
                 ha="right" if offset[0] < 0 else "left",
             )  # fmt: skip
             box = text.get_window_extent()
-            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and box.y1 <= frame.y1
             free = not any(box.overlaps(other) for other in taken)
             crossed = line.intersects_bbox(box, filled=False)
             if inside and free and not crossed and not box.count_contains(places):
@@ -219,10 +232,10 @@ def _short(name: str) -> str:
 
 
 @contextmanager
-def _figure(height: float, name: str) -> Iterator[tuple[Figure, Axes]]:
-    """A figure whose elements have ids of their own on a page, by its `name`."""
-    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(6.0, height), layout="constrained")
+def _figure(name: str, width: float, height: float = 0.0) -> Iterator[tuple[Figure, Axes]]:
+    """A figure of inches whose elements have ids of their own on a page, by its `name`."""
+    with mpl.rc_context({**STYLE, "svg.hashsalt": f"{name} {width}"}):
+        figure = Figure(figsize=(width, height or 0.8 * width), layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
@@ -230,11 +243,13 @@ def _figure(height: float, name: str) -> Iterator[tuple[Figure, Axes]]:
         yield figure, axes
 
 
-def _legend(figure: Figure, columns: int = 4) -> None:
+def _legend(figure: Figure, column: float = 1.2) -> None:
+    """A legend above the plot, with columns of this many inches."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if len(labels) > 1:
         figure.legend(
-            handles, labels, frameon=False, loc="outside upper left", ncols=columns, fontsize=8,
+            handles, labels, frameon=False, loc="outside upper left", fontsize=8,
+            ncols=int(figure.get_figwidth() / column),
             handletextpad=0.3, columnspacing=1.0,
         )  # fmt: skip
 

@@ -12,11 +12,16 @@ import pandas as pd
 from benchmarks.store import Row
 from reports.frame import best, frame, records
 from reports.metrics import BY_NAME, PUBLISHED
-from reports.tables import GAP, markdown, provenance
+from reports.tables import GAP, markdown, some
 from zoo import published
 from zoo.published import Cell, Column, Table
 
 NOT_MEASURED = "not measured"
+INTRO = """\
+Every published table stands here row for row. A column of it that was measured here is followed by
+the measured figures, and by their ratios: measured by published. Numbers in brackets refer to the
+notes below a table, and quotations are the page's own. [measured.md](measured.md) states the
+software and the commands of the measurements."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +30,24 @@ class Comparison:
 
     A published column that something was measured for is followed by a column of the measured
     figures and one of the ratios, measured by published. Speeds have a ratio only if they were
-    measured on the GPU of the table.
+    measured on the GPU of the table. A curve has a row per epoch. `notes` are numbered, and cells
+    refer to them; `remarks` are about the table.
     """
 
     table: Table
     machine: str
     cells: pd.DataFrame
     notes: list[str]
+    remarks: list[str]
+
+    @property
+    def shown(self) -> pd.DataFrame:
+        """The cells, a single row of many upright."""
+        if len(self.cells) > 1 or len(self.cells.columns) < 10:
+            return self.cells
+        return (
+            self.cells.T.rename_axis("figure").reset_index().set_axis(["figure", "value"], axis=1)
+        )
 
     @property
     def hardware(self) -> str:
@@ -50,9 +66,10 @@ class Comparison:
         parts = [
             f"### {self.table.title}",
             f"Source: <{self.table.source.url}>{date}. {self.hardware}",
-            markdown(self.cells),
+            markdown(self.shown),
             "\n".join(f"{n}. {text}" for n, text in enumerate(self.notes, 1)),
-            *(f"> {footnote}" for footnote in self.table.footnotes),
+            "\n".join(f"- {text}" for text in self.remarks),
+            "\n>\n".join(f"> {footnote}" for footnote in self.table.footnotes),
         ]
         return "\n\n".join(filter(None, parts))
 
@@ -73,13 +90,11 @@ def compare_all(rows: Sequence[Row], tables: Sequence[Table] | None = None) -> l
 
 def page(rows: Sequence[Row], tables: Sequence[Table] | None = None) -> str:
     """All published tables in markdown, machine by machine."""
-    parts, machine = ["# The published tables, measured again"], ""
+    parts, machine = ["# The published tables, measured again", INTRO], ""
     for comparison in compare_all(rows, tables):
         if comparison.machine != machine:
             machine = comparison.machine
-            mine = [row for row in rows if row["machine"] == machine]
-            facts = "\n".join(f"- {text}" for text in provenance(mine))
-            parts += [f"## Measured on {machine}", facts]
+            parts.append(f"## Measured on {machine}")
         parts.append(comparison.markdown())
     return "\n\n".join(parts) + "\n"
 
@@ -88,27 +103,37 @@ def compare(table: Table, figures: pd.DataFrame, machine: str) -> Comparison:
     """A published table beside the figures that one machine measured in the published settings."""
     standing = best(figures[figures["as_published"]], ["entry"])
     found = {(row["entry"], row["metric"]): row for row in records(standing)}
-    notes = list(table.notes)
-    columns: list[tuple[str, list[str]]] = []  # several may have the same heading
+    notes: list[str] = []
+    reasons: dict[str, list[str]] = {}  # why columns were not measured
+    headings = [column.heading for column in table.columns if column.unit != "url"]
+    columns: list[tuple[str, list[str]]] = []
     for column in table.columns:
         if column.unit == "url":
             continue
         printed = [row[column.key] for row in table.rows]
-        columns.append((column.heading, [_printed(column, value) for value in printed]))
+        heading = column.heading
+        if headings.count(heading) > 1:  # such as "Box AP (AP/APs)", which has two columns
+            heading += f": {BY_NAME[PUBLISHED[column.key].metric].heading}"
+        if isinstance(printed[0], list):
+            columns = columns or [("epoch", list(map(str, range(1, len(printed[0]) + 1))))]
+            columns.append((heading, [column.text(value) for value in printed[0]]))
+            continue
+        columns.append((heading, [column.text(value) for value in printed]))
         if column.key not in PUBLISHED:
             continue
         results = [_figure(column, row.entry, found) for row in table.rows]
         if all(figure is None for figure, _ in results):
             if why := dict.fromkeys(note for _, note in results if note):
-                notes.append(f"{column.heading}: {'; '.join(why)}")
+                reasons.setdefault("; ".join(why), []).append(heading)
             continue
-        columns.append((f"{column.heading}: measured", _measured(printed, results, notes)))
+        columns.append((f"{heading}: measured", _measured(column, printed, results, notes)))
         if PUBLISHED[column.key].metric != "latency_ms" or _same_gpu(table, machine):
             ratios = [_ratio(f, p) for (f, _), p in zip(results, printed, strict=True)]
-            columns.append((f"{column.heading}: ratio", ratios))
-    headings, texts = zip(*columns, strict=True)
-    cells = pd.DataFrame(zip(*texts, strict=True), columns=headings)
-    return Comparison(table, machine, cells, notes)
+            columns.append((f"{heading}: ratio", ratios))
+    remarks = [*table.notes, *(f"{some(names, 1)}: {why}" for why, names in reasons.items())]
+    names, texts = zip(*columns, strict=True)
+    cells = pd.DataFrame(zip(*texts, strict=True), columns=names)
+    return Comparison(table, machine, cells, notes, remarks)
 
 
 def _figure(
@@ -137,12 +162,16 @@ def _figure(
 
 
 def _measured(
-    printed: Sequence[Cell], results: Sequence[tuple[float | None, str]], notes: list[str]
+    column: Column,
+    printed: Sequence[Cell],
+    results: Sequence[tuple[float | None, str]],
+    notes: list[str],
 ) -> list[str]:
-    """The measured figures as text, each with the number of its note."""
+    """The measured figures with the unit that the page prints, each with the number of its note."""
     texts = []
     for value, (figure, note) in zip(printed, results, strict=True):
-        text = GAP if figure is None else _digits(figure, value)
+        digits = GAP if figure is None else _digits(figure, value)
+        text = digits if figure is None else re.sub("{.*}", digits, column.format)
         if note and note != NOT_MEASURED:
             if note not in notes:
                 notes.append(note)
@@ -155,10 +184,6 @@ def _same_gpu(table: Table, machine: str) -> bool:
     """Whether the machine has the GPU of the table, however its name is spelt."""
     words = table.measured_on.gpu.removeprefix("NVIDIA ")
     return re.sub(r"\W", "", words).lower() in re.sub(r"\W", "", machine).lower()
-
-
-def _printed(column: Column, value: Cell) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else column.text(value)
 
 
 def _digits(figure: float, printed: Cell) -> str:

@@ -14,7 +14,7 @@ from rich.text import Text
 from benchmarks.cases import TIMED
 from benchmarks.store import Row
 from fcos.text import printable
-from reports.frame import NOISY, THROTTLED, best, frame, wide
+from reports.frame import NOISY, THROTTLED, best, frame, provenance, wide
 from reports.metrics import BUDGETS, BY_NAME, MAIN, METRICS, Metric
 
 GAP = "-"
@@ -23,7 +23,7 @@ ALWAYS = ("ap", "latency_ms", "peak_mb")  # shown even if names must be folded f
 # The columns without numbers.
 TEXTS = (
     *("model", "backbone", "settings", "runtime", "weights", "license of the weights"),
-    *("tied", "AP tied with"),
+    *("tied", "AP tied with", "meaning"),
 )
 # The columns of the table with a row per model, and those that only the page shows.
 DETAILS = tuple(metric.name for metric in METRICS if not metric.compared)
@@ -48,7 +48,10 @@ SECTIONS = {
 
 @dataclass(frozen=True)
 class Section:
-    """A table of some measurements, with notes on what its columns mean and what to know."""
+    """A table of some measurements, with notes on what its columns mean and what to know.
+
+    Few models with many figures have a row per figure, with its meaning.
+    """
 
     title: str
     cells: pd.DataFrame
@@ -130,15 +133,15 @@ def _what_differs(cells: pd.DataFrame) -> dict[str, list[str]]:
     return columns
 
 
-def page(rows: Sequence[Row], title: str = "Measured") -> str:
+def page(rows: Sequence[Row], title: str = "All measurements") -> str:
     """Every figure in markdown: for each machine a table per measurement, then what is missing,
     and the software and the commands of the measurements."""
     parts = [f"# {title}"]
     for machine, table in frame(rows).groupby("machine", sort=False):
         parts.append(f"## {machine}")
         for section in sections(table):
-            parts += [f"### {section.title}", markdown(section.cells)]
-            parts += ["\n".join(f"- {note}" for note in section.notes)]
+            parts += [f"### {section.title}", "\n".join(f"- {note}" for note in section.notes)]
+            parts.append(markdown(section.cells))
         if missing := gaps(table):
             parts += ["### Not measured", "\n".join(f"- {gap}" for gap in missing)]
         mine = [row for row in rows if row["machine"] == machine]
@@ -161,8 +164,8 @@ def _section(title: str, measured: pd.DataFrame, spread: str | None) -> Section:
     in_settings = metrics[0].scope == "settings"
     by = ["entry", "settings", "weights"] if in_settings else ["entry"]
     chosen = best(measured, [*by, *([spread] if spread else [])])
-    if in_settings:  # of equal settings the newest measurement is chosen, whatever its version
-        by.insert(2, "runtime")
+    if in_settings and chosen["runtime"].str.split().str[0].nunique() > 1:
+        by.insert(2, "runtime")  # of equal settings the newest one is chosen, whatever its version
     columns: dict[str, dict[tuple[str, ...], str]] = {}
     for metric in metrics:
         own = chosen[chosen["metric"] == metric.name]
@@ -180,12 +183,20 @@ def _section(title: str, measured: pd.DataFrame, spread: str | None) -> Section:
     keys = sorted({key for cells in columns.values() for key in cells}, key=_order)
     rows = [[*key, *(cells.get(key, GAP) for cells in columns.values())] for key in keys]
     texts = pd.DataFrame(rows, columns=["model", *by[1:], *columns])
-    notes = [f"{metric.heading}: {metric.description}" for metric in metrics]
-    notes += [*_conditions(chosen), *_input_sizes(chosen, columns)]
+    notes = [*_conditions(chosen), *_input_sizes(chosen, columns)]
     if any("~" in text for text in texts.to_numpy().flat):
         notes.append(MARK)
-    notes = [f"{'; '.join(notes)}.", *_warnings(chosen, random=False)]
-    return Section(title, texts, notes)
+    notes = [f"{note[0].upper()}{note[1:]}." for note in notes] + _warnings(chosen, random=False)
+    meanings = {metric.heading: metric.description for metric in metrics}
+    if len(rows) < 3 and len(columns) > 9:
+        figures = {" ".join(key): row[len(by) :] for key, row in zip(keys, rows, strict=True)}
+        upright = {
+            "figure": list(columns),
+            **figures,
+            "meaning": [meanings.get(c, "") for c in columns],
+        }
+        return Section(title, pd.DataFrame(upright), notes)
+    return Section(title, texts, [f"{c}: {text}." for c, text in meanings.items()] + notes)
 
 
 def _order(key: tuple[str, ...]) -> tuple[object, ...]:
@@ -220,7 +231,8 @@ def _conditions(table: pd.DataFrame) -> list[str]:
     if len(timed):
         words += [*timed["settings"].unique()] if timed["settings"].nunique() == 1 else []
         words += sorted(set(timed["device"]))
-        words += [*timed["runtime"].unique()] if timed["runtime"].nunique() == 1 else []
+        kinds = timed["runtime"].str.split().str[0].nunique()
+        words += [" or ".join(sorted(timed["runtime"].unique()))] if kinds == 1 else []
         threads = sorted(timed["threads"].dropna().unique())
         words += [f"{count:.0f} thread{'s' if count > 1 else ''}" for count in threads]
     images = measured[(measured["images"] > 0) & (measured["split"] != "")]
@@ -251,7 +263,7 @@ def _warnings(table: pd.DataFrame, random: bool = True) -> list[str]:
     for note in measured.loc[measured["metric"] == "ap", "note"].unique():
         kinds[f"AP {note}"] = (measured["note"] == note) & bool(note)
     return [
-        f"{text}: {_some(measured.loc[chosen & of_settings, 'entry'])}."
+        f"{text}: {some(measured.loc[chosen & of_settings, 'entry'])}."
         for text, chosen in kinds.items()
         if (chosen & of_settings).any()
     ]
@@ -261,33 +273,16 @@ def gaps(table: pd.DataFrame, most: int = 1000) -> list[str]:
     """What was not measured and why, with the names of the models, of which `most` are shown."""
     failed = table[~table["measured"]]
     return [
-        f"{BY_NAME[metric].heading} of {_some(entries, most)}: {reason}"
+        f"{BY_NAME[metric].heading} of {some(entries, most)}: {reason}"
         for (metric, reason), entries in failed.groupby(["metric", "note"], sort=False)["entry"]
     ]
 
 
-def _some(entries: Iterable[str], most: int = 3) -> str:
+def some(entries: Iterable[str], most: int = 3) -> str:
     """The first names, and how many more there are."""
     names = list(dict.fromkeys(entries))
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def provenance(rows: Iterable[Row]) -> list[str]:
-    """Software, commit and command of the measurements of one machine, each combination once."""
-    software: dict[str, None] = {}
-    commands: dict[str, None] = {}
-    for row in rows:
-        facts = row["environment"]
-        words = [f"torch {facts['torch']}", f"torchvision {facts['torchvision']}"]
-        if "cuda" in facts:
-            words += [f"CUDA {facts['cuda']}", f"cuDNN {facts['cudnn']}"]
-            words += [f"driver {facts['driver']}"]
-        commit = f"commit {facts['commit'][:10]}" if facts["commit"] else "no commit"
-        changed = " with changes" if facts["dirty"] else ""
-        software[f"{', '.join(words)}, Python {facts['python']}, {commit}{changed}"] = None
-        commands[f"`{row['command']}`"] = None
-    return [*software, *commands]
 
 
 def markdown(cells: pd.DataFrame) -> str:
