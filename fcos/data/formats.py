@@ -1,8 +1,8 @@
 """Recognise what a file or folder holds, and read it as annotations in COCO's format.
 
-All formats but COCO's are read by short functions of our own, see `yolo`, `voc` and
-`labelling_tools`. globox, labelformat, datumaro and supervision were tried on small exports of each
-tool: each of them left some of the files out, or stopped at them.
+All formats but COCO's are read by short functions of our own, see `yolo`, `voc` and `labelled`.
+globox, labelformat, datumaro and supervision were tried on small exports of each tool: each of them
+left some of the files out, or stopped at them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from fcos.data import yolo
 from fcos.data.annotations import DatasetSource
 from fcos.data.image_files import find_image_dir
-from fcos.data.labelling_tools import read_cvat, read_label_studio, read_labelme
+from fcos.data.labelled import read_cvat, read_label_studio, read_labelme
 from fcos.data.voc import read_voc, voc_splits
 
 Splits = dict[str, Callable[[], DatasetSource]]  # each is read when it is called

@@ -1,10 +1,26 @@
-"""Images with boxes, as the readers of other formats give them, converted to COCO's format."""
+"""Images with boxes as labelling tools write them, converted to COCO's format.
+
+The readers of other formats give `LabelledImage`s. Those of LabelMe, CVAT and Label Studio are
+here: their shapes of many kinds become boxes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import json
+import math
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
+
+from fcos.data.annotations import DatasetSource
+from fcos.data.image_files import find_image_dir
+from fcos.image_io import SUFFIXES
+
+CVAT_SHAPES = ("box", "polygon", "polyline", "points", "ellipse", "mask")
+LABEL_STUDIO_KEYS = ("rectanglelabels", "polygonlabels", "ellipselabels", "brushlabels", "labels")
+# What malformed content makes the readers raise.
+MALFORMED = (ValueError, TypeError, KeyError, AttributeError, IndexError)
 
 Box = Sequence[float]  # x1, y1, x2, y2 in pixels
 
@@ -81,3 +97,167 @@ def bounds(points: Sequence[Box]) -> Box | None:
     """The xyxy box around points (x, y); None without any."""
     xs, ys = ([point[axis] for point in points] for axis in (0, 1))
     return [min(xs), min(ys), max(xs), max(ys)] if points else None
+
+
+def read_labelme(files: Sequence[Path]) -> DatasetSource:
+    """The dataset of LabelMe's JSON files in one folder, one for each image; others are ignored.
+
+    Shapes of one label and group are one object, as in LabelMe's own conversion to COCO. Classes
+    are all labels, sorted. Images without a file are left out, which is noted.
+
+    Raises:
+        ValueError: a file is damaged; the message names it.
+    """
+    images = []
+    for path in files:
+        try:
+            content = json.loads(path.read_bytes())
+            if isinstance(content, Mapping) and {"shapes", "imagePath"} <= content.keys():
+                images.append(_labelme_image(path, content))
+        except MALFORMED as error:
+            raise ValueError(f"{path}: not a LabelMe annotation file ({error!r})") from None
+    folder = files[0].parent
+    known = {PureWindowsPath(image.file_name).name for image in images}
+    beside = sorted(f.name for f in folder.iterdir() if f.suffix.lower() in SUFFIXES)
+    others = [name for name in beside if name not in known] if len(files) > 1 else []
+    annotations = to_coco(folder, images, unlabelled=others)
+    return DatasetSource(annotations, find_image_dir(files[0], annotations))
+
+
+def _labelme_image(path: Path, content: Mapping[str, Any]) -> LabelledImage:
+    name = content["imagePath"]
+    if not (path.parent / name).is_file():  # the pair may have been renamed
+        beside = (path.with_suffix(s) for suffix in SUFFIXES for s in (suffix, suffix.upper()))
+        name = next((file.name for file in beside if file.is_file()), name)
+    objects: dict[tuple[str, Any], list[Box]] = {}
+    for number, shape in enumerate(content["shapes"]):
+        group = shape.get("group_id")
+        key = shape["label"], f"shape {number}" if group is None else group
+        points: list[Box] = [(float(x), float(y)) for x, y in shape["points"]]
+        if shape.get("shape_type") == "circle":
+            (x, y), edge = points
+            radius = math.dist((x, y), edge)
+            points = [(x - radius, y - radius), (x + radius, y + radius)]
+        objects.setdefault(key, []).extend(points)
+    size = content.get("imageHeight") or 0, content.get("imageWidth") or 0
+    return LabelledImage(name, size, [(str(k[0]), bounds(points)) for k, points in objects.items()])
+
+
+def read_cvat(path: Path) -> DatasetSource:
+    """The dataset of an `annotations.xml` of "CVAT for images 1.1", with the box around each shape.
+
+    Classes are the labels of the task, in its order.
+
+    Raises:
+        ValueError: the file is damaged, or holds the tracks of a video; the message names it.
+    """
+    try:
+        page = ET.parse(path).getroot()
+        images = [_cvat_image(element) for element in page.iter("image")]
+    except (ET.ParseError, LookupError, *MALFORMED) as error:
+        raise ValueError(f"{path}: not a CVAT annotation file ({error})") from None
+    if not images and page.find("track") is not None:
+        raise ValueError(f"{path}: tracks of a video; export it as CVAT for images, or as COCO")
+    labels = [label.findtext("name", "").strip() for label in page.iter("label")]
+    content = to_coco(path, images, list(dict.fromkeys(labels)) or None)
+    return DatasetSource(content, find_image_dir(path, content))
+
+
+def _cvat_image(element: ET.Element) -> LabelledImage:
+    size = int(element.get("height", 0)), int(element.get("width", 0))
+    shapes = [shape for shape in element if shape.tag in CVAT_SHAPES]
+    objects = [(shape.get("label", ""), _cvat_box(shape)) for shape in shapes]
+    return LabelledImage(element.get("name", ""), size, objects)
+
+
+def _cvat_box(shape: ET.Element) -> Box | None:
+    """The xyxy box around a shape, which may be rotated about its centre."""
+
+    def numbers(*keys: str) -> list[float]:
+        return [float(shape.get(key, "nan")) for key in keys]
+
+    turn = math.radians(float(shape.get("rotation", 0)))
+    cos, sin = abs(math.cos(turn)), abs(math.sin(turn))
+    if shape.tag == "mask":
+        left, top, width, height = numbers("left", "top", "width", "height")
+        return [left, top, left + width, top + height]
+    if shape.tag == "box":
+        left, top, right, bottom = numbers("xtl", "ytl", "xbr", "ybr")
+        x, y = (left + right) / 2, (top + bottom) / 2
+        rx, ry = right - x, bottom - y
+        half_width, half_height = rx * cos + ry * sin, rx * sin + ry * cos
+    elif shape.tag == "ellipse":
+        x, y, rx, ry = numbers("cx", "cy", "rx", "ry")
+        half_width, half_height = math.hypot(rx * cos, ry * sin), math.hypot(rx * sin, ry * cos)
+    else:
+        pairs = filter(None, shape.get("points", "").split(";"))
+        return bounds([tuple(map(float, pair.split(","))) for pair in pairs])
+    return [x - half_width, y - half_height, x + half_width, y + half_height]
+
+
+def read_label_studio(path: Path) -> DatasetSource:
+    """The dataset of a JSON or JSON_MIN export, with the box around each shape.
+
+    Classes are all labels, sorted. Of several annotations of a task, the first is taken that was
+    not cancelled; tasks without one are left out. Brush strokes have no box.
+
+    Raises:
+        ValueError: the file is damaged; the message names it.
+    """
+    try:
+        tasks = json.loads(path.read_bytes())
+        images = [image for task in tasks if (image := _label_studio_image(task))]
+    except MALFORMED as error:
+        raise ValueError(f"{path}: not an export of Label Studio ({error!r})") from None
+    content = to_coco(path, images)
+    return DatasetSource(content, find_image_dir(path, content))
+
+
+def _label_studio_image(task: Mapping[str, Any]) -> LabelledImage | None:
+    data = task.get("data", task)
+    regions: list[Mapping[str, Any]]
+    if "annotations" in task:
+        done = [each for each in task["annotations"] if not each.get("was_cancelled")]
+        if not done:
+            return None
+        regions = [{**region, **region.get("value", {})} for region in done[0]["result"]]
+    else:  # JSON_MIN has each kind of label in a list of its own
+        lists = [value for value in task.values() if isinstance(value, list)]
+        regions = [region for group in lists for region in group if isinstance(region, Mapping)]
+    shapes = [region for region in regions if "original_width" in region]
+    size = next(((r["original_height"], r["original_width"]) for r in shapes), (0, 0))
+    texts = (value for value in data.values() if isinstance(value, str))
+    name = next((text for text in texts if any(s in text.lower() for s in SUFFIXES)), None)
+    if name is None:
+        raise ValueError(f"task {task.get('id')} has no image")
+    objects = [
+        (label, _label_studio_box(shape, size))
+        for shape in shapes
+        for key in LABEL_STUDIO_KEYS
+        for label in shape.get(key, ())
+    ]
+    return LabelledImage(name, size, objects)
+
+
+def _label_studio_box(shape: Mapping[str, Any], size: tuple[int, int]) -> Box | None:
+    """The xyxy box in pixels around a shape in per cent of its image (height, width)."""
+    height, width = size
+
+    def pixels(x: float, y: float) -> tuple[float, float]:
+        return x / 100 * width, y / 100 * height
+
+    if "points" in shape:
+        return bounds([pixels(*point) for point in shape["points"]])
+    if "radiusX" in shape:
+        (x, y), (rx, ry) = (
+            pixels(shape["x"], shape["y"]),
+            pixels(shape["radiusX"], shape["radiusY"]),
+        )
+        return [x - rx, y - ry, x + rx, y + ry]
+    if "width" in shape:  # a rectangle, rotated about its first corner
+        (x, y), (w, h) = pixels(shape["x"], shape["y"]), pixels(shape["width"], shape["height"])
+        turn = math.radians(shape.get("rotation") or 0)
+        cos, sin = math.cos(turn), math.sin(turn)
+        corners = ((0, 0), (w, 0), (0, h), (w, h))
+        return bounds([(x + a * cos - b * sin, y + a * sin + b * cos) for a, b in corners])
+    return None

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import shutil
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -145,9 +146,10 @@ class Checkpoints:
 
     def newest(
         self, refuse: Callable[[dict[str, Any]], str | None] = lambda state: None
-    ) -> tuple[Path | None, dict[Path, str]]:
-        """The newest usable checkpoint, None if there are none at all; and what is wrong with
-        those that are newer.
+    ) -> Path | None:
+        """The newest checkpoint that can be used, None if there are none at all.
+
+        A warning names each newer one, with the reason.
 
         Args:
             refuse: why a checkpoint cannot be used, None if it can.
@@ -165,7 +167,9 @@ class Checkpoints:
             except Exception:  # a damaged file may make its readers raise anything
                 reason = "is damaged"
             if reason is None:
-                return path, reasons
+                for other, problem in reasons.items():
+                    warnings.warn(f"{other} {problem}: an older checkpoint is loaded", stacklevel=3)
+                return path
             reasons[path] = reason
         for path, reason in reasons.items():
             if reason != "is damaged":
@@ -175,7 +179,7 @@ class Checkpoints:
                 f"every checkpoint in {self.folder} is damaged, {next(iter(reasons)).name} the "
                 "newest: remove the folder to start again"
             )
-        return None, {}
+        return None
 
 
 def load(path: Path, mmap: bool = False) -> dict[str, Any]:

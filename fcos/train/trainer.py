@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -250,12 +249,10 @@ class Trainer:
             ValueError: all are damaged, or of another model, dataset, total batch or detector; or
                 it is of a later iteration than the last.
         """
-        own, newest = {**self._identity, "average": self.average}, None
+        own, path = {**self._identity, "average": self.average}, None
         if distributed.rank() == 0:
-            newest = self.checkpoints.newest(lambda state: checkpoint.difference(state, own))
-        path, reasons = distributed.broadcast(newest)  # every process reads the same file itself
-        for other, reason in reasons.items():
-            warnings.warn(f"{other} {reason}: an older checkpoint is loaded", stacklevel=2)
+            path = self.checkpoints.newest(lambda state: checkpoint.difference(state, own))
+        path = distributed.broadcast(path)  # every process reads the same file itself
         if path is None:
             return False
         state = checkpoint.load(path)

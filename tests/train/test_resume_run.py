@@ -160,8 +160,7 @@ def test_a_damaged_checkpoint_does_not_displace_a_good_one(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save({"iteration": 8}, 8).write_bytes(b"damaged")
     checkpoints.save({"iteration": 5}, 5)  # the run was resumed from before and came this far
-    path, damaged = checkpoints.newest()
-    assert (load(path), damaged) == ({"iteration": 5}, {})
+    assert load(checkpoints.newest()) == {"iteration": 5}
 
 
 def test_a_checkpoint_that_does_not_fit_on_the_disk_never_gets_its_name(tmp_path):
@@ -190,8 +189,9 @@ def test_a_damaged_checkpoint_is_left_out(tmp_path, damage):
     if damage == "flipped":
         content[largest.header_offset + 9000] ^= 1
     path.write_bytes({"truncated": content[: len(content) // 2], "empty": b""}.get(damage, content))
-    newest, damaged = checkpoints.newest()
-    assert (load(newest)["iteration"], damaged) == (1, {path: "is damaged"})
+    with pytest.warns(UserWarning, match=r"0002\.pth is damaged: an older checkpoint is loaded"):
+        newest = checkpoints.newest()
+    assert load(newest)["iteration"] == 1
     newest.write_bytes(b"")
     with pytest.raises(ValueError, match=r"every checkpoint .* is damaged"):
         checkpoints.newest()
