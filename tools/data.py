@@ -83,8 +83,8 @@ def download(
     console.print(f"{dataset.name} is complete: train with data.root={root}")
 
 
-for _name in sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml")):
-    app.command(_name, help=f"Download {_name}, unpack it and check its files.")(download)
+for _path in sorted((CONFIGS / "dataset").glob("*.yaml")):
+    app.command(_path.stem, help=f"Download {_path.stem}, unpack it and check its files.")(download)
 
 
 @app.command()

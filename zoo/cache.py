@@ -9,7 +9,6 @@ folder of huggingface_hub, ``NAME.bad`` a file that was refused.
 from __future__ import annotations
 
 import errno
-import functools
 import hashlib
 import os
 import re
@@ -145,12 +144,10 @@ def recorded(path: Path) -> str | None:
 
 def known_sha256(path: Path) -> str:
     """The file's SHA-256, computed only if the file has changed since it was recorded."""
-    status = path.stat()
     digest = recorded(path)
-    if digest and sidecar(path, ".sha256").stat().st_mtime_ns == status.st_mtime_ns:
+    if digest and sidecar(path, ".sha256").stat().st_mtime_ns == path.stat().st_mtime_ns:
         return digest
-    # Where the hash cannot be recorded, a process computes it only once.
-    return _hashed(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return sha256(path)
 
 
 @contextmanager
@@ -196,10 +193,9 @@ def matches(path: Path, digest: str, expected: Sequence[FileSource]) -> bool:
 
 def commit(part: Path, path: Path, digest: str) -> None:
     """Give a finished file its final name, so that a crash leaves the whole file or none."""
-    _sync(part)
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
     os.replace(part, path)
-    with suppress(OSError):  # not every file system syncs folders
-        _sync(path.parent)
     record(path, digest)
 
 
@@ -213,18 +209,3 @@ def record(path: Path, digest: str) -> None:
     with suppress(OSError):  # where this is refused, the file is hashed again instead
         os.utime(new, ns=(mtime, mtime))
     os.replace(new, beside)
-
-
-@functools.lru_cache(maxsize=64)
-def _hashed(path: Path, *status: int) -> str:
-    return sha256(path)
-
-
-def _sync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
-        return
-    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

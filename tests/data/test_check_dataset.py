@@ -1,14 +1,12 @@
 """The dataset check reports what training would refuse, leave out or correct."""
 
-import re
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from fcos.data.check import ASSUMED, Finding, check
 from fcos.data.dataset import CocoDataset
-from fcos.image_io import ORIENTATION, ImageError
+from fcos.image_io import ORIENTATION
 
 BOX = [2, 2, 9, 9]
 
@@ -93,27 +91,3 @@ def test_a_dataset_without_an_object_is_refused_as_training_refuses_it(tmp_path)
     assert report.counts["nothing to train on"] == 1
     with pytest.raises(ValueError, match="has an object to train on"):
         CocoDataset(content, tmp_path)
-
-
-def test_check_and_training_agree_on_every_file(tmp_path):
-    """What check refuses, training refuses with the same words; all else it reads."""
-    picture = Image.new("RGB", (50, 40))
-    names = ["good.png", "empty.png", "cut.png", "size.png", "folder.png", "text.png", "grey.png"]
-    picture.save(tmp_path / "good.png")
-    picture.convert("L").save(tmp_path / "grey.png")
-    picture.resize((40, 50)).save(tmp_path / "size.png")
-    (tmp_path / "empty.png").touch()
-    (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:-30])
-    (tmp_path / "text.png").write_text("<html>404</html>")
-    (tmp_path / "folder.png").mkdir()
-    content = annotations(names, *((i, BOX) for i in range(len(names))))
-    report = check(content, tmp_path)
-    refused = {finding.where: finding.detail for finding in report.findings if finding.refused}
-    dataset = CocoDataset(content, tmp_path)
-    for index, file in enumerate(dataset.files):
-        if file in refused:
-            with pytest.raises(ImageError, match=re.escape(refused[file])):
-                dataset[index]
-        else:
-            assert dataset[index][0].shape == (3, 40, 50)
-    assert len(refused) == 5

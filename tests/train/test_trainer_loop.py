@@ -11,7 +11,6 @@ import pytest
 import torch
 from tiny_detector import make_detector
 
-from fcos.data.transforms import HorizontalFlip
 from fcos.evaluate import evaluate_detector
 from fcos.train.metrics import Log, Meter, read
 from fcos.train.trainer import NonFiniteLossError
@@ -214,17 +213,3 @@ def test_a_missing_logger_is_left_out(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     Log(tmp_path, loggers=["wandb"]).write({"iteration": 1, "AP": 0.5})
     assert (tmp_path / "metrics.jsonl").read_text() == '{"iteration": 1, "AP": 0.5}\n'
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_networks_may_compute_in_less_than_fp32(make_trainer, precision):
-    trainer = make_trainer(precision=precision, transforms=HorizontalFlip())
-    detector, dtypes = trainer.detector, set()
-    detector.backbone.register_forward_hook(lambda *a: dtypes.add(a[-1][0].dtype))
-    detector.loss.register_forward_pre_hook(
-        lambda _, args: dtypes.update({level.ltrb.dtype for level in args[0]})
-    )
-    trainer.step(*next(iter(trainer.batches(0))))
-    compute = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    assert dtypes == {compute, torch.float32}
-    assert {p.dtype for p in detector.parameters()} == {torch.float32}

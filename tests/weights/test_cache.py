@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
-import stat
 from pathlib import Path
 
 import pytest
@@ -44,39 +41,3 @@ def test_remove_removes_the_sidecars_too(folder: Path) -> None:
     assert cache.remove("a.pth") == 0
     with pytest.raises(WeightsError, match="cannot name"):
         cache.remove("../a.pth")
-
-
-def test_a_folder_that_cannot_be_synced_is_not_an_error(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sync = os.fsync
-
-    def refuse_folders(handle: int) -> None:
-        if stat.S_ISDIR(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, "Invalid argument")
-        sync(handle)
-
-    monkeypatch.setattr(os, "fsync", refuse_folders)
-    (folder / "a.pth.part").write_bytes(b"\x80\x02a")
-    cache.commit(folder / "a.pth.part", folder / "a.pth", SHA256)
-    assert cache.recorded(folder / "a.pth") == SHA256
-
-
-def test_a_file_without_a_record_is_hashed_once(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def read_only(path: Path, digest: str) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    hashed: list[Path] = []
-    sha256, path = cache.sha256, folder / "a.pth"
-    monkeypatch.setattr(cache, "record", read_only)
-    monkeypatch.setattr(cache, "sha256", lambda path: hashed.append(path) or sha256(path))
-    (folder / "a.pth.sha256").unlink()
-    anything = [FileSource("a.pth")]
-    for _ in range(3):
-        assert cache.is_valid(path, anything)
-        assert cache.known_sha256(path) == SHA256
-    assert hashed == [path]
-    path.write_bytes(b"\x80\x02another")
-    assert cache.known_sha256(path) == hashlib.sha256(b"\x80\x02another").hexdigest()

@@ -221,16 +221,6 @@ def test_an_unfinished_file_whose_record_is_damaged_is_started_over(
     assert resource.ranges == [None]
 
 
-@pytest.mark.parametrize("address", ["https://[", "http://a:99999/", "http:///w.pth"])
-def test_after_a_fault_the_next_source_is_asked(
-    server: FaultyServer, tmp_path: Path, address: str
-) -> None:
-    server.add("w.pth", BODY, host.redirect(address))
-    server.add("mirror/w.pth", BODY)
-    sources = [FileSource(server.url(name), sha256=SHA256) for name in ("w.pth", "mirror/w.pth")]
-    assert fetch("w.pth", sources, folder=tmp_path).read_bytes() == BODY
-
-
 def test_progress_is_quiet_unless_asked_for(
     server: FaultyServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

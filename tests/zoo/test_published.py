@@ -112,18 +112,6 @@ def test_cells_are_the_page_s(
     assert {key: row[key] for key in cells} == cells
 
 
-def test_hrnet_with_backbone_gflops_keeps_the_page_s_rows_and_groups() -> None:
-    name = "hrnet_backbone_gflops"
-    gflops = [90.6, *[80.6] * 2, 130.5, *[116.5] * 2, 162.8, *[173.6] * 2, 202.7, *[209.5] * 2]
-    gflops.append(284.4)
-    ap = [37.1, 37.7, None, 37.1, 37.8, None, 41.4, 41.9, None, 41.5, 42.1, 43.0, 42.6]
-    assert column(name, "backbone_gflops") == gflops
-    assert column(name, "ap") == ap
-    assert column(name, "syncbn") == ["No", "No", "Yes"] * 4 + ["No"]
-    assert [row.group for row in table(name).rows] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4]
-    assert set(column(name, "ap_test_dev")) == {None}
-
-
 @pytest.mark.parametrize(
     ("name", "epochs", "last"),
     [
