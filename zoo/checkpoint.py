@@ -88,31 +88,40 @@ def open_checkpoint(source: str | Path | Mapping[str, Any]) -> Checkpoint:
     """
     if isinstance(source, Mapping):
         return _parse(source, {}, "the checkpoint")
-    if not (isinstance(source, str) and FileSource(source).remote):
-        return read_checkpoint(source)
-    path = _fetch_address(source)
+    path = file_of(source)
     try:
         return read_checkpoint(path)
     except UnreadableError:
         raise
     except WeightsError as error:
+        address = FileSource(str(source))
+        if not address.remote:
+            raise
         raise WeightsError(
-            f"{FileSource(source).shown}: {error}\n{path.name}: {cache.quarantine(path)}"
+            f"{address.shown}: {error}\n{path.name}: {cache.quarantine(path)}"
         ) from error
 
 
-def file_of(source: str) -> Path:
-    """The file at a path, or at an address, fetched once.
+def file_of(source: str | Path) -> Path:
+    """The file at a path, or at an address, from which it is downloaded once.
+
+    The cache keeps a download under the file's name and a hash of its address.
 
     Raises:
-        FileNotFoundError: it is neither.
-        WeightsError: it cannot be fetched.
+        WeightsError: it cannot be fetched, or no file is named.
     """
-    if FileSource(source).remote:
-        return _fetch_address(source)
-    if not Path(source).is_file():
-        raise FileNotFoundError(f"{source} is neither a file, nor an address, nor an entry's name")
-    return Path(source)
+    if not str(source):
+        raise WeightsError("no file is named: give the path of the weights")
+    url = str(source)
+    if not FileSource(url).remote:
+        return Path(source)
+    name = re.split("[?#]", url.partition("://")[2])[0].rpartition("/")[2]
+    stem, suffix = os.path.splitext(re.sub(r"[^\w.-]+", "-", unquote(name), flags=re.ASCII))
+    of_address = hashlib.sha256(url.encode()).hexdigest()[:12]
+    # A hash in the file's own name counts, the one of its address that is added here does not.
+    address = FileSource(url, sha256=FileSource(url).digest or "")
+    stem = stem.lstrip(".")[:100] or "weights"
+    return fetch(f"{stem}-{of_address}{suffix[:20]}", [address])
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -255,14 +264,3 @@ def _from_json(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
-
-
-def _fetch_address(url: str) -> Path:
-    """Download a user's file; the cache keeps it under its name and a hash of its address."""
-    name = re.split("[?#]", url.partition("://")[2])[0].rpartition("/")[2]
-    stem, suffix = os.path.splitext(re.sub(r"[^\w.-]+", "-", unquote(name), flags=re.ASCII))
-    of_address = hashlib.sha256(url.encode()).hexdigest()[:12]
-    # A hash in the file's own name counts, the one of its address that is added here does not.
-    source = FileSource(url, sha256=FileSource(url).digest or "")
-    stem = stem.lstrip(".")[:100] or "weights"
-    return fetch(f"{stem}-{of_address}{suffix[:20]}", [source])

@@ -80,8 +80,6 @@ def read(path: str | Path) -> dict[str, Any]:
         WeightsError: it is not a weights file, is damaged, or holds anything but tensors, arrays,
             numbers, strings and plain containers.
     """
-    if not str(path):
-        raise WeightsError("no file is named: give the path of the weights")
     path = Path(path)
     try:
         with path.open("rb") as file:

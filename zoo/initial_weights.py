@@ -1,6 +1,7 @@
 """The weights that training starts from: those of a detector, or ImageNet's for its backbone.
 
-ImageNet files have keys, a channel order and a normalisation of their own, which are set right.
+ImageNet files name their tensors differently and may expect another channel order or normalisation:
+the backbone gets the tensors that compute the same from the detector's own input.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from backbones import MobileNetV2
 from fcos import Detector
 from zoo import formats
-from zoo.checkpoint import file_of, read_checkpoint
+from zoo.checkpoint import open_checkpoint, read_checkpoint
 from zoo.config import build_detector
 from zoo.download import fetch
 from zoo.files import read
@@ -28,7 +29,7 @@ from zoo.formats.backbones import (
     TABLES,
     Rule,
 )
-from zoo.registry import CONFIGS, card, fetch_weights, load_yaml, source_of
+from zoo.registry import CONFIGS, card, fetch_weights, is_path, load_yaml, source_of
 from zoo.sources import FileSource
 
 FOLDER = CONFIGS / "imagenet"
@@ -65,26 +66,27 @@ def load_pretrained(detector: Detector, source: str, config: Mapping[str, Any]) 
     Returns:
         What was copied, for the log.
     """
-    file = Path(source)
-    # No model of the zoo is called like a file.
-    is_file = file.name != source or bool(file.suffix) or file.is_file()
-    path = file_of(source) if is_file else fetch_weights(card(source))
-    checkpoint = read_checkpoint(path)
+    if is_path(source):
+        checkpoint, classes = open_checkpoint(source), config["classes"]
+    else:
+        entry = card(source)
+        checkpoint, classes = read_checkpoint(fetch_weights(entry)), entry.config["classes"]
     num_classes = formats.num_classes(detector, checkpoint.state)
     if num_classes is None:
         raise ValueError(
-            f"{path} has no class predictor: it is not a checkpoint of {config['family']}"
+            f"{checkpoint.name} has no class predictor: it is not a checkpoint of "
+            f"{config['family']}"
         )
     donor = build_detector(config, num_classes)
     formats.load_state(donor, checkpoint.state)
     pretrained = donor.state_dict()
 
-    classes = checkpoint.classes or (config if is_file else card(source).config)["classes"]
+    origin, classes = f"started from {checkpoint.name}", checkpoint.classes or classes
     if len(classes) != num_classes:
         classes = (None,) * num_classes  # the file does not name its classes
     if tuple(classes) == detector.classes:
         detector.load_state_dict(pretrained)
-        return f"started from {path}: all {len(pretrained)} tensors, the classes are the same"
+        return f"{origin}: all {len(pretrained)} tensors, the classes are the same"
     own = {k: v for k, v in detector.state_dict().items() if k.startswith("head.cls_logits.")}
     shared = [name for name in detector.classes if name in classes]
     to_rows = [detector.classes.index(name) for name in shared]
@@ -93,7 +95,7 @@ def load_pretrained(detector: Detector, source: str, config: Mapping[str, Any]) 
         tensor[to_rows] = pretrained[key].to(tensor)[from_rows]
     detector.load_state_dict({**pretrained, **own})
     return (
-        f"started from {path}: {len(pretrained) - len(own)} tensors copied; the class predictor "
+        f"{origin}: {len(pretrained) - len(own)} tensors copied; the class predictor "
         f"is initialised again, from {num_classes} to {len(detector.classes)} classes"
         + (f", except for the {len(shared)} of the same name" if shared else "")
     )

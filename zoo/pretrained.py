@@ -19,7 +19,14 @@ from zoo.config import build_detector
 from zoo.files import UnreadableError
 from zoo.formats import CheckpointError
 from zoo.formats.detectors import NATIVE, PUBLISHED
-from zoo.registry import Card, UnknownEntryError, card, entry_of_file, fetch_weights
+from zoo.registry import (
+    Card,
+    UnknownEntryError,
+    card,
+    entry_of_file,
+    fetch_weights,
+    is_path,
+)
 from zoo.sources import WeightsError
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -68,7 +75,7 @@ def get(
         raise ValueError("winograd=True is for precision 'fp32' on a CPU, without compile=True")
     if weights is not None:
         detector = _load_given(card(name), weights)
-    elif _is_path(name):
+    elif is_path(name):
         detector = _load_path(Path(name))
     else:
         detector = _load_published(card(name))
@@ -226,9 +233,3 @@ def _fill(detector: Detector, checkpoint: Checkpoint) -> None:
         formats.load_state(detector, state)
     except CheckpointError as error:
         raise CheckpointError(f"{problem}: {describe(state, entry)}; {error}") from error
-
-
-def _is_path(name: str) -> bool:
-    """Whether this is a file's path and not an entry's name, which has no suffix or folder."""
-    path = Path(name)
-    return path.name != name or path.suffix in (".pth", ".pt", ".safetensors")

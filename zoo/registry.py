@@ -162,6 +162,12 @@ def card(name: str) -> Card:
     return _card(name, entry_file(name))
 
 
+def is_path(name: str) -> bool:
+    """Whether this is the path of a file, which need not exist, and not the name of an entry."""
+    path = Path(name)
+    return name not in _files() and (path.name != name or bool(path.suffix) or path.is_file())
+
+
 def entry_file(name: str) -> Path:
     """The YAML file of an entry; UnknownEntryError suggests the nearest names."""
     files = _files()

@@ -1,7 +1,7 @@
 """Images with boxes as labelling tools write them, converted to COCO's format.
 
-The readers of other formats give `LabelledImage`s. Those of LabelMe, CVAT and Label Studio are
-here: their shapes of many kinds become boxes.
+The reader of every other format makes `LabelledImage`s. Those of LabelMe, CVAT and Label Studio are
+here; shapes of any kind become the boxes around them.
 """
 
 from __future__ import annotations

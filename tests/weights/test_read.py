@@ -138,11 +138,6 @@ def test_a_temporary_failure_is_not_called_damage(
         read(tmp_path / "w.pth")
 
 
-def test_an_empty_path_is_refused() -> None:
-    with pytest.raises(WeightsError, match="no file is named: give the path"):
-        read("")
-
-
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"w\.pth cannot be read: No such file or directory"):
         read(tmp_path / "w.pth")

@@ -102,7 +102,7 @@ def test_load_checkpoint_takes_the_files_that_get_takes(
 ) -> None:
     copy = tmp_path / "copy.safetensors"
     write_safetensors(trained, copy)
-    monkeypatch.setattr("zoo.checkpoint._fetch_address", lambda address: copy)
+    monkeypatch.setattr("zoo.checkpoint.fetch", lambda filename, sources: copy)
     for source in (copy, "https://host.invalid/copy"):
         detector = zoo.build(ENTRY, num_classes=len(CLASSES))
         zoo.load_checkpoint(detector, source)
@@ -130,6 +130,8 @@ def test_a_user_s_file_that_does_not_fit_stays_where_it_is(tmp_path: Path) -> No
     assert path.exists()
     with pytest.raises(zoo.WeightsError, match="check the path"):
         zoo.get(ENTRY, weights=tmp_path / "absent.pth")
+    with pytest.raises(zoo.WeightsError, match="no file is named: give the path"):
+        zoo.get(ENTRY, weights="")
 
 
 def test_a_trained_file_loads_by_its_path_with_its_settings(
