@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from rich.console import Console
+from rich.containers import Lines
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -52,6 +53,18 @@ class TextConsole(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """The string as rich prints it; also called for the cells of tables."""
         return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
+
+
+class Name(Text):
+    """A name that folds after `_`, `/` or a blank where its column of a table is narrow."""
+
+    def wrap(self, console: Console, width: int, **options: Any) -> Lines:
+        ends, start = [], 0
+        while len(self.plain) - start > width:
+            part = self.plain[start : start + width]
+            start += max(part.rfind(mark) for mark in "_/ ") + 1 or width
+            ends.append(start)
+        return self.divide(ends)
 
 
 def plain_table(*headings: Column | str, **options: Any) -> Table:

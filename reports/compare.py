@@ -140,6 +140,7 @@ def _settings(case: Mapping[str, Any]) -> str:
         case["metric"],
         case["precision"],
         f"batch {case['batch']}" if case["batch"] > 1 else "",
+        f"at {case['size'][0]}/{case['size'][1]}" if case["size"] else "",
         "compiled" if case["compiled"] else "",
         "Winograd" if case.get("winograd") else "",
         case["layout"] if case["layout"] != "channels_last" else "",

@@ -10,6 +10,7 @@ import pandas as pd
 
 from benchmarks.cases import TIMED
 from benchmarks.store import Row
+from fcos.text import counted
 from reports.metrics import BY_NAME, MAIN, METRICS, Metric
 
 COLUMNS = (
@@ -214,7 +215,7 @@ def _ap_note(row: Row) -> str:
     if values["split"] == "val2017" and not size:
         return ""
     split, reduced = values["split"], f" at {size[0]}/{size[1]}" if size else ""
-    where = split if " images of " in split else f"{values['images']} images of {split}"
+    where = split if " images of " in split else f"{counted(values['images'], 'image')} of {split}"
     return f"on {where}{reduced}, not on val2017 as published"
 
 

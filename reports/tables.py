@@ -13,7 +13,7 @@ from rich.text import Text
 
 from benchmarks.cases import TIMED
 from benchmarks.store import Row
-from fcos.text import printable
+from fcos.text import Name, plain_table, printable
 from reports.frame import NOISY, THROTTLED, best, frame, provenance, wide
 from reports.metrics import BUDGETS, BY_NAME, MAIN, METRICS, Metric
 
@@ -211,15 +211,15 @@ def _text(metric: Metric, value: float, noise: float) -> str:
 
 def rich_table(columns: Mapping[str, Iterable[str]], styles: Iterable[str] = ()) -> Table:
     """A table for the terminal, whose names fold where it is narrow; `styles` are of its rows."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = plain_table()
     table.row_styles = list(styles)
+    kinds: list[type[Text]] = []
     for heading in columns:
-        if heading in ("model", "settings", "runtime", "case", "figure"):
-            table.add_column(heading, overflow="fold")
-        else:
-            table.add_column(heading, justify="right", no_wrap=True)
+        words = heading in ("model", "settings", "runtime", "case", "figure")
+        kinds.append(Name if heading == "model" else Text)
+        table.add_column(heading, justify="left" if words else "right", no_wrap=not words)
     for texts in zip(*columns.values(), strict=True):
-        table.add_row(*(Text(printable(text)) for text in texts))
+        table.add_row(*(kind(printable(text)) for kind, text in zip(kinds, texts, strict=True)))
     return table
 
 

@@ -42,7 +42,7 @@ def compare_results(
     from reports.tables import rich_table
 
     found = compare(read([before]), read([after]), tolerance)
-    figures = found.figures
+    figures = found.figures.sort_values("entry", kind="stable")
     if figures.empty:
         raise LookupError(f"{before} and {after} have no case in common")
     console = TextConsole()

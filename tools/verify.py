@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column
 from rich.text import Text
 
-from fcos.text import TextConsole
+from fcos.text import Name, TextConsole, counted, plain_table
 
 COLUMNS = ("logits", "ltrb", "quality", "detections", "losses", "gradients", "real image")
 
@@ -33,7 +33,9 @@ def verify(
     console = TextConsole()
     fixtures = golden.find(folder)
     images = images or _images_beside(folder)
-    table = Table("entry", *COLUMNS, title=f"{len(fixtures)} fixtures, share of the tolerance used")
+    headings = (Column(heading, no_wrap=True) for heading in COLUMNS)
+    table = plain_table("entry", *headings)
+    console.print(f"{counted(len(fixtures), 'fixture')}: the share of the tolerance that is used")
     failures: list[str] = []
     unstable: list[str] = []
     with Live(table, console=console, refresh_per_second=2):
@@ -51,14 +53,17 @@ def verify(
             except (LookupError, ValueError, OSError) as error:
                 failures.append(f"{fixture.entry}: {error}")
                 cells[COLUMNS[0]] = Text("failed", "red")
-            table.add_row(fixture.entry, *cells.values())
+            table.add_row(Name(fixture.entry), *cells.values())
+    if not console.is_terminal:
+        console.line()
     for line in unstable:
         console.print(line, style="yellow", markup=False)
     for failure in failures:
         console.print(failure, style="red", markup=False)
     if images is None:
         console.print("real images not compared: pass their folder as --images")
-    console.print(f"{len(fixtures)} fixtures, {len(failures)} failures, {len(unstable)} unstable")
+    counts = f"{counted(len(failures), 'failure')}, {len(unstable)} unstable"
+    console.print(f"{counted(len(fixtures), 'fixture')}, {counts}")
     return 1 if failures else 0
 
 

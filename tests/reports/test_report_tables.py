@@ -57,6 +57,7 @@ def test_long_names_and_settings_are_folded_for_the_most_important_figures() -> 
     lines = printed([*rows, ap(LONG)], 80).splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0].split() == ["model", "settings", "AP", "ms"]
+    assert lines[1].split()[0].endswith("_")  # not within a word
     assert any("1234.5" in line for line in lines)
 
 
