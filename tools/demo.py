@@ -16,6 +16,7 @@ import typer
 
 from fcos.text import TextConsole
 from tools.arguments import Model
+from tools.export import PACKAGES, need
 
 PAGE = Path(__file__).with_suffix(".html")
 RUNTIME = "onnxruntime-web@1.30.0"  # an npm package, under the MIT license
@@ -51,7 +52,7 @@ def demo(
     with console.status(f"{out}: adding {RUNTIME}"):
         add_runtime(out, runtime)
     with console.status(f"{out}: adding {name}"):
-        add_model(name, out / "model.onnx")
+        console.print(f"{name}: {add_model(name, out / 'model.onnx')}")
     shutil.copyfile(PAGE, out / "index.html")
     if serve is None:
         console.print(f"{out}: look at it with python -m http.server --directory {out}")
@@ -104,17 +105,34 @@ def download_runtime(folder: Path) -> Path:
     return folder
 
 
-def add_model(name: str, path: Path) -> None:
-    """Copy an ONNX file, or export an entry as one that takes images of any size."""
+def add_model(name: str, path: Path) -> str:
+    """Copy an ONNX file, or export an entry as one that takes images of any size.
+
+    Returns:
+        What was done, in words.
+
+    Raises:
+        RuntimeError: the file's detections are not those of the entry.
+    """
     if name.endswith(".onnx"):
         shutil.copyfile(name, path)
-        return
-    from tools.export import export
+        return "copied"
+    need(*PACKAGES["onnx"])
+    import zoo
+    from benchmarks import exported
+    from fcos import export_formats
+    from fcos.export import program
 
-    with tempfile.TemporaryDirectory() as folder:
-        export(name, "onnx", out=Path(folder))
-        (written,) = Path(folder).glob("*.onnx")
-        shutil.copyfile(written, path)
+    detector = zoo.get(name)
+    draft = path.with_name("unfinished.onnx")
+    try:
+        graph = program(detector, batched_nms=True)
+        export_formats.write_onnx(graph, draft, export_formats.describe(detector))
+        outcome = exported.compare(detector, zoo.load(draft))
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return outcome
 
 
 if __name__ == "__main__":

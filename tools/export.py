@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from filelock import FileLock
 
 from fcos.text import TextConsole
 from tools.arguments import Trainable, Weights, name_for_files, words
@@ -29,6 +32,7 @@ PACKAGES: dict[str, tuple[Sequence[str], str]] = {
 # ONNX has no convolution in bf16 before opset 22. Files by AOTInductor were only compared in fp32.
 IMPOSSIBLE = {"int8": ("pt2", "aoti"), "fp16": ("aoti",), "bf16": ("onnx", "aoti")}
 CALIBRATION = 300  # images at most
+LOCK = "export.lock"  # held in the folder of an export as long as it runs
 
 
 def export(
@@ -164,8 +168,10 @@ def export(
     out.mkdir(parents=True, exist_ok=True)
     console = TextConsole(soft_wrap=True)
     done: dict[str, Path] = {}
+    remove_unfinished(out)
     # A folder beside the files of this export only: others may write the same names.
-    with tempfile.TemporaryDirectory(prefix=f".{stem}.", dir=out) as folder:
+    drafts_folder = tempfile.TemporaryDirectory(prefix=f".{stem}.", dir=out)
+    with drafts_folder as folder, FileLock(Path(folder) / LOCK):
         drafts = Path(folder)
         dataset = read_dataset([calibrate], drafts) if calibrate and max_drop is not None else None
         for form in chosen:
@@ -197,6 +203,16 @@ def export(
         for target_name, draft in done.items():
             for part, final in zip(_files(draft), _files(out / target_name), strict=True):
                 part.replace(final)
+
+
+def remove_unfinished(out: Path) -> None:
+    """Remove the hidden folders that killed exports left in `out`."""
+    for path in out.glob(f".*/{LOCK}"):
+        lock = FileLock(path)
+        with suppress(OSError):  # an export that holds it, or another user's folder
+            lock.acquire(timeout=0)
+            lock.release()
+            shutil.rmtree(path.parent)
 
 
 def check_precision(precision: str, formats: Sequence[str]) -> None:

@@ -243,7 +243,13 @@ def _aoti(path: Path) -> tuple[str, str, Run]:
 
     def run(images: np.ndarray) -> list[np.ndarray]:
         images = np.ascontiguousarray(images)  # the compiled code does not look at strides
-        return [output.numpy() for output in compiled(torch.from_numpy(images))]
+        try:
+            return [output.numpy() for output in compiled(torch.from_numpy(images))]
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"{path}: the compiled code fails on an array of shape {images.shape}; export with "
+                f"--format pt2 or onnx for small images ({str(error).splitlines()[0]})"
+            ) from None
 
     text = compiled.loader.get_metadata().get(METADATA, "")
     return f"AOTInductor {torch.__version__.split('+')[0]}", text, run

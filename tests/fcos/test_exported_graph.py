@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import openvino
 import pytest
 import torch
 from torch import Tensor
 
+import zoo
 from benchmarks.dataset import embedded, read_images
 from fcos import LongestSide, ShortestSide, export, export_formats, quantize
+from fcos.data import shapes
+from fcos.detections import matches
+from fcos.postprocess import Candidates
 from fcos.preprocess import as_float, resize_image
 
 RULES = [ShortestSide(800, 1333), LongestSide(1025)]
@@ -33,6 +39,18 @@ def test_images_are_resized_in_the_graph(method: Any) -> None:
         ours = export.resize(image[None], size, method)[0]
         theirs = as_float(resize_image(image, size, method))
         assert (ours - theirs).abs().max() <= 1.5 / 255
+
+
+def test_with_preprocessing_boxes_are_in_pixels_of_the_image() -> None:
+    tiny = zoo.get("FCOS_shapes_tiny")
+    graph = export.ExportedDetector(tiny, preprocessing=True)
+    for side in (90, 400):
+        image = shapes.draw(random.Random(10), size=side).image
+        pixels = torch.from_numpy(np.array(image))
+        [expected] = tiny.find([pixels.permute(2, 0, 1)])
+        [found] = Candidates(*graph(pixels[None])).unpad()
+        first = {key: value[:5] for key, value in expected.items()}
+        assert matches(first, found, iou=0.95, score=0.02) == 5
 
 
 def test_nms_keeps_boxes_whose_iou_is_the_threshold(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_a_compiled_file_takes_images_of_every_size_and_number(tmp_path: Path) -
     check(zoo.load(path), facts)
 
 
-def test_compiled_code_gets_contiguous_arrays(
+def test_compiled_code_gets_contiguous_arrays_and_its_errors_name_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = export_formats.describe(zoo.get(TINY))
@@ -65,6 +65,8 @@ def test_compiled_code_gets_contiguous_arrays(
 
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
             assert images.is_contiguous()
+            if images.shape[2] == 1:
+                raise RuntimeError("Expected Ne(s14, 1) to be True but received 1")
             return super().forward(images)
 
     path = tmp_path / "brightness.pt2"
@@ -72,6 +74,8 @@ def test_compiled_code_gets_contiguous_arrays(
         archive.writestr("brightness/data/aotinductor/model/model.so", b"")
     monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda _: Compiled())
     check(zoo.load(path), facts)
+    with pytest.raises(RuntimeError, match=r"brightness\.pt2: .* fails on an array .*1, 3, 1, 8"):
+        zoo.load(path).detect_arrays(np.zeros((1, 3, 1, 8), np.float32))
 
 
 def test_a_missing_compiler_is_reported_before_tracing(tmp_path: Path) -> None:
