@@ -14,7 +14,7 @@ from rich.progress import track
 from rich.table import Table
 
 import zoo
-from fcos.text import TextConsole, plain_table
+from fcos.text import TextConsole, counted, plain_table
 from zoo import cache
 from zoo.download import fetch
 from zoo.registry import entry_of_file
@@ -51,7 +51,7 @@ def table() -> Table:
     rows = [(path.name, path.stat().st_size, _kind(path)) for path in cache.files()]
     rows += [(name, size, LEFTOVERS[name.rpartition(".")[2]]) for name, size in leftovers()]
     shown = plain_table(title=f"{cache.folder()}", title_justify="left", show_footer=True)
-    shown.add_column("file", overflow="fold", footer=f"{len(rows)} files")
+    shown.add_column("file", overflow="fold", footer=counted(len(rows), "file"))
     shown.add_column("size", footer=decimal(sum(row[1] for row in rows)), justify="right")
     shown.add_column("what it is")
     for name, size, what in rows:

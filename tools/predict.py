@@ -101,6 +101,8 @@ def predict(
     from tools.sources import find_sources
 
     kept = None if classes is None else [c.strip() for c in classes.split(",") if c.strip()]
+    if kept == []:
+        raise typer.BadParameter(f"{classes!r} names no class", param_hint="--classes")
     sources = find_sources(images, recursive, out)
     exact_float32()
     device = device or default_device()

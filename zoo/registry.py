@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from rich.progress import Progress
 
-from zoo.cache import path_of
+from zoo.cache import path_of, sha256
 from zoo.download import fetch
 from zoo.sources import FileSource, WeightsError, mirrors, offline
 
@@ -213,6 +213,8 @@ def fetch_weights(entry: Card, progress: Progress | None = None, cached_only: bo
     try:
         path = fetch(entry.filename, entry.weights, progress=progress, cached_only=cached_only)
     except WeightsError as error:
+        if packaged := _packaged(entry):  # the cache cannot be written
+            return packaged
         if entry.live and (cached_only or offline()):
             raise
         message = f"{error}\nAlternatively, {_alternative(entry)}."
@@ -279,6 +281,15 @@ def _card(name: str, path: Path) -> Card:
         tuple(source_of(each) for each in facts.get("weights") or ()),
         str(chosen.get("backbone", "")),
     )
+
+
+def _packaged(entry: Card) -> Path | None:
+    """The weights of an entry that are installed with this package."""
+    for source in entry.weights:
+        path = Path(source.url)
+        if CONFIGS.parent in path.parents and path.is_file() and sha256(path) == source.sha256:
+            return path
+    return None
 
 
 def _filename(name: str, source: FileSource) -> str:

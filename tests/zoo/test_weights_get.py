@@ -39,6 +39,14 @@ def differing(detector: torch.nn.Module, state: State) -> list[str]:
     return [key for key in state if not torch.equal(ours[key], state[key])]
 
 
+def test_the_weights_of_the_package_need_no_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FCOS_ZOO_HOME", str(tmp_path / "file"))  # no folder can be made there
+    assert zoo.get("FCOS_shapes_tiny").card.name == "FCOS_shapes_tiny"
+
+
 def test_a_mirror_s_file_becomes_a_detector(
     mirror: FaultyServer, cache: Path, published: State
 ) -> None:
