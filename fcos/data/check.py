@@ -22,11 +22,12 @@ from fcos.image_io import ImageError, bit_depth, orientation, read_image
 
 T = TypeVar("T")
 
-# What training and evaluation do about a finding: they stop; skip the image or object; correct it;
-# read it by an assumption that may be wrong; or nothing.
-REFUSED, LEFT_OUT, CORRECTED, ASSUMED, INFO = (
-    *("refused", "left out", "corrected", "assumed", "for information"),
-)
+# What training and evaluation do about a finding.
+REFUSED = "refused"  # they stop
+LEFT_OUT = "left out"  # they skip the image or the object
+CORRECTED = "corrected"
+ASSUMED = "assumed"  # they read it by an assumption that may be wrong
+INFO = "for information"  # nothing
 KINDS = {
     REFUSED: [
         *("image missing", "image unreadable", "image of another size", "nothing to train on"),
