@@ -27,7 +27,7 @@ from zoo.download import fetch
 from zoo.files import UnreadableError, read
 from zoo.formats import CheckpointError
 from zoo.formats.backbones import TABLES, rename
-from zoo.formats.detectors import NATIVE, PUBLISHED, Format, Levels
+from zoo.formats.detectors import NATIVE, PUBLISHED, Format
 from zoo.registry import Card, card, folders, load_yaml, names
 from zoo.sources import FileSource, WeightsError
 
@@ -199,7 +199,7 @@ def _by_network(form: Format, state: Mapping[str, Tensor]) -> list[list[Card]]:
     """The entries that a state may belong to, grouped by their network."""
 
     def matching_keys(backbone: type) -> int:
-        rules = form.rules(TABLES[backbone], Levels(3, 3))
+        rules = form.rules(TABLES[backbone], 3, 3)
         return sum(rename(key, rules) not in (None, key) for key in state)
 
     backbone = max(TABLES, key=matching_keys).__name__

@@ -181,8 +181,7 @@ def _load_path(path: Path) -> Detector:
     except UnknownEntryError:
         if checkpoint.config is None:
             raise
-        family = checkpoint.config["family"]
-        entry = Card(checkpoint.entry, family, "", "", "not stated", False, (), "")
+        entry = Card(checkpoint.entry, checkpoint.config["family"])
     return _load_trained(entry, checkpoint)
 
 

@@ -67,13 +67,13 @@ class Card:
     """
 
     name: str
-    family: str
-    repository: str
-    source: str
-    license: str
-    permissive: bool
-    weights: tuple[FileSource, ...]
-    backbone: str
+    family: str = ""
+    repository: str = ""
+    source: str = ""
+    license: str = "not stated"
+    permissive: bool = False
+    weights: tuple[FileSource, ...] = ()
+    backbone: str = ""
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
@@ -271,15 +271,12 @@ def _card(name: str, path: Path) -> Card:
         from zoo.config import compose_entry
 
         facts = compose_entry(name)
+    shared = ("family", "repository", "source", "license", "permissive")
     return Card(
         name,
-        facts.get("family", ""),
-        facts.get("repository", ""),
-        facts.get("source", ""),
-        facts.get("license", "not stated"),
-        facts.get("permissive", False),
-        tuple(source_of(each) for each in facts.get("weights") or ()),
-        str(chosen.get("backbone", "")),
+        weights=tuple(source_of(each) for each in facts.get("weights") or ()),
+        backbone=str(chosen.get("backbone", "")),
+        **{key: facts[key] for key in shared if key in facts},
     )
 
 

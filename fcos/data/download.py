@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from pydantic import TypeAdapter
@@ -199,12 +199,13 @@ def unpack(
                     f"{archive}: holds {len(paths):,} files for {rule.folder}/ instead of "
                     f"{rule.count:,}: it is not the expected archive"
                 )
-        total, done = sum(members[path].size for paths in chosen for path in paths), 0
+        total, done = sum(members[path][1] for paths in chosen for path in paths), 0
         check_disk_space(root, total)
         for number, paths in enumerate(chosen):
             for path in paths:
-                file.extract(members[path].info, staging / str(number))
-                done += members[path].size
+                info, size = members[path]
+                file.extract(info, staging / str(number))
+                done += size
                 if progress:
                     progress(done, total)
     for number, rule in enumerate(rules):
@@ -215,26 +216,22 @@ def unpack(
     shutil.rmtree(staging)
 
 
-class Member(NamedTuple):
-    """A file of an archive: what the archive's `extract` takes, and its size in bytes."""
-
-    info: Any
-    size: int
-
-
 @contextmanager
-def _open(archive: Path) -> Iterator[tuple[Any, dict[str, Member]]]:
-    """An archive and its files by path; what is wrong with it becomes one clear line."""
+def _open(archive: Path) -> Iterator[tuple[Any, dict[str, tuple[Any, int]]]]:
+    """An archive, and what it extracts and the size of each of its files by path.
+
+    What is wrong with the archive becomes one clear line.
+    """
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as file:
                 infos = [info for info in file.infolist() if not info.is_dir()]
-                yield file, {info.filename: Member(info, info.file_size) for info in infos}
+                yield file, {info.filename: (info, info.file_size) for info in infos}
         else:
             with tarfile.open(archive) as tar:
                 tar.extraction_filter = tarfile.data_filter  # nothing outside of the folder
                 files = [info for info in tar.getmembers() if info.isfile()]
-                yield tar, {info.name: Member(info, info.size) for info in files}
+                yield tar, {info.name: (info, info.size) for info in files}
                 while tar.fileobj and tar.fileobj.read(BLOCK):
                     pass  # gzip verifies its checksum at the end of the file
     except BROKEN as error:

@@ -14,7 +14,7 @@ from torch import Tensor
 from fcos import Detector
 from fcos.text import bounded
 from zoo.formats.backbones import TABLES, Rule, rename
-from zoo.formats.detectors import NATIVE, PUBLISHED, Format, Levels
+from zoo.formats.detectors import NATIVE, PUBLISHED, Format
 
 FORMATS = (NATIVE, *dict.fromkeys(PUBLISHED.values()))
 # Counters that no published code reads; detectron2 wrote them at some dates and not at others.
@@ -82,8 +82,8 @@ def translate(keys: Iterable[str], detector: Detector) -> dict[str, str | None]:
     if form is NATIVE:
         return {key: key for key in keys}
     pyramid: Any = detector.pyramid
-    levels = Levels(round(math.log2(detector.backbone.strides[0])), len(pyramid.output))
-    rules = form.rules(TABLES.get(type(detector.backbone), ()), levels)
+    stage = round(math.log2(detector.backbone.strides[0]))
+    rules = form.rules(TABLES.get(type(detector.backbone), ()), stage, len(pyramid.output))
     return renamed(keys, [(form.ignored, ""), *rules])
 
 

@@ -16,33 +16,22 @@ from zoo.formats.backbones import Rule, rename
 
 
 @dataclass(frozen=True)
-class Levels:
-    """What the names of a pyramid's tensors depend on.
-
-    Attributes:
-        first_stage: of the backbone, of stride 2 ** `first_stage`, from which the pyramid is built.
-        outputs: the number of output convolutions; what is numbered after them are extra levels.
-    """
-
-    first_stage: int
-    outputs: int
-
-
-@dataclass(frozen=True)
 class Format:
     """How one code base writes its checkpoints.
 
     Attributes:
         name: for messages.
         marker: a pattern that a key of this format matches, and no key of another one.
-        rules: of a detector's keys, from those of its backbone and the levels of its pyramid.
+        rules: makes the rules of a detector from those of its backbone; the backbone's first stage
+            (of stride 2 ** stage) that the pyramid uses; and the pyramid's number of output
+            convolutions, after which its extra levels are numbered.
         ignored: keys that hold nothing learned.
         prepare: brings the tensors into the form that our modules have, under the published keys.
     """
 
     name: str
     marker: str
-    rules: Callable[[Sequence[Rule], Levels], list[Rule]]
+    rules: Callable[[Sequence[Rule], int, int], list[Rule]]
     ignored: str = ""
     prepare: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
 
@@ -87,13 +76,12 @@ HEAD: tuple[Rule, ...] = (
 )
 
 
-def _adelaidet(backbone: Sequence[Rule], levels: Levels) -> list[Rule]:
-    first = levels.first_stage
+def _adelaidet(backbone: Sequence[Rule], stage: int, outputs: int) -> list[Rule]:
     return [
         under(r"backbone\.bottom_up\.", backbone, "backbone."),
         (
             r"backbone\.fpn_(lateral|output)(\d)\.(\w+)",
-            lambda m: f"pyramid.{m[1]}.{int(m[2]) - first}.{m[3]}",
+            lambda m: f"pyramid.{m[1]}.{int(m[2]) - stage}.{m[3]}",
         ),
         (
             r"backbone\.top_block\.p(\d)\.(\w+)",
@@ -103,8 +91,8 @@ def _adelaidet(backbone: Sequence[Rule], levels: Levels) -> list[Rule]:
     ]
 
 
-def _maskrcnn_benchmark(backbone: Sequence[Rule], levels: Levels) -> list[Rule]:
-    first = levels.first_stage - 1  # its inner<i> belongs to stage i + 1, the stem being stage 1
+def _maskrcnn_benchmark(backbone: Sequence[Rule], stage: int, outputs: int) -> list[Rule]:
+    first = stage - 1  # its inner<i> belongs to stage i + 1, the stem being stage 1
     return [
         under(r"backbone\.body\.", backbone, "backbone."),
         (
@@ -121,12 +109,11 @@ def _maskrcnn_benchmark(backbone: Sequence[Rule], levels: Levels) -> list[Rule]:
     ]
 
 
-def _xytpai(backbone: Sequence[Rule], levels: Levels) -> list[Rule]:
-    first = levels.first_stage
+def _xytpai(backbone: Sequence[Rule], stage: int, outputs: int) -> list[Rule]:
     return [
         under(r"backbone\.", backbone, "backbone."),
-        (r"prj_(\d)\.(\w+)", lambda m: f"pyramid.lateral.{int(m[1]) - first}.{m[2]}"),
-        (r"conv_(\d)\.(\w+)", lambda m: f"pyramid.output.{int(m[1]) - first}.{m[2]}"),
+        (r"prj_(\d)\.(\w+)", lambda m: f"pyramid.lateral.{int(m[1]) - stage}.{m[2]}"),
+        (r"conv_(\d)\.(\w+)", lambda m: f"pyramid.output.{int(m[1]) - stage}.{m[2]}"),
         (r"conv_out(\d)\.(\w+)", lambda m: f"pyramid.extra.{int(m[1]) - 6}.{m[2]}"),
         (r"conv_(cls|reg)\.8\.(\w+)", lambda m: f"head.{PREDICTORS[m[1]]}.{m[2]}"),
         (
@@ -152,9 +139,9 @@ def _prepare_xytpai(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _openmmlab(backbone: Sequence[Rule], levels: Levels) -> list[Rule]:
+def _openmmlab(backbone: Sequence[Rule], stage: int, outputs: int) -> list[Rule]:
     def output(index: int) -> str:
-        extra = index - levels.outputs
+        extra = index - outputs
         return f"output.{index}" if extra < 0 else f"extra.{extra}"
 
     return [
@@ -186,7 +173,7 @@ def _prepare_openmmlab(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _torchvision(backbone: Sequence[Rule], levels: Levels) -> list[Rule]:
+def _torchvision(backbone: Sequence[Rule], stage: int, outputs: int) -> list[Rule]:
     return [
         under(r"backbone\.body\.", backbone, "backbone."),
         (
@@ -208,7 +195,7 @@ def _torchvision(backbone: Sequence[Rule], levels: Levels) -> list[Rule]:
 NATIVE = Format(
     "fcos-zoo",
     r"head\.(cls|shared)_tower\.0\.conv\.weight",
-    lambda backbone, levels: [],  # its keys are ours
+    lambda backbone, stage, outputs: [],  # its keys are ours
 )
 MASKRCNN_BENCHMARK = Format("maskrcnn-benchmark", r"rpn\.head\.cls_logits\..+", _maskrcnn_benchmark)
 # The format in which each family of entries was published.
