@@ -35,6 +35,10 @@ DETECTOR_SETTINGS = (
 )
 
 
+# What it states of a model beside its settings.
+FACTS = ("repository", "source", "license", "permissive", "weights", "imagenet", "category_ids")
+
+
 @dataclass
 class Solver:
     """The optimiser, and how a step is computed."""
@@ -145,22 +149,27 @@ SECTIONS = {
 }
 
 
-def check_training(config: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Check every setting of a run that is not the detector's.
+def check_names(config: Mapping[str, Any]) -> None:
+    """Refuse a section that there is not, which nothing would read.
 
-    Args:
-        config: of the run.
-        known: the model's own configuration, which has all sections and facts.
+    Raises:
+        ValueError: one line that names it and the nearest that there is.
+    """
+    names = (*DETECTOR_SETTINGS, *FACTS, *SECTIONS, *SINGLE)
+    for key in config:
+        if key not in names:
+            raise ValueError(f"{key} is not a setting: {nearest(key, names)}")
+
+
+def check_training(config: Mapping[str, Any]) -> None:
+    """Check every setting of a run that is not the detector's.
 
     Raises:
         ValueError: one line that names a wrong setting, its value and what is allowed.
     """
     from fcos.data import shapes  # which a detector does not need
 
-    names = {*known, *SECTIONS, "imagenet"}
-    for key in config:
-        if key not in names:
-            raise ValueError(f"{key} is not a setting: {nearest(key, names)}")
+    check_names(config)
     check_types(SINGLE, {key: config.get(key) for key in SINGLE})
     solver = config.get("solver")
     if isinstance(solver, Mapping) and "freeze" in solver:

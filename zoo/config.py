@@ -87,6 +87,7 @@ def compose(path: str, overrides: Sequence[str] = (), folder: Path | None = None
                 ) from None
             name = path.rpartition("/")[2]
             text = re.sub(r" See https://hydra\S+ for details", "", " ".join(str(error).split()))
+            text = text.partition(" Config search path:")[0]
             raise ValueError(f"{name}: {text}") from None
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
@@ -232,8 +233,9 @@ def check_detector(config: Mapping[str, Any]) -> None:
     """
     import backbones
     import fcos
-    from fcos.settings import check, check_types
+    from fcos.settings import check, check_names, check_types
 
+    check_names(config)
     check_types({"classes": list[str]}, {"classes": config.get("classes")})
     known = [name for name in modules_of(backbones) if name != "backbones.StagedBackbone"]
     modules = {

@@ -241,9 +241,12 @@ def folders() -> list[Path]:
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file's mapping, by libyaml where PyYAML has it."""
+    """A YAML file's mapping, by libyaml where PyYAML has it; ValueError if it is not YAML."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(path.read_text(encoding="utf-8"), loader) or {}
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), loader) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
 
 
 def _files(without: Path | None = None) -> dict[str, Path]:

@@ -56,7 +56,7 @@ def train(entry: Card, config: Config, device: torch.device, resume: bool) -> in
         FileExistsError: the folder holds a run and `resume` is False.
         ValueError: a setting is wrong.
     """
-    check_training(config, entry.config)
+    check_training(config)
     check_detector(config)
     config, notes = resolved(config, entry.config)
     # Refuse a batch and a schedule that cannot be before any work.

@@ -100,7 +100,7 @@ def test_building_refuses_it_too() -> None:
 @pytest.mark.parametrize("name", zoo.names("*R_50*") + zoo.names("*HRNet_W18*") + [ENTRY])
 def test_the_published_recipes_pass(name: str) -> None:
     config = zoo.card(name).config
-    check_training(config, config)
+    check_training(config)
     check_detector(config)
 
 

@@ -192,6 +192,22 @@ def test_a_folder_cannot_replace_an_entry_of_the_zoo(tmp_path: Path) -> None:
     assert zoo.card("FCOS_R_50_1x").source != "mine"
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("haed: {tower_depth: 1}", "haed is not a setting: did you mean head?"),
+        ("head: [1,", "FCOS_wrong.yaml is not YAML: "),
+        ("defaults: [/system: nowhere]", "FCOS_wrong: .*Could not find 'system/nowhere'"),
+    ],
+)
+def test_a_mistake_in_an_entry_is_named(tmp_path: Path, text: str, message: str) -> None:
+    text = text if "defaults" in text else f"defaults: [/entry/FCOS_shapes_tiny@_here_]\n{text}"
+    (tmp_path / "FCOS_wrong.yaml").write_text(text)
+    zoo.register(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        zoo.build("FCOS_wrong")
+
+
 def test_an_entry_on_a_timm_backbone_builds_and_harms_no_other(entries: Path) -> None:
     pytest.importorskip("timm")
     zoo.register(entries)
