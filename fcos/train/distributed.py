@@ -71,6 +71,9 @@ def process_group(device: str | None = None) -> Iterator[torch.device]:
     try:
         yield torch.device(kind)
     finally:
+        # In torch 2.6 a thread of gloo that still frees a tensor waits for Python's lock, which
+        # destroying the group holds until that thread has ended.
+        time.sleep(0.1)
         dist.destroy_process_group()
 
 
