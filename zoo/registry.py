@@ -7,6 +7,7 @@ without Hydra, which takes seconds to compose all entries.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import fnmatch
 import os
@@ -75,9 +76,13 @@ class Card:
     weights: tuple[FileSource, ...] = ()
     backbone: str = ""
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings of the detector and of its training, a copy that may be changed."""
+        return copy.deepcopy(self._composed)
+
     @cached_property
-    def config(self) -> Mapping[str, Any]:
-        """The settings of the detector and of its training, composed by Hydra on first use."""
+    def _composed(self) -> dict[str, Any]:
         from zoo.config import compose_entry
 
         return compose_entry(self.name)

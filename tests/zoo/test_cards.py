@@ -164,6 +164,15 @@ def entries(tmp_path: Path) -> Path:
     return folder
 
 
+def test_a_changed_configuration_changes_no_later_detector() -> None:
+    zoo.card("FCOS_shapes_tiny").config["head"]["shared_depth"] = 9
+    detector = zoo.build("FCOS_shapes_tiny")
+    assert len(detector.head.shared_tower) == 2
+    assert detector.settings is not None
+    detector.settings["head"]["shared_depth"] = 9
+    assert len(zoo.build("FCOS_shapes_tiny").head.shared_tower) == 2
+
+
 def test_a_user_s_entries_are_registered(entries: Path) -> None:
     assert zoo.register(entries) == ["FCOS_convnext_atto", "FCOS_narrow"]
     assert zoo.register(entries) == ["FCOS_convnext_atto", "FCOS_narrow"]
