@@ -102,6 +102,12 @@ def open_checkpoint(source: str | Path | Mapping[str, Any]) -> Checkpoint:
         ) from error
 
 
+def is_path(name: str) -> bool:
+    """Whether this is the path of a file, which need not exist, and not the name of an entry."""
+    path = Path(name)
+    return name not in names() and (path.name != name or bool(path.suffix) or path.is_file())
+
+
 def file_of(source: str | Path) -> Path:
     """The file at a path, or at an address, from which it is downloaded once.
 

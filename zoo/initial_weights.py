@@ -17,7 +17,7 @@ from torch import Tensor
 from backbones import MobileNetV2
 from fcos import Detector
 from zoo import formats
-from zoo.checkpoint import open_checkpoint, read_checkpoint
+from zoo.checkpoint import is_path, open_checkpoint, read_checkpoint
 from zoo.config import build_detector
 from zoo.download import fetch
 from zoo.files import read
@@ -29,7 +29,7 @@ from zoo.formats.backbones import (
     TABLES,
     Rule,
 )
-from zoo.registry import CONFIGS, card, fetch_weights, is_path, load_yaml, source_of
+from zoo.registry import CONFIGS, card, fetch_weights, load_yaml, source_of
 from zoo.sources import FileSource
 
 FOLDER = CONFIGS / "imagenet"

@@ -14,19 +14,12 @@ from fcos import Detector
 from fcos.inference import inference_layout
 from fcos.preprocess import ResizeMethod
 from zoo import cache, formats
-from zoo.checkpoint import Checkpoint, describe, open_checkpoint, read_checkpoint
+from zoo.checkpoint import Checkpoint, describe, is_path, open_checkpoint, read_checkpoint
 from zoo.config import build_detector
 from zoo.files import UnreadableError
 from zoo.formats import CheckpointError
 from zoo.formats.detectors import NATIVE, PUBLISHED
-from zoo.registry import (
-    Card,
-    UnknownEntryError,
-    card,
-    entry_of_file,
-    fetch_weights,
-    is_path,
-)
+from zoo.registry import Card, UnknownEntryError, card, entry_of_file, fetch_weights
 from zoo.sources import WeightsError
 
 Precision = Literal["fp32", "bf16", "fp16"]

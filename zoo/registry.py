@@ -167,12 +167,6 @@ def card(name: str) -> Card:
     return _card(name, entry_file(name))
 
 
-def is_path(name: str) -> bool:
-    """Whether this is the path of a file, which need not exist, and not the name of an entry."""
-    path = Path(name)
-    return name not in _files() and (path.name != name or bool(path.suffix) or path.is_file())
-
-
 def entry_file(name: str) -> Path:
     """The YAML file of an entry; UnknownEntryError suggests the nearest names."""
     files = _files()
@@ -191,7 +185,7 @@ def entry_of_file(filename: str) -> str | None:
 
 
 def fetch_weights(entry: Card, progress: Progress | None = None, cached_only: bool = False) -> Path:
-    """The entry's published file in the cache, downloaded and verified if it is not there yet.
+    """The entry's published file: of this package, or else of the cache, which downloads it once.
 
     A license that is not permissive is printed to stderr when the file arrives.
 
@@ -204,6 +198,8 @@ def fetch_weights(entry: Card, progress: Progress | None = None, cached_only: bo
         NoWeightsError: no host is known to serve the file.
         WeightsError: no source served it this time; the message has a line for each.
     """
+    if packaged := _packaged(entry):
+        return packaged
     if entry.filename is None:
         reason = "no weights were ever published"
         raise NoWeightsError(f"{reason} for {entry.name}: {_alternative(entry)}", reason)
@@ -218,8 +214,6 @@ def fetch_weights(entry: Card, progress: Progress | None = None, cached_only: bo
     try:
         path = fetch(entry.filename, entry.weights, progress=progress, cached_only=cached_only)
     except WeightsError as error:
-        if packaged := _packaged(entry):  # the cache cannot be written
-            return packaged
         if entry.live and (cached_only or offline()):
             raise
         message = f"{error}\nAlternatively, {_alternative(entry)}."
