@@ -23,13 +23,12 @@ from rich.progress import Progress
 
 from zoo.cache import path_of, sha256
 from zoo.download import fetch
-from zoo.sources import FileSource, WeightsError, mirrors, offline
+from zoo.sources import PACKAGE, FileSource, WeightsError, mirrors, offline, source_of
 
 if TYPE_CHECKING:
     from zoo.published import Cell, Row, Table
 
-# Relative to this file and not a package, so that a user's own `configs` cannot take its place.
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+CONFIGS = PACKAGE / "configs"
 
 _SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")  # unlike the opaque link of a shared file
 _registered: list[Path] = []
@@ -225,14 +224,6 @@ def fetch_weights(entry: Card, progress: Progress | None = None, cached_only: bo
     return path
 
 
-def source_of(stated: str | Mapping[str, Any]) -> FileSource:
-    """A source as YAML states it; ``package:PATH`` is beside the installed packages."""
-    facts = {"url": stated} if isinstance(stated, str) else dict(stated)
-    if facts["url"].startswith("package:"):
-        facts["url"] = str(CONFIGS.parent / facts["url"].removeprefix("package:"))
-    return FileSource(**facts)
-
-
 def folders() -> list[Path]:
     """The registered folders of entries."""
     listed = os.environ.get("FCOS_ZOO_CONFIGS", "").split(os.pathsep)
@@ -286,7 +277,7 @@ def _packaged(entry: Card) -> Path | None:
     """The weights of an entry that are installed with this package."""
     for source in entry.weights:
         path = Path(source.url)
-        if CONFIGS.parent in path.parents and path.is_file() and sha256(path) == source.sha256:
+        if PACKAGE in path.parents and path.is_file() and sha256(path) == source.sha256:
             return path
     return None
 

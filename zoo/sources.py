@@ -6,7 +6,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,10 @@ from urllib.parse import quote, unquote, urlsplit
 from urllib.request import url2pathname
 
 import platformdirs
+
+# The folder of the installed packages, relative to this file, so that a user's own `configs` cannot
+# take the place of ours.
+PACKAGE = Path(__file__).resolve().parent.parent
 
 # Eight or more hex digits before the extension, as torchvision and OpenMMLab name their files.
 # Eight digits that read as a date of this century are a date.
@@ -91,6 +95,14 @@ class FileSource:
         path = unquote(urlsplit(self.url).path) if self.remote else self.url
         match = _HASH_IN_NAME.search(path)
         return match and match[1]
+
+
+def source_of(stated: str | Mapping[str, Any]) -> FileSource:
+    """A source as YAML states it; ``package:PATH`` is beside the installed packages."""
+    facts = {"url": stated} if isinstance(stated, str) else dict(stated)
+    if facts["url"].startswith("package:"):
+        facts["url"] = str(PACKAGE / facts["url"].removeprefix("package:"))
+    return FileSource(**facts)
 
 
 def expected(filename: str, sources: Sequence[FileSource]) -> list[FileSource]:

@@ -15,7 +15,8 @@ from zoo import registry
 from zoo.checkpoint import describe
 from zoo.config import build_detector, compose_entry
 from zoo.published import tables
-from zoo.registry import entry_of_file, source_of
+from zoo.registry import entry_of_file
+from zoo.sources import source_of
 
 # Millions of parameters of the original systems' own models.
 PARAMETERS = {
