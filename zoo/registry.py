@@ -12,7 +12,6 @@ import difflib
 import fnmatch
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
