@@ -20,6 +20,8 @@ from typing import Any
 
 import psutil
 
+from zoo.registry import folders
+
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("backbones", "fcos", "zoo", "configs", "benchmarks")
 # Bits of the clock event reasons that make a time invalid: hardware slowdown, software and hardware
@@ -233,12 +235,16 @@ def visible_gpus() -> list[str]:
 
 @cache
 def fingerprint() -> str:
-    """Twelve characters of the SHA-256 of code and configs; other code is another measurement."""
+    """Twelve characters of the SHA-256 of code and configs; other code is another measurement.
+
+    The configs are also those of the user's registered folders.
+    """
     digest = hashlib.sha256()
-    for folder in SOURCES:
-        for path in sorted((ROOT / folder).rglob("*")):
+    roots = {ROOT / name: ROOT for name in SOURCES} | {folder: folder for folder in folders()}
+    for folder, root in roots.items():
+        for path in sorted(folder.rglob("*")):
             if path.suffix in (".py", ".yaml"):
-                digest.update(path.relative_to(ROOT).as_posix().encode())
+                digest.update(path.relative_to(root).as_posix().encode())
                 digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -138,13 +139,21 @@ def test_a_gpu_is_sampled_while_it_works(
     assert sampled == {"gpu_lowest_mhz": 1200, "gpu_reasons": "0x24", "gpu_throttled": True}
 
 
-def test_the_fingerprint_is_that_of_the_code_that_measures(
-    monkeypatch: pytest.MonkeyPatch,
+def test_the_fingerprint_is_that_of_the_code_that_measures_and_of_registered_entries(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    environment.fingerprint.cache_clear()
-    before = environment.fingerprint()
-    assert len(before) == 12
-    environment.fingerprint.cache_clear()
+    fingerprints = set()
+
+    def add() -> None:
+        environment.fingerprint.cache_clear()
+        fingerprints.add(environment.fingerprint())
+
+    add()
+    monkeypatch.setenv("FCOS_ZOO_CONFIGS", str(tmp_path))
+    for text in ("head: {tower_depth: 1}", "head: {tower_depth: 2}"):
+        (tmp_path / "FCOS_mine.yaml").write_text(text)
+        add()
     monkeypatch.setattr(environment, "SOURCES", ("zoo",))
-    assert environment.fingerprint() != before
+    add()
     environment.fingerprint.cache_clear()
+    assert [len(each) for each in fingerprints] == [12] * 4
