@@ -100,7 +100,7 @@ def torchvision_fcos(device: str, precision: str) -> nn.Module:
     if file.is_file():
         model = load_torchvision(file)
     else:
-        model = randomized_torchvision(*read_images(embedded(), 1))
+        model = randomized_torchvision(read_images(embedded(), 1)[0])
     return _Torchvision(model, device, precision, "published" if file.is_file() else "random")
 
 
@@ -111,14 +111,19 @@ def load_torchvision(file: Path) -> nn.Module:
     return model
 
 
-def randomized_torchvision(image: Tensor) -> nn.Module:
+def randomized_torchvision(image: Tensor, size: tuple[int, int] = (800, 1333)) -> nn.Module:
     """torchvision's model with random weights that give it as much work as
     `random_weights.randomize` gives ours.
 
     Its norms are then `BatchNorm2d`, the faster of the two kinds it can have.
+
+    Args:
+        size: (shortest, longest) side to which it resizes images.
     """
     torch.manual_seed(0)
-    model = fcos_resnet50_fpn(weights=None, weights_backbone=None).eval()
+    model = fcos_resnet50_fpn(
+        weights=None, weights_backbone=None, min_size=size[0], max_size=size[1]
+    ).eval()
     random_weights.calibrate_batchnorm(model, lambda: model([image.float() / 255]))
     nn.init.zeros_(model.head.regression_head.bbox_reg.weight)
     nn.init.constant_(model.head.regression_head.bbox_reg.bias, random_weights.BOX_STRIDES)

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -31,11 +32,11 @@ from benchmarks import baselines, random_weights, workload
 from benchmarks.dataset import embedded, read_images
 from benchmarks.inference import time_on_cpu
 from benchmarks.studies import side_by_side as study
-from fcos import Detector
+from fcos import Detector, ShortestSide
 from zoo.pretrained import DTYPES
 
 ENTRY = "FCOS_R_50_1x"
-INPUT = (800, 1088)
+SIZE = (800, 1333)
 STAGES = ("seconds", "preprocess", "network", "decode")
 PAIRS = {  # contenders, and with which of them each is compared
     "torchvision fp32, channels-last": "",
@@ -50,16 +51,20 @@ def main(words: Sequence[str] | None = None) -> int:
     """Print a row for each contender."""
     parser = study.arguments(__doc__, rounds=7)
     add = parser.add_argument
+    add("--size", type=int, nargs=2, default=SIZE, help="shortest and longest side (800 1333)")
     add("--no-bf16", action="store_true", help="skip bf16, which many CPUs only emulate")
     add("--weights", type=Path, help=f"checkpoint of {ENTRY}")
     add("--torchvision-weights", type=Path, help="state dict of fcos_resnet50_fpn")
     options = parser.parse_args(words)
     torch.set_num_threads(options.threads)
-    photos = read_images(embedded())
-    ours, half = (our_detector(options.weights, photos, p) for p in ("fp32", "bf16"))
-    photo = next(image for image in photos if input_size(ours, image) == INPUT)
-    file = options.torchvision_weights
-    theirs = baselines.load_torchvision(file) if file else baselines.randomized_torchvision(photo)
+    size = shortest, longest = tuple(options.size)
+    photo = photograph()
+    ours, half = (our_detector(options.weights, photo, p, size) for p in ("fp32", "bf16"))
+    if file := options.torchvision_weights:
+        theirs: Any = baselines.load_torchvision(file)
+        theirs.transform.min_size, theirs.transform.max_size = (shortest,), longest
+    else:
+        theirs = baselines.randomized_torchvision(photo, size)
     channels_last = copy.deepcopy(theirs).to(memory_format=torch.channels_last)
     runs = (
         partial(time_torchvision, channels_last, photo),
@@ -74,7 +79,8 @@ def main(words: Sequence[str] | None = None) -> int:
     with torch.inference_mode():
         frame = study.side_by_side(contenders, options.rounds)
     weights = "given" if options.weights else "random"
-    title = f"Image to boxes, batch 1, {INPUT[0]}x{INPUT[1]}, {weights} weights, milliseconds"
+    height, width = input_size(ours, photo)
+    title = f"Image to boxes, batch 1, {height}x{width}, {weights} weights, milliseconds"
     study.show(table(frame), title, study.conditions("cpu", options.rounds))
     return 0
 
@@ -91,15 +97,23 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def our_detector(weights: Path | None, photos: Sequence[Tensor], precision: str) -> Detector:
+def photograph() -> Tensor:
+    """The first embedded photograph that is resized to 800x1066, and padded to 800x1088."""
+    photos = read_images(embedded())
+    return next(image for image in photos if 4 * image.shape[-2] == 3 * image.shape[-1])
+
+
+def our_detector(
+    weights: Path | None, photo: Tensor, precision: str, size: tuple[int, int] = SIZE
+) -> Detector:
     """FCOS_R_50_1x in a precision, with a checkpoint or with random weights."""
     torch.manual_seed(0)
     detector = zoo.build(ENTRY).eval()
+    detector.resize = ShortestSide(*size)
     if weights is not None:
         zoo.load_checkpoint(detector, weights)
     else:
-        fitting = [image for image in photos if input_size(detector, image) == INPUT]
-        random_weights.randomize(detector, fitting[:1])
+        random_weights.randomize(detector, [photo])
     return detector.fuse().to(dtype=DTYPES[precision]).to(memory_format=torch.channels_last)
 
 

@@ -30,11 +30,9 @@ from torch import Tensor
 
 import zoo
 from benchmarks import baselines
-from benchmarks.dataset import embedded, read_images
 from benchmarks.studies.compare_torchvision import (
-    INPUT,
-    input_size,
     our_detector,
+    photograph,
     time_torchvision,
 )
 from benchmarks.studies.side_by_side import call, conditions, medians, show, side_by_side, speedup
@@ -58,15 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--openvino", type=Path, nargs="*", default=[], help="exported .xml files")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    photos = read_images(embedded())
-    eager = our_detector(None, photos, "fp32")
-    photo = next(image for image in photos if input_size(eager, image) == INPUT)
+    photo = photograph()
     ours: dict[str, Any] = {
-        "eager": eager,
-        "eager, Winograd": our_detector(None, photos, "fp32").use_winograd(),
+        "eager": our_detector(None, photo, "fp32"),
+        "eager, Winograd": our_detector(None, photo, "fp32").use_winograd(),
     }
     if options.compile:
-        ours["compiled with freezing"] = frozen(our_detector(None, photos, "fp32"))
+        ours["compiled with freezing"] = frozen(our_detector(None, photo, "fp32"))
     files = {f"OpenVINO {(f := zoo.load(path)).precision}": f for path in options.openvino}
     theirs = baselines.randomized_torchvision(photo).to(memory_format=torch.channels_last)
     runners: dict[str, Any] = {**ours, **files}
@@ -77,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with torch.inference_mode():
         frame = side_by_side(contenders, options.rounds, warmup=1)
         frame = frame[["round", "contender", "seconds"]]
-        show(compared(frame), f"Image to boxes, batch 1, {INPUT[0]}x{INPUT[1]}, fp32", "")
+        show(compared(frame), "Image to boxes, batch 1, 800x1088, fp32", "")
         spent = {name: torch_layers(each, photo) for name, each in ours.items()}
         spent |= {
             name: openvino_layers(path, options.threads, photo)

@@ -29,14 +29,16 @@ REPORT = Path("reports/quality_branch.md")
 TEXT = """\
 # Class score and quality
 
-Written by `python -m benchmarks.studies.quality_branch`. The detections of a model, after NMS, with
-each part of their score in turn as the score:
+The score of a detection is made of its class score and its quality, such as centre-ness. Here each
+part in turn is the score of the same detections, after NMS:
 
-- AP: of these boxes ranked by it.
-- ECE: its gap to the share of right boxes (IoU 0.5), in ten bins, in percent.
-- gap to IoU: the same, with the box's IoU with the nearest object of its class as what to predict.
+- AP: with the boxes ranked by this score.
+- ECE: its difference from the share of boxes that are right (IoU 0.5), in ten bins, in percent.
+- gap to IoU: likewise its difference from the IoU with the nearest object of the class.
 - rank correlation: Spearman's, with that IoU, over boxes with an IoU of at least 0.1.
 - OCE: object-level calibration error (0 to 2), and the score threshold at which it is least.
+
+`python -m benchmarks.studies.quality_branch` writes this page.
 """
 KINDS = ("class score", "quality", "product", "square root of it")
 Parts = dict[str, Tensor]
@@ -57,8 +59,8 @@ def main() -> None:
         dataset = given or default_dataset(detector.card, Path("outputs/data"))
         ids = image_ids(dataset, arguments.limit)
         title = (
-            f"## {name}\n\nIts quality is {detector.card.config['loss']['quality']}; "
-            f"{len(ids):,} images of {dataset.name}."
+            f"## {name}\n\nQuality: {detector.card.config['loss']['quality']}. "
+            f"Measured on {len(ids):,} images of {dataset.name}."
         )
         parts.append(study.text(table(detector, dataset, ids), title, "").rstrip() + "\n")
     REPORT.write_text("\n".join(parts))

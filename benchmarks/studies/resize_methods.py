@@ -6,12 +6,15 @@ enlarged or reduced, and for the embedded photographs the pixels that are fed an
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 import torch
+from torch import Tensor
 
 import zoo
 from benchmarks import accuracy
@@ -24,30 +27,37 @@ from fcos.preprocess import ResizeMethod, as_float, resize_image
 
 REPORT = Path("reports/resize_methods.md")
 METHODS: tuple[ResizeMethod, ...] = get_args(ResizeMethod)
-ENTRY, IMAGES, SIZES = "FCOS_shapes_tiny", 500, (96, 320)
+ENTRY, SIZES = "FCOS_shapes_tiny", (96, 320)
 
 
 def main() -> None:
     """Measure and write the report."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--images", type=int, default=500, help="drawn ones (%(default)s)")
+    parser.add_argument("--photographs", type=int, default=31, help="%(default)s")
+    options = parser.parse_args()
+    photos = read_images(embedded(), options.photographs)
     torch.set_num_threads(1)
     lines = [
         "# Methods of test-time resizing\n",
         "Written by `python -m benchmarks.studies.resize_methods`, on one thread of a CPU.\n",
-        f"AP of `{ENTRY}`, whose inputs have a longer side of 160 pixels, on {IMAGES} images:\n",
+        f"AP of `{ENTRY}`, whose inputs have a longer side of 160 pixels, on "
+        f"{options.images} images:\n",
         f"| drawn at | {' | '.join(METHODS)} |",
-        f"| --- |{' --- |' * len(METHODS)}",
-        *(f"| {size} px | {' | '.join(precisions(size))} |" for size in SIZES),
-        "\nThe 31 embedded photographs, shorter side to 800 pixels and longer at most 1333:\n",
-        "| method | mean difference from `pil`, grey levels | largest | median ms an image |",
-        "| --- | --- | --- | --- |",
-        *(f"| {method} | {differences(method)} |" for method in METHODS),
+        f"| --- |{' ---: |' * len(METHODS)}",
+        *(f"| {size} px | {' | '.join(precisions(size, options.images))} |" for size in SIZES),
+        f"\nThe {len(photos)} embedded photographs, shorter side to 800 pixels and longer at most "
+        "1333:\n",
+        "| method | mean difference from `pil`, grey levels | largest | median ms per image |",
+        "| --- | ---: | ---: | ---: |",
+        *(f"| {method} | {differences(method, photos)} |" for method in METHODS),
     ]
     REPORT.write_text("\n".join(lines) + "\n")
 
 
-def precisions(size: int) -> list[str]:
+def precisions(size: int, images: int) -> list[str]:
     """AP in per cent by method, on images whose longer side is `size`."""
-    annotations = shapes.write(f"outputs/resize_methods/{size}", IMAGES, seed=7, size=size)
+    annotations = shapes.write(f"outputs/resize_methods/{size}", images, seed=7, size=size)
     dataset = Dataset.of(annotations, annotations.parent / "images")
     ids = image_ids(dataset)
     detector = zoo.get(ENTRY).fuse()
@@ -59,10 +69,10 @@ def precisions(size: int) -> list[str]:
     return texts
 
 
-def differences(method: ResizeMethod) -> str:
+def differences(method: ResizeMethod, photos: Sequence[Tensor]) -> str:
     """Mean and largest difference from Pillow's pixels in grey levels, and the time."""
     gaps, times = [], []
-    for photo in read_images(embedded()):
+    for photo in photos:
         size = ShortestSide()(photo.shape[-2], photo.shape[-1])
         start = time.perf_counter()
         resized = resize_image(photo, size, method)

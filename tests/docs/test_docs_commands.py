@@ -7,6 +7,7 @@ as printed in test_docs_pages.py and test_contributing.py.
 
 from __future__ import annotations
 
+import argparse
 import glob
 import http.server
 import os
@@ -38,7 +39,11 @@ from tools.outputs import VideoWriter
 
 ROOT = Path(__file__).resolve().parents[2]
 BASH_RUNS_ELSEWHERE = ("docs/tutorial.md", "docs/how_to.md", "CONTRIBUTING.md")
-PAGES = ("README.md", "docs/models.md", "benchmarks/README.md", "reports/README.md")
+PAGES = (
+    *("README.md", "docs/models.md", "benchmarks/README.md", "tests/golden/README.md"),
+    *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("reports/*.md")),
+    *("reports/shapes_tiny/README.md", "reports/eight_images/README.md"),
+)
 TINY = "FCOS_shapes_tiny"  # its weights are embedded
 SMALL = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x"  # of COCO's classes; the local host has weights for it
 QUICK = f"{TINY} --size 64 96 --limit 1 --processes 1 --rounds 1 --runs 1 --seconds 0"
@@ -67,11 +72,13 @@ SMALLER = {
     "--count 60 --size 320": "--count 4 --size 96",
     "--count 40 --size 320": "--count 4 --size 96",
     "--count 60": "--count 4",
+    "--count 300": "--count 4 --size 96",
     # Training: one epoch of one step, on two processes in place of GPUs.
     f"train {TINY}": f"train {TINY} epochs=1",
     "-m tools.train ": "-m tools.train epochs=1 ",
     "--multirun solver": "--multirun hydra/job_logging=none epochs=1 solver",
     "epochs=20": "",
+    "schedule.iterations=600 schedule.steps=[450]": "",
     "epochs=1": "epochs=1 solver.batch=4 run.device=cpu run.log_every=1 "
     "data.workers=0 data.shapes.train.count=4 data.shapes.test.count=2",
     "--nnodes 2 --nproc-per-node 8": "--nnodes 1 --nproc-per-node 1",
@@ -83,12 +90,17 @@ SMALLER = {
     f"bench {TINY} --metrics": f"bench {QUICK} --metrics",
     f"bench {TINY} --baseline": f"bench {QUICK} --baseline",
     f"bench {TINY} outputs": f"bench {QUICK} outputs",
+    f"bench {TINY} exported": f"bench {QUICK} exported",
     "--suite published": "--suite published --metrics params",
     f"export {TINY}": f"export {TINY} --size 96 96 --images 1",
+    "onnx,openvino --": "onnx --",  # the README exports to OpenVINO
+    "--limit 30 --runs 60 --seconds 1 --processes 3": "",
     "2 -m tools.bench": "1 -m tools.bench",
     "shards=8 '+shard=range(8)' hydra/launcher=submitit_slurm": "shards=2 '+shard=range(2)' "
     f"entries=[{TINY}] metrics=[params]",
-    "compare_torchvision --no-bf16 --rounds 5": "compare_torchvision --no-bf16 --rounds 5 --help",
+    "--no-bf16 --rounds 5": "--no-bf16 --rounds 1 --threads 1 --size 64 96",
+    "quality_branch": "quality_branch --limit 2",
+    "resize_methods": "resize_methods --images 2 --photographs 1",
     "reports/results/*.jsonl": "before.jsonl",
     "report outputs/bench/results.jsonl": "report before.jsonl",
     # Servers: a local one has weights of a few models; the others stop once they have answered.
@@ -110,12 +122,34 @@ ELSEWHERE = {
     r"fcos-zoo export .*--max-drop 0.5": ("tests/tools/test_export_command.py", "--max-drop"),
     r"sbatch .*": ("tests/tools/test_cluster_commands.py", "train.sbatch"),
     r"python -m reports.models": ("tests/reports/test_report_models.py", "models.write("),
+    r"python tests/weights/faults.py": ("tests/weights/test_faults.py", "report"),
     r"python -m benchmarks.studies.NAME": ("benchmarks/studies/nms_batch.py", "__main__"),
     r"fcos-zoo data (coco.*|NAME)": ("tests/tools/test_data_command.py", '"data", "coco2017"'),
 }
 
 # Code in a sentence that only names a command.
-NAMED = {*map("fcos-zoo {}".format, ("bench", "bench merge", "data shapes", "export", "report"))}
+NAMED = {
+    *map("fcos-zoo {}".format, ("bench", "bench merge", "data shapes", "demo", "export", "report")),
+    "fcos-zoo train",
+}
+
+# Studies that take minutes at any scale: only their options are parsed.
+PARSED = ("exported_speed", "export_all", "training_options")
+
+# In place of TensorRT's, which needs a GPU.
+TRTEXEC = """#!/usr/bin/env python
+import sys
+
+import onnx
+
+options = dict(word.removeprefix("--").split("=") for word in sys.argv[1:])
+shapes = [options.pop(name).split(":") for name in ("minShapes", "optShapes", "maxShapes")]
+[entry] = onnx.load(options.pop("onnx")).graph.input
+for name, shape in shapes:
+    assert name == entry.name
+    assert len(shape.split("x")) == len(entry.type.tensor_type.shape.dim)
+assert list(options) == ["saveEngine"]
+"""
 
 ADAPTER = """
 def detector(device, precision):
@@ -130,13 +164,13 @@ def printed(page: str) -> Iterator[str]:
     languages = ("sh",) if page in BASH_RUNS_ELSEWHERE else ("sh", "bash")
     for language, content in block.findall(text):
         lines = content.splitlines() if language in languages else []
-        yield from (" ".join(line.partition(" #")[0].split()) for line in lines)
-    start = r"fcos-zoo|python|torchrun|sbatch|make|pip|\.venv/\S+"
+        yield from (" ".join(f" {line}".partition(" #")[0].split()) for line in lines)
+    start = r"fcos-zoo|python|torchrun|sbatch|trtexec|make|pip|\.venv/\S+"
     for code in re.findall(rf"`((?:{start})\s[^`]+)`", block.sub("", text)):
         yield " ".join(code.split())
 
 
-PRINTED = {line: page for page in (*PAGES, *BASH_RUNS_ELSEWHERE) for line in printed(page)}
+PRINTED = {line: page for page in (*PAGES, *BASH_RUNS_ELSEWHERE) for line in printed(page) if line}
 
 
 def run_elsewhere(line: str) -> tuple[str, str] | None:
@@ -182,6 +216,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         clip.close()
         for name in ("before.jsonl", "after.jsonl"):
             shutil.copy(ROOT / "reports/exported.jsonl", name)
+        Path("reports/shapes_tiny").mkdir(parents=True)
+        for name in ("exported.jsonl", "shapes_tiny/metrics.jsonl"):
+            shutil.copy(ROOT / "reports" / name, Path("reports", name))
         for name in (f"{SMALL}.json", f"{SMALL}.npz"):
             Path("golden").mkdir(exist_ok=True)
             shutil.copy(ROOT / "tests/golden" / name, "golden")
@@ -190,8 +227,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             Path("runtime", name).touch()
         Path("mine.py").write_text(ADAPTER)
         subprocess.run(["git", "init", "--quiet"], check=True)
+        Path("bin").mkdir()
+        Path("bin/trtexec").write_text(TRTEXEC)
+        Path("bin/trtexec").chmod(0o755)
         venv = Path(sys.executable).parent
-        patch.setenv("PATH", f"{venv}:{os.environ['PATH']}")
+        patch.setenv("PATH", f"{folder / 'bin'}:{venv}:{os.environ['PATH']}")
         patch.setenv("PYTHONPATH", f"{ROOT}:{folder}")
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.syspath_prepend(str(folder))
@@ -229,9 +269,17 @@ def test_the_command_runs(
         assert cli.run([word for each in found for word in each]) == 0
     elif words[:2] == ["python", "-m"]:
         monkeypatch.setattr(sys, "argv", words[2:])
-        with pytest.raises(SystemExit) as end:
+        if words[2].endswith(PARSED):
+            parse = argparse.ArgumentParser.parse_args
+            monkeypatch.setattr(
+                argparse.ArgumentParser, "parse_args", lambda *given: sys.exit(not parse(*given))
+            )
+        code: Any = 0
+        try:
             runpy.run_module(words[2], run_name="__main__", alter_sys=True)
-        assert end.value.code in (0, None)
+        except SystemExit as end:
+            code = end.code
+        assert code in (0, None)
         GlobalHydra.instance().clear()
     elif words[0] == "torchrun":
         torchrun(words[1:])  # raises an error if a process fails
