@@ -88,7 +88,7 @@ def test_torchvision_baseline_detects(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(baselines, "read_images", lambda *_: [small])
     build = baselines.fcos_resnet50_fpn
     monkeypatch.setattr(
-        baselines, "fcos_resnet50_fpn", lambda **kw: build(**kw, min_size=64, max_size=96)
+        baselines, "fcos_resnet50_fpn", lambda **kw: build(**{**kw, "min_size": 64, "max_size": 96})
     )
     detector = baselines.load(baselines.full_name("torchvision"), "cpu", "fp32", size=(32, 48))
     seen: list[Tensor] = []
