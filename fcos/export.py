@@ -14,7 +14,7 @@ from torchvision.ops import nms
 from backbones.deformable import DeformConv2d
 from fcos.boxes import Size
 from fcos.detector import Detector
-from fcos.export_formats import quiet
+from fcos.export_formats import check_torch, quiet
 from fcos.postprocess import FAR, PADDING, Candidates, Decoder
 from fcos.preprocess import ImageBatch, LongestSide, ShortestSide
 
@@ -277,6 +277,7 @@ def program(
         images: the batch size; default: any.
         preprocessing, batched_nms, dtype, own_sizes: see `ExportedDetector`.
     """
+    check_torch()
     height, width = size or (200, 330)
     example = torch.zeros(images or 2, 3, height, width)
     if preprocessing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import warnings
@@ -21,6 +22,20 @@ OPSET = 20  # of ONNX; deformable convolutions are there from 19 on
 # Boxes of exactly the threshold's IoU are kept, but OpenVINO suppresses them.
 NMS_MARGIN = 1e-6
 METADATA = "fcos_zoo"  # the key, or the name of the file in a .pt2, of the description as JSON
+
+
+def check_torch() -> None:
+    """Check that torch can trace a graph whose sizes depend on values, as those after NMS do.
+
+    Raises:
+        RuntimeError: it is too old.
+    """
+    options = inspect.signature(torch.export.export).parameters
+    if "prefer_deferred_runtime_asserts_over_guards" not in options:
+        raise RuntimeError(
+            f"torch {torch.__version__} cannot export a detector, whose number of boxes depends on "
+            "the image: install a newer torch"
+        )
 
 
 def describe(

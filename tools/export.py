@@ -149,6 +149,7 @@ def export(
     from tools.evaluate import read_dataset
     from zoo.pretrained import DTYPES
 
+    export_formats.check_torch()
     detector = zoo.get(name, weights)
     if "openvino" in chosen and any(isinstance(m, DeformConv2d) for m in detector.modules()):
         raise ValueError(

@@ -192,6 +192,15 @@ def test_a_missing_package_is_named_before_tracing(tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_torch_that_is_too_old_is_named_before_tracing(
+    tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.export, "export", lambda model, *, strict: None)  # torch 2.6
+    assert main(["export", TINY, "--out", str(tmp_path / "out")]) == 1
+    assert "cannot export a detector" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_file_that_finds_something_else_is_not_kept(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(exported, "matches", lambda *_: 0)
     with pytest.raises(RuntimeError, match=r"only 0 of [1-9]"):
