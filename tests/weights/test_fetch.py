@@ -145,7 +145,10 @@ def test_a_folder_serves_offline_and_the_network_does_not(
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "w.pth").write_bytes(BODY)
     monkeypatch.setenv("FCOS_ZOO_MIRRORS", str(tmp_path / "folder"))
-    assert fetch("w.pth", [source], folder=tmp_path).read_bytes() == BODY
+    path = fetch("w.pth", [source], folder=tmp_path)
+    assert path.read_bytes() == BODY
+    monkeypatch.delenv("FCOS_ZOO_MIRRORS")
+    assert fetch("w.pth", [source], folder=tmp_path) == path  # of the cache
     assert not resource.asked
 
 

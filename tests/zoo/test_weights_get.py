@@ -60,22 +60,6 @@ def test_a_mirror_s_file_becomes_a_detector(
     assert detections["boxes"].shape[1] == 4
 
 
-def test_a_cached_file_needs_no_network(
-    mirror: FaultyServer,
-    tmp_path: Path,
-    published: State,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("FCOS_ZOO_OFFLINE", "1")
-    with pytest.raises(zoo.WeightsError, match=r"not in the cache, and FCOS_ZOO_OFFLINE forbids"):
-        zoo.get(ENTRY)
-    (tmp_path / FILE).write_bytes(saved({"model": published}))
-    monkeypatch.setenv("FCOS_ZOO_MIRRORS", str(tmp_path))  # a folder is not the network
-    assert differing(zoo.get(ENTRY), published) == []
-    monkeypatch.delenv("FCOS_ZOO_MIRRORS")
-    assert differing(zoo.get(ENTRY), published) == []
-
-
 def test_a_restrictive_license_is_printed_when_the_file_arrives(
     mirror: FaultyServer, published: State, capsys: pytest.CaptureFixture[str]
 ) -> None:
