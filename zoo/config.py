@@ -168,8 +168,9 @@ def _addable(override: str) -> str:
     Hydra would ask for a "+" there, also before a name that is misspelt. Whether a setting exists
     is checked later, against the signature of what it is for.
     """
-    key = override.partition("=")[0].lstrip("+")
-    plain = re.fullmatch(r"[\w.]+", key) and "." in key and not key.startswith("hydra.")
+    key, _, value = override.lstrip("+").partition("=")
+    inner = "." in key or value.startswith("{")  # not a choice of a group, such as of a backbone
+    plain = re.fullmatch(r"[\w.]+", key) and inner and not key.startswith("hydra.")
     return f"++{override.lstrip('+')}" if plain and "=" in override else override
 
 

@@ -46,15 +46,14 @@ def initialize_weights(detector: Detector, config: Mapping[str, Any]) -> str:
     if init["checkpoint"]:
         return load_pretrained(detector, init["checkpoint"], config)
     backbone, imagenet = init["backbone"], config.get("imagenet")
-    if backbone == "auto":
-        if imagenet is None:
-            return "no ImageNet weights are known for this model: started from random weights"
-        backbone = "imagenet"
+    if backbone == "auto" and imagenet is None:
+        return "no ImageNet weights are known for this model: started from random weights"
     if not backbone:
         return "started from random weights"
+    if backbone in ("auto", "imagenet"):
+        backbone = imagenet or backbone  # those of the run, whose backbone may not be the entry's
     load_backbone(detector, backbone)
-    source = imagenet if backbone == "imagenet" else backbone
-    return f"started the backbone from {source}, everything else from random weights"
+    return f"started the backbone from {backbone}, everything else from random weights"
 
 
 def load_pretrained(detector: Detector, source: str, config: Mapping[str, Any]) -> str:

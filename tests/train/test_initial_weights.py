@@ -8,7 +8,8 @@ from tiny_detector import ENTRY  # of circle, square, triangle
 
 import zoo
 from backbones.deformable import DeformConv2d
-from zoo.config import build_detector
+from zoo import initial_weights
+from zoo.config import build_detector, compose_entry
 from zoo.initial_weights import initialize_weights, load_pretrained
 
 
@@ -120,3 +121,13 @@ def test_torchvisions_detector_knows_all_of_cocos_classes():
     """It counts 91, of which some have no name: training on COCO is for the 80 that have one."""
     named = zoo.card("FCOS_R_50_1x").config["classes"]
     assert set(named) < set(zoo.card("FCOS_TV_R_50").config["classes"])
+
+
+@pytest.mark.parametrize("chosen", ["auto", "imagenet"])
+def test_another_backbone_starts_from_its_own_weights(monkeypatch, chosen):
+    loaded = []
+    monkeypatch.setattr(initial_weights, "load_backbone", lambda *given: loaded.append(given[1]))
+    config = compose_entry("FCOS_R_50_1x", ["backbone=resnet101", f"init.backbone={chosen}"])
+    line = initialize_weights(zoo.build("FCOS_R_50_1x"), config)
+    assert loaded == ["msra_r101"]
+    assert line.startswith("started the backbone from msra_r101")

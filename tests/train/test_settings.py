@@ -104,6 +104,14 @@ def test_the_published_recipes_pass(name: str) -> None:
     check_detector(config)
 
 
+def test_a_section_may_be_given_as_a_whole() -> None:
+    section = {"shortest": [96, 128], "longest": 160}
+    config = compose_entry(ENTRY, ["augmentation={shortest:[96,128],longest:160}"])
+    assert config["augmentation"] == section
+    with pytest.raises(ValueError, match="augmentaton is not a setting: did you mean augmentation"):
+        check_training(compose_entry(ENTRY, ["augmentaton={longest:160}"]))
+
+
 def test_every_setting_has_a_default() -> None:
     config = compose_entry(ENTRY)
     for key in ("solver", "data", "init", "run"):
