@@ -21,6 +21,7 @@ from torch import Tensor
 import backbones
 import fcos
 from fcos import Detector
+from fcos.settings import detector_settings
 from zoo import cache, formats
 from zoo.config import build_detector, modules_of, rename_settings
 from zoo.download import fetch
@@ -254,6 +255,10 @@ def _parse(content: Mapping[str, Any], header: Mapping[str, str], name: str) -> 
             f'its "classes" are not a list of names but {shorten(repr(classes), 80)}: '
             "write the names there, or leave them out"
         )
+    if trained and classes and isinstance(content.get("settings"), dict):  # one to resume from
+        config = detector_settings(content["settings"], classes)
+        if average := content.get("average"):  # the weights that are measured and released
+            content = {"model": {k: v for k, v in average.items() if k != "n_averaged"}}
     return Checkpoint(
         formats.unwrap(content),
         name,

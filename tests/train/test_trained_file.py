@@ -19,7 +19,7 @@ from fcos.train.metrics import read
 from tools import cli
 from tools.arguments import name_for_files
 
-SETTINGS = ["head.shared_depth=1", "decoder.score=product"]
+SETTINGS = ["head.shared_depth=1", "decoder.score=product", "solver.ema=0.5"]
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,14 @@ def test_the_file_is_the_detector_that_was_trained(run: Path, file: str) -> None
         assert detector.settings is not None
         assert detector.settings["head"]["shared_depth"] == 1
         assert detector.classes == ("star", "circle")
+
+
+def test_a_checkpoint_to_resume_from_is_that_detector_too(run: Path) -> None:
+    newest = max((run / "checkpoints").iterdir())
+    resumed, released = zoo.get(str(newest)), zoo.get(str(run / f"{ENTRY}.pth"))
+    assert resumed.settings == released.settings
+    for ours, theirs in zip(resumed.parameters(), released.parameters(), strict=True):
+        assert torch.equal(ours, theirs)  # the moving average, which was measured
 
 
 def test_evaluate_gives_the_ap_that_training_gave(
