@@ -42,7 +42,7 @@ nb_execution_mode = "off"  # a test runs the notebook
 default_role = "code"  # `name` in a docstring
 autodoc_member_order = "bysource"
 napoleon_use_ivar = True  # attributes as a list
-python_maximum_signature_line_length = 90
+python_maximum_signature_line_length = 130  # of qualified names
 suppress_warnings = ["toc.not_included"]  # pages that others link to
 
 

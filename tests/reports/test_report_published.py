@@ -77,6 +77,14 @@ def test_all_tables_come_out_row_for_row_with_footnotes_when_nothing_was_measure
     assert len(again.csv().splitlines()) >= 1 + len(table.rows)
 
 
+def test_columns_have_different_headings_and_a_single_row_of_many_is_upright() -> None:
+    found = {table.id: published.compare(table, frame([]), "nowhere") for table in tables()}
+    for comparison in found.values():
+        assert comparison.cells.columns.is_unique
+    assert list(found["xytpai_coco"].shown.columns) == ["figure", "value"]
+    assert list(found["xytpai_curves"].shown["epoch"][:2]) == ["1", "2"]
+
+
 def test_other_sizes_and_precisions_do_not_replace_the_published_ones() -> None:
     rows = [latency(ENTRY, 9.0, size=(256, 427)), latency(ENTRY, 9.0, precision="bf16")]
     assert "9.0" not in published.page(rows, [TABLE])

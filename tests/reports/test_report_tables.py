@@ -191,6 +191,13 @@ def test_errors_and_calibration_have_a_table_of_their_own() -> None:
     assert "AP from" not in printed(rows)  # the terminal has the main figures only
 
 
+def test_few_models_with_many_figures_have_a_row_per_figure_with_its_meaning() -> None:
+    keys = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs")
+    shown = section([ap(ENTRY, values=dict.fromkeys(keys, 0.5))], "AP")
+    assert list(shown.cells.columns) == ["figure", f"{ENTRY} fp32 published", "meaning"]
+    assert shown.cells.iloc[1].to_list() == ["AP50", "50.0", "AP at IoU 0.50"]
+
+
 def test_the_noise_of_a_time_and_the_ap_in_noise_are_two_columns() -> None:
     values = {"corrupted": {"noise": [0.3, 0.2, 0.1]}, "mean": 0.2, "split": "val2017"}
     rows = [latency(ENTRY, 80, noise=0.05), row(ENTRY, "robustness", values)]
