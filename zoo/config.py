@@ -194,8 +194,8 @@ def build_detector(
     check_detector(config)
     classes = config["classes"]
     if num_classes is not None and num_classes != len(classes):
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, not {num_classes}")
+        if not isinstance(num_classes, int) or num_classes < 1:
+            raise ValueError(f"num_classes must be an integer of at least 1, not {num_classes!r}")
         classes = [str(label) for label in range(num_classes)]
     try:
         with torch.device("meta") if empty else nullcontext():

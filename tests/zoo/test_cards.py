@@ -129,8 +129,9 @@ def test_an_entry_is_built_for_any_number_of_classes() -> None:
     assert detector.card is zoo.card("FCOS_syncbn_bs32_c128_MNV2_FPN_1x")
     own = zoo.build("FCOS_syncbn_bs32_c128_MNV2_FPN_1x", num_classes=80)
     assert own.classes[0] == "person"
-    with pytest.raises(ValueError, match="num_classes must be at least 1, not 0"):
-        zoo.build("FCOS_syncbn_bs32_c128_MNV2_FPN_1x", num_classes=0)
+    for wrong in (0, 2.5, "3"):
+        with pytest.raises(ValueError, match=f"an integer of at least 1, not {wrong!r}"):
+            zoo.build("FCOS_syncbn_bs32_c128_MNV2_FPN_1x", num_classes=wrong)  # type: ignore[arg-type]
 
 
 CONVNEXT = """
