@@ -46,9 +46,11 @@ python_maximum_signature_line_length = 130  # of qualified names
 suppress_warnings = ["toc.not_included"]  # pages that others link to
 
 
-def break_names(app: Sphinx, doctree: nodes.document, page: str) -> None:
-    """Let the names of models in tables break after an underscore on narrow screens."""
+def mark_cells(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Mark sentences in tables, and names of models, which may break after an underscore."""
     for cell in doctree.findall(nodes.entry):
+        if len(cell.astext()) > 40:
+            cell["classes"].append("sentence")
         if "_" not in cell.astext() or " " in cell.astext():
             continue
         cell["classes"].append("name")
@@ -94,7 +96,7 @@ def add_demo(app: Sphinx, failure: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    app.connect("doctree-resolved", break_names)
+    app.connect("doctree-resolved", mark_cells)
     app.connect("autodoc-process-signature", plain_types)
     app.connect("build-finished", copy_sources)
     app.connect("build-finished", add_demo)
