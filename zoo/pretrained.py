@@ -66,6 +66,8 @@ def get(
         raise ValueError("device 'mps' has no float64, which NMS needs; use device='cpu'")
     if winograd and (compile or precision != "fp32" or torch.device(device or "cpu").type != "cpu"):
         raise ValueError("winograd=True is for precision 'fp32' on a CPU, without compile=True")
+    if weights is not None and is_path(name):
+        raise ValueError(f"{name} has weights of its own: name an entry, or leave out {weights}")
     if weights is not None:
         detector = _load_given(card(name), weights)
     elif is_path(name):

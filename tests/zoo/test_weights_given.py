@@ -48,6 +48,11 @@ def test_a_trained_file_brings_its_classes(tmp_path: Path, trained: Detector, ki
         torch.testing.assert_close(ours.logits, theirs.logits)
 
 
+def test_a_file_takes_no_other_weights() -> None:
+    with pytest.raises(ValueError, match="has weights of its own: name an entry, or leave"):
+        zoo.get("runs/mine/best.pth", weights="other.pth")
+
+
 def test_a_file_of_another_entry_is_refused_by_name(tmp_path: Path, trained: Detector) -> None:
     release(trained.state_dict(), CLASSES, "FCOS_R_50_1x", tmp_path / "other.pth")
     with pytest.raises(zoo.CheckpointError, match=r"holds a trained FCOS_R_50_1x.*zoo\.get"):
