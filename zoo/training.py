@@ -234,12 +234,13 @@ def measure(test: TestSet, data: Config, folder: Path, detector: Detector) -> di
 def announce(trainer: Trainer, images: int, config: Config) -> None:
     """Say what will be trained, and what of it may not be as expected."""
     iterations, accumulate, folder = trainer.schedule.iterations, trainer.accumulate, trainer.folder
+    epochs = iterations / trainer.epoch
     parts = f" in {accumulate} micro-batches" if accumulate > 1 else ""
     log(
         f"{trainer.name}: {images} images of {len(trainer.detector.classes)} classes, batches of "
         f"{config['solver']['batch']} on {distributed.world()} x {trainer.device.type}{parts}, "
         f"from iteration {trainer.iteration} of {iterations} "
-        f"({iterations / trainer.epoch:.3g} epochs) in {folder}"
+        f"({epochs:.3g} epoch{'' if epochs == 1 else 's'}) in {folder}"
     )
     if trainer.schedule.warmup_iterations >= iterations:
         log(
