@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.metadata
+import io
 import os
 import sys
 import warnings
@@ -119,6 +120,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; warnings, and errors that a user can fix, are one line each."""
+    sys.stdout = sys.stdout or io.StringIO()  # None if the shell has closed it: `>&-`
+    sys.stderr = sys.stderr or io.StringIO()
     given = sys.argv[1:] if arguments is None else arguments
     words = [word for word in given if word != "--debug"]
     errors = TextConsole(stderr=True, soft_wrap=True)

@@ -27,8 +27,9 @@ def info(
     # Lists in YAML look like markup, and a folded link cannot be copied.
     console = TextConsole(soft_wrap=True)
     if Path(name).suffix in (*TRAINED, *EXPORTED):
+        stated = facts_of_file(Path(name))
         console.print(name, style="bold")
-        console.print(_yaml(facts_of_file(Path(name))))
+        console.print(_yaml(stated))
         return
     card = zoo.card(name)
     facts = [

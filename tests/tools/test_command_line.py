@@ -145,7 +145,10 @@ def test_commands_that_compute_nothing_do_not_import_torch() -> None:
 
 @pytest.mark.parametrize(
     ("command", "reader", "code"),
-    [("list", "| true", 141), ("list --help", "| true", 141), ("list", "> /dev/full", 1)],
+    [
+        *(("list", "| true", 141), ("list --help", "| true", 141)),
+        *(("list", "> /dev/full", 1), ("list", ">&-", 0)),
+    ],
 )
 def test_output_that_cannot_be_written_is_one_line_at_most(
     command: str, reader: str, code: int
