@@ -233,14 +233,19 @@ def visible_gpus() -> list[str]:
     return [str(number) for number in range(pynvml.nvmlDeviceGetCount())] if pynvml else []
 
 
-@cache
 def fingerprint() -> str:
     """Twelve characters of the SHA-256 of code and configs; other code is another measurement.
 
-    The configs are also those of the user's registered folders.
+    The configs are also those of the user's registered folders. Files are read once in a process,
+    which goes on running the code that it began with.
     """
+    return _fingerprint(tuple(folders()))
+
+
+@cache
+def _fingerprint(registered: tuple[Path, ...]) -> str:
     digest = hashlib.sha256()
-    roots = {ROOT / name: ROOT for name in SOURCES} | {folder: folder for folder in folders()}
+    roots = {ROOT / name: ROOT for name in SOURCES} | {folder: folder for folder in registered}
     for folder, root in roots.items():
         for path in sorted(folder.rglob("*")):
             if path.suffix in (".py", ".yaml"):

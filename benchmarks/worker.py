@@ -23,6 +23,7 @@ from typing import Any
 
 from benchmarks.cases import Case, MissingError, Result
 from benchmarks.environment import fingerprint, visible_gpus
+from zoo.registry import folders
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -87,7 +88,9 @@ def _process(
     receiver, sender = context.Pipe(duplex=False)
     handle, name = tempfile.mkstemp(prefix="fcos-zoo-", suffix=".log")
     os.close(handle)
-    arguments = list(cases), sender, name, measure, fingerprint(), dict(os.environ)
+    # Also folders that `zoo.register` has added in this process.
+    environment = {**os.environ, "FCOS_ZOO_CONFIGS": os.pathsep.join(map(str, folders()))}
+    arguments = list(cases), sender, name, measure, fingerprint(), environment
     process = context.Process(target=_serve, args=arguments, daemon=True)
     try:
         with _without_interrupts():

@@ -127,10 +127,15 @@ def _what_differs(cells: pd.DataFrame) -> dict[str, list[str]]:
     columns = {"model": list(cells["entry"])}
     for name in ("machine", "settings", "runtime"):
         texts = cells[name].fillna(GAP)
-        kinds = texts[texts != GAP].str.split().str[0] if name == "runtime" else texts
-        if kinds.nunique() > 1:  # runtimes of any version are the same
+        shown = _with_runtimes(cells) if name == "runtime" else texts.nunique() > 1
+        if shown:
             columns[name] = list(texts)
     return columns
+
+
+def _with_runtimes(cells: pd.DataFrame) -> bool:
+    """Whether a table has a column of runtimes, as it has where any is not PyTorch."""
+    return not cells["runtime"].dropna().str.startswith("PyTorch").all()
 
 
 def page(rows: Sequence[Row], title: str = "All measurements") -> str:
@@ -164,7 +169,7 @@ def _section(title: str, measured: pd.DataFrame, spread: str | None) -> Section:
     in_settings = metrics[0].scope == "settings"
     by = ["entry", "settings", "weights"] if in_settings else ["entry"]
     chosen = best(measured, [*by, *([spread] if spread else [])])
-    if in_settings and chosen["runtime"].str.split().str[0].nunique() > 1:
+    if in_settings and _with_runtimes(chosen):
         by.insert(2, "runtime")  # of equal settings the newest one is chosen, whatever its version
     columns: dict[str, dict[tuple[str, ...], str]] = {}
     for metric in metrics:
@@ -231,8 +236,7 @@ def _conditions(table: pd.DataFrame) -> list[str]:
     if len(timed):
         words += [*timed["settings"].unique()] if timed["settings"].nunique() == 1 else []
         words += sorted(set(timed["device"]))
-        kinds = timed["runtime"].str.split().str[0].nunique()
-        words += [" or ".join(sorted(timed["runtime"].unique()))] if kinds == 1 else []
+        words += [] if _with_runtimes(timed) else [" or ".join(sorted(timed["runtime"].unique()))]
         threads = sorted(timed["threads"].dropna().unique())
         words += [f"{count:.0f} thread{'s' if count > 1 else ''}" for count in threads]
     images = measured[(measured["images"] > 0) & (measured["split"] != "")]

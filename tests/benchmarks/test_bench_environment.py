@@ -145,7 +145,7 @@ def test_the_fingerprint_is_that_of_the_code_that_measures_and_of_registered_ent
     fingerprints = set()
 
     def add() -> None:
-        environment.fingerprint.cache_clear()
+        environment._fingerprint.cache_clear()
         fingerprints.add(environment.fingerprint())
 
     add()
@@ -155,5 +155,5 @@ def test_the_fingerprint_is_that_of_the_code_that_measures_and_of_registered_ent
         add()
     monkeypatch.setattr(environment, "SOURCES", ("zoo",))
     add()
-    environment.fingerprint.cache_clear()
+    environment._fingerprint.cache_clear()
     assert [len(each) for each in fingerprints] == [12] * 4

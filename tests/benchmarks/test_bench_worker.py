@@ -12,10 +12,12 @@ from pathlib import Path
 import measuring
 import pytest
 
+import zoo
 from benchmarks import measure, worker
 from benchmarks.cases import Case, Dataset, Result
 from benchmarks.worker import run
 from benchmarks.workload import resolve_weights
+from zoo import registry
 
 ROOT = Path(measure.__file__).parent.parent
 SUITE = """
@@ -41,7 +43,19 @@ def test_a_process_has_the_threads_of_the_case_and_the_environment_of_the_moment
     assert (result.status, result.values) == ("measured", {"entry": "fine", "threads": "1"})
     assert result.seconds > 0
     monkeypatch.setenv("FCOS_ZOO_CONFIGS", "mine")
-    assert results("environment")["environment"].values == {"folders": "mine"}
+    folders = {"folders": str(Path("mine").resolve())}
+    assert results("environment")["environment"].values == folders
+
+
+def test_a_process_knows_the_entries_that_were_registered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(registry, "_registered", [])
+    text = "defaults: [/entry/FCOS_shapes_tiny@_here_, _self_]\nweights: []\n"
+    (tmp_path / "FCOS_mine.yaml").write_text(text)
+    zoo.register(tmp_path)
+    [(_, result)] = run([Case("FCOS_mine", "params")])
+    assert (result.status, result.reason) == ("measured", "")
 
 
 def test_a_process_of_other_code_than_the_suite_began_with_measures_nothing(
