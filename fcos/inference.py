@@ -28,6 +28,11 @@ class InferenceOptions(nn.Module):
     fused = False
     backbone_frozen = False
 
+    @property
+    def runtime(self) -> str:
+        """What computes the network, with its version."""
+        return f"PyTorch {torch.__version__.split('+')[0]}"
+
     def fuse(self) -> Self:
         """Fold the batch norms of the backbone into its convolutions, for faster inference.
 

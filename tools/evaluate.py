@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.console import Console
+from rich.table import Column, Table
 
 from fcos.text import TextConsole, plain_table
 from tools.arguments import (
@@ -100,7 +102,7 @@ def evaluate(
         if distributed.rank() == 0:
             for line in remarks(detector.classes, data, ids, max_detections or COCO_LIMIT):
                 TextConsole(stderr=True, soft_wrap=True).print(line)
-            write(results, data, ids, folder, title, max_detections or COCO_LIMIT)
+            write(results, data, ids, folder, title, max_detections or COCO_LIMIT, detector.runtime)
 
 
 def read_dataset(paths: Sequence[Path], folder: Path) -> Dataset:
@@ -158,12 +160,14 @@ def write(
     folder: Path,
     title: str,
     max_detections: int,
+    runtime: str,
 ) -> None:
     """Write the detections, then compute and print the metrics."""
     from benchmarks import accuracy
 
     (folder / "detections.json").write_text(json.dumps(results))
     figures = accuracy.figures(results, dataset, ids, max_detections=max_detections)
+    figures["runtime"] = runtime
     (folder / "figures.json").write_text(json.dumps(figures, indent=1))
     console = TextConsole(width=None if sys.stdout.isatty() else 120)
     print_figures(figures, title, console)
@@ -171,22 +175,36 @@ def write(
 
 
 def print_figures(figures: dict[str, Any], title: str, console: TextConsole) -> None:
-    """Print the twelve metrics in per cent, and the classes from best to worst."""
+    """Print the twelve metrics in per cent, and the classes from best to worst.
+
+    What runs an exported file is named beside them.
+    """
     from fcos.coco_eval import FIGURES, percent
     from fcos.text import counted, printable
 
     heading = f"{title} on {figures['split']}, {counted(figures['images'], 'image')}"
-    table = plain_table()
-    for figure in FIGURES:
-        table.add_column(figure, justify="right")
-    table.add_row(*(percent(figures[figure]) for figure in FIGURES))
+    columns = {name: percent(figures[name]) for name in FIGURES}
+    if not figures["runtime"].startswith("PyTorch"):
+        columns = {"runtime": figures["runtime"], **columns}
+    left_out: list[str] = []
+    while Console(width=1000).measure(table := one_row(columns)).maximum > console.width:
+        left_out.insert(0, columns.popitem()[0])
     console.print(heading)
     console.print(table)
+    if left_out:
+        console.print(f"Left out for the width: {', '.join(left_out)}; see figures.json.")
     classes = {name: ap for name, ap in figures["per_class"].items() if ap is not None}
     ranked = sorted(classes.items(), key=lambda pair: -pair[1])
     texts = [f"{printable(name)} {percent(ap)}" for name, ap in ranked]
     if texts:
         console.print(f"AP by class: {', '.join(texts)}")
+
+
+def one_row(cells: dict[str, str]) -> Table:
+    """A table of one row."""
+    table = plain_table(*(Column(heading, justify="right") for heading in cells))
+    table.add_row(*cells.values())
+    return table
 
 
 if __name__ == "__main__":

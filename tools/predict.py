@@ -124,7 +124,8 @@ def predict(
             ]
         return [detections.filter(kept)[:max_detections] for detections in found]
 
-    return detect_all(sources, batch_size, detect, Outputs(out, sources, detector, formats, font))
+    outputs = Outputs(out, sources, detector, formats, font)
+    return detect_all(sources, batch_size, detect, outputs, detector.runtime)
 
 
 def detect_all(
@@ -132,6 +133,7 @@ def detect_all(
     batch_size: int,
     detect: Callable[[list[Tensor]], list[Detections]],
     outputs: Outputs,
+    runtime: str,
 ) -> int:
     """Detect in all frames of the sources, print what was detected, and write it.
 
@@ -162,7 +164,7 @@ def detect_all(
                     failures.append(f"{frame.name}: cannot be drawn or written ({error})")
             seconds["writing"] += time.perf_counter() - start
     console.print(printable(f"{counted(images, 'image')} and results.json in {outputs.folder}"))
-    console.print(_speed(images, time.perf_counter() - started, seconds))
+    console.print(_speed(images, time.perf_counter() - started, runtime, seconds))
     for failure in failures:
         console.print(printable(failure), style="red")
     return 1 if failures else 0
@@ -205,10 +207,11 @@ def _batches(
         yield batch
 
 
-def _speed(images: int, total: float, seconds: dict[str, float]) -> str:
-    """ "8 images in 2.0 s, 4.0 images/s: 0.1 s reading, 1.5 s detecting, 0.4 s writing"."""
+def _speed(images: int, total: float, runtime: str, seconds: dict[str, float]) -> str:
+    """ "8 images in 2.0 s by PyTorch 2.9.0, 4.0 images/s: 0.1 s reading, 1.5 s detecting, ..."."""
     stages = ", ".join(f"{value:.1f} s {stage}" for stage, value in seconds.items())
-    return f"{counted(images, 'image')} in {total:.1f} s, {images / total:.1f} images/s: {stages}"
+    speed = f"{total:.1f} s by {runtime}, {images / total:.1f} images/s"
+    return f"{counted(images, 'image')} in {speed}: {stages}"
 
 
 def _check_font(path: str | None) -> None:

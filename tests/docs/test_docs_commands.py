@@ -22,7 +22,6 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 from huggingface_hub import constants
@@ -35,6 +34,7 @@ import zoo
 from fcos.data.shapes import write
 from tools import cli, demo
 from tools.outputs import VideoWriter
+from tools.serve import import_gradio
 
 ROOT = Path(__file__).resolve().parents[2]
 BASH_RUNS_ELSEWHERE = ("docs/tutorial.md", "docs/how_to.md", "CONTRIBUTING.md")
@@ -251,9 +251,16 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         server.shutdown()
 
     monkeypatch.setattr(http.server.ThreadingHTTPServer, "serve_forever", serve_once)
-    gradio = mock.MagicMock()  # test_browser_commands.py runs the real one where it is installed
-    gradio.Interface.return_value.launch.side_effect = lambda **_: answers.append(200)
-    monkeypatch.setitem(sys.modules, "gradio", gradio)
+    interface = import_gradio().Interface
+    launch = interface.launch
+
+    def launch_once(app: Any, server_port: int, **options: Any) -> None:
+        launch(app, **options, prevent_thread_lock=True, quiet=True)  # on a free port
+        with urllib.request.urlopen(app.local_url) as page:
+            answers.append(page.status)
+        app.close()
+
+    monkeypatch.setattr(interface, "launch", launch_once)
     return answers
 
 

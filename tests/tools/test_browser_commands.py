@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import http.server
-import importlib.util
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +22,6 @@ from tools.serve import app
 
 TINY = "FCOS_shapes_tiny"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-GRADIO = importlib.util.find_spec("gradio") is not None
 THRESHOLD = 0.5
 # Chromium can offer WebGPU in software, which the page avoids unless it looks like a graphics card.
 SOFTWARE_WEBGPU = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader")
@@ -196,13 +195,14 @@ def test_without_a_camera_the_page_says_why(
     assert page.get_by_text("Start the webcam").is_enabled()
 
 
-@pytest.mark.skipif(GRADIO, reason="gradio is installed")
-def test_a_missing_gradio_is_one_line_with_the_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_gradio_is_one_line_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["serve", TINY]) == 1
     assert "pip install 'fcos-zoo[demo]'" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not GRADIO, reason="needs gradio (extra demo)")
 def test_the_app_gives_the_boxes_of_the_detector(tmp_path: Path) -> None:
     from gradio_client import Client, handle_file
 

@@ -140,11 +140,14 @@ def test_info_shows_what_a_file_states(folder: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
-def test_commands_take_a_file_for_a_name(command: str, folder: Path, tmp_path: Path) -> None:
+def test_commands_take_a_file_for_a_name_and_print_its_runtime(
+    command: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     image = str(next((Path(embedded().images)).iterdir()))
     arguments = [image] if command == "predict" else ["--limit", "2", "--workers", "0"]
     file = str(folder / f"{TINY}.onnx")
     assert run([command, file, *arguments, "--out", str(tmp_path)]) == 0
+    assert f"ONNX Runtime {onnxruntime.__version__}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
