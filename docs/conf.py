@@ -6,9 +6,12 @@ import html
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
+from pygments.lexer import inherit
+from pygments.lexers.shell import BashLexer
+from pygments.token import Name
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
@@ -46,20 +49,43 @@ python_maximum_signature_line_length = 130  # of qualified names
 suppress_warnings = ["toc.not_included"]  # pages that others link to
 
 
-def mark_cells(app: Sphinx, doctree: nodes.document, page: str) -> None:
-    """Mark sentences in tables, and names of models, which may break after an underscore."""
+class CommandLexer(BashLexer):
+    """Bash whose options are marked, so that they are not broken at their hyphens."""
+
+    tokens: ClassVar = {"basic": [(r"(?<=\s)--?[a-z][\w-]*", Name.Attribute), inherit]}
+
+
+def mark_names(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Let names break after an underscore and paths after a slash, and mark cells by content."""
     for cell in doctree.findall(nodes.entry):
         if len(cell.astext()) > 40:
             cell["classes"].append("sentence")
-        if "_" not in cell.astext() or " " in cell.astext():
-            continue
-        cell["classes"].append("name")
-        for text in list(cell.findall(nodes.Text)):
-            first, *others = re.split("(?<=_)(?=.)", text)
-            parts: list[nodes.Node] = [nodes.Text(first)]
-            for part in others:
-                parts += [nodes.raw("", "<wbr>", format="html"), nodes.Text(part)]
-            text.parent.replace(text, parts)
+        if "_" in cell.astext() and " " not in cell.astext():
+            cell["classes"].append("name")
+            _add_breaks(cell)
+    for title in doctree.findall(nodes.title):
+        _add_breaks(title)
+    for code in doctree.findall(nodes.literal):
+        if max(map(len, code.astext().split()), default=0) > 24:
+            _add_breaks(code)
+        if max(map(len, re.split("[ _/,]", code.astext()))) > 40:
+            code["classes"].append("endless")  # such as a hash
+
+
+def _add_breaks(node: nodes.Element) -> None:
+    for text in list(node.findall(nodes.Text)):
+        first, *others = re.split("(?<=[_/,])(?=[^_/, ])", text)
+        parts: list[nodes.Node] = [nodes.Text(first)]
+        for part in others:
+            parts += [nodes.raw("", "<wbr>", format="html"), nodes.Text(part)]
+        text.parent.replace(text, parts)
+
+
+def mark_contents(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Let the names in the list of a page's headings break as the headings do."""
+    context["toc"] = re.sub("_(?=[^<>]*<)", "_<wbr>", context.get("toc", ""))
 
 
 def plain_types(*event: Any) -> tuple[str, str]:
@@ -96,7 +122,10 @@ def add_demo(app: Sphinx, failure: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    app.connect("doctree-resolved", mark_cells)
+    for language in ("bash", "sh"):
+        app.add_lexer(language, CommandLexer)
+    app.connect("doctree-resolved", mark_names)
+    app.connect("html-page-context", mark_contents)
     app.connect("autodoc-process-signature", plain_types)
     app.connect("build-finished", copy_sources)
     app.connect("build-finished", add_demo)

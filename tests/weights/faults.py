@@ -51,7 +51,7 @@ def _page(text: str) -> bytes:
 
 _LFS = f"version https://git-lfs.github.com/spec/v1\noid sha256:{SHA256}\nsize {SIZE}\n".encode()
 _LOG_IN = _page("<form><input name='user'><input type='password'></form>")
-_WRONG = "sha256 <HASH> is not that of the expected file; moved to w.pth.bad"
+_WRONG = "sha256 HASH is not that of the expected file; moved to w.pth.bad"
 _TWICE = (host.drop(100_000),) * 2
 
 FAULTS = [
@@ -190,7 +190,7 @@ def provoke(fault: Fault, folder: Path) -> tuple[str | None, tuple[int, ...], li
         except WeightsError as error:
             line = next(line for line in str(error).split("\n") if source.url in line)
             reason = line.removeprefix(f"  {source.url}: ").replace(f"{folder}/", "")
-            reason = re.sub("[0-9a-f]{64}", "<HASH>", reason)
+            reason = re.sub("[0-9a-f]{64}", "HASH", reason)
     starts = tuple(int((each or "bytes=0-")[6:-1]) for each in resource.ranges)
     return reason, starts, waits
 
@@ -213,7 +213,7 @@ HEADER = """# What a download survives
 Each row is one fault of a host, provoked by a local server (`tests/weights/faulty_server.py`) while
 `zoo.download.fetch` asks it for `w.pth`, a file of 300,000 bytes. `python tests/weights/faults.py`
 writes this page; `tests/weights/test_faults.py` asserts every row and that a run still writes this
-page. Three attempts without progress end a download here (five by default); `<HASH>` stands for
+page. Three attempts without progress end a download here (five by default); `HASH` stands for
 what differs between runs.
 
 `.part` is kept so that the next call resumes the download, `.bad` is a file that was refused, and
