@@ -13,24 +13,11 @@ from torch import Tensor, nn
 
 from backbones.layers import ConcatConvNorm, ConvNorm, NormKind, NormLayer
 from backbones.ranges import Count, CountOrZero, NotNegative
+from backbones.resnet import BasicBlock
 from backbones.staged import StagedBackbone
 
 WIDTHS = (64, 128, 256, 512)
 DEPTHS = (1, 2, 2, 1)
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions; the shortcut is given, already of the output's shape."""
-
-    def __init__(
-        self, in_channels: int, out_channels: int, stride: int, norm_layer: NormLayer
-    ) -> None:
-        super().__init__()
-        self.conv1 = ConvNorm(in_channels, out_channels, 3, stride=stride, norm_layer=norm_layer)
-        self.conv2 = ConvNorm(out_channels, out_channels, 3, activation=None, norm_layer=norm_layer)
-
-    def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
-        return F.relu_(self.conv2(self.conv1(x)).add_(shortcut))
 
 
 class Tree(nn.Module):
@@ -64,8 +51,9 @@ class Tree(nn.Module):
         if level_root:
             child_channels += in_channels
         if depth == 1:
-            self.tree1: nn.Module = BasicBlock(in_channels, out_channels, stride, norm_layer)
-            self.tree2: nn.Module = BasicBlock(out_channels, out_channels, 1, norm_layer)
+            block = partial(BasicBlock, norm_layer=norm_layer)
+            self.tree1: nn.Module = block(in_channels, out_channels, stride=stride)
+            self.tree2: nn.Module = block(out_channels, out_channels)
             self.root = ConcatConvNorm(
                 2 * out_channels + child_channels, out_channels, 1, norm_layer=norm_layer
             )

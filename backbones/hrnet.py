@@ -13,21 +13,9 @@ from torch import Tensor, nn
 
 from backbones.layers import ConvNorm, NormKind, NormLayer, constant_norm, norm_layer
 from backbones.ranges import Count, CountOrZero, NotNegative
-from backbones.resnet import Bottleneck
+from backbones.resnet import BasicBlock, Bottleneck
 
 MODULES = (1, 4, 3)  # exchange modules in stages 2, 3 and 4, which have 2, 3 and 4 branches
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around an identity shortcut."""
-
-    def __init__(self, channels: int, norm_layer: NormLayer) -> None:
-        super().__init__()
-        self.conv1 = ConvNorm(channels, channels, 3, norm_layer=norm_layer)
-        self.conv2 = ConvNorm(channels, channels, 3, activation=None, norm_layer=norm_layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu_(self.conv2(self.conv1(x)).add_(x))
 
 
 class Fusion(nn.Module):
@@ -74,7 +62,8 @@ class ExchangeModule(nn.Module):
     def __init__(self, widths: tuple[int, ...], norm_layer: NormLayer) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
-            nn.Sequential(*(BasicBlock(width, norm_layer) for _ in range(4))) for width in widths
+            nn.Sequential(*(BasicBlock(width, width, norm_layer=norm_layer) for _ in range(4)))
+            for width in widths
         )
         self.fusions = nn.ModuleList(
             Fusion(target, widths, norm_layer) for target in range(len(widths))
@@ -118,16 +107,7 @@ class HRNet(nn.Module):
         )
         self.stage1 = nn.Sequential(
             *(
-                Bottleneck(
-                    64 if block == 0 else 256,
-                    64,
-                    256,
-                    stride=1,
-                    stride_in_1x1=False,
-                    groups=1,
-                    deformable=False,
-                    norm_layer=stage1_norm,
-                )
+                Bottleneck(64 if block == 0 else 256, 64, 256, norm_layer=stage1_norm)
                 for block in range(4)
             )
         )

@@ -20,6 +20,21 @@ from backbones.staged import StagedBackbone
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, stride: int = 1, norm_layer: NormLayer
+    ) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(in_channels, out_channels, 3, stride=stride, norm_layer=norm_layer)
+        self.conv2 = ConvNorm(out_channels, out_channels, 3, activation=None, norm_layer=norm_layer)
+
+    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        """`shortcut` is of the output's shape; by default it is `x`."""
+        return F.relu_(self.conv2(self.conv1(x)).add_(x if shortcut is None else shortcut))
+
+
 class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 with a shortcut; the stride is in the first 1x1 (MSRA) or in the 3x3."""
 
@@ -29,10 +44,10 @@ class Bottleneck(nn.Module):
         width: int,
         out_channels: int,
         *,
-        stride: int,
-        stride_in_1x1: bool,
-        groups: int,
-        deformable: bool,
+        stride: int = 1,
+        stride_in_1x1: bool = False,
+        groups: int = 1,
+        deformable: bool = False,
         norm_layer: NormLayer,
     ) -> None:
         super().__init__()
