@@ -12,7 +12,7 @@ from backbones import Backbone
 from backbones.ranges import Share
 from fcos.boxes import Size, inside, level_points
 from fcos.detections import Detections
-from fcos.head import Head, Level, map_size
+from fcos.head import Head, Level
 from fcos.images import ImageSource, check_options, image_batches
 from fcos.inference import InferenceOptions
 from fcos.losses import Loss
@@ -27,7 +27,7 @@ from fcos.preprocess import (
 )
 from fcos.pyramid import Pyramid
 from fcos.targets import TargetAssigner, Targets, check_targets
-from fcos.tta import Augmentation, flip_boxes, rescale_boxes
+from fcos.tta import Augmentation, flip_boxes
 
 Scale = tuple[float, float]  # y, x
 
@@ -214,7 +214,8 @@ class Detector(InferenceOptions):
             if augmentation.flip:
                 found = flip_boxes(found, copies.sizes, self.decoder.plus_one)
             factors = [(y / fy, x / fx) for (y, x), (fy, fx) in zip(back, scales, strict=True)]
-            candidates.append(rescale_boxes(found, factors))
+            boxes = found.boxes * self.decoder.per_side(factors, found.boxes)
+            candidates.append(found._replace(boxes=boxes))
         return self.decoder.detections(concatenate(candidates), originals, scales)
 
     def prepare(
@@ -244,22 +245,9 @@ class Detector(InferenceOptions):
         x = batch.tensor.to(self.head.cls_logits.weight.dtype)
         return self.head(self.pyramid(self.backbone(x)))
 
-    def decode(
-        self,
-        levels: Sequence[Level],
-        batch: ImageBatch,
-        sizes: Sequence[Size] | None = None,
-        scales: Sequence[Scale] | None = None,
-    ) -> list[dict[str, Tensor]]:
-        """The detections of each image; see `Decoder.detections`.
-
-        Args:
-            levels: the head's outputs for the batch.
-            batch: where each image lies in the network's input.
-            sizes: (height, width) of the images that the boxes are for; default: as fed.
-            scales: (y, x) factors from the images as fed to those images; default 1.
-        """
-        return self.decoder.detections(self.candidates(levels, batch), sizes or batch.sizes, scales)
+    def decode(self, levels: Sequence[Level], batch: ImageBatch) -> list[dict[str, Tensor]]:
+        """The detections of each image, in pixels of the images as fed."""
+        return self.decoder.detections(self.candidates(levels, batch), batch.sizes)
 
     def candidates(self, levels: Sequence[Level], batch: ImageBatch) -> Candidates:
         """The scored boxes that go into NMS, in pixels of the images as fed."""
@@ -270,12 +258,13 @@ class Detector(InferenceOptions):
         """Image points (L_i, 2) as (x, y) of each level's locations, in the batch's pixels."""
         points = []
         for level in levels:
-            size = map_size(level)
+            size = level.logits.shape[-2], level.logits.shape[-1]
             spacing = (level.stride, level.stride)
             if self.point_spacing == "map":
                 height, width = batch.tensor.shape[-2:]
                 spacing = (height // size[0], width // size[1])
-            points.append(level_points(size, spacing, self.point_offset, level.logits.device))
+            device = self.normalizer.mean.device
+            points.append(level_points(size, spacing, self.point_offset, device))
         return points
 
     def valid(

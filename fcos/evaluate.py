@@ -174,7 +174,6 @@ def detect_dataset(
     workers: int = 0,
     *,
     plus_one: bool = False,
-    title: str = "Evaluating",
 ) -> list[Result]:
     """Run a detector on every image, each process of a group on its share.
 
@@ -186,7 +185,6 @@ def detect_dataset(
         batch: images of a call of `predict`.
         workers: processes that read images; 0 reads them in this one.
         plus_one: see `to_coco_results`.
-        title: of the progress bar.
 
     Returns:
         The detections in COCO's results format, in the order of the images: of all processes on
@@ -198,7 +196,7 @@ def detect_dataset(
     shown = console.is_terminal and distributed.rank() == 0
     results: list[Result] = []
     for images, targets in track(
-        loader, title, len(batches), console=console, transient=True, disable=not shown
+        loader, "Evaluating", len(batches), console=console, transient=True, disable=not shown
     ):
         with torch.inference_mode():
             detections = predict(images)

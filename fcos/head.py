@@ -62,11 +62,6 @@ def _autocast_device(tensor: Tensor) -> str:
     return "cuda" if tensor.is_cuda else "cpu"  # tensors without values have no autocast
 
 
-def map_size(level: Level) -> tuple[int, int]:
-    """(h, w) of a level in cells."""
-    return level.logits.shape[-2], level.logits.shape[-1]
-
-
 class TowerLayer(nn.Module):
     """3x3 convolution, norm, ReLU. Batch norms keep one set of statistics a level.
 

@@ -66,11 +66,11 @@ def detect_sliced(
     return merge(detector, together, torch.cat(cut).to(together.boxes.device))
 
 
-def tile_corners(image: Size, size: int, overlap: float = OVERLAP) -> list[tuple[int, int]]:
+def tile_corners(image: Size, size: int) -> list[tuple[int, int]]:
     """The (y, x) corners of evenly spaced tiles that cover an image (height, width)."""
     if size < 1:
         raise ValueError(f"a tile must have at least one pixel, not {size}")
-    step = max(1, int(size * (1 - overlap)))
+    step = max(1, int(size * (1 - OVERLAP)))
 
     def starts(side: int) -> list[int]:
         count = 1 + -(-max(0, side - size) // step)
@@ -94,18 +94,13 @@ def _is_cut(found: Detections, corner: tuple[int, int], size: int) -> Tensor:
     """(n,) whether a box ends at an edge of its tile that is not an edge of the image."""
     height, width = found.image.shape[-2:]
     top, left = corner
-    margin = CUT_MARGIN * size
+    bottom, right, margin = top + size, left + size, CUT_MARGIN * size
     x1, y1, x2, y2 = found.boxes.unbind(1)
-    cut = torch.zeros_like(found.labels, dtype=torch.bool)
-    if left > 0:
-        cut |= x1 < left + margin
-    if top > 0:
-        cut |= y1 < top + margin
-    if left + size < width:
-        cut |= x2 > left + size - margin
-    if top + size < height:
-        cut |= y2 > top + size - margin
-    return cut
+    at_left, at_right = x1 < left + margin, x2 > right - margin
+    at_top, at_bottom = y1 < top + margin, y2 > bottom - margin
+    inner = (left > 0, top > 0, right < width, bottom < height)
+    ends = torch.stack((at_left, at_top, at_right, at_bottom), dim=1)
+    return (ends & ends.new_tensor(inner)).any(dim=1)
 
 
 def _covered_part(boxes: Tensor, others: Tensor) -> Tensor:

@@ -27,17 +27,14 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def bounded(text: str, word: int = 200, length: int = 20_000) -> str:
-    """The text with its control characters escaped, cut to a length; so are its words.
+def bounded(text: str) -> str:
+    """The text, which may hold a name of any length, with its control characters escaped.
 
-    Args:
-        text: of any length, as that of a name in a file may be.
-        word: the longest word, in characters.
-        length: of the whole text.
+    Words are cut to 200 characters, and the whole to 20,000.
     """
-    lines = re.sub(rf"\S{{{word},}}", lambda match: f"{match[0][:word]}...", text).split("\n")
+    lines = re.sub(r"(\S{200})\S*", r"\1...", text).split("\n")
     whole = "\n".join(map(printable, lines))
-    return whole if len(whole) <= length else f"{whole[:length]}..."
+    return whole if len(whole) <= 20_000 else f"{whole[:20_000]}..."
 
 
 class TextConsole(Console):

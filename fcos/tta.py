@@ -47,9 +47,3 @@ def flip_boxes(candidates: Candidates, sizes: Sequence[Size], plus_one: bool) ->
     x1, y1, x2, y2 = candidates.boxes.unbind(-1)
     width = x1.new_tensor([width - int(plus_one) for _, width in sizes])[:, None]
     return candidates._replace(boxes=torch.stack((width - x2, y1, width - x1, y2), dim=-1))
-
-
-def rescale_boxes(candidates: Candidates, factors: Sequence[tuple[float, float]]) -> Candidates:
-    """Multiply the boxes of each image by its (y, x) factors."""
-    scale = candidates.boxes.new_tensor(factors).flip(-1).repeat(1, 2)
-    return candidates._replace(boxes=candidates.boxes * scale[:, None])

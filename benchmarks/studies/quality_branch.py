@@ -116,9 +116,10 @@ def split_scores(detector: Detector, image: Tensor) -> Parts:
 
     The head's output that a detection came from is the one of its class with the same score.
     """
-    prepared = detector.prepare([image])
-    levels = detector.network(prepared[0])
-    (found,) = detector.decode(levels, *prepared)
+    batch, sizes, scales = detector.prepare([image])
+    levels = detector.network(batch)
+    candidates = detector.candidates(levels, batch)
+    (found,) = detector.decoder.detections(candidates, sizes, scales)
     if any(level.quality is None for level in levels) or detector.decoder.score == "class":
         raise ValueError("this model has no quality branch, or its scores do not depend on it")
     logits = torch.cat([level.logits.flatten(2)[0] for level in levels], dim=1)  # (C, L)

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from backbones.dla import BasicBlock
+from backbones.resnet import BasicBlock
 from fcos.boxes import Size
 from fcos.detector import Detector
-from fcos.head import Level, map_size
 from fcos.preprocess import ImageBatch
 from fcos.targets import Targets
 from fcos.train import distributed
@@ -60,7 +59,7 @@ class StepNormalizers:
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
         self._shapes = copy.deepcopy(detector).to("meta").eval()  # computes shapes, no values
-        self._levels: dict[Size, list[Level]] = {}
+        self._points: dict[Size, list[Tensor]] = {}
 
     def __call__(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
         """For each micro-batch (3, N) of its N images, see `Loss.normalizers`."""
@@ -68,26 +67,18 @@ class StepNormalizers:
         for images, targets in micro_batches:
             sizes: list[Size] = [(image.shape[-2], image.shape[-1]) for image in images]
             size, offsets = self.detector.normalizer.layout(sizes)
-            points = self.detector.points(self._levels_of(size), _empty(size))
-            assigned += self.detector.assign(points, self.detector.place(targets, offsets))
+            placed = self.detector.place(targets, offsets)
+            assigned += self.detector.assign(self._points_of(size), placed)
         normalizers = self.detector.loss.normalizers(assigned)
         return list(normalizers.split(len(micro_batches[0][0]), dim=1))
 
     @torch.no_grad()
-    def _levels_of(self, size: Size) -> list[Level]:
-        """Levels without content, of the sizes that the network's have."""
-        if size not in self._levels:
-            device = self.detector.normalizer.mean.device
-            self._levels[size] = [
-                level._replace(logits=torch.empty(1, device=device).expand(1, 1, *map_size(level)))
-                for level in self._shapes.network(_empty(size))
-            ]
-        return self._levels[size]
-
-
-def _empty(size: Size) -> ImageBatch:
-    """A batch that has only a height and a width."""
-    return ImageBatch(torch.empty(1, 3, *size, device="meta"), [], [])
+    def _points_of(self, size: Size) -> list[Tensor]:
+        """The points of each level for a batch of this size."""
+        if size not in self._points:
+            empty = ImageBatch(torch.empty(1, 3, *size, device="meta"), [], [])
+            self._points[size] = self.detector.points(self._shapes.network(empty), empty)
+        return self._points[size]
 
 
 def fitting_accumulation(
