@@ -5,6 +5,7 @@ Made from the entries and from the committed results, never edited.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,9 +13,10 @@ import pandas as pd
 import zoo
 from benchmarks import store
 from reports.frame import frame
-from reports.metrics import BY_NAME
+from reports.metrics import BY_NAME, PUBLISHED
 from reports.overview import summary
 from reports.tables import GAP, markdown
+from zoo.published import Column, Row
 from zoo.registry import entry_file, load_yaml
 from zoo.sources import FileSource
 
@@ -30,7 +32,7 @@ FIGURES = {
     "train_gb": ("train_gb", "train GB"),
     "train_gb_predicted": ("train_gb_predicted", "train GB, predicted"),
     "gflops": ("gflops", "GFLOPs"),
-    "params_m": ("params_m", "params M"),
+    "params_m": ("params_m", "params, M"),
 }
 BACKBONES = {
     "dla34": "DLA-34",
@@ -160,22 +162,34 @@ def card(facts: zoo.Card) -> str:
             for column in table.columns
             if column.key != "printed" and column.unit != "url" and row[column.key] is not None
         ]
-        seconds = {"s": " s"}
-        cells = ", ".join(
-            f"{c.heading} {c.text(row[c.key])}{seconds.get(c.unit, '')}" for c in columns
-        )
         date = f", {table.source.date}" if table.source.date else ""
-        lines.append(f"- [{table.title}{date}]({table.source.url}): {cells}")
+        lines.append(f"- [{table.title}{date}]({table.source.url}): {_cells(columns, row)}")
     lines.append(f"- License of the weights: {facts.license}")
     lines += [f"- {_source(place)}" for place in facts.weights]
     return "\n".join(lines)
+
+
+def _cells(columns: Sequence[Column], row: Row) -> str:
+    """The printed cells of a row; those of one heading together, and only the end of a curve."""
+    cells: dict[str, list[str]] = {}
+    for column in columns:
+        value, heading = row[column.key], column.heading
+        if isinstance(value, list):
+            heading = f"{heading} of epoch {len(value)}"
+            value = value[-1]
+        if len(heading) > 30 and column.key in PUBLISHED:  # a line of COCO's summary
+            heading = BY_NAME[PUBLISHED[column.key].metric].heading
+        text = column.text(value) + (" s" if column.unit == "s" else "")
+        cells.setdefault(heading, []).append(text)
+    return ", ".join(f"{heading} {' / '.join(texts)}" for heading, texts in cells.items())
 
 
 def _source(place: FileSource) -> str:
     """An address of a file, with what is known of the file."""
     address = "part of the package" if place.url.startswith("/") else f"`{place.url}`"
     size = f"{place.size:,} bytes" if place.size else ""
-    digest = f"SHA-256 `{place.digest}`" if place.digest else ""
+    cut = "…" if len(place.digest or "") < 64 else ""
+    digest = f"SHA-256 `{place.digest}{cut}`" if place.digest else ""
     known = [fact for fact in (address, size, digest, place.note) if fact]
     return ("Weights, dead link: " if place.dead else "Weights: ") + ", ".join(known)
 

@@ -93,9 +93,8 @@ def files(rows: Sequence[Row]) -> dict[str, str]:
 def _sparse(models: pd.DataFrame) -> str:
     """The figures that too few models have for a column, with where they are."""
     counts = {BY_NAME[name].heading: count(models, name) for name in ("ap", *SHOWN)}
-    rare = {heading: n for heading, n in counts.items() if 0 < n < len(models) / 2}
-    listed = ", ".join(f"{heading} of {n}" for heading, n in rare.items())
-    return f"Measured of fewer models, in [measured.md](measured.md): {listed}." if listed else ""
+    rare = ", ".join(heading for heading, n in counts.items() if 0 < n < len(models) / 2)
+    return f"[measured.md](measured.md) also has figures of fewer models: {rare}." if rare else ""
 
 
 def _points(models: pd.DataFrame, cost: str) -> pd.DataFrame:

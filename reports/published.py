@@ -18,10 +18,11 @@ from zoo.published import Cell, Column, Table
 
 NOT_MEASURED = "not measured"
 INTRO = """\
-Every published table stands here row for row. A column of it that was measured here is followed by
-the measured figures, and by their ratios: measured by published. Numbers in brackets refer to the
-notes below a table, and quotations are the page's own. [measured.md](measured.md) states the
-software and the commands of the measurements."""
+Every published table stands here row for row. A column that was measured here is followed by the
+measured figures and by their ratios to the published ones; in a table of many columns these stand
+below the published figure. Numbers in brackets refer to the notes below a table, and quotations are
+the page's own. [measured.md](measured.md) states the software and the commands of the
+measurements."""
 
 
 @dataclass(frozen=True)
@@ -42,22 +43,36 @@ class Comparison:
 
     @property
     def shown(self) -> pd.DataFrame:
-        """The cells, a single row of many upright."""
-        if len(self.cells) > 1 or len(self.cells.columns) < 10:
+        """The cells to be read: of many columns, measured figures and ratios stand in lines below
+        the published ones, and a single row is upright."""
+        if len(self.cells.columns) < 9:
             return self.cells
-        return (
-            self.cells.T.rename_axis("figure").reset_index().set_axis(["figure", "value"], axis=1)
-        )
+        if len(self.cells) == 1:
+            upright = self.cells.T.rename_axis("figure").reset_index()
+            return upright.set_axis(["figure", "value"], axis=1)
+        columns: dict[str, pd.Series] = {}
+        for heading, texts in self.cells.items():
+            name, _, kind = str(heading).rpartition(": ")
+            if kind in ("measured", "ratio"):
+                columns[name] += (
+                    "\n" if kind == "measured" else "\n\N{MULTIPLICATION SIGN}"
+                ) + texts
+            else:
+                columns[str(heading)] = texts.copy()
+        return pd.DataFrame(columns)
 
     @property
     def hardware(self) -> str:
-        """What the published and the measured speeds were taken on."""
+        """What the published and the measured speeds were taken on, "" for a table without any."""
+        metrics = [PUBLISHED[c.key].metric for c in self.table.columns if c.key in PUBLISHED]
+        if "latency_ms" not in metrics:
+            return ""
         theirs = self.table.measured_on
         note = f" ({theirs.note})" if theirs.note else ""
         return (
             f"Published speed: {theirs.gpu}, batch {theirs.batch}{note}; "
             f"measured speed: {self.machine}, batch 1"
-            f"{'' if _same_gpu(self.table, self.machine) else ', so no ratio of the two'}."
+            f"{'' if _same_gpu(self.table, self.machine) else ', so they have no ratio'}."
         )
 
     def markdown(self) -> str:
@@ -65,7 +80,7 @@ class Comparison:
         date = f", {self.table.source.date}" if self.table.source.date else ""
         parts = [
             f"### {self.table.title}",
-            f"Source: <{self.table.source.url}>{date}. {self.hardware}",
+            f"Source: <{self.table.source.url}>{date}. {self.hardware}".strip(),
             markdown(self.shown),
             "\n".join(f"{n}. {text}" for n, text in enumerate(self.notes, 1)),
             "\n".join(f"- {text}" for text in self.remarks),
@@ -113,7 +128,7 @@ def compare(table: Table, figures: pd.DataFrame, machine: str) -> Comparison:
         printed = [row[column.key] for row in table.rows]
         heading = column.heading
         if headings.count(heading) > 1:  # such as "Box AP (AP/APs)", which has two columns
-            heading += f": {BY_NAME[PUBLISHED[column.key].metric].heading}"
+            heading = f"{heading.split(' (')[0]}: {BY_NAME[PUBLISHED[column.key].metric].heading}"
         if isinstance(printed[0], list):
             columns = columns or [("epoch", list(map(str, range(1, len(printed[0]) + 1))))]
             columns.append((heading, [column.text(value) for value in printed[0]]))
@@ -130,7 +145,10 @@ def compare(table: Table, figures: pd.DataFrame, machine: str) -> Comparison:
         if PUBLISHED[column.key].metric != "latency_ms" or _same_gpu(table, machine):
             ratios = [_ratio(f, p) for (f, _), p in zip(results, printed, strict=True)]
             columns.append((f"{heading}: ratio", ratios))
-    remarks = [*table.notes, *(f"{some(names, 1)}: {why}" for why, names in reasons.items())]
+    remarks = [
+        *table.notes,
+        *(f"{some(names, 1)} not measured: {why}" for why, names in reasons.items()),
+    ]
     names, texts = zip(*columns, strict=True)
     cells = pd.DataFrame(zip(*texts, strict=True), columns=names)
     return Comparison(table, machine, cells, notes, remarks)

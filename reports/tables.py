@@ -273,7 +273,7 @@ def _warnings(table: pd.DataFrame, random: bool = True) -> list[str]:
     ]
 
 
-def gaps(table: pd.DataFrame, most: int = 1000) -> list[str]:
+def gaps(table: pd.DataFrame, most: int = 10) -> list[str]:
     """What was not measured and why, with the names of the models, of which `most` are shown."""
     failed = table[~table["measured"]]
     return [
@@ -294,4 +294,5 @@ def markdown(cells: pd.DataFrame) -> str:
     rule = ["---" if heading in TEXTS else "---:" for heading in cells.columns]
     rule[0] = "---"
     rows = [list(cells.columns), rule, *cells.to_numpy().tolist()]
+    rows = [[text.replace("|", "\\|").replace("\n", "<br>") for text in texts] for texts in rows]
     return "\n".join(f"| {' | '.join(texts)} |" for texts in rows)
