@@ -36,10 +36,8 @@ class Page(NamedTuple):
     objects: list[tuple[str, list[float], bool]]
 
 
-def voc_annotations(
-    root: str | Path, image_set: str, classes: Sequence[str] = CLASSES
-) -> dict[str, Any]:
-    """Read a VOC image set as annotations in COCO's format.
+def voc_annotations(root: str | Path, image_set: str) -> dict[str, Any]:
+    """Read an image set of VOC's 20 classes as annotations in COCO's format.
 
     VOC counts pixels from 1 and its boxes include their last pixel: (xmin, xmax) becomes
     x = xmin - 1 and w = xmax - xmin + 1. Objects marked difficult become crowd regions, which
@@ -50,19 +48,16 @@ def voc_annotations(
         ValueError: an image set or an XML file is missing or invalid; the message names it.
     """
     names = _names(Path(root, "ImageSets", "Main", f"{image_set}.txt"))
-    class_of = {name.lower(): name for name in classes}
     images, difficult = [], []
     for name in names:
         path = Path(root, "Annotations", f"{name}.xml")
         page = _read_page(path)
         if 0 in page.size:
             raise ValueError(f"{path}: not a VOC annotation (it states no size)")
-        boxes = [
-            (class_of.get(kind.lower(), ""), _corners(box, 1)) for kind, box, _ in page.objects
-        ]
+        boxes = [(kind.lower(), _corners(box, 1)) for kind, box, _ in page.objects]
         images.append(LabelledImage(f"{name}.jpg", page.size, boxes))
         difficult += [flag for _, _, flag in page.objects]
-    content = to_coco(root, images, classes)
+    content = to_coco(root, images, CLASSES)
     for thing, flag in zip(content["annotations"], difficult, strict=True):
         thing["iscrowd"] = int(flag)
     digits = [name.replace("_", "") for name in names]

@@ -23,26 +23,6 @@ def logits(detector: Detector, image: Tensor) -> list[Tensor]:
         return [level.logits for level in detector.levels([image])]
 
 
-def test_a_fused_detector_computes_the_same(tiny_detector: Build, picture: Tensor) -> None:
-    detector = tiny_detector().eval()
-    expected = logits(detector, picture)
-    assert detector.fuse() is detector
-    for fused, unfused in zip(logits(detector, picture), expected, strict=True):
-        torch.testing.assert_close(fused, unfused, rtol=1e-4, atol=1e-4)
-
-
-def test_hooks_of_every_convolution_fire(tiny_detector: Build, picture: Tensor) -> None:
-    detector = tiny_detector().eval()
-    called: set[nn.Module] = set()
-    convolutions = [module for module in detector.modules() if isinstance(module, nn.Conv2d)]
-    for conv in convolutions:
-        conv.register_forward_hook(lambda module, args, output: called.add(module))
-    for run in (detector, detector.fuse()):
-        called.clear()
-        logits(run, picture)
-        assert called == set(convolutions)
-
-
 def test_a_fused_detector_is_neither_trained_nor_loaded() -> None:
     detector = zoo.build("FCOS_shapes_tiny")
     state = detector.state_dict()

@@ -162,29 +162,19 @@ def test_the_decoder_is_the_published_rules(seed: int, rule: dict[str, Any], qua
 
 
 @given(seeds, rules)
-def test_the_candidates_of_a_batch_are_those_of_its_images(seed: int, rule: dict[str, Any]) -> None:
-    batch = random_levels(seed, images=3)
-    together = decode(batch, **rule)
+def test_images_of_a_batch_do_not_affect_each_other(seed: int, rule: dict[str, Any]) -> None:
+    levels, decoder = random_levels(seed, images=3), Decoder(**rule)
+    batch = ImageBatch(torch.empty(0), [FED] * 3, [OFFSET] * 3)
+    candidates = decoder.candidates(levels, POINTS, batch)
+    together = decoder.detections(candidates, [OUTPUT] * 3, [SCALE] * 3)
     for i, result in enumerate(together):
-        image = [Level(s, c[i : i + 1], b[i : i + 1], q[i : i + 1]) for s, c, b, q in batch]
+        own = Candidates(*(values[i : i + 1] for values in candidates))
+        (same,) = decoder.detections(own, [OUTPUT], [SCALE])
+        image = [Level(s, c[i : i + 1], b[i : i + 1], q[i : i + 1]) for s, c, b, q in levels]
         (single,) = decode(image, **rule)
         for key in ("boxes", "scores", "labels"):
+            assert torch.equal(result[key], same[key])
             torch.testing.assert_close(result[key], single[key])
-
-
-@given(seeds, rules)
-def test_nms_of_a_batch_gives_exactly_the_results_of_its_images(
-    seed: int, rule: dict[str, Any]
-) -> None:
-    decoder = Decoder(**rule)
-    batch = ImageBatch(torch.empty(0), [FED] * 16, [OFFSET] * 16)
-    candidates = decoder.candidates(random_levels(seed, images=16), POINTS, batch)
-    together = decoder.detections(candidates, [OUTPUT] * 16, [SCALE] * 16)
-    for i, result in enumerate(together):
-        image = Candidates(*(values[i : i + 1] for values in candidates))
-        (single,) = decoder.detections(image, [OUTPUT], [SCALE])
-        for key in ("boxes", "scores", "labels"):
-            assert torch.equal(result[key], single[key])
 
 
 @given(seeds, rules)

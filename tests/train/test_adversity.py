@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -62,17 +61,6 @@ def test_a_disk_that_fills_up_is_named(train, tmp_path, capsys, limit):
     assert str(tmp_path / "run") in lines[-1]
     assert "File too large" in lines[-1]
     assert train("--resume") == 0
-
-
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounts need root")
-def test_without_shared_memory_the_remedy_is_named(command):
-    script = 'mount -t tmpfs -o ro none /dev/shm || exit 77; exec "$@"'
-    unshared = ["unshare", "-m", "sh", "-c", script, "sh", *command, "data.workers=1"]
-    run = subprocess.run(unshared, capture_output=True, text=True)
-    if run.returncode == 77 or "unshare" in run.stderr:
-        pytest.skip("this system does not let us mount")
-    assert run.returncode == 1
-    assert "ran out of shared memory or file descriptors" in run.stderr
 
 
 def test_a_signal_before_the_first_step_ends_the_run(command, tmp_path):

@@ -7,10 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_detector import square_batch
 from two_ranks import CASES, one_step
-
-from fcos.train.memory import split
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +56,3 @@ def test_micro_batches_make_the_whole_step(loss, accumulate):
     assert_close(
         one_step(options, {"accumulate": accumulate}), one_step(options, {"accumulate": 1})
     )
-
-
-def test_unequal_micro_batches_are_refused():
-    with pytest.raises(ValueError, match="4 images of a process cannot be split into 3 equal"):
-        split(*square_batch(4), 3)

@@ -54,16 +54,12 @@ def test_recomputing_runs_each_convolution_twice_at_most(entry):
 
 @pytest.mark.parametrize("box", ["relu", "exp"])
 @pytest.mark.parametrize("scales", [True, False])
-def test_under_autocast_boxes_are_in_fp32_and_group_norms_are_not(box, scales):
+def test_under_autocast_boxes_are_in_fp32(box, scales):
     head = Head((8, 16), 3, 32, tower_depth=1, norm="gn", box=box, box_scales=scales)
-    dtypes = []
-    norm = head.box_tower[0].norm
-    norm.register_forward_hook(lambda module, args, output: dtypes.append(output.dtype))
     features = [torch.rand(1, 32, 8, 8), torch.rand(1, 32, 4, 4)]
     with torch.autocast("cpu", torch.bfloat16):
         levels = head([feature.bfloat16() for feature in features])
     assert {level.ltrb.dtype for level in levels} == {torch.float32}
-    assert set(dtypes) == {torch.bfloat16}
     source = torch.nn.functional.relu(torch.randn(1, 32, 8, 8)).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(head.box_pred(source), head.box_pred.float()(source.float()))
