@@ -61,7 +61,7 @@ class Detections:
     def __getitem__(self, index: int | slice | Sequence[Any] | np.ndarray | Tensor) -> Detections:
         """The chosen detections: one index, a slice, a list of indices, or a mask of n booleans."""
         index = index.cpu() if isinstance(index, Tensor) else index
-        chosen = torch.arange(len(self))[index].reshape(-1)
+        chosen = torch.arange(len(self), device="cpu")[index].reshape(-1)
         names = [self.names[i] for i in chosen.tolist()]
         on_device = chosen.to(self.boxes.device)
         boxes, scores, labels = (x[on_device] for x in (self.boxes, self.scores, self.labels))
@@ -89,8 +89,10 @@ class Detections:
             if isinstance(classes, str)
             else set(self.names if classes is None else classes)
         )
-        named = torch.tensor([name in wanted for name in self.names], dtype=torch.bool)
-        return self[named & (self.scores.cpu() >= score_threshold)]
+        if others := [name for name in wanted if not isinstance(name, str)]:
+            raise TypeError(f"filter takes the names of classes, not {others[0]!r}")
+        named = self.scores.new_tensor([name in wanted for name in self.names], dtype=torch.bool)
+        return self[named & (self.scores >= score_threshold)]
 
     def to_dict(self) -> dict[str, list[Any]]:
         """{"boxes", "scores", "labels", "names"} as plain lists, ready for JSON."""
@@ -156,7 +158,8 @@ class Detections:
             width: of the lines in pixels; default: by the size of the image.
             font_file: for scripts that DejaVu Sans does not have; see `drawing.draw_boxes`.
         """
-        image: Image.Image = to_pil_image(self.image.cpu()).convert("RGB")
+        pixels = self.image if self.image.dtype == torch.uint8 else self.image.float()
+        image: Image.Image = to_pil_image(pixels.cpu()).convert("RGB")
         scores = self.scores.tolist()
         texts = [f"{name} {score:.2f}" for name, score in zip(self.names, scores, strict=True)]
         draw_boxes(image, self.boxes, self.labels, texts, width, font_file)

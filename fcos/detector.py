@@ -69,6 +69,13 @@ class Detector(InferenceOptions):
         super().__init__()
         if len(classes) != head.num_classes:
             raise ValueError(f"{len(classes)} class names for a head of {head.num_classes} classes")
+        if tuple(pyramid.strides) != head.strides:
+            raise ValueError(f"a head of strides {head.strides} for a pyramid of {pyramid.strides}")
+        if head.quality is not None and loss.quality is None:
+            raise ValueError(
+                "the loss has quality=None, but the head has a quality branch: set "
+                f"quality to what it learns, or quality_on={head.quality_on!r} to None"
+            )
         self.backbone = backbone
         self.pyramid = pyramid
         self.head = head
@@ -166,7 +173,7 @@ class Detector(InferenceOptions):
         Args:
             images: one image or an iterable of them, which may be a generator: paths, bytes, open
                 files, PIL images, (H, W, 3) arrays, (3, H, W) tensors, or an (N, 3, H, W) tensor.
-                Integers are 0..255, floats 0..1; see `image_io.load_image`.
+                Integers are 0..255, floats 0..1; see `images.load_image`.
             score_threshold: only detections of at least this score.
             batch_size: images a forward pass; more than one pads images of different shape, which
                 changes results near their borders a little.
@@ -181,8 +188,7 @@ class Detector(InferenceOptions):
             RuntimeError: the detector is in training mode.
         """
         check_options(score_threshold, batch_size)
-        if self.training:
-            raise RuntimeError("the detector is in training mode: call `detector.eval()` first")
+        tta = tuple(tta)
         detections: list[Detections] = []
         for loaded in image_batches(images, batch_size):
             with torch.inference_mode():
@@ -205,7 +211,12 @@ class Detector(InferenceOptions):
         Returns:
             For each image "boxes" (n, 4) in its own pixels, "scores" (n,) and "labels" (n,), best
             first.
+
+        Raises:
+            RuntimeError: the detector is in training mode.
         """
+        if self.training:
+            raise RuntimeError("the detector is in training mode: call `detector.eval()` first")
         batch, originals, scales = self.prepare(images)
         candidates = [self.candidates(self.network(batch), batch)]
         for augmentation in tta:

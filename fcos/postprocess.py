@@ -133,6 +133,9 @@ class Decoder:
             passed &= valid[:, None]
         classes, cells = score.shape[1:]
         if self.top_k_of == "locations":
+            if self.one_class:
+                label = torch.arange(classes, device=score.device)[:, None]
+                passed &= label == score.argmax(dim=1, keepdim=True)
             cell = self.top(score.amax(dim=1)).indices
             pick = cell[:, None].expand(-1, classes, -1)
             best = score.gather(2, pick).where(passed.gather(2, pick), PADDING).flatten(1)
@@ -238,8 +241,8 @@ class Decoder:
 
     def per_side(self, pairs: Sequence[tuple[float, float]], boxes: Tensor) -> Tensor:
         """A (y, x) pair for each of N images as (N, 1, 4) values for x1, y1, x2, y2."""
-        values = torch.tensor(pairs, dtype=torch.float32).flip(-1).repeat(1, 2)[:, None]
-        return values.to(boxes.device, non_blocking=True)
+        values = torch.tensor(pairs, dtype=torch.float32, device="cpu")
+        return values.flip(-1).repeat(1, 2)[:, None].to(boxes.device, non_blocking=True)
 
 
 def concatenate(parts: Sequence[Candidates]) -> Candidates:

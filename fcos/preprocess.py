@@ -126,7 +126,7 @@ def resize_image(
 
 def as_float(image: Tensor) -> Tensor:
     """Float 0..1 values of a uint8 0..255 or float 0..1 image."""
-    return image.float() / 255 if image.dtype == torch.uint8 else image
+    return image.float() / 255 if image.dtype == torch.uint8 else image.float()
 
 
 def check_image(image: object, index: int) -> None:
@@ -192,8 +192,9 @@ class ImageNormalizer(KeepFloat32):
         square: bool = False,
     ) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(list(mean)).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(list(std)).view(3, 1, 1), persistent=False)
+        for name, values in (("mean", mean), ("std", std)):
+            tensor = torch.tensor(list(values), dtype=torch.float32).view(3, 1, 1)
+            self.register_buffer(name, tensor, persistent=False)
         self.channel_order = channel_order
         self.value_range = value_range
         self.divisor = divisor

@@ -11,6 +11,7 @@ from torchvision.ops import box_area, nms
 from fcos.boxes import Size
 from fcos.detections import Detections
 from fcos.detector import Detector
+from fcos.images import ImageSource, load_image
 from fcos.tta import Augmentation
 
 OVERLAP = 0.2  # of a tile's side, with its neighbours at least
@@ -20,7 +21,7 @@ COVERED = 0.5  # of a cut box: from this part on, a whole box that covers it sta
 
 def detect_sliced(
     detector: Detector,
-    image: Tensor,
+    image: ImageSource,
     size: int,
     score_threshold: float = 0.0,
     batch_size: int = 1,
@@ -34,7 +35,7 @@ def detect_sliced(
     detector's own NMS. The image as a whole is detected in as well, for objects larger than a tile.
 
     Args:
-        image: (3, H, W) RGB, uint8 or float 0..1.
+        image: of any kind, see `images.load_image`.
         size: of a tile in pixels. An image no larger than it has no tiles.
         score_threshold, batch_size, tta: see `Detector.detect`.
 
@@ -45,13 +46,14 @@ def detect_sliced(
     Raises:
         ValueError: the size is not positive.
     """
+    image, tta = load_image(image), tuple(tta)
     whole = detector.detect(image, score_threshold, tta=tta)[0]
     corners = tile_corners((image.shape[-2], image.shape[-1]), size)
     if len(corners) == 1:
         return whole
     tiles = (image[:, y : y + size, x : x + size] for y, x in corners)
     found = detector.detect(tiles, score_threshold, batch_size, tta)
-    parts, cut = [whole], [torch.zeros(len(whole), dtype=torch.bool)]
+    parts, cut = [whole], [torch.zeros(len(whole), dtype=torch.bool, device="cpu")]
     for corner, tile in zip(corners, found, strict=True):
         shift = tile.boxes.new_tensor(corner).flip(0).repeat(2)
         parts.append(Detections(tile.boxes + shift, tile.scores, tile.labels, tile.names, image))

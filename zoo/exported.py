@@ -131,8 +131,8 @@ class ExportedDetector:
         if scale is None:
             return found
         height, width = image.shape[-2:]
-        boxes = found["boxes"] * torch.tensor([scale[1], scale[0], scale[1], scale[0]])
-        boxes = torch.minimum(boxes.clamp(min=0), torch.tensor([width, height, width, height]))
+        boxes = found["boxes"] * found["boxes"].new_tensor([scale[1], scale[0]] * 2)
+        boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height] * 2))
         kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
         return {"boxes": boxes[kept]} | {key: found[key][kept] for key in ("scores", "labels")}
 

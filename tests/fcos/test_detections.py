@@ -79,6 +79,8 @@ def test_a_filter_names_classes_and_a_score(found: Detections) -> None:
     assert found.filter(["cat", "dog"], score_threshold=0.5).names == ["cat", "dog"]
     assert found.filter(score_threshold=0.5).names == ["cat", "dog"]
     assert len(found.filter([])) == 0
+    with pytest.raises(TypeError, match="takes the names of classes, not 1"):
+        found.filter([1])  # type: ignore[list-item]
 
 
 def test_json_holds_the_dict(found: Detections) -> None:
@@ -124,6 +126,14 @@ def test_supervision_gets_boxes_scores_and_names(
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(ImportError, match=r"pip install 'fcos-zoo\[supervision\]'"):
         found.to_supervision()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16, torch.float64])
+def test_images_of_every_type_are_drawn(dtype: torch.dtype) -> None:
+    white = torch.full((3, 60, 80), 255 if dtype == torch.uint8 else 1, dtype=dtype)
+    nothing = torch.zeros(0)
+    drawn = Detections(torch.zeros(0, 4), nothing, nothing, [], white).draw()
+    assert drawn.getextrema() == ((255, 255),) * 3
 
 
 def test_notebooks_show_the_drawn_image(found: Detections) -> None:

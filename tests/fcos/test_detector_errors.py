@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fcos import Detector
+from fcos import Detector, Head
 
 Build = Callable[..., Detector]
 GOOD = torch.zeros(3, 40, 40, dtype=torch.uint8)
@@ -99,6 +99,23 @@ def test_bad_targets_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         tiny_detector().train()([GOOD], targets)
+
+
+def test_parts_that_do_not_fit_are_refused(tiny_detector: Build) -> None:
+    with pytest.raises(ValueError, match="quality=None, but the head has a quality branch"):
+        tiny_detector(loss={"quality": None})
+    parts = vars(tiny_detector())
+    modules, plain = parts["_modules"], ("resize", "assigner", "decoder", "classes")
+    modules["head"] = Head((4, 8, 16), 3, 32)
+    with pytest.raises(ValueError, match=r"head of strides \(4, 8, 16\) for .* \(8, 16, 32\)"):
+        Detector(**modules, **{key: parts[key] for key in plain})
+
+
+def test_detecting_needs_the_eval_mode(tiny_detector: Build) -> None:
+    detector = tiny_detector().train()
+    for detect in (detector.detect, detector.find):
+        with pytest.raises(RuntimeError, match=r"in training mode: call `detector\.eval"):
+            detect([GOOD])
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,16 @@ def test_antialias_is_pillow_s_filter_without_rounding(
     assert float((resized - expected).abs().max()) <= 1.01  # Pillow rounds after either direction
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("method", ["pil", "opencv", "antialias", "tensor"])
+def test_floats_of_every_precision_are_resized(
+    picture: Tensor, method: ResizeMethod, dtype: torch.dtype
+) -> None:
+    image = (picture / 255).to(dtype)
+    resized = resize_image(image, (30, 45), method)
+    torch.testing.assert_close(resized, resize_image(image.float(), (30, 45), method))
+
+
 @pytest.mark.parametrize("method", ["antialias", "tensor"])
 def test_float_methods_resize_on_the_given_device(picture: Tensor, method: ResizeMethod) -> None:
     resized = resize_image(picture, (30, 45), method, device="meta")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import zoo
-from fcos import Detector
+from fcos import TTA_MULTI_SCALE, Detector
 from fcos.inference import inference_layout
 
 Build = Callable[..., Detector]
@@ -104,6 +104,17 @@ def test_a_detector_cast_below_float32_detects_the_same(
     detections = detector.detect(picture)[0]
     assert len(detections) > 0
     assert detections.boxes.dtype == detections.scores.dtype == torch.float32
+
+
+def test_tensors_of_another_default_device_do_not_get_in(
+    tiny_detector: Build, picture: Tensor
+) -> None:
+    detector = tiny_detector().eval()
+    expected = detector.detect(picture, tta=TTA_MULTI_SCALE)[0]
+    with torch.device("meta"):
+        found = detector.detect(picture, tta=TTA_MULTI_SCALE)[0]
+        assert found[:2].filter(found.names[0]).names[0] == found.names[0]
+    assert torch.equal(found.boxes, expected.boxes)
 
 
 def test_the_layout_is_contiguous_only_in_float32_on_a_gpu() -> None:

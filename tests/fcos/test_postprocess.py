@@ -64,7 +64,7 @@ def decode_one_by_one(levels: list[Level], valid: Tensor, rule: dict[str, Any]) 
                     pairs.append((label, score, box))
                 best_of_location.append((score, cell)) if label == 0 else None
                 best_of_location[cell] = max(best_of_location[cell], (score, cell))
-            if rule["one_class"] and rule["top_k_of"] == "pairs":
+            if rule["one_class"]:
                 pairs = sorted(pairs, key=lambda pair: -pair[1])[:1]
             of_level += [(pair, cell) for pair in pairs]
         if rule["top_k_of"] == "pairs":

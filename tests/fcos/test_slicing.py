@@ -32,6 +32,15 @@ def test_an_image_of_one_tile_is_detected_in_as_ever(
     assert torch.equal(sliced.scores, whole.scores)
 
 
+def test_images_of_other_kinds_are_cut_into_the_same_tiles(
+    tiny_detector: Callable[..., Detector], picture: Tensor
+) -> None:
+    detector = tiny_detector().eval()
+    array = picture.permute(1, 2, 0).numpy()
+    of_array, of_tensor = detect_sliced(detector, array, 40), detect_sliced(detector, picture, 40)
+    assert torch.equal(of_array.boxes, of_tensor.boxes)
+
+
 class Squares:
     """Finds each bright square: it stands for a detector that is never wrong."""
 
