@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from fcos.boxes import Size
 
 ResizeMethod = Literal["pil", "opencv", "tensor", "antialias"]
 ROUNDING = 1e-3  # by which float images may leave 0..1
+PILLOW_BITS = 22  # of the fraction in Pillow's fixed-point weights
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,11 @@ def resize_image(
         image: uint8 0..255 or float 0..1.
         size: (height, width).
         method: "pil" is Pillow's antialiased filter on uint8, bit for bit the input of most
-            published pipelines. "antialias" is the same filter on floats, not rounded. "opencv"
-            interpolates between four pixels and rounds to uint8, as OpenMMLab does (OpenCV's fixed
-            point differs by a grey level at most). "tensor" interpolates between four pixels in
-            floats, as torchvision's detectors do.
-        device: where "antialias" and "tensor" compute; default: where the image is. The other two
-            compute on the CPU.
+            published pipelines, on every device. "antialias" is the same filter on floats, not
+            rounded. "opencv" interpolates between four pixels and rounds to uint8, as OpenMMLab
+            does (OpenCV's fixed point differs by a grey level at most). "tensor" interpolates
+            between four pixels in floats, as torchvision's detectors do.
+        device: where to compute; default: where the image is. "opencv" computes on the CPU.
     """
     if tuple(image.shape[-2:]) == tuple(size):
         return image
@@ -119,9 +120,52 @@ def resize_image(
     if method == "opencv":
         scaled = interpolate(image[None].float(), size=size, mode="bilinear")[0]
         return scaled.round().to(torch.uint8)
-    pil_image = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+    if torch.device(device or image.device).type == "cpu":
+        return _resize_by_pillow(image.cpu(), size)
+    return resize_as_pillow(image.to(device), size)
+
+
+def _resize_by_pillow(image: Tensor, size: Size) -> Tensor:
+    if image.stride(-1) == 1:  # channels one after the other, which NumPy interleaves slowly
+        channels = [Image.fromarray(channel.numpy()) for channel in image]
+        pil_image = Image.merge("RGB", channels)
+    else:
+        pil_image = Image.fromarray(image.permute(1, 2, 0).numpy())
     resized = pil_image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).to(image.device)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+
+
+def resize_as_pillow(image: Tensor, size: Size) -> Tensor:
+    """What `_resize_by_pillow` returns, bit for bit, computed on the image's device.
+
+    Pillow (Resample.c) resizes along x, rounds to uint8, then resizes along y, all in integers.
+    """
+    for target in (size[1], size[0]):
+        indices, weights = _pillow_weights(image.shape[2], target, image.device)
+        total = torch.full_like(weights[0], 1 << PILLOW_BITS - 1)  # a half, to round
+        for index, weight in zip(indices, weights, strict=True):
+            total = total + image.index_select(2, index) * weight
+        image = (total >> PILLOW_BITS).to(torch.uint8).mT  # x and y change places, twice
+    return image
+
+
+@lru_cache(maxsize=256)
+def _pillow_weights(source: int, target: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(T, target) indices of the pixels of a row of `source`, and int32 weights in fixed point.
+
+    The filter is a triangle whose half width is a pixel, or what a pixel of the target covers.
+    """
+    scale = source / target
+    width = max(scale, 1.0)
+    centers = (torch.arange(target, dtype=torch.float64) + 0.5) * scale
+    first = (centers - width + 0.5).long().clamp(min=0)
+    last = (centers + width + 0.5).long().clamp(max=source) - 1
+    indices = first + torch.arange(2 * math.ceil(width) + 1)[:, None]
+    # In Pillow's order of operations, as a rounding error may change a weight by a unit.
+    weights = (1 - ((indices - centers + 0.5) * (1 / width)).abs()).clamp(min=0)
+    weights = torch.where(indices <= last, weights, 0.0)
+    fixed = (weights / sum(weights) * (1 << PILLOW_BITS) + 0.5).int()
+    return indices.clamp(max=source - 1).to(device), fixed.to(device)
 
 
 def as_float(image: Tensor) -> Tensor:

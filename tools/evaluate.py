@@ -64,7 +64,7 @@ def evaluate(
     resize: Annotated[
         Literal["pil", "opencv", "tensor", "antialias"] | None,
         typer.Option(
-            help="How to resize images; tensor and antialias resize on the device.",
+            help="How to resize images; opencv computes on the CPU.",
             show_default="as published",
         ),
     ] = None,

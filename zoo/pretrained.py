@@ -48,8 +48,7 @@ def get(
             regression and decoding stay in fp32.
         compile: fuse norms into convolutions and compile the network: the fastest detector, at the
             price of a minute before its first image. See `Detector.fuse` and `compile_network`.
-        resize: another method than the published one, see `resize_image`; "antialias" resizes on
-            the detector's device, which spares the CPU and changes scores a little.
+        resize: another method than the published one, see `resize_image`.
         winograd: a faster detector in fp32 on a CPU, which needs no compiler; see
             `Detector.use_winograd`.
 

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
 from fcos import ImageNormalizer
 from fcos.images import image_batches, load_image
-from fcos.preprocess import ResizeMethod, resize_image
+from fcos.preprocess import ResizeMethod, resize_as_pillow, resize_image
 
 BGR = {"mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0]}
 RGB_UNIT = {
@@ -109,6 +111,20 @@ def test_the_resize_is_pillows(picture: Tensor) -> None:
     assert np.array_equal(resize_image(picture, (31, 45)).permute(1, 2, 0).numpy(), expected)
 
 
+@given(st.tuples(*[st.integers(1, 90)] * 4), st.integers(0, 2**32))
+def test_a_gpu_resizes_bit_for_bit_as_pillow(sides: tuple[int, int, int, int], seed: int) -> None:
+    height, width, *size = sides
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
+    expected = resize_image(image, (size[0], size[1]))
+    assert torch.equal(resize_as_pillow(image, (size[0], size[1])), expected)
+
+
+def test_the_layout_of_an_image_changes_nothing(picture: Tensor) -> None:
+    interleaved = picture.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    assert torch.equal(resize_image(interleaved, (31, 45)), resize_image(picture, (31, 45)))
+
+
 def test_float_images_are_resized_like_uint8_images(picture: Tensor) -> None:
     assert torch.equal(resize_image(picture / 255, (31, 45)), resize_image(picture, (31, 45)))
 
@@ -166,7 +182,7 @@ def test_floats_of_every_precision_are_resized(
     torch.testing.assert_close(resized, resize_image(image.float(), (30, 45), method))
 
 
-@pytest.mark.parametrize("method", ["antialias", "tensor"])
-def test_float_methods_resize_on_the_given_device(picture: Tensor, method: ResizeMethod) -> None:
+@pytest.mark.parametrize("method", ["pil", "antialias", "tensor"])
+def test_images_are_resized_on_the_given_device(picture: Tensor, method: ResizeMethod) -> None:
     resized = resize_image(picture, (30, 45), method, device="meta")
     assert (resized.device.type, tuple(resized.shape)) == ("meta", (3, 30, 45))

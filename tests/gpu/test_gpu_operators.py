@@ -13,6 +13,7 @@ from torch import nn
 
 from backbones.deformable import DeformConv2d
 from fcos.head import GroupNorm
+from fcos.preprocess import resize_as_pillow, resize_image
 
 SYNC_SCRIPT = Path(__file__).with_name("sync_batch_norm.py")
 
@@ -38,6 +39,16 @@ def test_deformable_convolution_equals_the_cpu_s(device: torch.device, learning:
         gradients.get(str(device), []), gradients.get("cpu", []), strict=True
     ):
         torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(800, 1066), (160, 213)])
+def test_images_are_resized_bit_for_bit_as_by_pillow(
+    device: torch.device, size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    image = torch.randint(0, 256, (3, 480, 640), dtype=torch.uint8)
+    resized = resize_as_pillow(image.to(device), size)
+    assert torch.equal(resized.cpu(), resize_image(image, size))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
