@@ -23,7 +23,7 @@ AP_CURVES = {"AP": "-", "AP50": "--", "AP75": ":"}
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fcos-zoo",
-    "font.size": 9,
+    "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -111,11 +111,11 @@ def draw(runs: Sequence[Run]) -> Figure:
     if len(runs) == 1:
         parts = [str(name) for name in runs[0].losses if name != "epoch"]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 6.4 if evaluated else 3.4), layout="constrained")
+        figure = Figure(figsize=(5.6, 5.6 if evaluated else 3.2), layout="constrained")
         panels = figure.subplots(2 if evaluated else 1, sharex=True, squeeze=False)[:, 0]
         if evaluated:
             _plot(panels[0], {run.name: run.evaluations for run in runs}, AP_CURVES, markersize=4)
-            several = "AP, %; AP50 dashed, AP75 dotted"
+            several = "AP, %\nAP50 dashed, AP75 dotted"
             panels[0].set_ylabel("AP, %" if len(runs) == 1 else several)
         lines = dict(zip(parts, itertools.cycle(("-", "--", ":", "-.")), strict=False))
         _plot(panels[-1], {run.name: run.losses for run in runs}, lines, marker="", linewidth=1.2)
@@ -123,7 +123,7 @@ def draw(runs: Sequence[Run]) -> Figure:
         panels[-1].set_xlabel("epoch")
         for axes in panels:
             axes.set_ylim(bottom=0)
-            axes.legend(frameon=False, fontsize=8, ncols=2)
+            axes.legend(frameon=False, fontsize=10, ncols=2)
     return figure
 
 

@@ -74,7 +74,7 @@ def test_a_run_is_drawn_beside_its_records(tmp_path: Path, capsys: Capture) -> N
     assert main(["report", "curves", str(folder)]) == 0
     assert " AP75\n" in capsys.readouterr().out
     with Image.open(folder / "curves.png") as picture:
-        assert picture.width > 900
+        assert picture.width > 800
         colours = picture.convert("RGB").getcolors(1 << 20)
     assert colours is not None
     drawn = {colour for _, colour in colours}
