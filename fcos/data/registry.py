@@ -22,7 +22,7 @@ MINIVAL_IMAGES = 5000
 # spaces.
 MINIVAL_ANNOTATED = "4eb450a8bbceb096870d56608cf4e9284570c0f8800f87c93179517f6abfa9eb"
 
-# The licenses of coco_safe, see `coco_safe`: all that allow others to be given the image.
+# The licenses that `coco_safe` accepts, which allow redistribution.
 SAFE_LICENSES = (
     *("creativecommons.org/licenses/by/", "creativecommons.org/licenses/by-sa/"),
     *("creativecommons.org/licenses/by-nd", "flickr.com/commons/usage", "www.usa.gov"),
@@ -234,7 +234,8 @@ def _voc(year: str, image_set: str, difficult: bool) -> Callable[[Path], Dataset
 
 def _shapes(root: Path, drawn: Mapping[str, Any]) -> DatasetSource:
     classes = "-".join(drawn.get("classes", shapes.CLASSES))
-    numbers = "-".join(f"{key}{drawn[key]}" for key in ("size", "count", "seed") if key in drawn)
+    keys = [key for key in ("size", "count", "seed", "most") if key in drawn]
+    numbers = "-".join(f"{key}{drawn[key]}" for key in keys)
     annotations = shapes.write(root / f"shapes-{classes}-{numbers}", **drawn)
     return DatasetSource(annotations, annotations.parent / "images")
 

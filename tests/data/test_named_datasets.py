@@ -74,6 +74,12 @@ def test_of_val2017_they_are_1525():
         coco_safe(content)
 
 
+def test_shapes_of_other_settings_have_a_folder_of_their_own(tmp_path):
+    for drawn in ({"count": 1}, {"count": 1, "most": 2}, {"count": 2}, {"count": 1, "seed": 1}):
+        resolve_dataset("shapes", tmp_path, drawn={"size": 64, **drawn})
+    assert len(list(tmp_path.iterdir())) == 4
+
+
 def test_splits_under_a_root_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"instances_train2017\.json is missing"):
         resolve_dataset("coco_2017_train", tmp_path)
