@@ -202,10 +202,10 @@ def _truth(content: Mapping[str, Any]) -> COCO:
 
 def _check_result(detection: Any) -> None:
     try:
-        fine = {"image_id", "category_id"} <= detection.keys()
-        fine = fine and isinstance(detection["score"], Real)
-        fine = fine and [isinstance(side, Real) for side in detection["bbox"]] == [True] * 4
-    except (AttributeError, KeyError, TypeError):
+        hash((detection["image_id"], detection["category_id"]))
+        numbers = (*detection["bbox"], detection["score"])
+        fine = len(numbers) == 5 and all(isinstance(number, Real) for number in numbers)
+    except (KeyError, TypeError):
         fine = False
     if not fine:
         wanted = "image_id, category_id, bbox (x, y, width, height) and score"

@@ -109,7 +109,9 @@ def _names(files: Sequence[Path]) -> list[str]:
     taken: set[str] = set()
     names = []
     for number, file in enumerate(files, 1):
-        name = file.name if file.stem.casefold() not in taken else f"{number}_{file.name}"
+        name = file.name
+        while Path(name).stem.casefold() in taken:
+            name = f"{number}_{name}"
         taken.add(Path(name).stem.casefold())
         names.append(name)
     return names

@@ -165,6 +165,7 @@ FORM = "a detection must have image_id, category_id, bbox"
         ({"score": float("nan")}, "not finite"),
         ({"bbox": [0, 0, float("inf"), 5]}, "not finite"),
         ({"bbox": [9, 9, -4, 4]}, "negative side"),
+        ({"image_id": [1]}, FORM),
         ({"score": None}, FORM),
         ({"bbox": None}, FORM),
         ({"bbox": [1, 2, 3]}, FORM),

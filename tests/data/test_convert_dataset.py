@@ -37,10 +37,15 @@ def test_images_of_one_name_are_numbered_and_copied(tmp_path):
     coco(tmp_path / "train.json", "a/street.jpg", "b/street.jpg")
     content = json.loads((tmp_path / "train.json").read_text())
     content["images"][1] |= {"width": 100, "height": 80}
+    images(tmp_path / "images", "4_street.jpg")
+    images(tmp_path / "images")
+    for id, name in ((2, "4_street.jpg"), (3, "street.jpg")):
+        content["images"].append({**content["images"][1], "id": id, "file_name": name})
     (tmp_path / "train.json").write_text(json.dumps(content))
     convert(find_splits(tmp_path), tmp_path / "out", "coco", "copy")
     files = sorted((tmp_path / "out" / "images" / "train").iterdir())
-    assert [file.name for file in files] == ["2_street.jpg", "street.jpg"]
+    names = ["2_street.jpg", "4_4_street.jpg", "4_street.jpg", "street.jpg"]
+    assert [file.name for file in files] == names
     assert not any(file.is_symlink() for file in files)
     with pytest.raises(FileExistsError, match="out is not empty"):
         convert(find_splits(tmp_path / "train.json"), tmp_path / "out", "coco", "copy")
