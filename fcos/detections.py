@@ -49,7 +49,7 @@ class Detections:
     def of(
         result: Mapping[str, Tensor], image: Tensor, classes: Sequence[str], threshold: float
     ) -> Detections:
-        """The named detections of at least a score in {"boxes", "scores", "labels"}, best first."""
+        """Name the classes of a result, best first, and leave out scores below the threshold."""
         n = int((result["scores"] >= threshold).sum())
         # Copies, as tensors of inference mode cannot be changed in place.
         boxes, scores, labels = (result[key][:n].clone() for key in ("boxes", "scores", "labels"))

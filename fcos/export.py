@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +21,6 @@ from fcos.preprocess import ImageBatch, LongestSide, ShortestSide
 LARGEST = 1 << 16  # pixels a side
 FEWEST = 1000  # candidates of a level, for a decoder without any limit
 SENTINELS = 2  # torchvision tells the tracer that NMS keeps at least two boxes
-
-
-class TopK(NamedTuple):
-    """What `Tensor.topk` returns."""
-
-    values: Tensor
-    indices: Tensor
 
 
 class GraphDecoder(Decoder):
@@ -50,12 +43,12 @@ class GraphDecoder(Decoder):
             pairs = scalars(pairs[0], torch.float32)  # the same for all images
         return pairs.float().flip(0).repeat(2)[None, None]
 
-    def top(self, scores: Tensor) -> Any:
+    def top(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Always `top_k`: a number that depends on the size would be in every later expression."""
         count = scores.shape[1]
         k = self.top_k or self.max_candidates or FEWEST
         best, index = F.pad(scores, (0, k), value=PADDING).topk(k, dim=1)
-        return TopK(best, index.clamp(max=count - 1))
+        return best, index.clamp(max=count - 1)
 
     def nms_mask(self, candidates: Candidates, counts: Sequence[int] | None) -> Tensor:
         boxes, scores, labels = candidates

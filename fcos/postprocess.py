@@ -136,7 +136,7 @@ class Decoder:
             if self.one_class:
                 label = torch.arange(classes, device=score.device)[:, None]
                 passed &= label == score.argmax(dim=1, keepdim=True)
-            cell = self.top(score.amax(dim=1)).indices
+            _, cell = self.top(score.amax(dim=1))
             pick = cell[:, None].expand(-1, classes, -1)
             best = score.gather(2, pick).where(passed.gather(2, pick), PADDING).flatten(1)
             cell = cell.repeat(1, classes)
@@ -152,10 +152,11 @@ class Decoder:
         ltrb = _gather_rows(level.ltrb.flatten(2).transpose(1, 2), cell)
         return Candidates(ltrb_to_boxes(points[cell], ltrb), best, labels)
 
-    def top(self, scores: Tensor) -> torch.return_types.topk:
+    def top(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """The `top_k` highest of scores (N, L), or all where there are fewer, and their indices."""
         count = scores.shape[1]
-        return scores.topk(count if self.top_k is None else min(self.top_k, count), dim=1)
+        best, index = scores.topk(count if self.top_k is None else min(self.top_k, count), dim=1)
+        return best, index
 
     def _scores(self, level: Level) -> tuple[Tensor, Tensor]:
         """The final score of each class at each location, and whether it passes the threshold."""

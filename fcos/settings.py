@@ -33,9 +33,7 @@ DETECTOR_SETTINGS = (
     *("family", "backbone", "pyramid", "head", "images", "resize"),
     *("assigner", "loss", "decoder", "detector", "classes"),
 )
-
-
-# What it states of a model beside its settings.
+# What else it may state about a model.
 FACTS = ("repository", "source", "license", "permissive", "weights", "imagenet", "category_ids")
 
 

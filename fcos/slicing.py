@@ -16,7 +16,7 @@ from fcos.tta import Augmentation
 
 OVERLAP = 0.2  # of a tile's side, with its neighbours at least
 CUT_MARGIN = 0.01  # of a tile's side: a box this near to an inner edge of its tile is cut off there
-COVERED = 0.5  # of a cut box: from this part on, a whole box that covers it stands for it
+COVERED = 0.5  # of a cut box: it is dropped if a whole box covers more of it than this
 
 
 def detect_sliced(

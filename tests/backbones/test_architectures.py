@@ -109,7 +109,7 @@ def test_a_fusion_is_the_sum_of_all_branches_at_its_resolution(target: int) -> N
     assert all(torch.equal(a, b) for a, b in zip(branches, kept, strict=True))
 
 
-def and_saved_bytes(module: nn.Module, *inputs: Tensor) -> tuple[Tensor, int]:
+def output_and_saved_bytes(module: nn.Module, *inputs: Tensor) -> tuple[Tensor, int]:
     """The module's output and the size of all that autograd keeps for it beside the inputs."""
     sizes: dict[int, int] = {}
 
@@ -130,7 +130,7 @@ def test_a_joined_convolution_keeps_no_concatenation_and_gives_the_same_gradient
     parts = [torch.rand(2, 8, 16, 16, requires_grad=True) for _ in range(3)]
     concatenation = torch.cat(parts, dim=1)
 
-    ours, lean = and_saved_bytes(joined, *parts)
+    ours, lean = output_and_saved_bytes(joined, *parts)
     theirs = plain(concatenation)
     assert lean < concatenation.untyped_storage().nbytes()
     torch.testing.assert_close(ours, theirs)

@@ -36,9 +36,9 @@ def test_lookup_matches_the_torchvision_kernel(
     x = torch.randn(images, 8, *size)
     with torch.no_grad():
         ours = conv(x)
-    kernel_s = conv(x)
-    assert kernel_s.grad_fn is not None
-    torch.testing.assert_close(ours, kernel_s, rtol=1e-4, atol=1e-4)
+    kernel = conv(x)
+    assert kernel.grad_fn is not None
+    torch.testing.assert_close(ours, kernel, rtol=1e-4, atol=1e-4)
 
 
 def test_without_offsets_and_with_open_masks_it_is_the_plain_convolution() -> None:

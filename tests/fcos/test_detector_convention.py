@@ -86,8 +86,8 @@ def test_padding_neither_learns_nor_detects_where_it_is_ignored(
     padded = torch.zeros(3, side, side, dtype=torch.uint8)
     padded[:, top : top + 20, left : left + 90] = wide
     shift, place = torch.tensor([left, top] * 2), torch.tensor([left, top, left + 90, top + 20])
-    told = {**target, "boxes": target["boxes"] + shift, "picture": place}
-    torch.testing.assert_close(ignoring([padded], [told])["loss_cls"], inside)
+    labelled = {**target, "boxes": target["boxes"] + shift, "picture": place}
+    torch.testing.assert_close(ignoring([padded], [labelled])["loss_cls"], inside)
     found = ignoring.eval()([wide])[0]
     assert 0 < len(found["scores"]) < len(plain.eval()([wide])[0]["scores"])
 

@@ -63,7 +63,7 @@ def test_the_gradient_is_clipped(make_trainer):
 
 
 def spoilt(trainer, at):
-    """The trainer, whose network gets such values at some steps that losses are NaN."""
+    """The trainer, with a network whose losses are NaN at the given steps."""
     original, factor = trainer.batches, 1.0
 
     def batches(start):
