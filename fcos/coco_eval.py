@@ -82,8 +82,8 @@ def evaluate_detections(
         image_ids: measure on these images only, as if the dataset had no others.
         backend: "pycocotools", or "hotcoco" where it is installed, whose metrics are the same to
             1e-12 (`tests/benchmarks/test_bench_evaluators.py`).
-        max_detections: how many of an image count, those of the highest scores. Another number than
-            COCO's 100 also applies to "AR100".
+        max_detections: how many of an image and class count, those of the highest scores. Another
+            number than COCO's 100 also applies to "AR100", and a smaller one to "AR10" and "AR1".
 
     Returns:
         AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl between 0 and 1, None where
@@ -126,7 +126,8 @@ def match_detections(
     if backend == "hotcoco":
         evaluation = to_hotcoco(truth, results)
     evaluation.params.imgIds = chosen
-    evaluation.params.maxDets = [1, 10, max_detections]
+    # COCOeval sorts them and takes the last for AP, so that none may exceed the limit.
+    evaluation.params.maxDets = [min(limit, max_detections) for limit in (1, 10, max_detections)]
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
         evaluation.accumulate()

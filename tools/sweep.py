@@ -89,7 +89,8 @@ def main(config: DictConfig) -> float | None:
     torch.set_num_threads(threads)  # training took fewer; the next job starts with all
     if received:
         signal.raise_signal(received)  # for the launcher, which queues the job again or ends
-    return max((r["AP"] for r in read(folder / "metrics.jsonl") if r.get("AP")), default=None)
+    records = read(folder / "metrics.jsonl")
+    return max((r["AP"] for r in records if r.get("AP") is not None), default=None)
 
 
 def _has_checkpoint(folder: Path, config: Mapping[str, Any]) -> bool:

@@ -147,7 +147,7 @@ def build_transforms(config: Mapping[str, Any]) -> Compose:
         augmentation["longest"],
         "range" if ranged else "choice",
         config["resize"].get("rounding", "nearest"),
-        antialias=config.get("detector", {}).get("resize_method", "pil") == "pil",
+        antialias=config.get("detector", {}).get("resize_method", "pil") in ("pil", "antialias"),
     )
     # Flipping first is the same and moves fewer pixels, except for boxes that end on their last
     # pixel: maskrcnn-benchmark means one of the resized image.

@@ -126,7 +126,8 @@ class Meter:
         record["waiting_for_data"] = self.seconds_waiting / seconds
         record["memory_mib"] = peak_memory(device)
         record["images"] = self.images
-        record["unreadable_images"] = self.unreadable
+        unreadable = distributed.average(torch.tensor(float(self.unreadable)))
+        record["unreadable_images"] = round(unreadable.item() * distributed.world())
         self._reset()
         return record
 

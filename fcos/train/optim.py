@@ -145,7 +145,8 @@ def resolved(config: Config, recipe: Config) -> tuple[Config, list[str]]:
     """The settings for the epochs and the batch that were asked for, and lines that say so.
 
     The steps of the recipe's schedule stay at the same parts of the training; other steps stay as
-    they are. With `solver.scale_lr` the rate grows as the batch does (arXiv:1706.02677).
+    they are. `schedule.epochs` and `schedule.step_epochs` replace the recipe's `iterations` and
+    `steps`. With `solver.scale_lr` the rate grows as the batch does (arXiv:1706.02677).
 
     Args:
         config: of the run.
@@ -155,6 +156,10 @@ def resolved(config: Config, recipe: Config) -> tuple[Config, list[str]]:
         ValueError: both `epochs` and the length of the schedule are given.
     """
     epochs, schedule, usual = config["epochs"], config["schedule"], recipe["schedule"]
+    for key, in_epochs in (("iterations", "epochs"), ("steps", "step_epochs")):
+        if schedule.get(in_epochs) != usual.get(in_epochs) and schedule[key] == usual[key]:
+            schedule = {**schedule, key: None}
+    config = {**config, "schedule": schedule}
     if epochs is not None:
         if any(schedule.get(key) != usual.get(key) for key in ("iterations", "epochs")):
             raise ValueError("epochs and schedule.iterations are both given: leave one of them out")

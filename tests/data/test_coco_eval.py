@@ -224,6 +224,14 @@ def test_more_objects_than_coco_counts_need_another_limit():
     assert evaluate_detections(perfect, truth, max_detections=300)["AP"] == 1
 
 
+@pytest.mark.parametrize("limit", [1, 5])
+def test_a_limit_below_ten_counts_no_more(limit):
+    truth, perfect = crowd(30)
+    limited = evaluate_detections(perfect, truth, max_detections=limit)
+    assert limited["AP"] == evaluate_detections(perfect[:limit], truth)["AP"]
+    assert limited["AR10"] == limited["AR100"] == pytest.approx(limit / 30)
+
+
 def test_another_limit_of_detections_agrees_where_it_is_not_reached():
     truth, detections = crowd(30)
     for number, row in enumerate(detections):

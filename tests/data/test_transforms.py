@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fcos.data.transforms import Compose, HorizontalFlip, ResizeShortestSide, SquareView, with_boxes
+from fcos.data.transforms import (
+    Compose,
+    HorizontalFlip,
+    ResizeShortestSide,
+    SquareView,
+    build_transforms,
+    with_boxes,
+)
 from fcos.preprocess import resize_image
 
 
@@ -49,6 +56,24 @@ def test_training_resizes_as_the_detectors_test_time_does(height, width, method,
     tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     tested = resize_image(tensor, (resized.height, resized.width), method)
     assert same(resized, tested.permute(1, 2, 0))
+
+
+@pytest.mark.parametrize(
+    ("method", "antialias"), [("pil", True), ("antialias", True), ("opencv", False)]
+)
+def test_training_is_antialiased_where_the_detector_is(method, antialias):
+    transforms = build_transforms(
+        {
+            "augmentation": {"shortest": [40], "longest": 66},
+            "data": {"flip": 0.0, "plus_one": False},
+            "resize": {},
+            "detector": {"resize_method": method},
+        }
+    )
+    image, target = sample()
+    resized, _ = transforms(image, target, random.Random(0))
+    expected, _ = ResizeShortestSide((40,), 66, antialias=antialias)(image, target, random.Random())
+    assert same(resized, expected)
 
 
 def test_sizes_are_chosen_from_a_list_or_a_range():

@@ -41,6 +41,11 @@ def test_all_processes_learn_of_a_signal_that_one_received(two_processes):
     assert two_processes["largest rank"] == 1
 
 
+def test_a_record_counts_the_images_of_all_processes(two_processes):
+    record = two_processes["record"]
+    assert (record["images"], record["unreadable_images"]) == (2, 3)
+
+
 @pytest.mark.parametrize(
     "loss",
     [

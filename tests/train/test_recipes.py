@@ -161,6 +161,13 @@ def test_other_numbers_of_epochs_move_the_steps_in_proportion(entry, steps):
         resolved(compose_entry(entry, ["epochs=20", "schedule.iterations=7"]), recipe)
 
 
+def test_a_schedule_given_in_epochs_replaces_the_recipes_iterations():
+    given = ["schedule.epochs=20", "schedule.step_epochs=[12,16]"]
+    config, _ = resolved(compose_entry("FCOS_R_50_1x", given), zoo.card("FCOS_R_50_1x").config)
+    at = build_schedule(config, epoch=10)
+    assert (at.iterations, at.steps) == (200, [120, 160])
+
+
 class Small(nn.Module):
     def __init__(self):
         super().__init__()

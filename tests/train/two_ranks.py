@@ -7,6 +7,7 @@ import torch
 from tiny_detector import make_detector, square_batch
 
 from fcos.train import distributed
+from fcos.train.metrics import Meter
 from fcos.train.optim import Schedule, make_optimizer
 from fcos.train.trainer import Trainer
 
@@ -50,5 +51,8 @@ if __name__ == "__main__":
     with distributed.process_group("cpu"):
         found = {name: one_step(*options) for name, options in CASES.items()}
         found["largest rank"] = distributed.maximum(distributed.rank())
+        meter = Meter()
+        meter.add(0, {}, [{"skipped": 1 + distributed.rank()}])
+        found["record"] = meter.record(torch.device("cpu"))
         if distributed.rank() == 0:
             torch.save(found, sys.argv[1])
