@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import copy
 import logging
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
-import pandas as pd
 import timm
 import torch
 from fvcore.nn import FlopCountAnalysis
@@ -34,11 +32,11 @@ PAIRS: dict[str, tuple[Build, Build]] = {  # a backbone of ours and timm's
 }
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main() -> None:
     """Measure every pair and print the table."""
     parser = study.arguments(__doc__, rounds=20)
     parser.add_argument("--size", type=int, nargs=2, default=(512, 640), help="height and width")
-    options = parser.parse_args(words)
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
     logging.getLogger("fvcore").setLevel(logging.ERROR)
     height, width = options.size
@@ -49,8 +47,7 @@ def main(words: Sequence[str] | None = None) -> int:
         for row in compare(name, ours(), theirs(), image, options.rounds)
     ]
     below = f"{study.conditions('cpu', options.rounds)}, timm {timm.__version__}"
-    study.show(pd.DataFrame(rows), f"{height}x{width}, batch 1, fp32", below)
-    return 0
+    print(study.markdown(rows, f"{height}x{width}, batch 1, fp32", below))
 
 
 def compare(
@@ -63,9 +60,9 @@ def compare(
     with torch.inference_mode():
         gflops, timm_gflops = (convolutions(model, image) for model in (ours, theirs))
         contenders = {
-            "own": partial(study.call, ours, image),
-            "timm": partial(study.call, theirs, image),
-            "timm, channels_last": partial(study.call, channels_last, converted),
+            "own": partial(ours, image),
+            "timm": partial(theirs, image),
+            "timm, channels_last": partial(channels_last, converted),
         }
         frame = study.side_by_side(contenders, rounds, warmup=3)
     ms = 1e3 * study.medians(frame)["seconds"]
@@ -89,4 +86,4 @@ def convolutions(model: nn.Module, image: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

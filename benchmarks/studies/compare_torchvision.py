@@ -15,9 +15,7 @@ threshold, so that both have as much decoding and NMS to do. torchvision's norms
 from __future__ import annotations
 
 import copy
-import sys
 import time
-from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -38,16 +36,9 @@ from zoo.pretrained import DTYPES
 ENTRY = "FCOS_R_50_1x"
 SIZE = (800, 1333)
 STAGES = ("seconds", "preprocess", "network", "decode")
-PAIRS = {  # contenders, and with which of them each is compared
-    "torchvision fp32, channels-last": "",
-    "ours fp32, channels-last": "torchvision fp32, channels-last",
-    "torchvision fp32, contiguous": "",
-    "torchvision bf16, channels-last": "",
-    "ours bf16, channels-last": "torchvision bf16, channels-last",
-}
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main() -> None:
     """Print a row for each contender."""
     parser = study.arguments(__doc__, rounds=7)
     add = parser.add_argument
@@ -55,46 +46,48 @@ def main(words: Sequence[str] | None = None) -> int:
     add("--no-bf16", action="store_true", help="skip bf16, which many CPUs only emulate")
     add("--weights", type=Path, help=f"checkpoint of {ENTRY}")
     add("--torchvision-weights", type=Path, help="state dict of fcos_resnet50_fpn")
-    options = parser.parse_args(words)
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
     size = shortest, longest = tuple(options.size)
     photo = photograph()
-    ours, half = (our_detector(options.weights, photo, p, size) for p in ("fp32", "bf16"))
+    ours = our_detector(options.weights, photo, "fp32", size)
     if file := options.torchvision_weights:
         theirs: Any = baselines.load_torchvision(file)
         theirs.transform.min_size, theirs.transform.max_size = (shortest,), longest
     else:
         theirs = baselines.randomized_torchvision(photo, size)
     channels_last = copy.deepcopy(theirs).to(memory_format=torch.channels_last)
-    runs = (
-        partial(time_torchvision, channels_last, photo),
-        partial(time_ours, ours, photo),
-        partial(time_torchvision, theirs, photo),
-        partial(time_torchvision, channels_last, photo, torch.bfloat16),
-        partial(time_ours, half, photo),
-    )
-    contenders = dict(zip(PAIRS, runs, strict=True))
-    if options.no_bf16:
-        contenders = {name: run for name, run in contenders.items() if "bf16" not in name}
+    contenders = {
+        "torchvision fp32, channels-last": partial(time_torchvision, channels_last, photo),
+        "ours fp32, channels-last": partial(time_ours, ours, photo),
+        "torchvision fp32, contiguous": partial(time_torchvision, theirs, photo),
+    }
+    if not options.no_bf16:
+        half = our_detector(options.weights, photo, "bf16", size)
+        contenders |= {
+            "torchvision bf16, channels-last": partial(
+                time_torchvision, channels_last, photo, torch.bfloat16
+            ),
+            "ours bf16, channels-last": partial(time_ours, half, photo),
+        }
     with torch.inference_mode():
         frame = study.side_by_side(contenders, options.rounds)
     weights = "given" if options.weights else "random"
-    height, width = input_size(ours, photo)
+    height, width = ours.prepare([photo])[0].tensor.shape[-2:]
     title = f"Image to boxes, batch 1, {height}x{width}, {weights} weights, milliseconds"
-    study.show(table(frame), title, study.conditions("cpu", options.rounds))
-    return 0
+    print(study.markdown(table(frame), title, study.conditions("cpu", options.rounds)))
 
 
-def table(frame: pd.DataFrame) -> pd.DataFrame:
+def table(frame: pd.DataFrame) -> list[dict[str, str]]:
     """Median milliseconds by stage, and the speed beside torchvision's in the same layout."""
     rows = []
-    for name, times in study.medians(frame).iterrows():
-        other = PAIRS[str(name)]
-        row = {"": name, "total": f"{1e3 * times['seconds']:.0f}"}
+    for name, times in study.medians(frame).to_dict("index").items():
+        row = {"": str(name), "total": f"{1e3 * times['seconds']:.0f}"}
         row |= {stage: f"{1e3 * times[stage]:.1f}" for stage in STAGES[1:]}
-        faster = study.speedup(frame, str(name), other) if other else "-"
+        other = row[""].replace("ours", "torchvision")
+        faster = study.speedup(frame, row[""], other) if other != row[""] else "-"
         rows.append({**row, "times as fast as torchvision": faster})
-    return pd.DataFrame(rows)
+    return rows
 
 
 def photograph() -> Tensor:
@@ -147,11 +140,5 @@ def time_torchvision(
     return dict(zip(STAGES, times, strict=True))
 
 
-def input_size(detector: Detector, image: Tensor) -> tuple[int, ...]:
-    """(height, width) of an image after resizing and padding."""
-    divisor = detector.normalizer.divisor
-    return tuple(-(-side // divisor) * divisor for side in detector.resize(*image.shape[-2:]))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -15,9 +15,7 @@ s instead of 2.73 s on one thread).
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -30,12 +28,8 @@ from torch import Tensor
 
 import zoo
 from benchmarks import baselines
-from benchmarks.studies.compare_torchvision import (
-    our_detector,
-    photograph,
-    time_torchvision,
-)
-from benchmarks.studies.side_by_side import call, conditions, medians, show, side_by_side, speedup
+from benchmarks.studies import side_by_side as study
+from benchmarks.studies.compare_torchvision import our_detector, photograph, time_torchvision
 from fcos import Detector
 
 KINDS = {  # what torch and OpenVINO call them
@@ -46,15 +40,13 @@ KINDS = {  # what torch and OpenVINO call them
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> None:
     """Print the time of each contender, and of the kinds of layers of each network."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = study.arguments(__doc__, rounds=7)
     add = parser.add_argument
-    add("--rounds", type=int, default=7, help="timed runs of each (%(default)s)")
-    add("--threads", type=int, default=2, help="%(default)s")
     add("--compile", action="store_true", help="also torch.compile with freezing, 30 s each")
     add("--openvino", type=Path, nargs="*", default=[], help="exported .xml files")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
     photo = photograph()
     ours: dict[str, Any] = {
@@ -65,24 +57,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ours["compiled with freezing"] = frozen(our_detector(None, photo, "fp32"))
     files = {f"OpenVINO {(f := zoo.load(path)).precision}": f for path in options.openvino}
     theirs = baselines.randomized_torchvision(photo).to(memory_format=torch.channels_last)
-    runners: dict[str, Any] = {**ours, **files}
-    contenders: dict[str, Any] = {
-        name: partial(call, each.find, [photo]) for name, each in runners.items()
-    }
+    contenders = {name: partial(each.find, [photo]) for name, each in {**ours, **files}.items()}
     contenders["torchvision"] = partial(time_torchvision, theirs, photo)
     with torch.inference_mode():
-        frame = side_by_side(contenders, options.rounds, warmup=1)
-        frame = frame[["round", "contender", "seconds"]]
-        show(compared(frame), "Image to boxes, batch 1, 800x1088, fp32", "")
+        frame = study.side_by_side(contenders, options.rounds, warmup=1)
+        title = "Image to boxes, batch 1, 800x1088, fp32"
+        print(study.markdown(compared(frame), title), end="\n\n")
         spent = {name: torch_layers(each, photo) for name, each in ours.items()}
         spent |= {
             name: openvino_layers(path, options.threads, photo)
             for name, path in zip(files, options.openvino, strict=True)
         }
-        show(layers(spent), "Milliseconds of the network by kind of layer", "")
+        title = "Milliseconds of the network by kind of layer"
+        print(study.markdown(layers(spent), title), end="\n\n")
         print(difference(ours["eager"], ours["eager, Winograd"], photo))
-    print(conditions("cpu", options.rounds))
-    return 0
+    print(study.conditions("cpu", options.rounds))
 
 
 def frozen(detector: Detector) -> Detector:
@@ -92,28 +81,31 @@ def frozen(detector: Detector) -> Detector:
     return detector
 
 
-def compared(frame: pd.DataFrame) -> pd.DataFrame:
+def compared(frame: pd.DataFrame) -> list[dict[str, str]]:
     """Median milliseconds, and how many times as fast as eager and as torchvision."""
-    rows = []
-    for name, times in medians(frame).iterrows():
-        row = {"": name, "ms": f"{1e3 * times['seconds']:.0f}"}
-        for other in ("eager", "torchvision"):
-            row[f"times as fast as {other}"] = speedup(frame, str(name), other)
-        rows.append(row)
-    return pd.DataFrame(rows)
+    return [
+        {
+            "": str(name),
+            "ms": f"{1e3 * seconds:.0f}",
+            **{
+                f"times as fast as {other}": study.speedup(frame, str(name), other)
+                for other in ("eager", "torchvision")
+            },
+        }
+        for name, seconds in study.medians(frame)["seconds"].items()
+    ]
 
 
-def layers(spent: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+def layers(spent: Mapping[str, Mapping[str, float]]) -> list[dict[str, str]]:
     """A row for each network: milliseconds by kind, and their share."""
     rows = []
     for name, times in spent.items():
         total = sum(times.values())
-        rest = total - sum(times[kind] for kind in KINDS)
-        row = {"": name, "total": f"{total:.0f}"}
-        for kind, value in {**{kind: times[kind] for kind in KINDS}, "others": rest}.items():
-            row[kind] = f"{value:.1f} ({value / total:.1%})"
-        rows.append(row)
-    return pd.DataFrame(rows)
+        known = {kind: times[kind] for kind in KINDS}
+        known["others"] = total - sum(known.values())
+        shares = {kind: f"{ms:.1f} ({ms / total:.1%})" for kind, ms in known.items()}
+        rows.append({"": name, "total": f"{total:.0f}", **shares})
+    return rows
 
 
 def torch_layers(detector: Detector, photo: Tensor, runs: int = 3) -> Counter[str]:
@@ -175,4 +167,4 @@ def difference(eager: Detector, other: Detector, photo: Tensor) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

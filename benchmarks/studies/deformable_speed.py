@@ -8,11 +8,9 @@ divided by ours in the same round.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -28,11 +26,11 @@ SIZE = (800, 1088)
 OFFSETS = 1.5  # pixels, standard deviation
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main() -> None:
     """Print a row for every entry."""
     parser = study.arguments(__doc__, rounds=5)
     parser.add_argument("names", nargs="*", default=ENTRIES, help="entries (%(default)s)")
-    options = parser.parse_args(words)
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
     [photo] = read_images(embedded(), 1)
     photo = resize_image(photo, SIZE)
@@ -46,7 +44,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 float((layer(x) - kernel(layer, x)).abs().max() / layer(x).abs().max())
                 for layer, x in layers
             )
-            contenders: dict[str, study.Measure] = {
+            contenders = {
                 "torchvision": partial(run_layers, kernel, layers),
                 "own": partial(run_layers, DeformConv2d.__call__, layers),
             }
@@ -63,8 +61,7 @@ def main(words: Sequence[str] | None = None) -> int:
             }
         )
     title = "All deformable convolutions of a network"
-    study.show(pd.DataFrame(rows), title, study.conditions("cpu", options.rounds))
-    return 0
+    print(study.markdown(rows, title, study.conditions("cpu", options.rounds)))
 
 
 def run_layers(
@@ -104,4 +101,4 @@ def kernel(layer: DeformConv2d, x: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,13 +36,13 @@ REPORT = Path(__file__).resolve().parents[2] / "reports" / "exported_entries.md"
 RUNTIMES = ("ONNX Runtime", "OpenVINO")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> None:
     """Export the entries that have no row yet, and print a row for each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", help="entries (all)")
     parser.add_argument("--rows", type=Path, default=ROWS, help="keeps the rows (%(default)s)")
     parser.add_argument("--report", type=Path, default=REPORT, help="the table")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     options.rows.parent.mkdir(parents=True, exist_ok=True)
     options.rows.touch()
     for name in options.names or zoo.names():
@@ -53,7 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with options.rows.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             options.report.write_text(report(read(options.rows)))
-    return 0
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -69,30 +67,25 @@ def prove(name: str) -> dict[str, str]:
     row = {"entry": name, "torch": torch.__version__.split("+")[0]}
     with tempfile.TemporaryDirectory() as folder:
         onnx, xml = Path(folder) / "model.onnx", Path(folder) / "model.xml"
-
-        def write() -> None:
-            export_formats.write_onnx(program(detector, batched_nms=True), onnx, facts)
-
-        def convert() -> None:
-            export_formats.write_openvino(onnx, xml, facts)
-
+        writers = {
+            onnx: lambda: export_formats.write_onnx(
+                program(detector, batched_nms=True), onnx, facts
+            ),
+            xml: lambda: export_formats.write_openvino(onnx, xml, facts),
+        }
         deformable = any(isinstance(module, DeformConv2d) for module in detector.modules())
-        for runtime, path, export in zip(RUNTIMES, (onnx, xml), (write, convert), strict=True):
-            if deformable and export is convert:
+        for runtime, (path, write) in zip(RUNTIMES, writers.items(), strict=True):
+            if deformable and path is xml:
                 row[runtime] = "not offered: deformable convolutions"
                 continue
             try:
-                export()
+                write()
                 same, total = exported.count_matches(detector, zoo.load(path))
                 row[runtime] = f"{same} of {total}"
             except Exception as error:
-                row[runtime] = f"failed: {first_line(error)}"
+                first_line = str(error).strip().splitlines()[0]
+                row[runtime] = f"failed: {first_line[:150].replace('|', '/')}"
     return row
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error, for a cell of the table."""
-    return str(error).strip().splitlines()[0][:150].replace("|", "/")
 
 
 def randomized(name: str, photo: Tensor, size: Size, candidates: int = CANDIDATES) -> Detector:
@@ -137,4 +130,4 @@ def report(rows: Sequence[dict[str, str]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -13,14 +13,11 @@ scores of random weights are nearly equal, so that a small error exchanges many 
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -28,8 +25,8 @@ import zoo
 from benchmarks import random_weights
 from benchmarks.dataset import embedded, read_images
 from benchmarks.exported import EXACT, INT8, Tolerance
+from benchmarks.studies import side_by_side as study
 from benchmarks.studies.export_all import randomized
-from benchmarks.studies.side_by_side import call, conditions, medians, show, side_by_side, speedup
 from fcos import Detector, export_formats, quantize
 from fcos.detections import matches
 from fcos.export import program
@@ -52,21 +49,19 @@ FILES = {  # by contender: the file, and what counts as the same detection
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> None:
     """Print a row for every entry and contender."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = study.arguments(__doc__, rounds=9)
     add = parser.add_argument
     add("names", nargs="*", default=ENTRIES, help="entries (%(default)s)")
-    add("--rounds", type=int, default=9, help="%(default)s")
-    add("--threads", type=int, default=2, help="%(default)s")
     add("--images", type=int, default=8, help="to compare detections on (%(default)s)")
     add("--folder", type=Path, default=Path("outputs/exported_speed"), help="keeps the files")
     add("--only-write", action="store_true", help="write the files, and measure nothing")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
     photos = read_images(embedded(), CALIBRATION + options.images)
     images = [as_float(resize_image(photo, SIZE)) for photo in photos]
-    rows: list[dict[str, str]] = []
+    rows = []
     for name in options.names:
         detector = randomized(name, photos[0], SIZE, random_weights.CANDIDATES)
         write(detector, options.folder / name, images[:CALIBRATION])
@@ -75,8 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows += compare(detector, files, images[CALIBRATION:], options.rounds)
     if rows:
         title = "From an image of 320x416 to its boxes, batch 1"
-        show(pd.DataFrame(rows), title, conditions("cpu", options.rounds))
-    return 0
+        print(study.markdown(rows, title, study.conditions("cpu", options.rounds)))
 
 
 def write(detector: Detector, folder: Path, images: Sequence[Tensor]) -> None:
@@ -104,22 +98,22 @@ def compare(
     """A row for the detector and for each of its files."""
     detector.fuse().to(memory_format=torch.channels_last)
     expected = [detector([image])[0] for image in images]
-    contenders = {"PyTorch": partial(call, detector, [images[0]])}
+    contenders = {"PyTorch": partial(detector, [images[0]])}
     found = {}
     for name, path in paths.items():
         file = zoo.load(path)
         arrays = [image[None].numpy() for image in images]
         results = [file.detect_arrays(array)[0] for array in arrays]
         found[name] = share(expected, results, FILES[name][1])
-        contenders[name] = partial(call, file.detect_arrays, arrays[0])
-    times = side_by_side(contenders, rounds)
-    milliseconds = 1e3 * medians(times)["seconds"]
+        contenders[name] = partial(file.detect_arrays, arrays[0])
+    times = study.side_by_side(contenders, rounds)
+    milliseconds = 1e3 * study.medians(times)["seconds"]
     return [
         {
             "entry": paths["OpenVINO"].parent.name,
             "runtime": name,
             "ms": f"{milliseconds[name]:.1f}",
-            "times as fast": speedup(times, name, "PyTorch"),
+            "times as fast": study.speedup(times, name, "PyTorch"),
             "found again": found.get(name, "-"),
         }
         for name in contenders
@@ -140,4 +134,4 @@ def share(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -17,7 +17,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-import pandas as pd
 import torch
 from torch import Tensor
 from torchvision.ops import nms
@@ -33,7 +32,7 @@ CHUNK = 2**28  # pairs of candidates in memory at a time
 Method = Callable[[Decoder, Candidates, Sequence[int]], Tensor]
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main() -> int:
     """Print a row for each batch size.
 
     Returns 1 if the methods keep different candidates.
@@ -45,7 +44,7 @@ def main(words: Sequence[str] | None = None) -> int:
     add("--places", type=int, default=5000, help="per image, with padding (%(default)s)")
     add("--candidates", type=int, default=3000, help="per image, at most (%(default)s)")
     add("--matrix-up-to", type=int, default=256, help="largest batch for it (%(default)s)")
-    options = parser.parse_args(words)
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = []
     for size in options.batches:
@@ -62,7 +61,7 @@ def main(words: Sequence[str] | None = None) -> int:
         f"NMS of up to {options.candidates} candidates per image in {options.places} places, "
         "milliseconds per image"
     )
-    study.show(pd.DataFrame(rows), title, study.conditions(options.device, options.rounds))
+    print(study.markdown(rows, title, study.conditions(options.device, options.rounds)))
     return int(any(row["same result"] == "NO" for row in rows))
 
 

@@ -21,7 +21,7 @@ import zoo
 from benchmarks import accuracy, analysis
 from benchmarks.cases import Dataset
 from benchmarks.dataset import default_dataset, image_ids
-from benchmarks.studies import side_by_side as study
+from benchmarks.studies.side_by_side import markdown
 from fcos import Detector
 from fcos.coco_eval import Result, figures, match_detections
 
@@ -62,11 +62,11 @@ def main() -> None:
             f"## {name}\n\nQuality: {detector.card.config['loss']['quality']}. "
             f"Measured on {len(ids):,} images of {dataset.name}."
         )
-        parts.append(study.text(table(detector, dataset, ids), title, "").rstrip() + "\n")
+        parts.append(markdown(table(detector, dataset, ids), title) + "\n")
     REPORT.write_text("\n".join(parts))
 
 
-def table(detector: Detector, dataset: Dataset, ids: Sequence[int]) -> pd.DataFrame:
+def table(detector: Detector, dataset: Dataset, ids: Sequence[int]) -> list[dict[str, str]]:
     """The table of one model."""
     rows = []
     for kind, results in detect(detector, dataset, ids).items():
@@ -86,7 +86,7 @@ def table(detector: Detector, dataset: Dataset, ids: Sequence[int]) -> pd.DataFr
                 "at threshold": f"{values['oce_threshold']:.2f}",
             }
         )
-    return pd.DataFrame(rows)
+    return rows
 
 
 def detect(detector: Detector, dataset: Dataset, ids: Sequence[int]) -> dict[str, list[Result]]:

@@ -20,6 +20,7 @@ import zoo
 from benchmarks import accuracy
 from benchmarks.cases import Dataset
 from benchmarks.dataset import embedded, image_ids, read_images
+from benchmarks.studies.side_by_side import markdown
 from fcos import ShortestSide
 from fcos.coco_eval import evaluate_detections
 from fcos.data import shapes
@@ -38,38 +39,38 @@ def main() -> None:
     options = parser.parse_args()
     photos = read_images(embedded(), options.photographs)
     torch.set_num_threads(1)
-    lines = [
-        "# Methods of test-time resizing\n",
-        "Written by `python -m benchmarks.studies.resize_methods`, on one thread of a CPU.\n",
-        f"AP of `{ENTRY}`, whose inputs have a longer side of 160 pixels, on "
-        f"{options.images} images:\n",
-        f"| drawn at | {' | '.join(METHODS)} |",
-        f"| --- |{' ---: |' * len(METHODS)}",
-        *(f"| {size} px | {' | '.join(precisions(size, options.images))} |" for size in SIZES),
-        f"\nThe {len(photos)} embedded photographs, shorter side to 800 pixels and longer at most "
-        "1333:\n",
-        "| method | mean difference from `pil`, grey levels | largest | median ms per image |",
-        "| --- | ---: | ---: | ---: |",
-        *(f"| {method} | {differences(method, photos)} |" for method in METHODS),
+    parts = [
+        "# Methods of test-time resizing",
+        "Written by `python -m benchmarks.studies.resize_methods`, on one thread of a CPU.",
+        markdown(
+            [precisions(size, options.images) for size in SIZES],
+            f"AP of `{ENTRY}`, whose inputs have a longer side of 160 pixels, on "
+            f"{options.images} images:",
+        ),
+        markdown(
+            [differences(method, photos) for method in METHODS],
+            f"The {len(photos)} embedded photographs, shorter side to 800 pixels and longer at "
+            "most 1333:",
+        ),
     ]
-    REPORT.write_text("\n".join(lines) + "\n")
+    REPORT.write_text("\n\n".join(parts) + "\n")
 
 
-def precisions(size: int, images: int) -> list[str]:
-    """AP in per cent by method, on images whose longer side is `size`."""
+def precisions(size: int, images: int) -> dict[str, str]:
+    """AP in percent by method, on images whose longer side is `size`."""
     annotations = shapes.write(f"outputs/resize_methods/{size}", images, seed=7, size=size)
     dataset = Dataset.of(annotations, annotations.parent / "images")
     ids = image_ids(dataset)
     detector = zoo.get(ENTRY).fuse()
-    texts = []
+    row = {"drawn at": f"{size} px"}
     for method in METHODS:
         detector.resize_method = method
         results = accuracy.detect(detector, dataset, ids)
-        texts.append(f"{100 * float(evaluate_detections(results, annotations)['AP']):.2f}")
-    return texts
+        row[method] = f"{100 * float(evaluate_detections(results, annotations)['AP']):.2f}"
+    return row
 
 
-def differences(method: ResizeMethod, photos: Sequence[Tensor]) -> str:
+def differences(method: ResizeMethod, photos: Sequence[Tensor]) -> dict[str, str]:
     """Mean and largest difference from Pillow's pixels in grey levels, and the time."""
     gaps, times = [], []
     for photo in photos:
@@ -79,8 +80,13 @@ def differences(method: ResizeMethod, photos: Sequence[Tensor]) -> str:
         times.append(1000 * (time.perf_counter() - start))
         gap = 255 * (as_float(resized) - as_float(resize_image(photo, size, "pil"))).abs()
         gaps.append((float(gap.mean()), float(gap.max())))
-    mean, largest = statistics.mean(g[0] for g in gaps), max(g[1] for g in gaps)
-    return f"{mean:.2f} | {largest:.1f} | {statistics.median(times):.0f}"
+    means, largest = zip(*gaps, strict=True)
+    return {
+        "method": method,
+        "mean difference from `pil`, grey levels": f"{statistics.mean(means):.2f}",
+        "largest": f"{max(largest):.1f}",
+        "median ms per image": f"{statistics.median(times):.0f}",
+    }
 
 
 if __name__ == "__main__":

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -19,7 +18,7 @@ from rich.progress import track
 
 from benchmarks import environment
 
-Measure = Callable[[], "Mapping[str, float] | None"]
+Measure = Callable[[], object]  # run once per round; may return figures of its own
 
 
 def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
@@ -34,7 +33,7 @@ def side_by_side(contenders: Mapping[str, Measure], rounds: int, warmup: int = 2
     """Run all contenders once per round.
 
     Args:
-        contenders: by name; each may return figures of its own, such as seconds by stage.
+        contenders: by name; each may return a mapping of figures, such as seconds by stage.
         rounds: timed rounds.
         warmup: rounds before them.
 
@@ -48,16 +47,11 @@ def side_by_side(contenders: Mapping[str, Measure], rounds: int, warmup: int = 2
     for step in track(steps, "rounds", console=console, disable=not console.is_terminal):
         for name, run in contenders.items():
             start = time.perf_counter()
-            figures = run() or {}
+            figures = run()
             row = {"round": step, "contender": name, "seconds": time.perf_counter() - start}
             if step >= 0:
-                rows.append({**row, **figures})
+                rows.append({**row, **(figures if isinstance(figures, Mapping) else {})})
     return pd.DataFrame(rows)
-
-
-def call(function: Callable[..., object], *arguments: object) -> None:
-    """Run a function without its result, for a contender that only has a time."""
-    function(*arguments)
 
 
 def medians(frame: pd.DataFrame) -> pd.DataFrame:
@@ -82,14 +76,10 @@ def conditions(device: str, rounds: int) -> str:
     )
 
 
-def text(table: pd.DataFrame, title: str, below: str) -> str:
-    """A Markdown table of texts with a title, and a line below it."""
-    rows = [list(table.columns), ["---", *["---:"] * (len(table.columns) - 1)]]
-    rows += table.to_numpy().tolist()
-    lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
-    return "\n".join([title, "", *lines, "", below, ""])
-
-
-def show(table: pd.DataFrame, title: str, below: str) -> None:
-    """Print a Markdown table."""
-    sys.stdout.write(text(table, title, below))
+def markdown(rows: Sequence[Mapping[str, object]], title: str, below: str = "") -> str:
+    """A Markdown table of rows by heading, between a title and a last line."""
+    headings = list(rows[0])
+    rule = ["---", *["---:"] * (len(headings) - 1)]
+    cells = [headings, rule, *(map(str, row.values()) for row in rows)]
+    table = "\n".join(f"| {' | '.join(texts)} |" for texts in cells)
+    return "\n\n".join(filter(None, [title, table, below]))

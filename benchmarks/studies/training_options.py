@@ -66,7 +66,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 SETTLING = 3  # first steps, not counted in the speed because of caches and compilation
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main() -> None:
     """Run every option in each round, and print the page."""
     parser = study.arguments(__doc__, rounds=3)
     add = parser.add_argument
@@ -78,7 +78,7 @@ def main(words: Sequence[str] | None = None) -> int:
     usual = [name for name in OPTIONS if name != "fp16" or torch.cuda.is_available()]
     add("--options", nargs="+", choices=OPTIONS, default=usual, metavar="OPTION")
     add("--folder", type=Path, default=Path("outputs/training_options"), help="%(default)s")
-    options = parser.parse_args(words)
+    options = parser.parse_args()
     height, width = options.size
     losses: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -104,8 +104,7 @@ def main(words: Sequence[str] | None = None) -> int:
         f"{options.entry}, {options.batch} images of {height}x{width} per step, {options.steps} "
         f"steps; {study.conditions('cuda' if torch.cuda.is_available() else 'cpu', options.rounds)}"
     )
-    study.show(table(frame, losses), HEADER.rstrip(), below)
-    return 0
+    print(study.markdown(table(frame, losses), HEADER.rstrip(), below))
 
 
 def starting_weights(entry: str, path: Path) -> Path:
@@ -175,7 +174,7 @@ def train(
     return {"seconds": 1 / speed, "memory_mib": memory}
 
 
-def table(frame: pd.DataFrame, losses: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+def table(frame: pd.DataFrame, losses: Mapping[str, Sequence[float]]) -> list[dict[str, str]]:
     """A row for each option."""
     rows = []
     for name, figures in study.medians(frame).iterrows():
@@ -183,7 +182,7 @@ def table(frame: pd.DataFrame, losses: Mapping[str, Sequence[float]]) -> pd.Data
         away = max(abs(a / b - 1) for a, b in zip(own, base, strict=True))
         rows.append(
             {
-                "option": name,
+                "option": str(name),
                 "images/s": f"{1 / figures['seconds']:.2f}",
                 "times as fast": study.speedup(frame, str(name), over=BASE),
                 "peak MiB": f"{figures['memory_mib']:.0f}",
@@ -191,8 +190,8 @@ def table(frame: pd.DataFrame, losses: Mapping[str, Sequence[float]]) -> pd.Data
                 "largest difference of a step's loss from fp32's": f"{away:.1e}",
             }
         )
-    return pd.DataFrame(rows)
+    return rows
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

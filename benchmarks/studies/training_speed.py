@@ -10,12 +10,10 @@ fp32, and `--size 256 416` keeps it short.
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +30,7 @@ ENTRY = "FCOS_R_50_1x"
 BASELINE = "torchvision"
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main() -> None:
     """Measure and print the table."""
     parser = study.arguments(__doc__, rounds=10)
     add = parser.add_argument
@@ -41,7 +39,7 @@ def main(words: Sequence[str] | None = None) -> int:
     add("--images", type=int, default=2, help="images per step (%(default)s)")
     add("--warmup", type=int, default=3, help="steps before them (%(default)s)")
     add("--precisions", nargs="+", help="default: fp32, tf32 and bf16 on a GPU, fp32 on a CPU")
-    options = parser.parse_args(words)
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
     size, device = (options.size[0], options.size[1]), torch.device(options.device)
     usual = ["fp32", "tf32", "bf16"] if device.type == "cuda" else ["fp32"]
@@ -68,8 +66,7 @@ def main(words: Sequence[str] | None = None) -> int:
         for name, row in study.medians(frame).to_dict("index").items()
     ]
     title = f"{options.images} images of {size[0]}x{size[1]} per step"
-    study.show(pd.DataFrame(rows), title, study.conditions(str(device), options.rounds))
-    return 0
+    print(study.markdown(rows, title, study.conditions(str(device), options.rounds)))
 
 
 def build(name: str, size: tuple[int, int], device: torch.device) -> nn.Module:
@@ -123,4 +120,4 @@ def timed_step(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

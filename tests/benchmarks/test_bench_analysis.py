@@ -1,4 +1,5 @@
-"""TIDE, calibration and the bootstrap are what the libraries and brute force give."""
+"""TIDE, calibration and the bootstrap are what the libraries and brute force give, and scores are
+taken apart into the outputs of the head."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ import zoo
 from benchmarks import accuracy, analysis
 from benchmarks.cases import Dataset
 from benchmarks.dataset import embedded, image_ids
+from benchmarks.studies import quality_branch
 from fcos.coco_eval import evaluate_detections, match_detections
 
 
@@ -161,3 +163,26 @@ def test_without_the_extra_only_the_errors_are_left_out(
     monkeypatch.setitem(sys.modules, "hotcoco", None)
     values = analysis.analyse(match_detections(results, content))
     assert values.keys() == {"ece", "oce", "oce_threshold", "bootstrap"}
+
+
+def test_the_parts_of_a_score_make_the_score(drawn: Dataset) -> None:
+    detector, ids = zoo.get("FCOS_shapes_tiny"), image_ids(drawn)
+    results = quality_branch.detect(detector, drawn, ids)
+    plain = accuracy.detect(detector, drawn, ids)
+    assert [row["bbox"] for row in results["quality"]] == [row["bbox"] for row in plain]
+    scores = {kind: torch.tensor([row["score"] for row in rows]) for kind, rows in results.items()}
+    torch.testing.assert_close(
+        scores["square root of it"], torch.tensor([row["score"] for row in plain])
+    )
+    torch.testing.assert_close(scores["class score"] * scores["quality"], scores["product"])
+    assert not torch.equal(scores["class score"], scores["quality"])
+    ap = evaluate_detections(plain, drawn.annotations)["AP"]
+    rows = quality_branch.table(detector, drawn, ids)
+    assert {row["score"]: row["AP"] for row in rows}["square root of it"] == f"{100 * ap:.1f}"
+
+
+def test_a_model_without_a_quality_branch_has_no_such_table() -> None:
+    detector = zoo.build("FCOS_R_50_noctr_2x").eval()
+    detector.resize = zoo.build("FCOS_shapes_tiny").resize
+    with pytest.raises(ValueError, match="no quality branch"):
+        quality_branch.split_scores(detector, torch.zeros(3, 96, 96, dtype=torch.uint8))
