@@ -12,8 +12,8 @@ import os
 import platform
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache, reduce
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def describe(device: str) -> dict[str, Any]:
         "code": fingerprint(),
     }
     if device.startswith("cuda") and torch.cuda.is_available():
-        gpu = gpu_state(device)
+        gpu = _query(_handle(device), "driver", "power_limit")
         facts |= {
             "gpu": torch.cuda.get_device_name(device),
             "driver": gpu.get("driver"),
@@ -70,18 +70,31 @@ def machine(environment: dict[str, Any]) -> str:
 
 
 def state(device: str) -> dict[str, Any]:
-    """What may slow a measurement down: load, clocks, temperature, throttling, other processes."""
+    """What may slow a measurement down: load, clocks, temperature, throttling, other processes.
+
+    In MHz, watts and degrees Celsius; `cpu_throttles` is how often any core was slowed down by heat
+    since the machine started.
+    """
+    clocks = getattr(psutil, "cpu_freq", lambda: None)()  # not on every system
+    sensors: dict[str, Any] = getattr(psutil, "sensors_temperatures", dict)()
+    cores = Path("/sys/devices/system/cpu").glob("cpu*")
+    throttles = [_read(core / "thermal_throttle/core_throttle_count") for core in cores]
     facts: dict[str, Any] = {
         "load": round(psutil.getloadavg()[0], 2),
-        "cpu_mhz": _cpu_mhz(),
-        "cpu_celsius": _cpu_celsius(),
-        "cpu_throttles": _cpu_throttles(),
+        "cpu_mhz": round(clocks.current) if clocks else None,
+        "cpu_celsius": max(
+            (one.current for each in sensors.values() for one in each), default=None
+        ),
+        "cpu_throttles": sum(map(int, filter(None, throttles))) if any(throttles) else None,
     }
     if device.startswith("cuda"):
-        gpu = gpu_state(device)
-        names = ("celsius", "mhz", "max_mhz", "power_state", "power", "throttled")
-        facts |= {f"gpu_{name}": gpu.get(name) for name in names}
-        facts["gpu_other_processes"] = _other_processes(device)
+        names = ("celsius", "mhz", "max_mhz", "power_state", "power", "reasons", "processes")
+        gpu = _query(_handle(device), *names)
+        if "reasons" in gpu:
+            gpu["throttled"] = bool(gpu.pop("reasons") & SLOWED)
+        if "processes" in gpu:
+            gpu["other_processes"] = max(0, len(gpu.pop("processes")) - _has_context(device))
+        facts |= {f"gpu_{name}": value for name, value in gpu.items()}
     return {key: value for key, value in facts.items() if value is not None}
 
 
@@ -89,8 +102,9 @@ def state(device: str) -> dict[str, Any]:
 def sample_gpu(device: str) -> Iterator[dict[str, Any]]:
     """Sample the clock and the throttle reasons of a GPU while the block runs.
 
-    The dictionary is filled when the block ends; it stays empty for a CPU. A GPU that is idle again
-    no longer reports what slowed it down.
+    The dictionary is filled when the block ends: the lowest clock, all throttle reasons, and
+    whether any of them invalidates a time. It stays empty for a CPU. A GPU that is idle again no
+    longer reports what slowed it down.
     """
     result: dict[str, Any] = {}
     handle = _handle(device)
@@ -102,7 +116,7 @@ def sample_gpu(device: str) -> Iterator[dict[str, Any]]:
 
     def sample() -> None:
         while not stop.is_set():
-            samples.append(_clocks(handle))
+            samples.append(_query(handle, "mhz", "reasons"))
             stop.wait(SAMPLE_SECONDS)
 
     thread = threading.Thread(target=sample, daemon=True)
@@ -112,57 +126,34 @@ def sample_gpu(device: str) -> Iterator[dict[str, Any]]:
     finally:
         stop.set()
         thread.join()
-    result.update(summarize_samples(samples))
+    if clocks := [sample["mhz"] for sample in samples if "mhz" in sample]:
+        result["gpu_lowest_mhz"] = min(clocks)
+    if reasons := [sample["reasons"] for sample in samples if "reasons" in sample]:
+        mask = reduce(operator.or_, reasons)
+        result |= {"gpu_reasons": f"{mask:#x}", "gpu_throttled": bool(mask & SLOWED)}
 
 
-def summarize_samples(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The lowest clock, all throttle reasons, and whether any of them invalidates a time."""
-    clocks = [sample["mhz"] for sample in samples if "mhz" in sample]
-    masks = [sample["reasons"] for sample in samples if "reasons" in sample]
-    facts: dict[str, Any] = {"gpu_lowest_mhz": min(clocks)} if clocks else {}
-    if masks:
-        mask = reduce(operator.or_, masks)
-        facts |= {"gpu_reasons": f"{mask:#x}", "gpu_throttled": bool(mask & SLOWED)}
-    return facts
+# What NVML is asked, by name; clocks in MHz, power in watts.
+QUERIES: dict[str, Callable[[Any, Any], Any]] = {
+    "driver": lambda nvml, gpu: nvml.nvmlSystemGetDriverVersion(),
+    "celsius": lambda nvml, gpu: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
+    "mhz": lambda nvml, gpu: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
+    "max_mhz": lambda nvml, gpu: nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_SM),
+    "power_state": lambda nvml, gpu: f"P{nvml.nvmlDeviceGetPerformanceState(gpu)}",
+    "power": lambda nvml, gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
+    "power_limit": lambda nvml, gpu: nvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1000,
+    "reasons": lambda nvml, gpu: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu),
+    "processes": lambda nvml, gpu: nvml.nvmlDeviceGetComputeRunningProcesses(gpu),
+}
 
 
-def gpu_state(device: str) -> dict[str, Any]:
-    """Facts about a GPU: MHz, watts, degrees Celsius; without those that NVML does not know."""
-    handle = _handle(device)
-    if handle is None:
-        return {}
-    pynvml, facts = _nvml(), _clocks(handle)
-    if "reasons" in facts:
-        facts["throttled"] = bool(facts["reasons"] & SLOWED)
-    queries: dict[str, Callable[[], Any]] = {
-        "driver": pynvml.nvmlSystemGetDriverVersion,
-        "celsius": lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
-        "max_mhz": lambda: pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM),
-        "power_state": lambda: f"P{pynvml.nvmlDeviceGetPerformanceState(handle)}",
-        "power": lambda: pynvml.nvmlDeviceGetPowerUsage(handle) / 1000,
-        "power_limit": lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
-    }
-    return facts | _answers(queries)
-
-
-def _clocks(handle: Any) -> dict[str, Any]:
-    pynvml = _nvml()
-    return _answers(
-        {
-            "mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
-            "reasons": lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
-        }
-    )
-
-
-def _answers(queries: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
-    """The results of NVML queries, without those that this GPU does not support."""
-    facts = {}
-    for name, query in queries.items():
-        try:
-            facts[name] = query()
-        except _nvml().NVMLError:
-            continue
+def _query(handle: Any, *names: str) -> dict[str, Any]:
+    """The answers to some of `QUERIES`, without those that NVML or this GPU does not support."""
+    facts: dict[str, Any] = {}
+    nvml = _nvml()
+    for name in names if handle is not None else ():
+        with suppress(nvml.NVMLError):
+            facts[name] = QUERIES[name](nvml, handle)
     return facts
 
 
@@ -172,17 +163,15 @@ def _handle(device: str) -> Any:
     Found by UUID, since NVML counts all GPUs of the machine and torch those it may use. A MIG slice
     is found as itself, and answers only what NVML knows of a slice.
     """
-    pynvml = _nvml() if device.startswith("cuda") else None
-    if pynvml is None:
+    nvml = _nvml() if device.startswith("cuda") else None
+    if nvml is None:
         return None
     import torch
 
     uuid = torch.cuda.get_device_properties(device).uuid
     for prefix in ("GPU", "MIG"):
-        try:
-            return pynvml.nvmlDeviceGetHandleByUUID(f"{prefix}-{uuid}")
-        except pynvml.NVMLError:
-            continue
+        with suppress(nvml.NVMLError):
+            return nvml.nvmlDeviceGetHandleByUUID(f"{prefix}-{uuid}")
     return None
 
 
@@ -198,31 +187,16 @@ def _nvml() -> Any:
     return pynvml
 
 
-def _other_processes(device: str) -> int | None:
-    """How many other processes compute on the GPU; None if unknown.
+def _has_context(device: str) -> bool:
+    """Whether this process is one of the processes on a GPU, as it is once it has a context.
 
-    NVML may number processes by the host's PIDs, which differ from a container's. So this process
-    is not searched by its number: it is one of them if it has a CUDA context.
+    Its number does not tell: NVML may number processes by the host's PIDs, which differ from a
+    container's.
     """
-    handle = _handle(device)
-    if handle is None:
-        return None
-    import torch
-
-    pynvml = _nvml()
-    answers = _answers({"running": lambda: pynvml.nvmlDeviceGetComputeRunningProcesses(handle)})
-    if "running" not in answers:
-        return None
-    index = torch.device(device).index or 0
-    return max(0, len(answers["running"]) - int(_has_context(index)))
-
-
-def _has_context(index: int) -> bool:
-    """Whether this process has a context on a GPU, which makes it one of the GPU's processes."""
     import torch
 
     has_context: Callable[[int], bool] = getattr(torch._C, "_cuda_hasPrimaryContext")  # noqa: B009
-    return has_context(index)
+    return has_context(torch.device(device).index or 0)
 
 
 def visible_gpus() -> list[str]:
@@ -260,24 +234,6 @@ def cpu_model() -> str:
     import cpuinfo
 
     return str(cpuinfo.get_cpu_info().get("brand_raw") or platform.machine())
-
-
-def _cpu_mhz() -> int | None:
-    clocks = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
-    return round(clocks.current) if clocks else None
-
-
-def _cpu_celsius() -> float | None:
-    sensors = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
-    values = [reading.current for readings in sensors.values() for reading in readings]
-    return max(values, default=None)
-
-
-def _cpu_throttles() -> int | None:
-    """How often any core was slowed down by heat since the machine started."""
-    cores = Path("/sys/devices/system/cpu").glob("cpu*")
-    counts = [_read(core / "thermal_throttle/core_throttle_count") for core in cores]
-    return sum(map(int, filter(None, counts))) if any(counts) else None
 
 
 def _git(*arguments: str) -> str | None:

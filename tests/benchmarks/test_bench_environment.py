@@ -30,7 +30,7 @@ def use_nvml(monkeypatch: pytest.MonkeyPatch) -> UseNvml:
     """Pretend that there is a GPU, or a MIG slice, and that NVML answers as a given fake does."""
     properties = SimpleNamespace(uuid=UUID)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    monkeypatch.setattr(environment, "_has_context", lambda index: True)
+    monkeypatch.setattr(environment, "_has_context", lambda device: True)
 
     def use(name: str = f"GPU-{UUID}", **answers: Any) -> None:
         functions = {
@@ -105,7 +105,7 @@ def test_this_process_is_not_counted_inside_a_container(
     has_context: bool, others: int, use_nvml: UseNvml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_nvml(nvmlDeviceGetComputeRunningProcesses=lambda handle: ["pid 1", "pid 2"])
-    monkeypatch.setattr(environment, "_has_context", lambda index: has_context)
+    monkeypatch.setattr(environment, "_has_context", lambda device: has_context)
     assert gpu_facts()["gpu_other_processes"] == others
 
 
