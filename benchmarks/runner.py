@@ -24,6 +24,7 @@ from benchmarks.cases import ACCURACY, STATIC, TIMED, Case, Result
 from benchmarks.inference import combine_processes
 from benchmarks.store import Row, Store, row_of
 from benchmarks.suite import Suite
+from fcos.text import counted
 
 NOT_STARTED = "not started"  # begins the reason of a case for which there was no time left
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -34,30 +35,28 @@ def run(
     store: Store,
     fresh: bool = False,
     command: str | None = None,
-    console: Console | None = None,
 ) -> list[Row]:
     """Measure the cases of a suite, each row on disk as soon as it is measured.
+
+    A terminal shows a progress bar.
 
     Args:
         suite: what to measure.
         store: where rows go; cases that it already has for this machine and code are skipped.
         fresh: measure those again.
-        command: what the user typed, to be stored.
-        console: for a progress bar; nothing is shown unless it is a terminal.
+        command: what the user typed, to be stored; None for the command line of this process.
 
     Returns:
         The row of each case of the suite (of its shard) in the suite's order, skipped ones
         included. If a later process of a timed case failed, its row is that failure.
     """
-    return _Run(suite, store, fresh, command or command_line(), console).rows()
+    return _Run(suite, store, fresh, command or command_line()).rows()
 
 
 class _Run:
     """The state of `run`: the rows so far, and when the time is over."""
 
-    def __init__(
-        self, suite: Suite, store: Store, fresh: bool, command: str, console: Console | None
-    ) -> None:
+    def __init__(self, suite: Suite, store: Store, fresh: bool, command: str) -> None:
         self.suite = suite
         self.store = store
         self.command = command
@@ -69,7 +68,7 @@ class _Run:
         self.by_key = {key: row for key, row in stored.items() if is_complete(row, suite)}
         self.processes: dict[str, list[Result]] = {}  # by case, the results of a timed one
         self.end = time.monotonic() + (suite.budget or math.inf)
-        console = console or Console(stderr=True)
+        console = Console(stderr=True)
         self.progress = Progress(*COLUMNS, console=console, disable=not console.is_terminal)
         self.task = self.progress.add_task("")
 
@@ -96,7 +95,9 @@ class _Run:
         `jobs_left` share the time that is left: in the first pass a case that takes long is timed
         in fewer runs, so that every case is measured once.
         """
-        self.progress.update(self.task, description=progress_text(job[0]))
+        case = job[0]
+        what = "parameters, GFLOPs" if case.metric in STATIC else f"{case.metric} {case.precision}"
+        self.progress.update(self.task, description=f"{case.entry}: {what}")
         share = max(0.0, self.end - time.monotonic()) / jobs_left
         for case, result in self.results(job, share):
             combined = self.combine(case, result)
@@ -170,13 +171,13 @@ def closing_lines(rows: Sequence[Row], suite: Suite) -> list[str]:
         cell = row["cell"]
         lines.append(f"{row['status']}: {cell['entry']}, {cell['metric']}: {row['reason']}")
     if len(failed) > 5:
-        lines.append(f"and {len(failed) - 5} more cases failed")
+        lines.append(f"and {counted(len(failed) - 5, 'more case')} failed")
     if late := sum(row["reason"].startswith(NOT_STARTED) for row in rows):
-        lines.append(f"{late} cases not started: the time for this suite was over")
+        lines.append(f"{counted(late, 'case')} not started: the time for this suite was over")
     if short := sum(not is_complete(row, suite) for row in rows):
         lines.append(
-            f"{short} times are from fewer than {suite.processes} processes, so their noise may be "
-            "larger than stated: run the command again with --set budget=null for all of them"
+            f"{counted(short, 'time')} from fewer than {suite.processes} processes, so the noise "
+            "may be larger than stated: run the command again with --set budget=null for all"
         )
     return lines
 
@@ -191,9 +192,3 @@ def reason_to_skip(case: Case, suite: Suite, rows: dict[str, Row]) -> str | None
         if smaller and smaller["status"] in ("out of memory", "timed out"):
             return f"batch {batch} already was {smaller['status']}"
     return None
-
-
-def progress_text(case: Case) -> str:
-    """A case in a few words, for the progress bar."""
-    metric = "parameters, GFLOPs" if case.metric in STATIC else f"{case.metric} {case.precision}"
-    return f"{case.entry}: {metric}"

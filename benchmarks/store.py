@@ -18,16 +18,11 @@ from benchmarks.environment import machine
 SCHEMA = 1
 # What a row must have, and of which type.
 FIELDS: dict[str, type] = {
-    "key": str,
-    "machine": str,
-    "cell": dict,
-    "status": str,
-    "reason": str,
-    "values": dict,
-    "command": str,
-    "environment": dict,
+    **dict.fromkeys(("key", "machine", "status", "reason", "command"), str),
+    **dict.fromkeys(("cell", "values", "environment"), dict),
+    **dict.fromkeys(("cell.entry", "cell.metric", "cell.device", "cell.precision"), str),
+    "cell.batch": int,
 }
-CELL = {"entry": str, "metric": str, "device": str, "precision": str, "batch": int}
 # Values that are numbers, or null where there is no such figure.
 NUMBERS = frozenset(
     (
@@ -192,16 +187,12 @@ def _problem(row: Any) -> str | None:
     schema = row.get("schema", 0)
     if isinstance(schema, int) and schema > SCHEMA:
         return NEWER
-    parts: list[tuple[dict[str, type], Any, str]] = [
-        (FIELDS, row, ""),
-        (CELL, row.get("cell"), "cell."),
-    ]
-    for fields, part, prefix in parts:
-        for name, kind in fields.items():
-            if name not in part:
-                return f"{prefix}{name} is missing"
-            if not isinstance(part[name], kind):
-                return f"{prefix}{name} is not a {kind.__name__}"
+    for path, kind in FIELDS.items():
+        part, name = (row["cell"] if "." in path else row), path.removeprefix("cell.")
+        if name not in part:
+            return f"{path} is missing"
+        if not isinstance(part[name], kind):
+            return f"{path} is not a {kind.__name__}"
     for name in NUMBERS & row["values"].keys():
         value = row["values"][name]
         if not isinstance(value, int | float | None) or isinstance(value, bool):

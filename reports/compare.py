@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.store import Row, newest
-from reports.frame import NAMES, THROTTLED, frame, records
+from reports.frame import NAMES, THROTTLED, frame, records, settings_text
 from reports.metrics import BY_NAME
 
 COLUMNS = (
@@ -99,7 +99,7 @@ def _compare_case(before: Row, after: Row, tolerance: float) -> Iterator[dict[st
     common = {
         "machine": before["machine"],
         "entry": NAMES.get(before["cell"]["entry"], before["cell"]["entry"]),
-        "case": _settings(before["cell"]),
+        "case": _case_text(before["cell"]),
     }
     gap = {"value": math.nan, "noise": math.nan, "note": ""}
     why = after["reason"] or after["status"]
@@ -134,15 +134,7 @@ def _figures(row: Row) -> dict[str, Mapping[str, Any]]:
     return {f["metric"]: f for f in figures if f["measured"] and BY_NAME[f["metric"]].compared}
 
 
-def _settings(case: Mapping[str, Any]) -> str:
+def _case_text(case: Mapping[str, Any]) -> str:
     """What distinguishes a case from others of its model, in words."""
-    words = (
-        case["metric"],
-        case["precision"],
-        f"batch {case['batch']}" if case["batch"] > 1 else "",
-        f"at {case['size'][0]}/{case['size'][1]}" if case["size"] else "",
-        "compiled" if case["compiled"] else "",
-        "Winograd" if case.get("winograd") else "",
-        case["layout"] if case["layout"] != "channels_last" else "",
-    )
-    return " ".join(filter(None, words))
+    batch = f" batch {case['batch']}" if case["batch"] > 1 else ""
+    return f"{case['metric']} {settings_text(case)}{batch}"

@@ -16,19 +16,11 @@ from matplotlib.figure import Figure
 from fcos.coco_eval import FIGURES
 from fcos.text import counted
 from fcos.train.metrics import read
-from reports.plots import style_of
+from reports.plots import PLAIN, style_of
 
 # The curves that run_analyze.py of the centre-ness-free code base plots, and their lines.
 AP_CURVES = {"AP": "-", "AP50": "--", "AP75": ":"}
-STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "fcos-zoo",
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-}
+STYLE = {**PLAIN, "svg.hashsalt": "fcos-zoo", "font.size": 11, "grid.alpha": 0.3}
 SUMMARY = " {} @[ IoU={:<9} | area={:>6} | maxDets={:>3} ] = {:0.3f}"
 AREAS = {"s": "small", "m": "medium", "l": "large"}
 

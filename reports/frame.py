@@ -43,7 +43,7 @@ def frame(rows: Iterable[Row]) -> pd.DataFrame:
         as_published: whether they are those of the published tables: fp32, eager, the test size.
         precision, threads, batch, device: single settings.
         runtime: PyTorch, or what runs an exported file, with its version.
-        weights: "published", "file" (of the user's), "random" or "peer".
+        weights: "published", "file" (of the user's), "random", or what a baseline says of its own.
         split, images, input: what it was measured on, how many images, and their size.
         measured: whether there is a value.
         rank, time: what `best` chooses by.
@@ -117,8 +117,8 @@ def _records(row: Row) -> Iterable[dict[str, Any]]:
         "machine": row["machine"],
         "entry": NAMES.get(case["entry"], case["entry"]),
         "precision": case["precision"],
-        "settings": _settings(case),
-        "as_published": _settings(case) == "fp32" and "runtime" not in case,
+        "settings": settings_text(case),
+        "as_published": settings_text(case) == "fp32" and "runtime" not in case,
         "threads": case["threads"] or row["environment"].get("threads"),
         "batch": case["batch"],
         "weights": values.get("weights", weights),
@@ -168,7 +168,7 @@ def _draws(bootstrap: Any) -> list[float] | None:
     return values if fine else None
 
 
-def _settings(case: Mapping[str, Any]) -> str:
+def settings_text(case: Mapping[str, Any]) -> str:
     """The precision and every setting that is not the default."""
     words = (
         case["precision"],

@@ -80,11 +80,11 @@ def models() -> pd.DataFrame:
     measured = measured[measured["as_published"]]
     machines = {}
     for machine, own in measured.groupby("machine", sort=False):
-        figures = summary(own).set_index("entry")
-        gpu = bool((own["device"] != "cpu").any())
-        machines["gpu_ms" if gpu else "cpu_ms"] = str(machine)
-        figures = figures.rename(columns={"latency_ms": "gpu_ms" if gpu else "cpu_ms"})
+        ms = "gpu_ms" if (own["device"] != "cpu").any() else "cpu_ms"
+        figures = summary(own).set_index("entry").rename(columns={"latency_ms": ms})
         new = figures.columns.intersection(list(FIGURES)).difference(table.columns)
+        if ms in new:
+            machines[ms] = str(machine)
         table = table.join(figures[new], on="entry")
     table.attrs["machines"] = machines
     return table.sort_values("ap", ascending=False, kind="stable", ignore_index=True)

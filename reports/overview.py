@@ -170,8 +170,12 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     cells["other"] = cells["settings"] != shared
     first = cells.sort_values("other", kind="stable").drop_duplicates(MODEL).sort_index()
     models = first.drop(columns="other").reset_index(drop=True)
-    models["family"] = [_family(entry) for entry in models["entry"]]
-    models["ap_published"] = [published(_figures(e), "ap") or np.nan for e in models["entry"]]
+    cards = [_card(entry) for entry in models["entry"]]
+    families = [card.family if card else "other" for card in cards]
+    models["family"] = [FAMILIES.get(family, family) for family in families]
+    models["ap_published"] = [
+        published(card.published if card else {}, "ap") or np.nan for card in cards
+    ]
     split = _shared_split(table)
     if split:
         own = best(table[(table["metric"] == "ap") & (table["split"] == split)], ["entry"])
@@ -252,14 +256,9 @@ def tied_accuracy(draws: Mapping[Hashable, Sequence[float]]) -> dict[Hashable, l
 
 
 @cache
-def _figures(entry: str) -> dict[str, object]:
-    """The published figures of a model of the zoo; none for an external detector."""
-    return dict(zoo.card(entry).published) if entry in zoo.names() else {}
-
-
-def _family(entry: str) -> str:
-    family = zoo.card(entry).family if entry in zoo.names() else "other"
-    return FAMILIES.get(family, family)
+def _card(entry: str) -> zoo.Card | None:
+    """What is known of a model of the zoo; None for an external detector."""
+    return zoo.card(entry) if entry in zoo.names() else None
 
 
 def published_speeds(entries: pd.Series) -> pd.DataFrame:

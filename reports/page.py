@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.store import Row
+from fcos.text import counted
 from reports import overview, plots, published, tables
 from reports.frame import frame, provenance
 
@@ -28,24 +29,26 @@ def render(rows: Sequence[Row]) -> str:
     parts = {
         "style": (FOLDER / "page.css").read_text(),
         "script": (FOLDER / "page.js").read_text(),
-        "summary": _summary(models),
+        "summary": html.escape(
+            f"{counted(models['entry'].nunique(), 'model')}, measured on {', '.join(summaries)}"
+        ),
         "charts": "".join(
             _charts(machine, table, summaries[machine]) for machine, table in machines
         ),
         "models": _models(models),
         "measured": "".join(_measured(machine, table) for machine, table in machines),
-        "published": "".join(map(_published, _of_report(rows, set(models["entry"])))),
+        "published": "".join(
+            _published(comparison)
+            for comparison in published.compare_all(
+                rows, published.restricted(set(models["entry"]))
+            )
+        ),
         "machines": _machines(rows),
     }
     page = (FOLDER / "page.html").read_text()
     for name, content in parts.items():
         page = page.replace(f"<!-- {name} -->", content, 1)
     return page
-
-
-def _summary(models: pd.DataFrame) -> str:
-    names, machines = models["entry"].nunique(), ", ".join(models["machine"].unique())
-    return html.escape(f"{names} model{'s' if names > 1 else ''}, measured on {machines}")
 
 
 def _charts(machine: str, table: pd.DataFrame, models: pd.DataFrame) -> str:
@@ -81,11 +84,6 @@ def _measured(machine: str, table: pd.DataFrame) -> str:
     if missing := tables.gaps(table):
         parts.append(_details(f"Not measured: {machine}", _list("ul", missing)))
     return "".join(parts)
-
-
-def _of_report(rows: Sequence[Row], entries: set[str]) -> list[published.Comparison]:
-    """The published tables that list models of this report, with only their rows."""
-    return published.compare_all(rows, published.restricted(entries))
 
 
 def _published(comparison: published.Comparison) -> str:

@@ -28,13 +28,16 @@ from zoo import published
 COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#999999", "#0072b2")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK = "#010203"  # replaced by the text colour of the page
-STYLE: Any = {
+PLAIN: Any = {  # also that of training curves
     "svg.fonttype": "none",
-    "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+}
+STYLE: Any = {
+    **PLAIN,
+    "font.family": "sans-serif",
     "grid.alpha": 0.2,
     "grid.color": INK,
     **dict.fromkeys(

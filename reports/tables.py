@@ -13,7 +13,7 @@ from rich.text import Text
 
 from benchmarks.cases import TIMED
 from benchmarks.store import Row
-from fcos.text import Name, plain_table, printable
+from fcos.text import Name, counted, plain_table, printable
 from reports.frame import NOISY, THROTTLED, best, frame, provenance, wide
 from reports.metrics import BUDGETS, BY_NAME, MAIN, METRICS, Metric
 
@@ -238,11 +238,12 @@ def _conditions(table: pd.DataFrame) -> list[str]:
         words += sorted(set(timed["device"]))
         words += [] if _with_runtimes(timed) else [" or ".join(sorted(timed["runtime"].unique()))]
         threads = sorted(timed["threads"].dropna().unique())
-        words += [f"{count:.0f} thread{'s' if count > 1 else ''}" for count in threads]
+        words += [counted(int(count), "thread") for count in threads]
     images = measured[(measured["images"] > 0) & (measured["split"] != "")]
     for split, counts in images.groupby("split", sort=False)["images"].unique().items():
-        noun = "image" if max(counts) == 1 else "images"
-        words.append(f"{' or '.join(f'{count:,}' for count in sorted(counts))} {noun} of {split}")
+        *few, most = sorted(counts)
+        several = "".join(f"{count:,} or " for count in few)
+        words.append(f"{several}{counted(most, 'image')} of {split}")
     return [f"measured with {', '.join(words)}"] if words else []
 
 

@@ -124,7 +124,7 @@ ELSEWHERE = {
     r"pip install '.*\[(\w+)\]'": ("pyproject.toml", r"\1 = ["),
     r"fcos-zoo export .*--max-drop 0.5": ("tests/tools/test_export_command.py", "--max-drop"),
     r"sbatch .*": ("tests/tools/test_cluster_commands.py", "train.sbatch"),
-    r"python -m reports.models": ("tests/reports/test_report_models.py", "models.write("),
+    r"python -m reports.models": ("tests/reports/test_report_committed.py", "models.write("),
     r"python tests/weights/faults.py": ("tests/weights/test_faults.py", "report"),
     r"python -m benchmarks.studies.NAME": ("benchmarks/studies/nms_batch.py", "__main__"),
     r"fcos-zoo data (coco.*|NAME)": ("tests/tools/test_data_command.py", '"data", "coco2017"'),
