@@ -1,4 +1,4 @@
-"""What one set of detections tells beside AP: TIDE's errors, calibration, and intervals of AP.
+"""What a set of detections shows besides AP: TIDE's errors, calibration, and intervals of AP.
 
 Everything is computed from detections that pycocotools has matched already, see
 `fcos.coco_eval.match_detections`; nothing is detected or matched again.

@@ -111,7 +111,7 @@ class ImageDataset(CocoDataset):
 
 
 def corrupt(image: Image.Image, name: str, strength: int, image_id: int) -> Image.Image:
-    """An image that is made worse, as cameras and networks do.
+    """Degrade an image as cameras and networks do.
 
     Four of the corruptions of Hendrycks and Dietterich (ICLR 2019), on which Michaelis et al.
     (2019) measure detectors, with the parameters of their severities 1, 3 and 5.

@@ -1,7 +1,7 @@
 """Where a measurement was made: the machine, the software, and the state of both.
 
 Facts about a GPU come from the NVIDIA Management Library (NVML), called in this process: no program
-is started beside a timed run. What is not available is left out.
+is started during a timed run. What is not available is left out.
 """
 
 from __future__ import annotations

@@ -203,8 +203,8 @@ def _problem(row: Any) -> str | None:
 def newest(rows: Sequence[Row]) -> list[Row]:
     """The latest row of each case and machine, whatever the order of the rows.
 
-    A later row of the same code replaces none that was measured in more processes, or measured
-    where the later one failed.
+    A row with fewer processes than an earlier one, or that failed where that was measured, only
+    replaces it if its code is different.
     """
     latest: dict[tuple[str, str], Row] = {}
     for row in sorted(rows, key=lambda row: str(row.get("time", ""))):

@@ -1,1 +1,1 @@
-"""Reports: the published figures beside the measured ones, as tables, plots and pages."""
+"""Reports: the published figures with the measured ones, as tables, plots and pages."""

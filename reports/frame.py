@@ -69,9 +69,9 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def best(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Of each metric the one figure that represents each group of `by`, in the frame's order.
 
-    A figure precedes a gap, the weights of the zoo those of a user's own file, AP of all val2017
-    that of a part, published weights random ones, more images fewer, a faster batch size a slower
-    one, and a later measurement an earlier one.
+    It is, by the first of these that decides: one that was measured, not with weights from a file
+    of the user's, of the whole of val2017, with published weights, of the most images, of the
+    fastest batch size, and the latest.
     """
     ranked = table.sort_values(["rank", "time"], kind="stable")
     chosen = ranked.drop_duplicates([*by, "metric"], keep="last").index

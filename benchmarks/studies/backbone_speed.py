@@ -1,4 +1,4 @@
-"""Our backbones beside timm's on this CPU: `python -m benchmarks.studies.backbone_speed`.
+"""Our backbones compared with timm's on this CPU: `python -m benchmarks.studies.backbone_speed`.
 
 Batch 1, fp32, one input, random weights, inference mode. timm's models run as they are and in
 channels_last, which is faster on CPUs. The architectures need not be identical (timm's V-39 has
@@ -53,7 +53,7 @@ def main() -> None:
 def compare(
     name: str, ours: nn.Module, theirs: nn.Module, image: Tensor, rounds: int
 ) -> list[dict[str, str]]:
-    """A row beside timm's model as it is, and one beside it in channels_last."""
+    """Rows that compare with timm's model as it is, and with it in channels_last."""
     ours, theirs = ours.eval(), theirs.eval()
     channels_last = copy.deepcopy(theirs).to(memory_format=torch.channels_last)
     converted = image.contiguous(memory_format=torch.channels_last)
@@ -69,7 +69,7 @@ def compare(
     return [
         {
             "backbone": name,
-            "beside": other,
+            "compared with": other,
             "GFLOP": f"{gflops:.1f}, {timm_gflops:.1f}",
             "ms": f"{ms['own']:.0f}",
             "timm ms": f"{ms[other]:.0f}",

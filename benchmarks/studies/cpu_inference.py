@@ -6,11 +6,11 @@ for the entry. A second table states which layers the time of the network is spe
 
 What was tried and is not faster than Winograd's algorithm in eager mode, as medians of six rounds
 on two cores of an AMD EPYC with AVX2, which a compiler kept partly busy: torch.compile with
-freezing took 3185 ms beside 2565 ms (torchvision 3701 ms); compiled with Winograd's convolutions as
-an operator of its own, 2679 ms beside 2521 ms (torchvision 3417 ms). Both were compared with an
-earlier, slower implementation of Winograd's algorithm. Keeping freed memory instead of returning it
-to the system, by glibc's MALLOC_TRIM_THRESHOLD_ and its companions, saves 4% of the CPU time (2.62
-s instead of 2.73 s on one thread).
+freezing took 3185 ms, and Winograd's algorithm 2565 ms (torchvision 3701 ms); compiled with
+Winograd's convolutions as an operator of its own, it took 2679 ms, and eager 2521 ms (torchvision
+3417 ms). Both were compared with an earlier, slower implementation of Winograd's algorithm. Keeping
+freed memory instead of returning it to the system, by glibc's MALLOC_TRIM_THRESHOLD_ and its
+companions, saves 4% of the CPU time (2.62 s instead of 2.73 s on one thread).
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _medians(measured: Sequence[Counter[str]]) -> Counter[str]:
 
 
 def difference(eager: Detector, other: Detector, photo: Tensor) -> str:
-    """The largest difference of the class logits, beside their range."""
+    """The largest difference of the class logits, and their range, as a sentence."""
     batch = eager.prepare([photo])[0]
     pairs = zip(eager.network(batch), other.network(batch), strict=True)
     logits = [(a.logits, b.logits) for a, b in pairs]

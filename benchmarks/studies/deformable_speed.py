@@ -1,4 +1,4 @@
-"""Deformable convolutions beside torchvision's: `python -m benchmarks.studies.deformable_speed`.
+"""Our deformable convolutions and torchvision's: `python -m benchmarks.studies.deformable_speed`.
 
 In alternating rounds, all deformable layers of an entry run by our sampling and by torchvision's
 kernel for CPUs, on the inputs that they have in the network at 800x1088: batch 1, fp32, random

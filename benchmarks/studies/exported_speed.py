@@ -1,4 +1,4 @@
-"""Exported files beside their detectors: `python -m benchmarks.studies.exported_speed`.
+"""Exported files compared with their detectors: `python -m benchmarks.studies.exported_speed`.
 
 Of an entry of every backbone, the detector in PyTorch and its exported files take the same image of
 320x416 to its boxes, batch 1, in one process and in alternating rounds. A ratio is the median over

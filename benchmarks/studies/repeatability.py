@@ -1,10 +1,11 @@
-"""How often two measurements of one time agree within their stated noise, by processes of each.
+"""How often two measurements of a time agree within their noise, and how many processes that takes.
 
-fcos-zoo bench --suite quick --metrics latency --processes 12 --set budget=null --out repeat.jsonl
-python -m benchmarks.studies.repeatability repeat.jsonl
+    fcos-zoo bench --suite quick --metrics latency --processes 12 --set budget=null --out r.jsonl
+    python -m benchmarks.studies.repeatability r.jsonl
 
-The processes of a row are dealt out to two measurements at random, again and again; each is summed
-up as `fcos-zoo bench` does it. Prints the share of pairs that agree, and the median noise of one.
+The processes of each row are divided at random, many times, into two measurements, which are
+summarised as `fcos-zoo bench` does. A cell has the share of pairs that agree, and the median noise
+of a measurement.
 """
 
 from __future__ import annotations
@@ -14,27 +15,26 @@ import random
 from collections.abc import Sequence
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks import store
 from benchmarks.inference import summarize
+from benchmarks.studies.side_by_side import markdown
 
 PAIRS = 1000
 
 
-def agreement(processes: Sequence[np.ndarray], count: int, seed: int = 0) -> tuple[float, float]:
-    """The share of pairs of measurements, of `count` processes each, that agree; their noise.
+def agreement(processes: Sequence[np.ndarray], count: int) -> tuple[float, float]:
+    """The share of pairs of measurements that agree, and the median noise of a measurement.
 
     Args:
-        processes: seconds of (rounds, inputs) of each, at least twice `count`.
+        processes: the seconds (rounds, inputs) of each; at least twice `count` processes, and
+            three rounds in every `count` of them, as fewer have no noise.
         count: processes of a measurement.
-        seed: of the dealing.
     """
-    dealer, agreed, noises = random.Random(seed), 0, []
+    generator, agreed, noises = random.Random(0), 0, []
     for _ in range(PAIRS):
-        dealt = dealer.sample(list(processes), 2 * count)
-        one, other = summarize(dealt[:count]), summarize(dealt[count:])
+        chosen = generator.sample(list(processes), 2 * count)
+        one, other = summarize(chosen[:count]), summarize(chosen[count:])
         noise = np.hypot(one["noise"], other["noise"])
         agreed += bool(abs(other["median"] / one["median"] - 1) <= noise)
         noises.append(one["noise"])
@@ -42,26 +42,28 @@ def agreement(processes: Sequence[np.ndarray], count: int, seed: int = 0) -> tup
 
 
 def main() -> None:
-    """Print a line for each row of a results file that has enough processes."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Print a line for each row of a results file that has enough processes and rounds."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("results")
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4])
     options = parser.parse_args()
-    table = Table("entry", "ms", "processes", *(f"{n} each" for n in options.counts))
+    lines = []
     for row in store.newest(store.read([options.results])):
         if row["status"] != "measured" or row["cell"]["metric"] != "latency":
             continue
         processes = [np.array(runs) / 1e3 for runs in row["values"]["samples_ms"]]
-        if len(processes) < 2 * max(options.counts):
+        rounds = min(map(len, processes)) * min(options.counts)
+        if len(processes) < 2 * max(options.counts) or rounds < 3:
             continue
-        found = [agreement(processes, count) for count in options.counts]
-        table.add_row(
-            row["cell"]["entry"],
-            f"{row['values']['median']:.1f}",
-            str(len(processes)),
-            *(f"{share:.1%} ± {noise:.3f}" for share, noise in found),
-        )
-    Console(width=110).print(table)
+        line = {"entry": row["cell"]["entry"], "ms": f"{row['values']['median']:.1f}"}
+        line["processes"] = str(len(processes))
+        for count in options.counts:
+            share, noise = agreement(processes, count)
+            line[f"{count} each"] = f"{share:.1%} ± {noise:.3f}"
+        lines.append(line)
+    if not lines:
+        raise SystemExit(f"{options.results} has no latency of enough processes and rounds")
+    print(markdown(lines, "Share of pairs that agree ± noise, by processes of a measurement"))
 
 
 if __name__ == "__main__":

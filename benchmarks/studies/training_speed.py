@@ -1,4 +1,4 @@
-"""Training FCOS_R_50_1x beside torchvision's FCOS: `python -m benchmarks.studies.training_speed`.
+"""Training FCOS_R_50_1x and torchvision's FCOS: `python -m benchmarks.studies.training_speed`.
 
 Both take the same two images and boxes through one optimisation step: forward, losses, backward,
 SGD with momentum. Both train what the published recipe trains, so norms, stem and first stage stay
