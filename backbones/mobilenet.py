@@ -33,7 +33,7 @@ class InvertedResidual(nn.Module):
         out_channels: int,
         *,
         expansion: int,
-        stride: int,
+        stride: int = 1,
         norm_layer: NormLayer,
     ) -> None:
         super().__init__()
@@ -83,18 +83,13 @@ class MobileNetV2(StagedBackbone):
         for stage, rows in zip(self.built_stages, STAGES, strict=False):
             blocks = []
             for expansion, channels, count, stride in rows:
-                for block in range(count):
-                    out_channels = _scaled(channels, width)
-                    blocks.append(
-                        InvertedResidual(
-                            in_channels,
-                            out_channels,
-                            expansion=expansion,
-                            stride=stride if block == 0 else 1,
-                            norm_layer=self.norm_of(stage),
-                        )
-                    )
-                    in_channels = out_channels
+                block = partial(
+                    InvertedResidual, expansion=expansion, norm_layer=self.norm_of(stage)
+                )
+                out_channels = _scaled(channels, width)
+                blocks.append(block(in_channels, out_channels, stride=stride))
+                blocks += [block(out_channels, out_channels) for _ in range(count - 1)]
+                in_channels = out_channels
             self.stages.append(nn.Sequential(*blocks))
         self.freeze()
 

@@ -105,23 +105,19 @@ class ResNet(StagedBackbone):
         self.stem = ConvNorm(3, 64, 7, stride=2, norm_layer=self.norm_of(1))
         in_channels = 64
         for stage, blocks in zip(self.built_stages, BLOCKS[depth], strict=False):
-            out_channels = 64 * 2**stage
-            layers = []
-            for block in range(blocks):
-                layers.append(
-                    Bottleneck(
-                        in_channels,
-                        groups * width_per_group * 2 ** (stage - 2),
-                        out_channels,
-                        stride=2 if block == 0 and stage > 2 else 1,
-                        stride_in_1x1=stride_in_1x1,
-                        groups=groups,
-                        deformable=deformable[stage - 2],
-                        norm_layer=self.norm_of(stage),
-                    )
-                )
-                in_channels = out_channels
-            self.stages.append(nn.Sequential(*layers))
+            block = partial(
+                Bottleneck,
+                width=groups * width_per_group * 2 ** (stage - 2),
+                out_channels=64 * 2**stage,
+                stride_in_1x1=stride_in_1x1,
+                groups=groups,
+                deformable=deformable[stage - 2],
+                norm_layer=self.norm_of(stage),
+            )
+            first = block(in_channels, stride=1 if stage == self.first_stage else 2)
+            in_channels = 64 * 2**stage
+            others = (block(in_channels) for _ in range(blocks - 1))
+            self.stages.append(nn.Sequential(first, *others))
         for module in self.modules():
             if isinstance(module, DeformConv2d) and not zero_offsets:
                 nn.init.kaiming_uniform_(module.offset.weight, a=1)

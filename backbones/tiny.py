@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -17,13 +18,9 @@ class TinyStage(nn.Sequential):
     def __init__(
         self, in_channels: int, out_channels: int, depth: int, norm_layer: NormLayer
     ) -> None:
-        super().__init__(
-            ConvNorm(in_channels, out_channels, 3, stride=2, norm_layer=norm_layer),
-            *(
-                ConvNorm(out_channels, out_channels, 3, norm_layer=norm_layer)
-                for _ in range(depth - 1)
-            ),
-        )
+        conv = partial(ConvNorm, kernel_size=3, norm_layer=norm_layer)
+        first = conv(in_channels, out_channels, stride=2)
+        super().__init__(first, *(conv(out_channels, out_channels) for _ in range(depth - 1)))
 
     def forward(self, x: Tensor) -> Tensor:
         first, *others = self

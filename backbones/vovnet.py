@@ -16,6 +16,7 @@ AdelaiDet. The published sizes, as arguments of `VoVNet` where they differ from 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -111,21 +112,18 @@ class VoVNet(StagedBackbone):
         for stage, count, width, out_channels in zip(
             self.built_stages, blocks, stage_widths, stage_channels, strict=False
         ):
-            layers = []
-            for block in range(count):
-                layers.append(
-                    OneShotAggregation(
-                        in_channels,
-                        width,
-                        out_channels,
-                        layers=layers_per_block,
-                        ese=ese,
-                        identity=block > 0,
-                        norm_layer=self.norm_of(stage),
-                    )
-                )
-                in_channels = out_channels
-            self.stages.append(nn.Sequential(*layers))
+            block = partial(
+                OneShotAggregation,
+                width=width,
+                out_channels=out_channels,
+                layers=layers_per_block,
+                ese=ese,
+                norm_layer=self.norm_of(stage),
+            )
+            first = block(in_channels, identity=False)
+            others = (block(out_channels, identity=True) for _ in range(count - 1))
+            self.stages.append(nn.Sequential(first, *others))
+            in_channels = out_channels
         self.freeze()
 
     def run_stage(self, stage: int, module: nn.Module, x: Tensor) -> Tensor:

@@ -59,13 +59,18 @@ def existing_images(
     Raises:
         ImageError: files are missing; the message names the first and why it may not be found.
     """
-    found = find_files([image["file_name"] for image in images], root)
-    present = [
-        image if name == image["file_name"] else {**image, "file_name": name}
-        for image, name in zip(images, found, strict=True)
-        if name is not None
-    ]
-    missing = [i["file_name"] for i, name in zip(images, found, strict=True) if name is None]
+    present: list[Mapping[str, Any]] = []
+    missing: list[str] = []
+    corrected: list[str] = []
+    names = [image["file_name"] for image in images]
+    for image, name, found in zip(images, names, find_files(names, root), strict=True):
+        if found is None:
+            missing.append(name)
+        elif found == name:
+            present.append(image)
+        else:
+            present.append({**image, "file_name": found})
+            corrected.append(name)
     if missing and (not skip or not present):
         raise ImageError(
             f"{root}: {len(missing)} of {len(images)} annotated images are missing, first "
@@ -73,11 +78,10 @@ def existing_images(
             "image missing",
         )
     if note is not None:
-        for image, name in zip(images, found, strict=True):
-            if name is None:
-                note("image missing", image["file_name"])
-            elif name != image["file_name"]:
-                note("file name corrected", image["file_name"])
+        for name in missing:
+            note("image missing", name)
+        for name in corrected:
+            note("file name corrected", name)
     return present
 
 
