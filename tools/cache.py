@@ -93,6 +93,8 @@ def verify_cache(
     console = TextConsole(soft_wrap=True)
     errors = TextConsole(stderr=True)
     damaged = 0
+    if not cache.files():
+        console.print(f"no files in {cache.folder()}")
     for path in track(cache.files(), console=errors, disable=not errors.is_terminal):
         sources = published(path.name)
         wanted = expected(path.name, sources) if sources else [FileSource(path.name, sha256="")]

@@ -40,6 +40,11 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]  # typer does not
 REMEDIES = {
     errno.ENOSPC: ": free some space, or write elsewhere",
     errno.EROFS: ": write elsewhere, such as with --out or run.folder",
+    errno.ENOENT: ": check the path",
+    errno.ENOTDIR: ": check the path",
+    errno.EEXIST: ": choose another folder",
+    errno.EISDIR: ": name a file",
+    errno.EACCES: ": check its permissions",
 }
 CLOSED_PIPE = 141  # as of other programs whose reader has ended, such as `head`: 128 + SIGPIPE
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -140,7 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _discard_output()
         return CLOSED_PIPE
     except USAGE_ERROR as error:
-        errors.print(f"{prefix}: {error.format_message()}", style="red")  # type: ignore[attr-defined]
+        message = error.format_message().replace("Value error, ", "")  # type: ignore[attr-defined]
+        errors.print(f"{prefix}: {message}", style="red")
         return 2
     except ERRORS as error:
         if isinstance(error, KeyError | IndexError) or len(words) < len(given):

@@ -15,7 +15,7 @@ from rich.filesize import decimal
 from rich.table import Column
 from rich.text import Text
 
-from fcos.text import TextConsole, plain_table
+from fcos.text import TextConsole, counted, plain_table
 from tools.arguments import App, Group
 from zoo.download import fetch, progress_bars
 from zoo.registry import CONFIGS
@@ -33,6 +33,11 @@ AnyDataset = Annotated[
         show_default=False,
     ),
 ]
+
+TITLES = {
+    "coco_rem": "COCO val2017 with the refined annotations of COCO-ReM",
+    "coco_safe": "the images of COCO val2017 that may be redistributed",
+}
 
 app: typer.Typer = App(
     cls=Group, help="Download datasets, draw shapes, check or convert your own dataset."
@@ -84,7 +89,10 @@ def download(
 
 
 for _path in sorted((CONFIGS / "dataset").glob("*.yaml")):
-    app.command(_path.stem, help=f"Download {_path.stem}, unpack it and check its files.")(download)
+    app.command(
+        _path.stem,
+        help=f"Download {TITLES.get(_path.stem, _path.stem)}, unpack it and check its files.",
+    )(download)
 
 
 @app.command()
@@ -92,8 +100,10 @@ def shapes(
     count: Annotated[int, typer.Option(min=1, help="Number of images.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     seed: Annotated[int, typer.Option(help="Seed of the random images.")] = 0,
-    size: Annotated[int, typer.Option(help="Longer side of the images.")] = 160,
-    most: Annotated[int, typer.Option(help="Maximum number of shapes per image.")] = 10,
+    size: Annotated[int, typer.Option(min=32, help="Longer side of the images, in pixels.")] = 160,
+    most: Annotated[
+        int, typer.Option(min=1, max=254, help="Maximum number of shapes per image.")
+    ] = 10,
     classes: Annotated[
         str,
         typer.Option(
@@ -108,7 +118,8 @@ def shapes(
     annotations = write(out, count, seed, size, tuple(classes.split(",")), most)
     content = load_annotations(annotations)
     TextConsole(soft_wrap=True).print(
-        f"{annotations}: {len(content['images']):,} images, {len(content['annotations']):,} objects"
+        f"{annotations}: {counted(len(content['images']), 'image')}, "
+        f"{counted(len(content['annotations']), 'object')}"
     )
 
 
@@ -131,6 +142,8 @@ def check_dataset(
     from fcos.data.formats import find_splits
 
     console = TextConsole()
+    if json_file:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
     reports: dict[str, Report] = {}
     for name, read in find_splits(dataset).items():
         source = read()
@@ -163,7 +176,7 @@ def convert_dataset(
     console = TextConsole(soft_wrap=True)
     for name, split in convert(find_splits(dataset), out, format, images).items():
         counts = "".join(f", {number:,} x {kind}" for kind, number in split.counts.items())
-        numbers = f"{split.images:,} images, {split.objects:,} objects{counts}"
+        numbers = f"{counted(split.images, 'image')}, {counted(split.objects, 'object')}{counts}"
         console.print(f"{printable(name)}: {numbers}")
     console.print(f"train on it with data={printable(out)}")
 
@@ -173,7 +186,8 @@ def _show(console: TextConsole, name: str, image_dir: Path, report: Report) -> N
     from fcos.text import printable
 
     styles = {REFUSED: "red", LEFT_OUT: "yellow", ASSUMED: "yellow"}
-    numbers = f"{report.images:,} images, {report.objects:,} objects, {len(report.classes)} classes"
+    classes = "1 class" if len(report.classes) == 1 else f"{len(report.classes)} classes"
+    numbers = f"{counted(report.images, 'image')}, {counted(report.objects, 'object')}, {classes}"
     heading = f"{printable(name)}, {printable(image_dir)}: {numbers}"
     console.print(heading, soft_wrap=True)
     last = Column("first ones", overflow="fold")

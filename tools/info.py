@@ -24,34 +24,39 @@ def info(
 
     Of a file, show what it states: its entry, classes and settings.
     """
-    # Lists in YAML look like markup, and a folded link cannot be copied.
-    console = TextConsole(soft_wrap=True)
+    console = TextConsole()
+    console.soft_wrap = not console.is_terminal  # lines of a file or pipe stay whole
     if Path(name).suffix in (*TRAINED, *EXPORTED):
         stated = facts_of_file(Path(name))
         console.print(name, style="bold")
-        console.print(_yaml(stated))
+        console.print(_yaml(stated, console))
         return
     card = zoo.card(name)
     facts = [
         ("system", f"{card.family}, {card.repository}"),
         ("config there", card.source),
         ("license", card.license),
-        *(("dead link" if each.dead else "weights", _facts(each)) for each in card.weights),
         *([("parameters", f"{parameters_of(card) / 1e6:.2f} M")] if count else []),
     ]
     console.print(card.name, style="bold")
     for what, fact in facts:
         console.print(f"  {what:<16}  {fact}")
+    for source in card.weights:
+        # A folded link cannot be copied.
+        what = "dead link" if source.dead else "weights"
+        console.print(f"  {what:<16}  {source.url}", soft_wrap=True)
+        for fact in _facts(source):
+            console.print(f"    {fact}")
     for table, row in card.tables:
         cells = [f"{c.heading} {c.text(row[c.key])}" for c in table.columns if c.unit != "url"]
         console.print(
             f"\npublished: {table.title} ({table.source.date or 'no date'})", style="bold"
         )
         console.print("  " + " · ".join(cells))
-        console.print(f"  {table.source.url}")
+        console.print(f"  {table.source.url}", soft_wrap=True)
     config = {key: value for key, value in card.config.items() if key not in ("classes", "weights")}
     console.print("\nconfiguration", style="bold")
-    console.print(_yaml(config))
+    console.print(_yaml(config, console))
 
 
 def facts_of_file(path: Path) -> dict[str, Any]:
@@ -82,15 +87,17 @@ def parameters_of(card: zoo.Card) -> int:
     return sum(each.numel() for each in build_detector(card.config, empty=True).parameters())
 
 
-def _yaml(facts: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(facts), sort_keys=False, default_flow_style=None)
+def _yaml(facts: Mapping[str, Any], console: TextConsole) -> str:
+    longest = 28  # of an item: PyYAML ends a line after the item that passes `width`
+    width = 80 if console.soft_wrap else max(console.width - longest, longest)
+    return yaml.safe_dump(dict(facts), sort_keys=False, default_flow_style=None, width=width)
 
 
-def _facts(source: FileSource) -> str:
-    """The address, then size, hash and note of its file."""
+def _facts(source: FileSource) -> list[str]:
+    """Size, hash and note of a source's file, as far as they are known."""
     size = f"{source.size:,} bytes" if source.size else ""
     digest = f"sha256 {source.digest}" if source.digest else ""
-    return " ".join([source.url, *(f"({fact})" for fact in (size, digest, source.note) if fact)])
+    return [fact for fact in (size, digest, source.note) if fact]
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ def list_entries(
     """List the zoo's entries with their published figures."""
     cards = [zoo.card(name) for name in zoo.names(pattern, license, served or None)]
     if not cards:
-        raise LookupError(f"no entry matches {pattern!r}; `fcos-zoo list` shows all")
+        options = " with these options" if license or served else ""
+        raise LookupError(f"no entry matches {pattern!r}{options}; `fcos-zoo list` shows all")
     if as_json:
         print(json.dumps([facts(card) for card in cards]))
         return

@@ -18,10 +18,11 @@ import zoo
 from benchmarks import store
 from benchmarks.cases import ACCURACY
 from fcos.text import TextConsole
-from tools.arguments import Trainable, Weights
+from tools.arguments import TRAINED, Trainable, Weights
 from zoo import cache
+from zoo.download import hub_errors
 from zoo.registry import fetch_weights
-from zoo.sources import endpoint, offline
+from zoo.sources import SourceError, endpoint, offline
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -62,7 +63,7 @@ def push(
 
     address = repository_of(repository)
     api = None if dry_run else hub()
-    trained = weights or (name if Path(name).is_file() else None)
+    trained = weights or (name if Path(name).suffix in TRAINED else None)
     source = file_of(trained) if trained else fetch_weights(zoo.card(name))
     entry = None if name == trained else zoo.card(name).name
     detector = zoo.get(entry, weights=source) if entry and trained else zoo.get(name)
@@ -109,11 +110,19 @@ def upload(
     message: str,
     kind: str = "model",
 ) -> None:
-    """Upload a folder in one commit; the repository is created if need be."""
-    api.create_repo(repository, private=private, exist_ok=True, repo_type=kind)
-    api.upload_folder(
-        repo_id=repository, folder_path=folder, commit_message=message, repo_type=kind
-    )
+    """Upload a folder in one commit; the repository is created if need be.
+
+    Raises:
+        WeightsError: the Hub cannot be reached, or refuses it.
+    """
+    try:
+        with hub_errors():
+            api.create_repo(repository, private=private, exist_ok=True, repo_type=kind)
+            api.upload_folder(
+                repo_id=repository, folder_path=folder, commit_message=message, repo_type=kind
+            )
+    except SourceError as error:
+        raise zoo.WeightsError(f"{repository} was not written: {error}") from error
 
 
 def hub() -> HfApi:

@@ -17,7 +17,7 @@ import typer
 import yaml
 
 from benchmarks.store import Row, Store, newest, read
-from fcos.text import TextConsole
+from fcos.text import TextConsole, counted
 from tools.push import DryRun, Private, hub, repository_of, upload
 
 DEFAULT = Path("outputs/bench/results.jsonl")
@@ -52,7 +52,7 @@ def compare_results(
     columns = {heading: [row[heading] for row in rows] for heading in rows[0]}
     console.print(rich_table(columns, ["red" * bad for bad in figures["regressed"]]))
     skipped = [
-        f"{count} measured cases that only {path} has"
+        f"{counted(count, 'measured case')} that only {path} has"
         for count, path in ((found.lost, before), (found.added, after))
         if count
     ]
@@ -74,7 +74,7 @@ def merge(
     """Merge results files: append the newest row of every case that OUT does not have."""
     store = Store(out)
     added = store.merge(row for file in files for row in newest(read([file])))
-    TextConsole(soft_wrap=True).print(f"{added} rows added to {out}")
+    TextConsole(soft_wrap=True).print(f"{counted(added, 'row')} added to {out}")
 
 
 def push_results(

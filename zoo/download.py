@@ -180,7 +180,7 @@ def _download_from_hub(source: FileSource, part: Path, update: Callable[..., Non
 
     repo, revision, file = _hub_address(source)
     folder = part.with_suffix(".hub")
-    with _hub_errors(), cache.disk_space(part, 0):
+    with hub_errors(), cache.disk_space(part, 0):
         path = hf_hub_download(
             repo,
             file,
@@ -215,7 +215,7 @@ def _probe_hub(source: FileSource) -> FileSource:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     repo, revision, file = _hub_address(source)
-    with _hub_errors():
+    with hub_errors():
         facts = get_hf_file_metadata(hf_hub_url(repo, file, revision=revision, endpoint=endpoint()))
     hashed = re.fullmatch("[0-9a-f]{64}", facts.etag or "")
     unpinned = revision == "main" and facts.commit_hash
@@ -233,7 +233,7 @@ def _hub_address(source: FileSource) -> tuple[str, str, str]:
 
 
 @contextmanager
-def _hub_errors() -> Iterator[None]:
+def hub_errors() -> Iterator[None]:
     """Turn what huggingface_hub raises into one line, which its warnings of retries only repeat."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -244,7 +244,7 @@ def _hub_errors() -> Iterator[None]:
         yield
     except WeightsError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # which HTTP library raises depends on the Hub's version
         status = getattr(getattr(error, "response", None), "status_code", None)
         # Without a connection it says that the file could not be located; why is in the cause.
         cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else None

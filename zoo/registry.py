@@ -170,7 +170,9 @@ def entry_file(name: str) -> Path:
     files = _files()
     if name not in files:
         close = difflib.get_close_matches(name, files, n=3, cutoff=0.5)
-        hint = f"did you mean {', '.join(close)}?" if close else "see zoo.names()"
+        hint = f"did you mean {', '.join(close)}?" if close else "`fcos-zoo list` shows all"
+        if not close and Path(name).exists():
+            hint = "a model's file ends in .pth, .pt, .safetensors, .onnx, .xml or .pt2"
         raise UnknownEntryError(f"no entry {name!r} in the zoo: {hint}")
     return files[name]
 

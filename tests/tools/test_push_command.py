@@ -138,6 +138,9 @@ def test_push_that_the_hub_refuses_says_why(
     hub.token = "hf_secret"
     assert cli.main(["push", ENTRY, "hf://me/mine"]) == 1
     assert "401" in capsys.readouterr().err
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nothing answers there
+    assert cli.main(["push", ENTRY, "hf://me/mine"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
