@@ -29,19 +29,23 @@ def yaml_splits(path: Path) -> dict[str, Callable[[], DatasetSource]]:
         ValueError: it is not such a file; the message names it.
     """
     content = _read_yaml(path)
-    names = content.get("names") or range(int(content.get("nc") or 0))
     try:
+        names = content.get("names") or range(int(content.get("nc") or 0))
         pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
         named = {int(index): str(name) for index, name in pairs}
     except (TypeError, ValueError):
-        raise ValueError(f"{path}: names must be a list, or names by class numbers") from None
+        raise ValueError(
+            f"{path}: names must be a list, or names by class numbers, and nc a number"
+        ) from None
     declared = str(content.get("path") or ".")
     bases = [base for base in (path.parent / declared, Path(declared)) if base.is_dir()]
     bases.append(path.parent)
     splits: dict[str, Callable[[], DatasetSource]] = {}
     for split in SPLITS:
         entries = content.get(split) or []
-        entries = [entries] if isinstance(entries, str) else entries
+        entries = entries if isinstance(entries, list) else [entries]
+        if not all(isinstance(entry, str) for entry in entries):
+            raise ValueError(f"{path}: {split} must be a path, or a list of paths")
         # Roboflow's files name a test split also where the export has none.
         if entries and not (split == "test" and all(not _find(e, bases) for e in entries)):
             keypoints = "kpt_shape" in content

@@ -177,6 +177,8 @@ def test_voc_files_that_count_pixels_from_0(tmp_path):
             "names: [a]\ntrain: none",
             "data.yaml: no such folder or list of images: none",
         ),
+        ("data.yaml", "nc: two\ntrain: a", "data.yaml: names must be a list"),
+        ("data.yaml", "names: [a]\ntrain: 5", "data.yaml: train must be a path, or a list"),
         ("a.xml", "<annotation>", "a.xml: not a VOC annotation"),
         ("a.xml", "<annotations><track/></annotations>", "a.xml: tracks of a video"),
         ("a.json", '{"imagePath": "a", "shapes": [{}]}', "a.json: not a LabelMe annotation file"),
