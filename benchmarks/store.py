@@ -89,6 +89,8 @@ class Store:
         Raises:
             OSError: the file cannot be written; the error names it.
         """
+        if self.path.is_dir():
+            raise IsADirectoryError(f"{self.path} is a folder: name a file")
         self._write("")
         latest = max((str(row.get("time", "")) for row in self.rows()), default="")
         if latest > now():

@@ -34,6 +34,7 @@ def pin_entries(
     for name in dict.fromkeys(entries):
         for source in zoo.card(name).weights:
             if source.dead or not source.remote:
+                console.print(f"{name}: {source.url}: not asked")
                 continue
             try:
                 actual = pin(entry_file(name), source, overwrite)

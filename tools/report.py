@@ -37,9 +37,13 @@ def report(
     from reports import overview, published, tables
 
     wanted = metrics.split(",") if metrics else None
-    rows = chosen(store.newest(store.read(results)), entry, machine, wanted)
+    found = store.newest(store.read(results))
+    files = ", ".join(map(str, results))
+    if not found:
+        raise LookupError(f"{files}: no results of `fcos-zoo bench`")
+    rows = chosen(found, entry, machine, wanted)
     if not rows:
-        raise LookupError(f"no such results in {', '.join(map(str, results))}")
+        raise LookupError(f"no results in {files} match --entry, --machine and --metrics")
     written = overview.files(rows)
     written |= {"measured.md": tables.page(rows), "published.md": published.page(rows)}
     for comparison in published.compare_all(rows) if csv else ():

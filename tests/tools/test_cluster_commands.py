@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -128,16 +129,15 @@ def test_the_trainer_and_the_launcher_agree_on_the_signal() -> None:
 
 SCRIPT = CONFIGS.parent / "tools" / "train.sbatch"
 SRUN = """#!/bin/bash
-# Runs both tasks and returns the highest status, as srun does.
-highest=0
-for rank in 0 1; do
-    SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@"; status=$?
-    ((status > highest)) && highest=$status
-done
-exit $highest
+# Runs both tasks at once and returns the highest status, as srun does.
+SLURM_PROCID=0 SLURM_LOCALID=0 "$@" & first=$!
+SLURM_PROCID=1 SLURM_LOCALID=1 "$@" & second=$!
+wait $first; highest=$?
+wait $second; status=$?
+exit $((status > highest ? status : highest))
 """
 SCONTROL = """#!/bin/bash
-if [ "$1" = show ]; then echo first; echo second; else echo "$@" >> requeued; fi
+if [ "$1" = show ]; then echo localhost; echo second; else echo "$@" >> requeued; fi
 """
 TRAIN = """#!/bin/bash
 echo "$RANK/$WORLD_SIZE $LOCAL_RANK $MASTER_ADDR:$MASTER_PORT $@" >> started
@@ -156,7 +156,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {
         "PATH": f"{folder}:{os.environ['PATH']}",
         "SLURM_JOB_ID": "40007",
-        "SLURM_JOB_NODELIST": "first,second",
+        "SLURM_JOB_NODELIST": "localhost,second",
         "SLURM_NTASKS": "2",
     }
 
@@ -180,6 +180,30 @@ def test_each_task_knows_its_rank_and_a_job_that_ran_out_of_time_is_queued_again
         check=False,
     )
     assert done.returncode == status
-    arguments = f"first:20007 train FCOS_R_50_1x data.root=/with space{resume}\n"
-    assert (tmp_path / "started").read_text() == f"0/2 0 {arguments}1/2 1 {arguments}"
+    arguments = f"localhost:20007 train FCOS_R_50_1x data.root=/with space{resume}"
+    started = sorted((tmp_path / "started").read_text().splitlines())
+    assert started == [f"0/2 0 {arguments}", f"1/2 1 {arguments}"]
     assert (tmp_path / "requeued").exists() == queued
+
+
+def test_the_tasks_of_a_job_train_one_model_together(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    script = f'#!/bin/bash\nexec "{sys.executable}" -m tools.cli "$@"\n'
+    (tmp_path / "bin" / "fcos-zoo").write_text(script)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment["SLURM_JOB_ID"] = str((port - 20000) % 40000)
+    settings = [*SHORT, "run.folder=run"]
+    done = subprocess.run(
+        ["bash", str(SCRIPT), "FCOS_shapes_tiny", *settings],
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(CONFIGS.parent), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert iterations(tmp_path / "run") == [1, 2, 3, 4]
+    assert done.stderr.count("next: fcos-zoo predict") == 1  # of the first of two processes

@@ -65,6 +65,8 @@ def test_help_shows_no_python_types_and_each_command_as_it_is_typed(capsys: Capt
         (["info", "README.md"], "a model's file ends in .pth"),
         (["push", "no.pth", "hf://me/mine", "--dry-run", "."], "no.pth cannot be read"),
         (["data", "shapes", "--count", "1", "--size", "0", "--out", "x"], "equal to 32"),
+        (["report", str(RESULTS), "--entry", "YOLO"], "match --entry, --machine and --metrics"),
+        (["report", str(REPOSITORY / "README.md")], "no results of `fcos-zoo bench`"),
         (["info", "FCOS_R_50_x1"], "no entry 'FCOS_R_50_x1' in the zoo: did you mean FCOS_R_50_1x"),
         (["predict", SMALL, "nowhere.jpg"], "no image at nowhere.jpg"),
         (["predict", "YOLO", str(PHOTOGRAPH)], "no entry 'YOLO' in the zoo"),
