@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def _published(comparison: published.Comparison) -> str:
         f"{html.escape(comparison.hardware)}</p>"
         f"{_table(comparison.shown)}{_list('ol', comparison.notes)}"
         f"{_list('ul', comparison.remarks)}"
-        f"{_list('ul', comparison.table.footnotes)}",
+        f"<blockquote>{_list('ul', comparison.table.footnotes)}</blockquote>",
     )
 
 
@@ -115,14 +116,16 @@ def _machines(rows: Iterable[Row]) -> str:
 
 def _table(cells: pd.DataFrame, name: str = "", main: Sequence[str] = ()) -> str:
     """A table; the headings in `main` are marked as the columns to show first."""
+    kinds = [' class="text"' if text in (*tables.TEXTS, "") else "" for text in cells.columns]
     head = "".join(
-        f'<th scope="col"{" data-main" if text in main else ""}>{html.escape(text)}</th>'
-        for text in cells.columns
+        f'<th scope="col"{kind}{" data-main" if text in main else ""}>{html.escape(text)}</th>'
+        for text, kind in zip(cells.columns, kinds, strict=True)
     )
-    body = "".join(
-        f"<tr>{''.join(f'<td>{_breakable(text)}</td>' for text in texts)}</tr>"
+    rows = [
+        "".join(f"<td{k}>{_breakable(text)}</td>" for text, k in zip(texts, kinds, strict=True))
         for texts in cells.to_numpy()
-    )
+    ]
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
     attribute = f' id="{name}"' if name else ""
     return (
         f'<div class="scroll"><table{attribute}><thead><tr>{head}</tr></thead>'
@@ -136,6 +139,7 @@ def _details(title: str, content: str) -> str:
 
 def _list(tag: str, texts: Sequence[str]) -> str:
     items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
+    items = re.sub("`([^`]*)`", r"<code>\1</code>", items)
     return f"<{tag}>{items}</{tag}>" if texts else ""
 
 
