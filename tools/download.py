@@ -57,18 +57,12 @@ def matching(patterns: Iterable[str]) -> Iterator[str]:
 def fetch_all(
     names: Sequence[str], jobs: int, progress: Progress
 ) -> Iterator[tuple[str, Path | Exception]]:
-    """Each entry's file, or the error, as downloads finish."""
-    todo: queue.SimpleQueue[str] = queue.SimpleQueue()
+    """Each entry's file, or the error, as downloads finish; `jobs` of them run at a time."""
     done: queue.SimpleQueue[tuple[str, Path | Exception]] = queue.SimpleQueue()
-    for name in names:
-        todo.put(name)
+    running = threading.Semaphore(jobs)
 
-    def work() -> None:
-        while not todo.empty():
-            try:
-                name = todo.get_nowait()
-            except queue.Empty:
-                return
+    def work(name: str) -> None:
+        with running:
             try:
                 done.put((name, fetch_weights(zoo.card(name), progress)))
             except Exception as error:
@@ -76,8 +70,8 @@ def fetch_all(
 
     # Daemons, unlike the threads of a pool, let an interrupted command end at once; what they
     # have fetched by then is on the disk for the next call.
-    for _ in range(min(jobs, len(names))):
-        threading.Thread(target=work, daemon=True).start()
+    for name in names:
+        threading.Thread(target=work, args=(name,), daemon=True).start()
     for _ in names:
         yield done.get()
 

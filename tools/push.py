@@ -6,10 +6,10 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 import yaml
@@ -59,70 +59,72 @@ def push(
     dry_run: DryRun = None,
 ) -> None:
     """Publish weights on the Hugging Face Hub: a safetensors file and its model card."""
-    from zoo.checkpoint import file_of
+    from zoo.checkpoint import file_of, write_safetensors
 
-    address = repository_of(repository)
-    api = None if dry_run else hub()
-    trained = weights or (name if Path(name).suffix in TRAINED else None)
-    source = file_of(trained) if trained else fetch_weights(zoo.card(name))
-    entry = None if name == trained else zoo.card(name).name
-    detector = zoo.get(entry, weights=source) if entry and trained else zoo.get(name)
-    card = detector.card
-    folder = nullcontext(dry_run) if dry_run else tempfile.TemporaryDirectory()
-    with folder as place:
-        files = write(
-            detector,
-            Path(place),
-            address,
-            license=license or card.license,
-            origin=f"converted from the published `{card.filename}`"
-            if trained is None
-            else "trained with fcos-zoo by the publisher of this page",
-            results=store.newest(store.read(results or ())),
-            digest=cache.sha256(source),
-        )
-        console = TextConsole(soft_wrap=True)
-        if api is not None:
-            upload(api, address, place, private, f"Upload {card.name}")
-            console.print(f"{repository}: {', '.join(file.name for file in files)}")
-        else:
-            for file in files:
-                console.print(str(file))
+    def write(address: str, folder: Path) -> list[Path]:
+        trained = weights or (name if Path(name).suffix in TRAINED else None)
+        source = file_of(trained) if trained else fetch_weights(zoo.card(name))
+        entry = None if name == trained else zoo.card(name).name
+        detector = zoo.get(entry, weights=source) if entry and trained else zoo.get(name)
+        card, digest = detector.card, cache.sha256(source)
+        origin = "trained with fcos-zoo by the publisher of this page"
+        if trained is None:
+            origin = f"converted from the published `{card.filename}`"
+        rows = [r for r in store.newest(store.read(results or ())) if _of(r, card.name, digest)]
+        file, page = folder / f"{card.name}.safetensors", folder / "README.md"
+        write_safetensors(detector, file)
+        text = model_card(detector, address, license or card.license, origin, rows)
+        page.write_text(text, encoding="utf-8")
+        shutil.copymode(page, file)  # safetensors lets nobody else read
+        return [file, page]
+
+    publish(repository, "model", write, private, dry_run)
 
 
-def repository_of(address: str, prefix: str = "") -> str:
-    """The "owner/repository" of an hf:// address; datasets have the `prefix` "datasets/".
-
-    Raises:
-        ValueError: it is not such an address.
-    """
-    match = re.fullmatch(rf"hf://{prefix}([\w.-]+/[\w.-]+)/?", address)
-    if not match:
-        raise ValueError(f"{address!r} is not a repository: write hf://{prefix}owner/repository")
-    return match[1]
-
-
-def upload(
-    api: HfApi,
+def publish(
     repository: str,
-    folder: str | Path,
+    kind: Literal["model", "dataset"],
+    write: Callable[[str, Path], list[Path]],
     private: bool,
-    message: str,
-    kind: str = "model",
+    dry_run: Path | None,
 ) -> None:
-    """Upload a folder in one commit; the repository is created if need be.
+    """Upload files to a repository of the Hub in one commit; it is created if need be.
+
+    Args:
+        repository: its hf:// address.
+        kind: of the repository.
+        write: gets "owner/repository" and a folder, writes the files there and returns them.
+        private: whether a new repository is private.
+        dry_run: the folder to write, without uploading anything.
 
     Raises:
+        ValueError: it is not such an address, or the network must not be used.
         WeightsError: the Hub cannot be reached, or refuses it.
     """
-    try:
-        with hub_errors():
-            api.create_repo(repository, private=private, exist_ok=True, repo_type=kind)
-            api.upload_folder(
-                repo_id=repository, folder_path=folder, commit_message=message, repo_type=kind
-            )
-    except SourceError as error:
-        raise zoo.WeightsError(f"{repository} was not written: {error}") from error
+    prefix = "datasets/" if kind == "dataset" else ""
+    match = re.fullmatch(rf"hf://{prefix}([\w.-]+/[\w.-]+)/?", repository)
+    if not match:
+        raise ValueError(f"{repository!r} is not a repository: write hf://{prefix}owner/repository")
+    name, api = match[1], None if dry_run else hub()
+    with nullcontext(dry_run) if dry_run else tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        folder.mkdir(parents=True, exist_ok=True)
+        files = write(name, folder)
+        console = TextConsole(soft_wrap=True)
+        if api is None:
+            console.print("\n".join(map(str, files)))
+            return
+        names = ", ".join(file.name for file in files)
+        message = f"Upload {names}"
+        try:
+            with hub_errors():
+                api.create_repo(name, private=private, exist_ok=True, repo_type=kind)
+                api.upload_folder(
+                    repo_id=name, folder_path=folder, commit_message=message, repo_type=kind
+                )
+        except SourceError as error:
+            raise zoo.WeightsError(f"{repository} was not written: {error}") from error
+        console.print(f"{repository}: {names}")
 
 
 def hub() -> HfApi:
@@ -139,28 +141,6 @@ def hub() -> HfApi:
     if not sys.stderr.isatty():
         disable_progress_bars()
     return HfApi(endpoint=endpoint(), library_name="fcos-zoo")
-
-
-def write(
-    detector: Detector,
-    folder: Path,
-    repository: str,
-    *,
-    license: str,
-    origin: str,
-    results: Sequence[store.Row],
-    digest: str,
-) -> list[Path]:
-    """Write `<entry>.safetensors` and `README.md`; `digest` is of the file the weights are from."""
-    from zoo.checkpoint import write_safetensors
-
-    folder.mkdir(parents=True, exist_ok=True)
-    weights, page = folder / f"{detector.card.name}.safetensors", folder / "README.md"
-    write_safetensors(detector, weights)
-    mine = [row for row in results if _of(row, detector.card.name, digest)]
-    page.write_text(model_card(detector, repository, license, origin, mine), encoding="utf-8")
-    shutil.copymode(page, weights)  # safetensors lets nobody else read
-    return [weights, page]
 
 
 def model_card(

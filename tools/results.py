@@ -6,11 +6,9 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +16,7 @@ import yaml
 
 from benchmarks.store import Row, Store, newest, read
 from fcos.text import TextConsole, counted
-from tools.push import DryRun, Private, hub, repository_of, upload
+from tools.push import DryRun, Private, publish
 
 DEFAULT = Path("outputs/bench/results.jsonl")
 HIDDEN = ("rank", "draws")  # columns of the frame that only reports need
@@ -92,18 +90,19 @@ def push_results(
     figures.jsonl has a line per figure with where it comes from, results.jsonl the rows as they
     were measured, and README.md the tables and a model-index, which leaderboards read.
     """
-    name = repository_of(repository, "datasets/")
-    api = None if dry_run else hub()
-    rows = newest(read(results or [DEFAULT]))
-    with nullcontext(dry_run) if dry_run else TemporaryDirectory() as place:
-        files = write_dataset(rows, Path(place), name, license)
-        console = TextConsole(soft_wrap=True)
-        if api is not None:
-            upload(api, name, place, private, "Upload results", "dataset")
-            console.print(f"{repository}: {', '.join(file.name for file in files)}")
-        else:
-            for file in files:
-                console.print(str(file))
+
+    def write(name: str, folder: Path) -> list[Path]:
+        rows = newest(read(results or [DEFAULT]))
+        contents = {
+            "README.md": dataset_card(rows, name, license),
+            "figures.jsonl": "".join(json.dumps(line) + "\n" for line in flat_figures(rows)),
+            "results.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+        }
+        for file, text in contents.items():
+            (folder / file).write_text(text, encoding="utf-8")
+        return [folder / file for file in contents]
+
+    publish(repository, "dataset", write, private, dry_run)
 
 
 def _texts(one: Mapping[str, Any]) -> dict[str, str]:
@@ -119,19 +118,6 @@ def _texts(one: Mapping[str, Any]) -> dict[str, str]:
         "after": "-" if math.isnan(after) else f"{after:.4g}",
         "ratio": "-" if missing else f"{ratio:.3f} ± {spread}",
     }
-
-
-def write_dataset(rows: Sequence[Row], folder: Path, name: str, license: str) -> list[Path]:
-    """Write the files of the dataset."""
-    folder.mkdir(parents=True, exist_ok=True)
-    contents = {
-        "README.md": dataset_card(rows, name, license),
-        "figures.jsonl": "".join(json.dumps(line) + "\n" for line in flat_figures(rows)),
-        "results.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
-    }
-    for file, text in contents.items():
-        (folder / file).write_text(text, encoding="utf-8")
-    return [folder / file for file in contents]
 
 
 def flat_figures(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:

@@ -28,19 +28,13 @@ if TYPE_CHECKING:
     from zoo.sources import WeightsError as WeightsError
 
 _MODULES = {
-    "Card": "registry",
+    **dict.fromkeys(("ExportedDetector", "load"), "exported"),
     "CheckpointError": "formats",
-    "ExportedDetector": "exported",
-    "NoWeightsError": "registry",
-    "UnknownEntryError": "registry",
+    **dict.fromkeys(("build", "get", "load_checkpoint"), "pretrained"),
+    **dict.fromkeys(
+        ("Card", "NoWeightsError", "UnknownEntryError", "card", "names", "register"), "registry"
+    ),
     "WeightsError": "sources",
-    "build": "pretrained",
-    "card": "registry",
-    "get": "pretrained",
-    "load": "exported",
-    "load_checkpoint": "pretrained",
-    "names": "registry",
-    "register": "registry",
 }
 
 __all__ = list(_MODULES)
