@@ -106,10 +106,12 @@ def verify_cache(
             damaged += 1
             console.print(f"{path.name}: damaged", style="red")
         else:
-            outcome = repair(path, sources)
-            failed = isinstance(outcome, Exception)
-            damaged += failed
-            console.print(f"{path.name}: damaged, {outcome}", style="red" if failed else None)
+            try:
+                repair(path, sources)
+                console.print(f"{path.name}: damaged, downloaded again")
+            except (LookupError, zoo.WeightsError) as error:
+                damaged += 1
+                console.print(f"{path.name}: damaged, {error}", style="red")
     return 1 if damaged else 0
 
 
@@ -121,21 +123,22 @@ def published(filename: str) -> Sequence[FileSource]:
     return zoo.card(name).weights if name else initial_weights.sources_of(filename)
 
 
-def repair(path: Path, sources: Sequence[FileSource]) -> str | Exception:
-    """Download a damaged file again; returns what was done, or the error."""
-    try:
-        with cache.locked(path):
-            moved = cache.quarantine(path)
-        if not sources:
-            return LookupError(
-                f"{moved}: no entry of the zoo has a file of this name; one that was downloaded "
-                "from an address is downloaded again by the next zoo.get of it"
-            )
-        fetch(path.name, sources)
-    except zoo.WeightsError as error:
-        return error
+def repair(path: Path, sources: Sequence[FileSource]) -> None:
+    """Download a damaged file again.
+
+    Raises:
+        LookupError: it has no sources.
+        WeightsError: it is being downloaded, or no source served it.
+    """
+    with cache.locked(path):
+        moved = cache.quarantine(path)
+    if not sources:
+        raise LookupError(
+            f"{moved}: no entry of the zoo has a file of this name; one that was downloaded "
+            "from an address is downloaded again by the next zoo.get of it"
+        )
+    fetch(path.name, sources)
     cache.sidecar(path, ".bad").unlink(missing_ok=True)
-    return "downloaded again"
 
 
 def _kind(path: Path) -> str:

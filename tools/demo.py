@@ -16,7 +16,7 @@ import typer
 
 from fcos.text import TextConsole
 from tools.arguments import Model
-from tools.export import PACKAGES, need
+from tools.export import check_requirements
 
 PAGE = Path(__file__).with_suffix(".html")
 RUNTIME = "onnxruntime-web@1.30.0"  # an npm package, under the MIT license
@@ -117,7 +117,7 @@ def add_model(name: str, path: Path) -> str:
     if name.endswith(".onnx"):
         shutil.copyfile(name, path)
         return "copied"
-    need(*PACKAGES["onnx"])
+    check_requirements("onnx")
     import zoo
     from benchmarks import exported
     from fcos import export_formats

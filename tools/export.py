@@ -22,12 +22,11 @@ if TYPE_CHECKING:
     from benchmarks.cases import Dataset
 
 SUFFIXES = {"pt2": ".pt2", "aoti": "_aoti.pt2", "onnx": ".onnx", "openvino": ".xml"}
-# What each format needs, and the extra that installs it.
+# What a format or a precision needs, and the extra that installs it.
 PACKAGES: dict[str, tuple[Sequence[str], str]] = {
-    "pt2": ((), ""),
-    "aoti": ((), ""),
     "onnx": (("onnx", "onnxscript", "onnxruntime"), "onnx"),
     "openvino": (("openvino", "onnx", "onnxscript"), "openvino"),
+    "int8": (("nncf",), "quantize"),
 }
 # ONNX has no convolution in bf16 before opset 22. Files by AOTInductor were only compared in fp32.
 IMPOSSIBLE = {"int8": ("pt2", "aoti"), "fp16": ("aoti",), "bf16": ("onnx", "aoti")}
@@ -116,7 +115,7 @@ def export(
 
     The how-to guides say how to build an engine of TensorRT from an ONNX file.
     """
-    chosen = words(formats, tuple(PACKAGES), "--format") or ()
+    chosen = words(formats, tuple(SUFFIXES), "--format") or ()
     if with_preprocessing and size:
         raise typer.BadParameter("it is for images of every size", param_hint="--size")
     if with_preprocessing and "aoti" in chosen:
@@ -134,12 +133,8 @@ def export(
         raise typer.BadParameter(
             "is for --format openvino --precision int8", param_hint="--fast-bias-correction"
         )
-    for form in chosen:
-        need(*PACKAGES[form])
-    if "aoti" in chosen:
-        need_compiler()
-    if precision == "int8":
-        need(("nncf",), "quantize")
+    for needed in (*chosen, precision):
+        check_requirements(needed)
 
     import zoo
     from backbones.deformable import DeformConv2d
@@ -218,7 +213,7 @@ def remove_unfinished(out: Path) -> None:
 
 def check_precision(precision: str, formats: Sequence[str]) -> None:
     """Raise a typer.BadParameter if a format cannot be written in a precision."""
-    possible = set(PACKAGES) - set(IMPOSSIBLE.get(precision, ()))
+    possible = set(SUFFIXES) - set(IMPOSSIBLE.get(precision, ()))
     for form in formats:
         if form not in possible:
             raise typer.BadParameter(
@@ -259,31 +254,26 @@ def _files(path: Path) -> list[Path]:
     return [path.with_suffix(".bin"), path] if path.suffix == ".xml" else [path]
 
 
-def need(packages: Sequence[str], extra: str) -> None:
-    """Check that the packages of an extra are installed, before a minute is spent on tracing.
+def check_requirements(form: str) -> None:
+    """Check that a format or precision can be written here, before a minute is spent on tracing.
 
     Raises:
-        ImportError: one is missing.
+        ImportError: a package is not installed.
+        RuntimeError: there is no C++ compiler, which AOTInductor calls.
     """
+    packages, extra = PACKAGES.get(form, ((), ""))
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise ImportError(f"{package} is not installed: pip install 'fcos-zoo[{extra}]'")
+    if form == "aoti":
+        from torch._inductor import cpp_builder, exc
 
-
-def need_compiler() -> None:
-    """Check that there is a C++ compiler, which AOTInductor calls.
-
-    Raises:
-        RuntimeError: there is none.
-    """
-    from torch._inductor import cpp_builder, exc
-
-    try:
-        cpp_builder.get_cpp_compiler()
-    except exc.InvalidCxxCompiler:
-        raise RuntimeError(
-            "--format aoti needs a C++ compiler: install g++, or name another in CXX"
-        ) from None
+        try:
+            cpp_builder.get_cpp_compiler()
+        except exc.InvalidCxxCompiler:
+            raise RuntimeError(
+                "--format aoti needs a C++ compiler: install g++, or name another in CXX"
+            ) from None
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 from PIL import Image
+from torchvision.ops import box_convert
 
 from fcos import Detections, Detector
 from fcos.coco_eval import Result, to_coco_results
@@ -79,16 +81,16 @@ class Outputs:
         boxes, scores = found.boxes.tolist(), found.scores.tolist()
         for box, score, name in zip(boxes, scores, found.names, strict=True):
             self.rows.append([frame.source.name, frame.number, name, score, *box])
-        target = self.targets[frame.source]
+        drawn = self.targets[frame.source]
+        if frame.number is not None:
+            drawn = drawn / f"{frame.number:06d}"
+        if "yolo" in self.formats:
+            self._write_yolo(drawn, found)
         if frame.source.kind == "image":
-            if frame.number is not None:
-                target = target / f"{frame.number:06d}"
-            self._write_yolo(target, found)
-            path = (self.folder / target).with_name(f"{target.name}.jpg")
+            path = (self.folder / drawn).with_name(f"{drawn.name}.jpg")
             path.parent.mkdir(exist_ok=True)
             found.save(path, self.font_file)
         else:
-            self._write_yolo(target / f"{frame.number:06d}", found)
             self._write_video(frame, found)
 
     def _coco_results(self, frame: Frame, found: Detections) -> list[Result]:
@@ -105,16 +107,12 @@ class Outputs:
         ]
 
     def _write_yolo(self, name: Path, found: Detections) -> None:
-        if "yolo" not in self.formats:
-            return
         height, width = found.image.shape[-2:]
-        lines = []
-        for label, (x1, y1, x2, y2) in zip(
-            found.labels.tolist(), found.boxes.tolist(), strict=True
-        ):
-            centre_and_size = (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
-            x, y, w, h = (v / s for v, s in zip(centre_and_size, 2 * (width, height), strict=True))
-            lines.append(f"{label} {x:.6f} {y:.6f} {w:.6f} {h:.6f}\n")
+        boxes = box_convert(found.boxes.cpu(), "xyxy", "cxcywh") / torch.tensor([width, height] * 2)
+        lines = (
+            f"{label} {x:.6f} {y:.6f} {w:.6f} {h:.6f}\n"
+            for label, (x, y, w, h) in zip(found.labels.tolist(), boxes.tolist(), strict=True)
+        )
         path = self.folder / "labels" / name.with_name(f"{name.name}.txt")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(lines))

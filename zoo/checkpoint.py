@@ -160,25 +160,16 @@ def describe(state: Mapping[str, Tensor], entry: Card | None = None) -> str:
         state: its tensors.
         entry: the expected one; the state may be of this entry with other classes.
     """
-    if any(re.match(r"roi_heads?\.", key) for key in state):
-        return "it looks like a two-stage detector (Faster or Mask R-CNN)"
-    try:
-        form = formats.recognise(state)
-    except CheckpointError as error:
-        return str(error)
-    if entry and form in (NATIVE, PUBLISHED.get(entry.family)):
-        rows = formats.num_classes(build_detector(entry.config, empty=True), state)
-        if rows not in (None, len(entry.config["classes"])) and _fits(entry, state):
-            return (
-                f"it is one of {rows} classes: zoo.build({entry.name!r}, num_classes={rows}), "
-                "then zoo.load_checkpoint"
-            )
+    classes = _classes_if_it_fits(entry, state) if entry else None
+    if entry and classes and classes != len(entry.config["classes"]):
+        return (
+            f"it is one of {classes} classes: zoo.build({entry.name!r}, num_classes={classes}), "
+            "then zoo.load_checkpoint"
+        )
+    form = formats.recognise(state)
     if form is NATIVE:
         return "it looks like a detector that this project wrote, perhaps of another entry"
-    fitting: list[str] = []
-    for same_network in _by_network(form, state):
-        if _fits(same_network[0], state):
-            fitting += [card.name for card in same_network]
+    fitting = _fitting_entries(form, state)
     if not fitting:
         return f"it looks like a {form.name} checkpoint that fits no entry of the zoo"
     more = f" and {len(fitting) - 3} more" if len(fitting) > 3 else ""
@@ -202,16 +193,17 @@ def _targets(config: Any) -> Iterator[Any]:
             yield from _targets(value)
 
 
-def _by_network(form: Format, state: Mapping[str, Tensor]) -> list[list[Card]]:
-    """The entries that a state may belong to, grouped by their network."""
+def _fitting_entries(form: Format, state: Mapping[str, Tensor]) -> list[str]:
+    """The entries whose network has a state's tensors."""
 
     def matching_keys(backbone: type) -> int:
         rules = form.rules(TABLES[backbone], 3, 3)
         return sum(rename(key, rules) not in (None, key) for key in state)
 
     backbone = max(TABLES, key=matching_keys).__name__
-    networks: dict[str, list[Card]] = {}
+    fits: dict[str, bool] = {}  # by network, which several entries may share
     other: set[str] = set()  # choices of backbone that build another class
+    fitting: list[str] = []
     for entry in map(card, names()):
         if PUBLISHED.get(entry.family) is not form or entry.backbone in other:
             continue
@@ -220,25 +212,28 @@ def _by_network(form: Format, state: Mapping[str, Tensor]) -> list[list[Card]]:
             other |= {entry.backbone} - {""}
             continue
         network = json.dumps([config[part] for part in ("backbone", "pyramid", "head", "images")])
-        networks.setdefault(network, []).append(entry)
-    return list(networks.values())
+        if network not in fits:
+            fits[network] = _classes_if_it_fits(entry, state) is not None
+        if fits[network]:
+            fitting.append(entry.name)
+    return fitting
 
 
-def _fits(entry: Card, state: Mapping[str, Tensor]) -> bool:
-    """Whether names and shapes are the entry's, whatever the number of classes."""
+def _classes_if_it_fits(entry: Card, state: Mapping[str, Tensor]) -> int | None:
+    """The number of classes of a state whose other shapes and names are the entry's, or None."""
     shapes = {
         key: value if key.startswith("pixel_") else torch.empty_like(value, device="meta")
         for key, value in state.items()
     }
     detector = build_detector(entry.config, empty=True)
-    rows = formats.num_classes(detector, state)
-    if rows and rows != len(detector.classes):
-        detector = build_detector(entry.config, rows, empty=True)
+    classes = formats.num_classes(detector, state)
+    if classes != len(detector.classes):
+        detector = build_detector(entry.config, classes or None, empty=True)
     try:
         formats.load_state(detector, shapes)
     except CheckpointError:
-        return False
-    return True
+        return None
+    return classes
 
 
 def _parse(content: Mapping[str, Any], header: Mapping[str, str], name: str) -> Checkpoint:
