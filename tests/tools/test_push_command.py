@@ -1,16 +1,16 @@
-"""The commands that pin and publish weights."""
+"""The commands that pin weights, and that publish weights and results."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import json
 from pathlib import Path
 
 import pytest
+import rows
 import torch
 import yaml
-from huggingface_hub import constants
-from mirrors import COMMIT, HubServer, own_settings
+from mirrors import COMMIT, HubServer
 
 import zoo
 from benchmarks import store
@@ -20,16 +20,8 @@ from zoo import registry
 from zoo.sources import FileSource
 
 ENTRY = "FCOS_shapes_tiny"  # its weights are part of the package
+MEASURED = "FCOS_R_50_FPN_1x"
 BODY = b"\x80\x02" + bytes(1000)  # its first bytes are those of a pickle
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    own_settings(monkeypatch, tmp_path / "home")
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    with HubServer() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.url())
-        yield hub
 
 
 def test_pin_writes_the_facts_of_the_hub_and_keeps_the_rest(hub: HubServer, tmp_path: Path) -> None:
@@ -161,3 +153,55 @@ def test_push_needs_the_network_and_an_address(
     monkeypatch.setenv("FCOS_ZOO_OFFLINE", "1")
     assert cli.main(command) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Path:
+    """A results file with AP and parameters of an entry."""
+    file = store.Store(tmp_path / "results.jsonl")
+    few = dict.fromkeys(("AP75", "APs", "APm", "APl"))  # no figures
+    file.append(rows.ap(MEASURED, values=few))
+    file.append(rows.row(MEASURED, "params", {"parameters": 32_240_000}))
+    return file.path
+
+
+def test_pushed_results_have_figures_with_provenance_and_a_model_index(
+    measured: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["bench", "push", "hf://datasets/me/fcos", str(measured), "--dry-run", str(out)]
+    assert cli.main(arguments) == 0
+    stored = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (out / "figures.jsonl").read_text().splitlines()]
+    assert [(line["metric"], line["value"]) for line in lines] == [
+        *(("ap", pytest.approx(37.1)), ("ap_50", pytest.approx(56.0)), ("params_m", 32.24))
+    ]
+    assert len({tuple(line) for line in lines}) == 1  # the same columns in every line
+    provenance = lines[0]["provenance"]
+    text = json.dumps(stored[0], sort_keys=True, separators=(",", ":"))
+    assert provenance["sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    assert provenance["commit"] == rows.FACTS["commit"]
+    assert provenance["weights"] == "published@abc"
+    page = (out / "README.md").read_text()
+    facts = yaml.safe_load(page.split("---")[1])
+    assert facts["license"] == "cc-by-4.0"
+    ((model, result),) = ((m["name"], m["results"][0]) for m in facts["model-index"])
+    assert model == MEASURED
+    assert result["dataset"]["name"] == "val2017"
+    assert result["metrics"][0] == {"type": "mAP", "name": "AP", "value": 37.1}
+    assert f"| {MEASURED} | fp32 |" in page
+
+
+def test_results_arrive_at_the_hub(
+    measured: Path,
+    hub: HubServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    hub.token = "hf_secret"
+    assert cli.main(["bench", "push", "hf://datasets/me/fcos", str(measured)]) == 0
+    names = ["README.md", "figures.jsonl", "results.jsonl"]
+    assert sorted(hub.files) == [f"me/fcos/{name}" for name in names]
+    assert any("/api/datasets/me/fcos/commit/main" in path for _, path, _ in hub.asked)
+    assert capsys.readouterr().out == f"hf://datasets/me/fcos: {', '.join(names)}\n"

@@ -8,12 +8,11 @@ import subprocess
 import sys
 import time
 import types
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from mirrors import FaultyServer, own_settings, saved
+from mirrors import FaultyServer, saved
 
 import zoo
 from tools import cli
@@ -27,18 +26,10 @@ BODY = b"\x80\x02" + bytes(1000)  # its first bytes are those of a pickle
 
 
 @pytest.fixture
-def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setenv("COLUMNS", "200")  # wide enough for any table
-    return own_settings(monkeypatch, tmp_path / "home")
-
-
-@pytest.fixture
-def mirror(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
-    """The one place that answers."""
-    with FaultyServer() as mirror:
-        monkeypatch.setenv("FCOS_ZOO_MIRRORS", mirror.url())
-        monkeypatch.setenv("HF_ENDPOINT", mirror.url("hub"))
-        yield mirror
+def folder(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache of `fcos-zoo`, whose tables are not folded."""
+    monkeypatch.setenv("COLUMNS", "200")
+    return cache
 
 
 @pytest.fixture

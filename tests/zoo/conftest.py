@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mirrors import FaultyServer, own_settings
 from torch import Tensor
 
 import zoo
@@ -45,18 +43,3 @@ def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FCOS_ZOO_OFFLINE", "1")
     monkeypatch.setenv("FCOS_ZOO_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("FCOS_ZOO_MIRRORS", raising=False)
-
-
-@pytest.fixture
-def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The folder of a cache of the test's own; the network is allowed."""
-    return own_settings(monkeypatch, tmp_path / "home")
-
-
-@pytest.fixture
-def mirror(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
-    """The first place that `zoo.get` asks, and the only one that answers."""
-    with FaultyServer() as mirror:
-        monkeypatch.setenv("FCOS_ZOO_MIRRORS", mirror.url())
-        monkeypatch.setenv("HF_ENDPOINT", mirror.url("nothing"))
-        yield mirror

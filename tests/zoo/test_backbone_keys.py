@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from backbones.dla import DLA
 from backbones.hrnet import HRNet
 from backbones.mobilenet import MobileNetV2
-from backbones.vovnet import VoVNet
 from zoo.formats import backbones as tables
 from zoo.formats.backbones import Rule, rename
 
@@ -99,51 +98,3 @@ def test_the_same_weights_give_the_same_features(case: str) -> None:
     with torch.no_grad():
         for a, b in zip(backbone(IMAGE), run(reference), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()))
-
-
-@pytest.mark.parametrize(
-    ("published", "ours"),
-    [
-        ("stem.stem_3/norm.bias", "stem.2.norm.bias"),
-        ("stage2.OSA2_1.layers.0.OSA2_1_0/conv.weight", "stages.0.0.layers.0.conv.weight"),
-        ("stage4.OSA4_8.layers.4.OSA4_8_4/norm.bias", "stages.2.7.layers.4.norm.bias"),
-        ("stage5.OSA5_3.concat.OSA5_3_concat/conv.weight", "stages.3.2.concat.conv.weight"),
-        ("stage5.OSA5_3.ese.fc.bias", "stages.3.2.ese.fc.bias"),
-    ],
-)
-def test_vovnet_names(published: str, ours: str) -> None:
-    assert rename(published, tables.VOVNET) == ours
-    assert ours in VoVNet((1, 1, 8, 3), ese=True, norm="bn").state_dict()
-
-
-def test_original_mobilenet_names_agree_with_torchvisions() -> None:
-    """Both number the blocks alike; the original numbers all layers of a block in one row."""
-    row = {"0.0": 0, "0.1": 1, "1.0": 3, "1.1": 4, "2": 6, "3": 7}
-    first = {"0.0": 0, "0.1": 1, "1": 3, "2": 4}
-    keys = [k for k in torchvision.models.mobilenet_v2().state_dict() if ".conv." in k]
-    for key, name in translated(keys, tables.MOBILENET_V2_TORCHVISION).items():
-        match = re.fullmatch(r"features\.(\d+)\.conv\.([\d.]+)\.(\w+)", key)
-        assert match
-        block, place, leaf = match.groups()
-        number = (first if block == "1" else row)[place]
-        assert rename(f"features.{block}.conv.{number}.{leaf}", tables.MOBILENET_V2) == name
-
-
-@pytest.mark.parametrize(
-    ("rules", "key"),
-    [
-        (tables.HRNET, "classifier.weight"),
-        (tables.HRNET, "incre_modules.0.0.conv1.weight"),
-        (tables.VOVNET, "classifier.weight"),
-        (tables.DLA, "fc.bias"),
-        (tables.MOBILENET_V2, "conv_head.weight"),
-        (tables.MOBILENET_V2_TORCHVISION, "features.18.0.weight"),
-    ],
-)
-def test_classifiers_are_known_and_left_out(rules: Sequence[Rule], key: str) -> None:
-    assert rename(key, rules) == ""
-
-
-def test_unknown_names_are_not_guessed() -> None:
-    assert rename("layer1.0.conv1.bias.extra", tables.HRNET) is None
-    assert rename("stage2.OSA2_1.weight", tables.VOVNET) is None

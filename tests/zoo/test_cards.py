@@ -14,6 +14,7 @@ import zoo
 from zoo import registry
 from zoo.checkpoint import describe
 from zoo.config import build_detector, compose_entry
+from zoo.initial_weights import facts_of
 from zoo.published import tables
 from zoo.registry import entry_of_file
 from zoo.sources import source_of
@@ -58,6 +59,8 @@ def test_an_entry_composes_with_the_facts_of_its_card(name: str) -> None:
     assert detector.head.strides == detector.pyramid.strides
     assert len(detector.assigner.size_ranges) == len(detector.head.strides)
     assert (detector.head.quality is None) == (detector.loss.quality is None)
+    imagenet = card.config.get("imagenet")
+    assert imagenet is None or facts_of(imagenet)
     if name in PARAMETERS:
         assert round(sum(p.numel() for p in detector.parameters()) / 1e6, 2) == PARAMETERS[name]
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 import zoo
@@ -22,12 +21,6 @@ CLASSIFIER = "rpn.head.cls_logits.weight"
 COUNTER = "num_batches_tracked"
 
 State = dict[str, Tensor]
-
-
-def test_published_tensors_are_loaded_under_our_names(small: Detector, published: State) -> None:
-    zoo.load_checkpoint(small, published)
-    assert torch.equal(small.head.cls_logits.weight, published[CLASSIFIER])
-    assert torch.equal(small.pyramid.lateral[0].bias, published["backbone.fpn.fpn_inner2.bias"])
 
 
 def with_solver(state: State) -> dict[str, Any]:
@@ -235,22 +228,6 @@ def test_the_state_of_another_detector_does_not_fit(
 def test_a_checkpoint_of_another_kind_is_named(small: Detector, content: Any, message: str) -> None:
     with pytest.raises(zoo.CheckpointError, match=message):
         zoo.load_checkpoint(small, content)
-
-
-def save_torch(state: State, path: Path) -> None:
-    torch.save({"model": state, "iteration": 3}, path)
-
-
-@pytest.mark.parametrize(("name", "save"), [("a.pth", save_torch), ("a.safetensors", save_file)])
-def test_a_saved_detector_is_restored(
-    small: Detector, published: State, tmp_path: Path, name: str, save: Callable[..., None]
-) -> None:
-    zoo.load_checkpoint(small, published)
-    save(small.state_dict(), tmp_path / name)
-    detector = zoo.get(SMALL, weights=tmp_path / name)
-    assert not detector.training
-    assert detector.card is zoo.card(SMALL)
-    assert_unchanged(detector, small.state_dict())
 
 
 def test_precision_is_a_plain_argument(published: State, tmp_path: Path) -> None:
