@@ -250,14 +250,6 @@ def test_a_file_name_cannot_control_the_terminal(capsys: Capture, tmp_path: Path
 
 
 @pytest.mark.usefixtures("fast")
-def test_an_image_too_wide_for_jpeg_becomes_a_png(tmp_path: Path) -> None:
-    Image.new("RGB", (70000, 8)).save(tmp_path / "wide.png")
-    predict(tmp_path / "out", tmp_path / "wide.png")
-    written = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert written == ["results.json", "wide.png"]
-
-
-@pytest.mark.usefixtures("fast")
 def test_every_frame_of_an_animation_is_drawn_and_named(
     capsys: Capture, tmp_path: Path, images: Path
 ) -> None:

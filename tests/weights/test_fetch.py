@@ -30,6 +30,7 @@ def test_a_file_is_downloaded_once(server: FaultyServer) -> None:
     assert fetch("w.pth", [source]) == path
     assert path.read_bytes() == BODY
     assert len(resource.asked) == 1
+    assert (path.parent / "w.pth.sha256").read_text() == f"{SHA256}  w.pth\n"  # as of sha256sum
 
 
 def test_the_cache_folder_can_be_chosen(

@@ -154,11 +154,10 @@ def test_a_trained_file_loads_by_its_path_with_its_settings(
     assert zoo.get(str(path)).card.family == "shapes"
 
 
-def test_an_older_file_has_the_settings_of_its_entry(tmp_path: Path, trained: Detector) -> None:
+def test_a_file_that_does_not_name_its_entry_needs_a_name(
+    tmp_path: Path, trained: Detector
+) -> None:
     path = tmp_path / "best.pth"
-    release(trained.state_dict(), trained.classes, ENTRY, path)
-    with pytest.warns(UserWarning, match=f"those of {ENTRY} are assumed"):
-        assert zoo.get(str(path)).classes == tuple(CLASSES)
     torch.save(trained.state_dict(), path)
     with pytest.raises(zoo.CheckpointError, match="does not state which entry it is"):
         zoo.get(str(path))
