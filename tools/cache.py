@@ -48,7 +48,10 @@ def show_cache(
 
 def table() -> Table:
     """A row for each complete file, then for what interrupted or refused downloads left."""
-    rows = [(path.name, path.stat().st_size, _kind(path)) for path in cache.files()]
+    rows = []
+    for path in cache.files():
+        what = "weights" if cache.recorded(path) else "weights, no hash on record"
+        rows.append((path.name, path.stat().st_size, what))
     rows += [(name, size, LEFTOVERS[name.rpartition(".")[2]]) for name, size in leftovers()]
     shown = plain_table(title=f"{cache.folder()}", title_justify="left", show_footer=True)
     shown.add_column("file", overflow="fold", footer=counted(len(rows), "file"))
@@ -139,10 +142,6 @@ def repair(path: Path, sources: Sequence[FileSource]) -> None:
         )
     fetch(path.name, sources)
     cache.sidecar(path, ".bad").unlink(missing_ok=True)
-
-
-def _kind(path: Path) -> str:
-    return "weights" if cache.recorded(path) else "weights, no hash on record"
 
 
 if __name__ == "__main__":

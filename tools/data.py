@@ -22,7 +22,7 @@ from zoo.registry import CONFIGS
 from zoo.sources import FileSource
 
 if TYPE_CHECKING:
-    from fcos.data.check import Finding, Report
+    from fcos.data.check import Report
     from fcos.data.download import Archive, DatasetSpec
 
 AnyDataset = Annotated[
@@ -195,7 +195,7 @@ def _show(console: TextConsole, name: str, image_dir: Path, report: Report) -> N
     order = list(OUTCOMES)
     findings = sorted(report.findings, key=lambda finding: order.index(finding.kind))
     for kind, group in groupby(findings, key=lambda finding: finding.kind):
-        names = [_short(finding) for finding in group]
+        names = [printable(finding.where.rsplit("/", 1)[-1]) for finding in group]
         first = list(dict.fromkeys(names))
         examples = Text(", ".join(first[:3]) + (", …" if len(first) > 3 else ""))
         outcome = OUTCOMES[kind]
@@ -210,21 +210,9 @@ def _show(console: TextConsole, name: str, image_dir: Path, report: Report) -> N
     console.print(verdict, style="red" if refused else None)
 
 
-def _short(finding: Finding) -> str:
-    from fcos.text import printable
-
-    return printable(finding.where.rsplit("/", 1)[-1])
-
-
 def _plain(report: Report) -> Mapping[str, Any]:
-    return {
-        "ok": report.ok,
-        "images": report.images,
-        "objects": report.objects,
-        "classes": report.classes,
-        "counts": report.counts,
-        "findings": [{**vars(f), "training": f.outcome} for f in report.findings],
-    }
+    findings = [{**vars(finding), "training": finding.outcome} for finding in report.findings]
+    return {"ok": report.ok, "counts": report.counts, **vars(report), "findings": findings}
 
 
 def _announcement(dataset: DatasetSpec, missing: Sequence[Archive], root: Path) -> str:

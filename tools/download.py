@@ -33,7 +33,7 @@ def download(
     """
     if bool(names) == everything:
         raise typer.BadParameter("name entries, or use --all")
-    chosen = zoo.names(weights=True) if everything else list(matching(names or ()))
+    chosen = zoo.names(weights=True) if everything else matching(names or ())
     console = TextConsole(soft_wrap=True)
     failed: dict[str, Exception] = {}
     with progress_bars() as progress:
@@ -49,9 +49,9 @@ def download(
     return 1 if failed else 0
 
 
-def matching(patterns: Iterable[str]) -> Iterator[str]:
+def matching(patterns: Iterable[str]) -> list[str]:
     """The entries that match, each once; a pattern without a match is kept, to be reported."""
-    yield from dict.fromkeys(name for each in patterns for name in zoo.names(each) or [each])
+    return list(dict.fromkeys(name for each in patterns for name in zoo.names(each) or [each]))
 
 
 def fetch_all(

@@ -124,7 +124,9 @@ def export(
             param_hint="--with-preprocessing",
         )
     check_precision(precision, chosen)
-    if max_drop is not None and (precision != "int8" or calibrate is None):
+    if calibrate and precision != "int8":
+        raise typer.BadParameter("is for --precision int8", param_hint="--calibrate")
+    if max_drop is not None and calibrate is None:
         raise typer.BadParameter(
             "needs --precision int8 and --calibrate with an annotated dataset",
             param_hint="--max-drop",

@@ -13,6 +13,7 @@ import yaml
 
 import zoo
 from fcos.text import TextConsole
+from tools.download import matching
 from zoo.download import probe
 from zoo.registry import entry_file
 from zoo.sources import FileSource
@@ -30,8 +31,7 @@ def pin_entries(
     """
     console = TextConsole(soft_wrap=True)
     failures = 0
-    entries = [name for pattern in names for name in zoo.names(pattern) or [pattern]]
-    for name in dict.fromkeys(entries):
+    for name in matching(names):
         for source in zoo.card(name).weights:
             if source.dead or not source.remote:
                 console.print(f"{name}: {source.url}: not asked")

@@ -46,10 +46,11 @@ def verify(
                     style = "yellow" if check.unstable else "green" if check.passed else "red"
                     text = check.detail.split(" of tolerance")[0].split(", ")[0]
                     cells[check.what] = Text(text, style)
+                    line = f"{fixture.entry}: {check.what}: {check.detail}"
                     if check.unstable:
-                        unstable.append(f"{fixture.entry}: {check.what}: {check.detail}")
-                    if not check.passed:
-                        failures.append(f"{fixture.entry}: {check.what}: {check.detail}")
+                        unstable.append(line)
+                    elif not check.passed:
+                        failures.append(line)
             except (LookupError, ValueError, OSError) as error:
                 failures.append(f"{fixture.entry}: {error}")
                 cells[COLUMNS[0]] = Text("failed", "red")

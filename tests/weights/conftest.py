@@ -4,14 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mirrors import FaultyServer, own_settings
+from mirrors import FaultyServer
 
 from zoo import https
 
 
 @pytest.fixture(autouse=True)
-def _default_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    own_settings(monkeypatch, tmp_path / "home")
+def _no_waiting(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(https, "_sleep", lambda seconds: None)
 
 

@@ -6,7 +6,6 @@ import hashlib
 import logging
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import faulty_server as host
@@ -24,12 +23,10 @@ SOURCE = FileSource("hf://owner/name/w.pth")
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+def hub(hub: HubServer) -> HubServer:
     """A Hub that has one file."""
-    with HubServer() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url())
-        server.store("owner/name/w.pth", BODY)
-        yield server
+    hub.store("owner/name/w.pth", BODY)
+    return hub
 
 
 @pytest.fixture

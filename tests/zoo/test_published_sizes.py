@@ -6,8 +6,6 @@ tensors' bytes is a few hundred bytes a tensor, nearly the same in all files of 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import pytest
 from mirrors import FaultyServer
 from torchvision.models.detection import FCOS_ResNet50_FPN_Weights
@@ -62,16 +60,10 @@ ROUNDED = {
 PINNED = {*OVERHEAD, *list(ROUNDED)[:3], "FCOS_imprv_R_50_FPN_1x"}
 
 
-class Expected(NamedTuple):
-    """What the strict loader expects of a file."""
-
-    tensors: int
-    bytes: int
-
-
-def expected(name: str) -> Expected:
+def expected(name: str) -> tuple[int, int]:
+    """How many tensors the strict loader expects of a file, and how many bytes they take."""
     state = build_detector(zoo.card(name).config, empty=True).state_dict()
-    return Expected(len(state), sum(t.numel() * t.element_size() for t in state.values()))
+    return len(state), sum(tensor.numel() * tensor.element_size() for tensor in state.values())
 
 
 def sizes(name: str) -> set[int]:
