@@ -59,18 +59,21 @@ def get(
         raise ValueError(f"precision {precision!r} is not one of {', '.join(DTYPES)}")
     if resize is not None and resize not in get_args(ResizeMethod):
         raise ValueError(f"resize {resize!r} is not one of {', '.join(get_args(ResizeMethod))}")
-    if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
+    device = torch.device("cpu" if device is None else device)
+    if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {str(device)!r}: torch finds no GPU here; use device='cpu'")
-    if device is not None and torch.device(device).type == "mps":
+    if device.type == "mps":
         raise ValueError("device 'mps' has no float64, which NMS needs; use device='cpu'")
-    if winograd and (compile or precision != "fp32" or torch.device(device or "cpu").type != "cpu"):
+    if winograd and (compile or precision != "fp32" or device.type != "cpu"):
         raise ValueError("winograd=True is for precision 'fp32' on a CPU, without compile=True")
-    if weights is not None and is_path(name):
-        raise ValueError(f"{name} has weights of its own: name an entry, or leave out {weights}")
-    if weights is not None:
-        detector = _load_given(card(name), weights)
-    elif is_path(name):
+    if is_path(name):
+        if weights is not None:
+            raise ValueError(
+                f"{name} has weights of its own: name an entry, or leave out {weights}"
+            )
         detector = _load_path(Path(name))
+    elif weights is not None:
+        detector = _load_given(card(name), weights)
     else:
         detector = _load_published(card(name))
     detector.eval()
@@ -82,7 +85,7 @@ def get(
         detector.use_winograd()
     dtype = DTYPES[precision]
     detector.to(device=device, dtype=dtype)
-    detector.to(memory_format=inference_layout(device or "cpu", dtype))
+    detector.to(memory_format=inference_layout(device, dtype))
     return detector.compile_network() if compile else detector
 
 
