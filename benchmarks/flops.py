@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import warnings
@@ -32,11 +33,8 @@ class Network(nn.Module):
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
-        self.backbone, self.pyramid, self.head = (
-            detector.backbone,
-            detector.pyramid,
-            detector.head,
-        )
+        self.backbone, self.pyramid = detector.backbone, detector.pyramid
+        self.head = detector.head
 
     def forward(self, x: Tensor) -> list[Tensor]:
         levels = self.head(self.pyramid(self.backbone(x)))
@@ -79,32 +77,25 @@ def count(detector: Detector, size: tuple[int, int] | None = None) -> dict[str, 
         size: (shortest, longest) side instead of the published test size.
     """
     height, width = input_size(detector, size)
-    network = Network(detector).eval()
-    wanted = [p for p in network.parameters() if p.requires_grad]
-    for parameter in wanted:
-        parameter.requires_grad_(False)  # else the trace keeps every activation
-    try:
-        # With gradients enabled no norm is folded: the network is counted as it was published.
-        with torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
-            flops = FlopCountAnalysis(network, torch.zeros(1, 3, height, width))
-            flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-            flops.set_op_handle(**_handles())
-            counted = {scope: flops.by_operator(scope) for scope in SCOPES}
-            return {
-                "input": f"{height}x{width}",
-                "gflops": _giga(counted, SCOPES, COUNTED),
-                "backbone_gflops": _giga(counted, ("backbone", "pyramid"), COUNTED),
-                "kinds": {
-                    scope: {kind: _giga(counted, (scope,), (kind,)) for kind in KINDS}
-                    for scope in SCOPES
-                },
-                "mega_activations": sum(c["activations"] for c in counted.values()) / 1e6,
-            }
-    finally:
-        for parameter in wanted:
-            parameter.requires_grad_(True)
+    network = Network(copy.deepcopy(detector)).eval()
+    network.requires_grad_(False)  # else the trace keeps every activation
+    # With gradients enabled no norm is folded: the network is counted as it was published.
+    with torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
+        flops = FlopCountAnalysis(network, torch.zeros(1, 3, height, width))
+        flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        flops.set_op_handle(**_handles())
+        counted = {scope: flops.by_operator(scope) for scope in SCOPES}
+    return {
+        "input": f"{height}x{width}",
+        "gflops": _giga(counted, SCOPES, COUNTED),
+        "backbone_gflops": _giga(counted, ("backbone", "pyramid"), COUNTED),
+        "kinds": {
+            scope: {kind: _giga(counted, (scope,), (kind,)) for kind in KINDS} for scope in SCOPES
+        },
+        "mega_activations": sum(c["activations"] for c in counted.values()) / 1e6,
+    }
 
 
 def _giga(counted: dict[str, Any], scopes: tuple[str, ...], kinds: tuple[str, ...]) -> float:

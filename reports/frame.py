@@ -110,56 +110,53 @@ def wide(table: pd.DataFrame, content: str = "value") -> pd.DataFrame:
 
 def _records(row: Row) -> Iterable[dict[str, Any]]:
     case, values = row["cell"], row["values"]
-    measured = row["status"] == "measured"
-    size = case["size"]
-    weights = case["weights"].partition("@")[0]
+    measured, settings = row["status"] == "measured", settings_text(case)
+    weights = values.get("weights", case["weights"].partition("@")[0])
+    split = values.get("split", (case["dataset"] or "").partition("@")[0])
+    split += " at {}/{}".format(*case["size"]) if case["size"] else ""
+    images = values.get("images", 0)
     context = {
         "machine": row["machine"],
         "entry": NAMES.get(case["entry"], case["entry"]),
         "precision": case["precision"],
-        "settings": settings_text(case),
-        "as_published": settings_text(case) == "fp32" and "runtime" not in case,
+        "settings": settings,
+        "as_published": settings == "fp32" and "runtime" not in case,
         "threads": case["threads"] or row["environment"].get("threads"),
         "batch": case["batch"],
-        "weights": values.get("weights", weights),
-        "split": values.get("split", (case["dataset"] or "").partition("@")[0])
-        + (f" at {size[0]}/{size[1]}" if size else ""),
-        "images": values.get("images", 0),
+        "weights": weights,
+        "split": split,
+        "images": images,
         "input": values.get("input", ""),
         "device": case["device"],
         "runtime": case.get("runtime") or f"PyTorch {row['environment']['torch'].split('+')[0]}",
         "measured": measured,
         "time": row.get("time", ""),
         "key": row["key"],
-        "draws": _draws(values.get("bootstrap")),
     }
-    if not measured:
-        metric = BY_NAME[MAIN[case["metric"]]]
+    figures: list[tuple[Metric, float, float, str]] = []
+    if measured:
+        noise = _noise(row)
+        for metric in METRICS:
+            value = metric.value(values) if metric.measurement == case["metric"] else None
+            if value is not None:
+                figures.append((metric, float(value), noise, _note(metric, row, noise)))
+    else:
         status = "" if row["status"] == "missing" else f"{row['status']}: "
-        yield _record(metric, context, np.nan, np.nan, status + row["reason"])
-        return
-    noise = _noise(row)
-    for metric in METRICS:
-        if metric.measurement != case["metric"]:
-            continue
-        value = metric.value(values)
-        if value is not None:
-            yield _record(metric, context, float(value), noise, _note(metric, row, noise))
-
-
-def _record(
-    metric: Metric, context: Mapping[str, Any], value: float, noise: float, note: str
-) -> dict[str, Any]:
-    weights, split = context["weights"], context["split"]
-    speed = value if metric.name == "images_per_second" else 0.0
-    rank = (
-        *(context["measured"], weights != "file", split == "val2017", weights == "published"),
-        *(context["images"], 0.0 if np.isnan(speed) else speed),
-    )
-    own: dict[str, Any] = {"metric": metric.name, "scope": metric.scope, "rank": rank}
-    own["measurement"] = metric.section or metric.measurement
-    own["draws"] = context["draws"] if metric.name == "ap" else None
-    return {**context, **own, "value": value, "noise": noise, "note": note}
+        figures.append((BY_NAME[MAIN[case["metric"]]], np.nan, np.nan, status + row["reason"]))
+    standing = (measured, weights != "file", split == "val2017", weights == "published", images)
+    for metric, value, noise, note in figures:
+        speed = value if measured and metric.name == "images_per_second" else 0.0
+        yield {
+            **context,
+            "metric": metric.name,
+            "scope": metric.scope,
+            "measurement": metric.section or metric.measurement,
+            "value": value,
+            "noise": noise,
+            "note": note,
+            "rank": (*standing, speed),
+            "draws": _draws(values.get("bootstrap")) if metric.name == "ap" else None,
+        }
 
 
 def _draws(bootstrap: Any) -> list[float] | None:

@@ -170,12 +170,9 @@ def test_a_row_states_a_command_that_repeats_it(
     assert runner.command_line() == command
 
 
-def test_times_are_shortened_before_cases_are_left_out(
+def test_times_are_shortened_to_a_share_of_the_budget(
     processes: Processes, run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [row] = run("params", budget=1e-9)
-    assert row["reason"] == "not started: the suite's 0 s were over"
-    assert processes == []
     monkeypatch.setattr(runner.time, "monotonic", lambda: 100.0)
     run("latency", "throughput", processes=1, budget=40)
     shares = [job[0].timing.max_seconds for job in processes]
