@@ -17,8 +17,8 @@ from reports.metrics import BY_NAME, PUBLISHED
 from reports.overview import summary
 from reports.tables import GAP, markdown
 from zoo.published import Column, Row
-from zoo.registry import entry_file, load_yaml
-from zoo.sources import FileSource
+from zoo.registry import entry_file
+from zoo.sources import FileSource, load_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "reports" / "results"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -29,8 +28,8 @@ from zoo.files import UnreadableError, read
 from zoo.formats import CheckpointError
 from zoo.formats.backbones import TABLES, rename
 from zoo.formats.detectors import NATIVE, PUBLISHED, Format
-from zoo.registry import Card, card, folders, load_yaml, names
-from zoo.sources import FileSource, WeightsError
+from zoo.registry import Card, card, folders, names
+from zoo.sources import FileSource, WeightsError, load_yaml
 
 
 @dataclass(frozen=True)
@@ -124,11 +123,10 @@ def file_of(source: str | Path) -> Path:
         return Path(source)
     name = re.split("[?#]", url.partition("://")[2])[0].rpartition("/")[2]
     stem, suffix = os.path.splitext(re.sub(r"[^\w.-]+", "-", unquote(name), flags=re.ASCII))
-    of_address = hashlib.sha256(url.encode()).hexdigest()[:12]
     # A hash in the file's own name counts, the one of its address that is added here does not.
     address = FileSource(url, sha256=FileSource(url).digest or "")
     stem = stem.lstrip(".")[:100] or "weights"
-    return fetch(f"{stem}-{of_address}{suffix[:20]}", [address])
+    return fetch(f"{stem}-{address.key}{suffix[:20]}", [address])
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:

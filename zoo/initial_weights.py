@@ -29,8 +29,8 @@ from zoo.formats.backbones import (
     TABLES,
     Rule,
 )
-from zoo.registry import CONFIGS, card, fetch_weights, load_yaml
-from zoo.sources import FileSource, source_of
+from zoo.registry import CONFIGS, card, fetch_weights
+from zoo.sources import FileSource, load_yaml, source_of
 
 FOLDER = CONFIGS / "imagenet"
 CLASSIFIER: Rule = (r"(stem\.)?(fc|fc1000|pred|classifier|head|linear)[._].+", "")

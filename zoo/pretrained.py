@@ -83,7 +83,7 @@ def get(
         detector.fuse()
     if winograd:
         detector.use_winograd()
-    dtype = DTYPES[precision]
+    dtype, device = DTYPES[precision], "cpu" if device is None else device
     detector.to(device=device, dtype=dtype)
     detector.to(memory_format=inference_layout(device, dtype))
     return detector.compile_network() if compile else detector
@@ -105,7 +105,8 @@ def build(name: str, num_classes: int | None = None) -> Detector:
 def load_checkpoint(detector: Detector, source: str | Path | Mapping[str, Any]) -> None:
     """Load published weights, or those that training here wrote, into a detector, strictly.
 
-    The detector is then in eval mode, ready to detect; `detector.train()` goes on training it.
+    The detector is then in eval mode, ready to detect; `detector.train()` goes on training it. It
+    has the class names that the file states, if there are any.
 
     Args:
         source: a file, an address (`hf://owner/repo/file`, `https://`), or a mapping {key: tensor},
@@ -123,6 +124,10 @@ def load_checkpoint(detector: Detector, source: str | Path | Mapping[str, Any]) 
     if detector.card:
         checkpoint.check_entry(detector.card)
     formats.load_state(detector, checkpoint.state)
+    if checkpoint.classes and len(checkpoint.classes) == len(detector.classes):
+        detector.classes = tuple(checkpoint.classes)
+        if detector.settings:
+            detector.settings["classes"] = checkpoint.classes
     detector.eval()
 
 
@@ -140,6 +145,8 @@ def _load_published(entry: Card) -> Detector:
                 f"{path} is the published file, by its SHA-256, but this version of the zoo "
                 "cannot load it: take a newer one"
             )
+        elif path.parent != cache.folder():
+            raise  # a file of the user's
         else:
             advice = (
                 f"{path.name}: {cache.quarantine(path)}. The next call downloads it again; if that "
@@ -178,7 +185,7 @@ def _load_path(path: Path) -> Detector:
     except UnknownEntryError:
         if checkpoint.config is None:
             raise
-        entry = Card(checkpoint.entry, checkpoint.config["family"])
+        entry = Card(checkpoint.entry, checkpoint.config.get("family", ""))
     return _load_trained(entry, checkpoint)
 
 
@@ -192,7 +199,7 @@ def _load_trained(entry: Card, checkpoint: Checkpoint) -> Detector:
             stacklevel=4,
         )
     config = checkpoint.config or entry.config
-    detector = _empty(entry, {**config, "classes": checkpoint.classes or config["classes"]})
+    detector = _empty(entry, {**config, "classes": checkpoint.classes or config.get("classes")})
     _fill(detector, checkpoint)
     return detector
 
@@ -203,7 +210,8 @@ def _empty(entry: Card, config: Mapping[str, Any]) -> Detector:
     saved = detector.state_dict().keys()
     if any(buffer.is_meta and name not in saved for name, buffer in detector.named_buffers()):
         detector = build_detector(config)  # it computes constants, which no checkpoint holds
-    detector.to(memory_format=torch.channels_last)  # while that costs no copy
+    # Whatever torch's default type; and the faster layout, while that costs no copy.
+    detector.to(dtype=torch.float32).to(memory_format=torch.channels_last)
     for part in (detector.backbone, detector.pyramid, detector.head):
         assert isinstance(part, torch.nn.Module)
         if any(tensor.is_meta for tensor in part.state_dict().values()):

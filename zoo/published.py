@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from zoo.registry import load_yaml
+from zoo.sources import load_yaml
 
 DIRECTORY = Path(__file__).parent.parent / "reports" / "published"
 

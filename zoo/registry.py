@@ -17,19 +17,17 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
 from rich.progress import Progress
 
 from zoo.cache import path_of, sha256
 from zoo.download import fetch
-from zoo.sources import PACKAGE, FileSource, WeightsError, mirrors, offline, source_of
+from zoo.sources import PACKAGE, FileSource, WeightsError, load_yaml, mirrors, offline, source_of
 
 if TYPE_CHECKING:
     from zoo.published import Cell, Row, Table
 
 CONFIGS = PACKAGE / "configs"
 
-_SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")  # unlike the opaque link of a shared file
 _registered: list[Path] = []
 
 
@@ -107,8 +105,16 @@ class Card:
     @property
     def filename(self) -> str | None:
         """The name of the published file in the cache and on mirrors, None where there never was
-        one. Entries with the same file name share one file."""
-        return _filename(self.name, self.weights[0]) if self.weights else None
+        one. Entries with the same file name share one file; that of a registered entry begins with
+        a hash of its address, since others may be called `best.pth`, too."""
+        if not self.weights:
+            return None
+        source = self.weights[0]
+        filename = source.filename or f"{self.name}.pth"
+        ours = [path.stem for path in (CONFIGS / "entry").glob("*.yaml")]
+        if self.name in ours or any(source in card(name).weights for name in ours):
+            return filename
+        return f"{source.key}-{filename}"
 
 
 def register(folder: str | Path) -> list[str]:
@@ -130,6 +136,7 @@ def register(folder: str | Path) -> list[str]:
         raise ValueError(f"{folder}: the zoo already has {', '.join(taken)}: choose another name")
     if path not in folders():
         _registered.append(path)
+    _card.cache_clear()  # files may have changed since they were registered before
     return entries
 
 
@@ -152,7 +159,7 @@ def names(
     if license is not None:
         chosen = [name for name in chosen if card(name).permissive is (license == "permissive")]
     if weights is not None:
-        chosen = [name for name in chosen if card(name).live is weights]
+        chosen = [name for name in chosen if card(name).live == weights]
     return chosen
 
 
@@ -169,9 +176,9 @@ def entry_file(name: str) -> Path:
     """The YAML file of an entry; UnknownEntryError suggests the nearest names."""
     files = _files()
     if name not in files:
-        close = difflib.get_close_matches(name, files, n=3, cutoff=0.5)
+        close = difflib.get_close_matches(str(name), files, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(close)}?" if close else "`fcos-zoo list` shows all"
-        if not close and Path(name).exists():
+        if not close and Path(str(name)).exists():
             hint = "a model's file ends in .pth, .pt, .safetensors, .onnx, .xml or .pt2"
         raise UnknownEntryError(f"no entry {name!r} in the zoo: {hint}")
     return files[name]
@@ -185,7 +192,7 @@ def entry_of_file(filename: str) -> str | None:
 
 
 def fetch_weights(entry: Card, progress: Progress | None = None, cached_only: bool = False) -> Path:
-    """The entry's published file: of this package, or else of the cache, which downloads it once.
+    """The entry's published file: on this machine, or else of the cache, which downloads it once.
 
     A license that is not permissive is printed to stderr when the file arrives.
 
@@ -198,8 +205,8 @@ def fetch_weights(entry: Card, progress: Progress | None = None, cached_only: bo
         NoWeightsError: no host is known to serve the file.
         WeightsError: no source served it this time; the message has a line for each.
     """
-    if packaged := _packaged(entry):
-        return packaged
+    if local := _local(entry):
+        return local
     if entry.filename is None:
         reason = "no weights were ever published"
         raise NoWeightsError(f"{reason} for {entry.name}: {_alternative(entry)}", reason)
@@ -231,15 +238,6 @@ def folders() -> list[Path]:
     return [*_registered, *(Path(each).expanduser().resolve() for each in listed if each)]
 
 
-def load_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file's mapping, by libyaml where PyYAML has it; ValueError if it is not YAML."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), loader) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-
-
 def _files(without: Path | None = None) -> dict[str, Path]:
     """The file of each entry; a registered folder cannot replace an entry of the zoo."""
     registered = [folder for folder in reversed(folders()) if folder != without]
@@ -266,26 +264,23 @@ def _card(name: str, path: Path) -> Card:
 
         facts = compose_entry(name)
     shared = ("family", "repository", "source", "license", "permissive")
+    weights = facts.get("weights") or ()
     return Card(
         name,
-        weights=tuple(source_of(each) for each in facts.get("weights") or ()),
+        weights=tuple(map(source_of, [weights] if isinstance(weights, str) else weights)),
         backbone=str(chosen.get("backbone", "")),
         **{key: facts[key] for key in shared if key in facts},
     )
 
 
-def _packaged(entry: Card) -> Path | None:
-    """The weights of an entry that are installed with this package."""
+def _local(entry: Card) -> Path | None:
+    """The weights of an entry that are installed with this package, or another file on disk."""
     for source in entry.weights:
-        path = Path(source.url)
-        if PACKAGE in path.parents and path.is_file() and sha256(path) == source.sha256:
+        path = Path(source.url).expanduser()
+        usable = not (source.dead or source.remote) and path.is_file()
+        if usable and sha256(path).startswith(source.digest or ""):
             return path
     return None
-
-
-def _filename(name: str, source: FileSource) -> str:
-    stem = source.url.split("?")[0].rsplit("/", 1)[-1]
-    return stem if stem.endswith(_SUFFIXES) else f"{name}.pth"
 
 
 def _alternative(entry: Card) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import re
@@ -14,6 +15,7 @@ from urllib.parse import quote, unquote, urlsplit
 from urllib.request import url2pathname
 
 import platformdirs
+import yaml
 
 # The folder of the installed packages, relative to this file, so that a user's own `configs` cannot
 # take the place of ours.
@@ -78,6 +80,17 @@ class FileSource:
         return without_secrets(self.url)
 
     @property
+    def filename(self) -> str | None:
+        """The name of the file in the address; None for the opaque link of a shared file."""
+        name = self.url.split("?")[0].rsplit("/", 1)[-1]
+        return name if name.endswith((".pth", ".pt", ".pkl", ".safetensors")) else None
+
+    @property
+    def key(self) -> str:
+        """Twelve hex digits that stand for the address."""
+        return hashlib.sha256(self.url.encode()).hexdigest()[:12]
+
+    @property
     def hub(self) -> tuple[str, str, str] | None:
         """Repository, revision and file on the Hugging Face Hub; None for any other source."""
         if not self.url.lower().startswith("hf://"):
@@ -95,6 +108,18 @@ class FileSource:
         path = unquote(urlsplit(self.url).path) if self.remote else self.url
         match = _HASH_IN_NAME.search(path)
         return match and match[1]
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file's mapping, by libyaml where PyYAML has it; ValueError if it holds none."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), loader) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no settings, but a {type(content).__name__}")
+    return content
 
 
 def source_of(stated: str | Mapping[str, Any]) -> FileSource:

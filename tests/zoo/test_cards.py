@@ -189,6 +189,46 @@ def test_a_user_s_entries_are_registered(entries: Path) -> None:
         zoo.get("FCOS_narrow")
 
 
+def test_a_changed_entry_is_read_again_when_it_is_registered_again(entries: Path) -> None:
+    parent = "defaults: [/entry/FCOS_shapes_tiny@_here_, _self_]\n"
+    for depth in (1, 2):
+        (entries / "FCOS_narrow.yaml").write_text(f"{parent}head: {{tower_depth: {depth}}}\n")
+        zoo.register(entries)
+        assert zoo.card("FCOS_narrow").config["head"]["tower_depth"] == depth
+
+
+def test_weights_of_one_file_name_are_not_mixed_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FCOS_ZOO_HOME", str(tmp_path / "home"))
+    weights = {name: tmp_path / name / "best.pth" for name in ("FCOS_one", "FCOS_two")}
+    for name, path in weights.items():
+        path.parent.mkdir()
+        entry = f"defaults: [/entry/FCOS_shapes_tiny@_here_, _self_]\nweights: {path}\n"
+        (tmp_path / f"{name}.yaml").write_text(entry)
+        torch.save(zoo.build("FCOS_shapes_tiny").state_dict(), path)
+    zoo.register(tmp_path)
+    for name, path in weights.items():
+        expected = torch.load(path)["head.cls_logits.weight"]
+        assert torch.equal(zoo.get(name).head.cls_logits.weight, expected)
+    path.write_bytes(b"\x80\x02 of somebody else")
+    with pytest.raises(zoo.WeightsError, match="is damaged or not safe to read"):
+        zoo.get(name)
+    assert path.is_file()
+
+
+def test_only_weights_of_the_zoo_keep_their_file_name_in_the_cache(tmp_path: Path) -> None:
+    published, entry = zoo.card("FCOS_R_50_1x"), "defaults: [/entry/FCOS_R_50_1x@_here_, _self_]\n"
+    (tmp_path / "FCOS_same.yaml").write_text(entry)
+    for owner in ("a", "b"):
+        address = f"weights: ['hf://{owner}/fcos/FCOS_R_50_1x.pth']\n"
+        (tmp_path / f"FCOS_{owner}.yaml").write_text(entry + address)
+    zoo.register(tmp_path)
+    assert zoo.card("FCOS_same").filename == published.filename
+    names = {zoo.card(name).filename for name in ("FCOS_a", "FCOS_b", "FCOS_same")}
+    assert len(names) == 3
+
+
 def test_an_environment_variable_registers_folders(
     entries: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +251,7 @@ def test_a_folder_cannot_replace_an_entry_of_the_zoo(tmp_path: Path) -> None:
     [
         ("haed: {tower_depth: 1}", "haed is not a setting: did you mean head?"),
         ("head: [1,", "FCOS_wrong.yaml is not YAML: "),
+        ("[defaults]", "FCOS_wrong.yaml holds no settings, but a list"),
         ("defaults: [/system: nowhere]", "FCOS_wrong: .*Could not find 'system/nowhere'"),
     ],
 )

@@ -195,6 +195,18 @@ def test_names_can_be_restricted_by_license_and_availability() -> None:
         zoo.names(license="MIT")  # type: ignore[arg-type]
 
 
+def test_the_default_type_of_torch_does_not_round_the_weights() -> None:
+    expected = zoo.get("FCOS_shapes_tiny")
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        detector = zoo.get("FCOS_shapes_tiny")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for tensor, same in zip(detector.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(tensor, same)
+    assert torch.equal(detector.normalizer.mean, expected.normalizer.mean)
+
+
 def test_files_of_one_name_are_one_file() -> None:
     locations: dict[str, set[str]] = {}
     for name in zoo.names(weights=True):

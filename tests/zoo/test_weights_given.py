@@ -111,11 +111,22 @@ def test_load_checkpoint_takes_the_files_that_get_takes(
     for source in (copy, "https://host.invalid/copy"):
         detector = zoo.build(ENTRY, num_classes=len(CLASSES))
         zoo.load_checkpoint(detector, source)
+        assert detector.classes == tuple(CLASSES)
+        assert detector.settings is not None
+        assert detector.settings["classes"] == CLASSES
         for key, value in trained.state_dict().items():
             assert torch.equal(detector.state_dict()[key], value)
     release(trained.state_dict(), CLASSES, "FCOS_R_50_1x", tmp_path / "other.pth")
     with pytest.raises(zoo.CheckpointError, match=r"other\.pth holds a trained FCOS_R_50_1x"):
         zoo.load_checkpoint(zoo.build(ENTRY, num_classes=len(CLASSES)), tmp_path / "other.pth")
+
+
+def test_a_detector_without_towers_loads_its_own_tensors() -> None:
+    config = zoo.card(ENTRY).config
+    config["head"]["shared_depth"] = 0
+    ours, other = build_detector(config), build_detector(config)
+    zoo.load_checkpoint(other, ours.state_dict())
+    assert torch.equal(other.head.cls_logits.weight, ours.head.cls_logits.weight)
 
 
 def test_a_file_named_as_another_entry_s_weights_is_refused(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def _torchvision(backbone: Sequence[Rule], stage: int, outputs: int) -> list[Rul
 
 NATIVE = Format(
     "fcos-zoo",
-    r"head\.(cls|shared)_tower\.0\.conv\.weight",
+    r"head\.cls_logits\.weight",
     lambda backbone, stage, outputs: [],  # its keys are ours
 )
 MASKRCNN_BENCHMARK = Format("maskrcnn-benchmark", r"rpn\.head\.cls_logits\..+", _maskrcnn_benchmark)
