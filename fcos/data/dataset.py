@@ -186,7 +186,8 @@ class CocoDataset(DetectionDataset):
             count("image without objects", files[row])
         chosen = np.flatnonzero((per_image > 0) | keep_empty)
         if len(chosen) == 0:
-            raise ValueError(f"no image in {image_dir} has an object to train on: {dict(counts)}")
+            found = ", ".join(f"{number:,} x {finding}" for finding, number in counts.items())
+            raise ValueError(f"no image in {image_dir} has an object to train on: {found}")
         super().__init__(
             classes=tuple(classes.values()),
             category_ids=tuple(classes),

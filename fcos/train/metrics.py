@@ -161,7 +161,7 @@ class Log:
         self.console = TextConsole(stderr=True, quiet=not self.shown, soft_wrap=True)
         self.bar = progress.Progress(
             progress.TextColumn("training"),
-            progress.BarColumn(),
+            progress.BarColumn(bar_width=16),
             progress.MofNCompleteColumn(),
             progress.TimeRemainingColumn(),
             progress.TextColumn("{task.description}"),
@@ -213,14 +213,21 @@ class Log:
             self.console.print(f"iteration {record['iteration']}: {cells}")
             return
         losses = [f"{k} {v:.4f}" for k, v in record.items() if k.startswith("loss")]
-        text = (
-            f"{'  '.join(losses) or 'no finite loss'}"
-            f"  rate {record['rate']:.2g}  {record['images_per_second']:.1f} images/s"
-            f"  waiting for data {record['waiting_for_data']:.0%}  {record['memory_mib']} MiB"
-        )
+        losses = losses or ["no finite loss"]
+        others = [
+            f"{record['images_per_second']:.1f} images/s",
+            f"rate {record['rate']:.2g}",
+            f"waiting for data {record['waiting_for_data']:.0%}",
+            f"{record['memory_mib']} MiB",
+        ]
         if self.console.is_terminal:
-            self.bar.update(self.task, description=text)
+            # The sum of the losses comes first, then what there is room for beside the bar.
+            parts = [losses[-1], *others, *losses[:-1]]
+            while len("  ".join(parts)) > self.console.width - 48 and len(parts) > 1:
+                parts.pop()
+            self.bar.update(self.task, description="  ".join(parts))
         else:
+            text = "  ".join([*losses, *others])
             done = record["iteration"] - self.first
             left = (time.monotonic() - self.started) / done * (self.total - record["iteration"])
             time_left = timedelta(seconds=round(left))

@@ -222,3 +222,16 @@ def test_a_damaged_record_hides_no_other(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"iteration": 1}\n{"iterat\xff\n[3]\nnull\n{"iteration": 4}\n{"itera')
     assert read(path) == [{"iteration": 1}, {"iteration": 4}]
+
+
+def test_the_progress_of_a_long_run_fits_a_narrow_terminal(tmp_path, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
+    monkeypatch.setenv("COLUMNS", "80")
+    log = Log(tmp_path, total=90000)
+    losses = {"loss_cls": 1.0, "loss_box": 1.0, "loss_quality": 0.5, "loss": 2.5}
+    speed = {"images_per_second": 123.4, "waiting_for_data": 0.1, "memory_mib": 9000}
+    log.write({"iteration": 1, "rate": 1e-4, **losses, **speed})
+    with log.console.capture() as printed:
+        log.console.print(log.bar.get_renderable())
+    assert "loss 2.5000  123.4 images/s" in printed.get()
+    assert "…" not in printed.get()
