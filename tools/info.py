@@ -26,17 +26,18 @@ def info(
     """
     console = TextConsole()
     console.soft_wrap = not console.is_terminal  # lines of a file or pipe stay whole
+    parameters = {"parameters": parameters_of(name)} if count else {}
     if Path(name).suffix in (*TRAINED, *EXPORTED):
         stated = facts_of_file(Path(name))
         console.print(name, style="bold")
-        console.print(_yaml(stated, console))
+        console.print(_yaml({**parameters, **stated}, console))
         return
     card = zoo.card(name)
     facts = [
         ("system", f"{card.family}, {card.repository}"),
         ("config there", card.source),
         ("license", card.license),
-        *([("parameters", f"{parameters_of(card) / 1e6:.2f} M")] if count else []),
+        *parameters.items(),
     ]
     console.print(card.name, style="bold")
     for what, fact in facts:
@@ -80,11 +81,19 @@ def facts_of_file(path: Path) -> dict[str, Any]:
     return {name: fact for name, fact in facts.items() if fact is not None}
 
 
-def parameters_of(card: zoo.Card) -> int:
-    """The number of the model's parameters; loads torch to count them."""
+def parameters_of(name: str) -> str:
+    """The number of a model's parameters; loads torch to count them.
+
+    Raises:
+        ValueError: it is an exported file.
+    """
     from zoo.config import build_detector
 
-    return sum(each.numel() for each in build_detector(card.config, empty=True).parameters())
+    if Path(name).suffix in EXPORTED:
+        raise ValueError(f"{name}: the parameters of an exported file cannot be counted")
+    trained = Path(name).suffix in TRAINED
+    detector = zoo.get(name) if trained else build_detector(zoo.card(name).config, empty=True)
+    return f"{sum(each.numel() for each in detector.parameters()) / 1e6:.2f} M"
 
 
 def _yaml(facts: Mapping[str, Any], console: TextConsole) -> str:

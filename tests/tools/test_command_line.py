@@ -134,6 +134,14 @@ def test_info_prints_figures_sources_and_the_whole_configuration(capsys: Capture
         assert text in printed
 
 
+def test_info_counts_the_parameters_of_a_trained_file(capsys: Capture) -> None:
+    file = zoo.card("FCOS_shapes_tiny").weights[0].url
+    assert main(["info", file, "--parameters"]) == 0
+    assert "parameters: 0.58 M" in capsys.readouterr().out
+    assert main(["info", "model.onnx", "--parameters"]) == 1
+    assert "of an exported file cannot be counted" in capsys.readouterr().err
+
+
 def test_commands_that_compute_nothing_do_not_import_torch() -> None:
     commands = [["--version"], ["--help"], ["train", "--help"], ["bench", "-h"], ["list"]]
     commands += [["info", "FCOS_R_50_1x"], ["data", "check", str(PHOTOGRAPH.parents[1])]]
