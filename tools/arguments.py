@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -50,9 +51,24 @@ Weights = Annotated[
     str | None,
     typer.Option(metavar="PATH|URL", help="Load these weights instead of the published ones."),
 ]
+
+
+def check_device(device: str | None) -> str | None:
+    """The device, if it has a known name; torch's own message lists twenty kinds.
+
+    Raises:
+        typer.BadParameter: it has not.
+    """
+    if device and not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise typer.BadParameter(f"unknown device {device!r}; choose cpu, cuda or cuda:N")
+    return device
+
+
 Device = Annotated[
     str | None,
-    typer.Option(help="cpu, cuda or cuda:N.", show_default="cuda if available"),
+    typer.Option(
+        help="cpu, cuda or cuda:N.", show_default="cuda if available", callback=check_device
+    ),
 ]
 Precision = Annotated[
     Literal["fp32", "bf16", "fp16"], typer.Option(help="Floating-point format of the forward pass.")

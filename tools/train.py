@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from tools.arguments import check_device
+
 
 def train(
     override: Annotated[
@@ -39,10 +41,12 @@ def train(
 
     names = [word.removeprefix("entry=") for word in override if _is_name(word)]
     if len(names) != 1:
-        raise typer.BadParameter(f"name one entry, not {len(names)}: `fcos-zoo list` shows them")
+        raise typer.BadParameter(
+            f"name one entry, not {len(names)}: `fcos-zoo list` shows them; settings are KEY=VALUE"
+        )
     card = zoo.card(names[0])
     config = compose_entry(card.name, [word for word in override if not _is_name(word)])
-    with distributed.process_group(config["run"]["device"]) as device:
+    with distributed.process_group(check_device(config["run"]["device"])) as device:
         # An elastic restart has the arguments of the first start, and only the machine where a
         # process died counts it.
         restarts = distributed.maximum(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))
