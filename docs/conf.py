@@ -33,6 +33,7 @@ html_css_files = ["site.css"]
 html_show_copyright = False
 html_extra_path = ["../llms.txt", "_static/index.html"]
 html_copy_source = False
+html_use_index = False  # search finds the names
 templates_path = ["_templates"]
 html_sidebars = {
     "**": [
