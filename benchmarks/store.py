@@ -122,14 +122,11 @@ class Store:
     def merge(self, rows: Iterable[Row]) -> int:
         """Append the rows that are not in the file yet; returns how many."""
         present = {json.dumps(row, sort_keys=True) for row in self.rows()}
-        added = 0
-        for row in rows:
-            text = json.dumps(row, sort_keys=True)
-            if text not in present:
-                present.add(text)
-                self.append(row)
-                added += 1
-        return added
+        given = {json.dumps(row, sort_keys=True): row for row in rows}
+        added = [row for text, row in given.items() if text not in present]
+        for row in added:
+            self.append(row)
+        return len(added)
 
     def done(self, environment: dict[str, Any]) -> dict[str, Row]:
         """The measured rows of this machine with the same code and software, by key."""

@@ -110,10 +110,8 @@ def _end(process: Any) -> None:
     process.join(timeout=5)
     process.kill()
     if hasattr(os, "killpg"):
-        with suppress(ProcessLookupError):
-            os.killpg(
-                process.pid, signal.SIGKILL
-            )  # the group outlives it as long as it has members
+        with suppress(ProcessLookupError):  # its group lives on while it has members
+            os.killpg(process.pid, signal.SIGKILL)
     process.join()
 
 

@@ -88,9 +88,8 @@ def wide(table: pd.DataFrame, content: str = "value") -> pd.DataFrame:
     keys = table[table["scope"] == "settings"][SCOPES["settings"]]
     for scope in ("precision", "model"):
         own = table[(table["scope"] == scope) & table["measured"]]
-        known = pd.MultiIndex.from_frame(keys[SCOPES[scope]])
-        keys = pd.concat([keys, own[~pd.MultiIndex.from_frame(own[SCOPES[scope]]).isin(known)][
-            SCOPES["settings"]]])  # fmt: skip
+        known, wanted = (pd.MultiIndex.from_frame(each[SCOPES[scope]]) for each in (keys, own))
+        keys = pd.concat([keys, own.loc[~wanted.isin(known), SCOPES["settings"]]])
     keys = keys.drop_duplicates()
     ran = best(table[(table["scope"] == "settings") & table["measured"]], SCOPES["settings"])
     runtimes = ran.groupby(SCOPES["settings"])["runtime"].agg(

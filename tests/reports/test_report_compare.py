@@ -94,7 +94,7 @@ def test_cases_that_one_file_lacks_or_neither_measured_are_listed(
     b.append(timed_out())
     assert main(["bench", "compare", str(a.path), str(b.path)]) == 1
     printed = capsys.readouterr().out
-    assert f"not compared: 1 measured cases that only {a.path} has" in printed
+    assert f"not compared: 1 measured case that only {a.path} has" in printed
     assert "measured in neither" in printed
     assert main(["bench", "compare", str(b.path), str(a.path)]) == 0
 
