@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +45,8 @@ class WinogradConv2d(nn.Conv2d):
     an ordinary convolution.
 
     Args:
-        conv: the convolution to compute; its weights must not change afterwards.
+        conv: the convolution to compute. Afterwards its weights may only be loaded, not changed in
+            another way.
     """
 
     kernels: Tensor
@@ -55,11 +56,7 @@ class WinogradConv2d(nn.Conv2d):
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__(conv.in_channels, conv.out_channels, 3, padding=1, device="meta")
         self.weight, self.bias = conv.weight, conv.bias
-        # (VALUES, out_channels * in_channels), in float64 as the weights are transformed only once.
-        weights = conv.weight.detach().double().permute(2, 3, 1, 0).reshape(9, -1)
-        kernels = _of_squares(KERNEL).to(weights.device) @ weights
-        kernels = kernels.view(VALUES, self.in_channels, self.out_channels).to(conv.weight.dtype)
-        self.register_buffer("kernels", kernels, persistent=False)
+        self.register_buffer("kernels", self._transformed(), persistent=False)
         for name, matrix in (("input_transform", INPUT), ("output_transform", OUTPUT)):
             transform = _of_squares(matrix).to(conv.weight)
             self.register_buffer(name, transform, persistent=False)
@@ -76,6 +73,16 @@ class WinogradConv2d(nn.Conv2d):
             and conv.groups == 1
             and conv.in_channels * conv.out_channels >= FEWEST_PAIRS
         )
+
+    def _transformed(self) -> Tensor:
+        """The weights as (VALUES, in_channels, out_channels), transformed in float64."""
+        weights = self.weight.detach().double().permute(2, 3, 1, 0).reshape(9, -1)
+        kernels = _of_squares(KERNEL).to(weights.device) @ weights
+        return kernels.view(VALUES, self.in_channels, self.out_channels).to(self.weight.dtype)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self.kernels = self._transformed()
 
     def forward(self, input: Tensor) -> Tensor:
         direct = torch.is_grad_enabled() or torch.compiler.is_compiling()

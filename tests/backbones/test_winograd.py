@@ -34,6 +34,14 @@ def test_a_batch_gives_what_each_image_gives() -> None:
         torch.testing.assert_close(conv(x), torch.cat([conv(image[None]) for image in x]))
 
 
+def test_loaded_weights_are_used() -> None:
+    one, other = (WinogradConv2d(nn.Conv2d(8, 8, 3, padding=1)) for _ in range(2))
+    x = torch.randn(1, 8, 8, 8)
+    other.load_state_dict(one.state_dict())
+    with torch.no_grad():
+        assert torch.equal(other(x), one(x))
+
+
 def test_with_gradients_or_below_float32_it_is_the_direct_convolution() -> None:
     conv = nn.Conv2d(8, 8, 3, padding=1)
     x = torch.randn(1, 8, 8, 8)
