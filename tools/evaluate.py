@@ -16,6 +16,7 @@ from rich.table import Column, Table
 
 from fcos.text import TextConsole, plain_table
 from tools.arguments import (
+    EXPORTED,
     Device,
     Model,
     MultiScale,
@@ -89,6 +90,12 @@ def evaluate(
     folder = out or Path("outputs/evaluate") / stem.replace(" ", "_")
     with distributed.process_group(device) as chosen:
         detector = load_model(name, weights, chosen, precision, resize, winograd)
+        own = detector.decoder.max_detections
+        if Path(name).suffix in EXPORTED and max_detections not in (None, own):
+            raise ValueError(
+                f"{name} was exported with its limit of {own} detections of an image: leave out "
+                f"--max-detections, or export it again with --max-detections {max_detections}"
+            )
         folder.mkdir(parents=True, exist_ok=True)  # before any work
         with distributed.leader_first():
             data = (
