@@ -31,6 +31,13 @@ from zoo.formats.detectors import NATIVE, PUBLISHED, Format
 from zoo.registry import Card, card, folders, names
 from zoo.sources import FileSource, WeightsError, load_yaml
 
+# Settings of a detector that its tensors do not show, though they are of use only with these.
+MEANING = {
+    "images": ("mean", "std", "channel_order", "value_range"),
+    "head": ("box", "quality_on"),
+    "detector": ("point_offset", "point_spacing"),
+}
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -59,6 +66,17 @@ class Checkpoint:
                 f"{self.name} holds a trained {self.entry}, whose boxes {entry.name} would not "
                 f"decode: load it by zoo.get({self.entry!r}, weights=...)"
             )
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """CheckpointError if its input or its outputs mean something else than a detector's."""
+        for section, keys in MEANING.items():
+            theirs, ours = (self.config or {}).get(section, {}), settings.get(section, {})
+            for key in keys if isinstance(theirs, Mapping) else ():
+                if key in theirs and key in ours and theirs[key] != ours[key]:
+                    raise CheckpointError(
+                        f"{self.name} was trained with {section}.{key}={theirs[key]}, this "
+                        f"detector has {ours[key]}: load it by zoo.get({self.name!r})"
+                    )
 
     def check_config(self) -> None:
         """Refuse a configuration that would call anything but known modules.

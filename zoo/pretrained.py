@@ -114,8 +114,9 @@ def load_checkpoint(detector: Detector, source: str | Path | Mapping[str, Any]) 
 
     Raises:
         WeightsError: the file cannot be fetched or read.
-        CheckpointError: it is of another entry, or lists every missing, unexpected and misshapen
-            tensor; the detector is then as it was.
+        CheckpointError: it is of another entry, was trained with another box decoding or
+            normalisation, or lists every missing, unexpected and misshapen tensor; the detector is
+            then as it was.
         ValueError: the detector is fused.
     """
     if detector.fused:
@@ -123,6 +124,7 @@ def load_checkpoint(detector: Detector, source: str | Path | Mapping[str, Any]) 
     checkpoint = open_checkpoint(source)
     if detector.card:
         checkpoint.check_entry(detector.card)
+    checkpoint.check_settings(detector.settings or {})
     formats.load_state(detector, checkpoint.state)
     if checkpoint.classes and len(checkpoint.classes) == len(detector.classes):
         detector.classes = tuple(checkpoint.classes)

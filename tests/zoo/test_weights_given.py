@@ -161,6 +161,12 @@ def test_a_trained_file_loads_by_its_path_with_its_settings(
         assert detector.classes == tuple(CLASSES)
         assert detector.decoder.score_threshold == 0.25
         assert detector.card.name == ENTRY
+    again = zoo.build(ENTRY, num_classes=len(CLASSES))
+    zoo.load_checkpoint(again, path)
+    settings["head"]["box"] = "exp"
+    release(trained.state_dict(), trained.classes, ENTRY, path, settings)
+    with pytest.raises(zoo.CheckpointError, match=r"head\.box=exp, .* has relu: load it by zoo"):
+        zoo.load_checkpoint(again, path)
     release(trained.state_dict(), trained.classes, "MINE", path, settings)
     assert zoo.get(str(path)).card.family == "shapes"
 
