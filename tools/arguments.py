@@ -184,12 +184,12 @@ def name_for_files(model: str) -> str:
 def load_model(
     name: str,
     weights: str | None,
-    device: Any,
+    device: str | None,
     precision: str,
     resize: str | None = None,
     winograd: bool = False,
 ) -> Any:
-    """A fused detector of the zoo, or an exported file.
+    """A fused detector of the zoo, by default on a GPU where there is one, or an exported file.
 
     Raises:
         ValueError: an option does not apply to an exported file.
@@ -198,12 +198,14 @@ def load_model(
 
     if Path(name).suffix not in EXPORTED:
         options: Any = {"precision": precision, "resize": resize, "winograd": winograd}
-        return zoo.get(name, weights, device, **options).fuse()
+        return zoo.get(name, weights, device or default_device(), **options).fuse()
     if weights or resize or winograd or precision != "fp32":
         raise ValueError(
             f"{name} has its own weights, precision, resize and algorithms: leave out --weights, "
             "--precision, --resize and --winograd"
         )
+    if device not in (None, "cpu"):
+        raise ValueError(f"{name} is an exported file, which is run on the CPU: leave out --device")
     return zoo.load(name)
 
 

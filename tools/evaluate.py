@@ -88,8 +88,8 @@ def evaluate(
     title = f"{name} multi-scale" if multi_scale else name
     stem = name_for_files(name) + title.removeprefix(name)
     folder = out or Path("outputs/evaluate") / stem.replace(" ", "_")
-    with distributed.process_group(device) as chosen:
-        detector = load_model(name, weights, chosen, precision, resize, winograd)
+    with distributed.process_group(device):  # it selects the GPU of this process
+        detector = load_model(name, weights, device, precision, resize, winograd)
         own = detector.decoder.max_detections
         if Path(name).suffix in EXPORTED and max_detections not in (None, own):
             raise ValueError(

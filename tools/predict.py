@@ -21,7 +21,6 @@ from tools.arguments import (
     Precision,
     Weights,
     Winograd,
-    default_device,
     exact_float32,
     load_model,
     words,
@@ -105,7 +104,6 @@ def predict(
         raise typer.BadParameter(f"{classes!r} names no class", param_hint="--classes")
     sources = find_sources(images, recursive, out)
     exact_float32()
-    device = device or default_device()
     detector = load_model(name, weights, device, precision, winograd=winograd)
     check_classes(kept, detector)
     limit = detector.decoder.max_detections

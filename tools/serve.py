@@ -13,7 +13,6 @@ from tools.arguments import (
     Model,
     Precision,
     Weights,
-    default_device,
     exact_float32,
     load_model,
 )
@@ -38,7 +37,7 @@ def serve(
     """
     import_gradio()
     exact_float32()
-    detector = load_model(name, weights, device or default_device(), precision)
+    detector = load_model(name, weights, device, precision)
     app(detector, name).launch(server_name="127.0.0.1", server_port=port)
 
 

@@ -75,6 +75,7 @@ def test_help_shows_no_python_types_and_each_command_as_it_is_typed(capsys: Capt
         (["predict", "YOLO", str(PHOTOGRAPH)], "no entry 'YOLO' in the zoo"),
         (["predict", SMALL, str(PHOTOGRAPH), "--weights", "no.pth"], "no.pth cannot be read"),
         (["predict", SMALL, str(PHOTOGRAPH), "--classes", ","], "',' names no class"),
+        (["predict", "no.onnx", str(PHOTOGRAPH), "--device", "cuda"], "leave out --device"),
         (
             ["predict", SMALL, str(PHOTOGRAPH), "--score-threshold", "30"],
             "should be less than or equal to 1",
