@@ -115,7 +115,9 @@ def stages(detector: Detector, compiled: bool = False) -> dict[str, Stage]:
 
     def decode(outputs: Any) -> Boxes:
         levels, prepared = outputs
-        return detector.decode(levels, *prepared)
+        batch, originals, scales = prepared
+        candidates = detector.candidates(levels, batch)
+        return detector.decoder.detections(candidates, originals, scales)
 
     return {"preprocess": detector.prepare, "network": run_network, "decode": decode}
 
