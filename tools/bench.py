@@ -226,7 +226,10 @@ def suite_of(settings: Mapping[str, Any], changes: Mapping[str, Any], named: boo
     )
     chosen = {**settings, **given, "parts": parts}
     chosen.setdefault("device", default_device())
-    return Suite(**chosen)
+    suite = Suite(**chosen)
+    if suite.device.startswith("cuda") and default_device() != "cuda":
+        raise ValueError(f"device {suite.device!r}: torch finds no GPU here; use --device cpu")
+    return suite
 
 
 def measure(suite: Suite, out: Path, fresh: bool) -> int:

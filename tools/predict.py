@@ -90,7 +90,7 @@ def predict(
 ) -> int:
     """Detect objects, and write the drawn boxes and `results.json` into a folder.
 
-    A source that cannot be read does not stop the others; it is reported at the end.
+    A file that cannot be read does not stop the others; it is reported at the end.
     """
     formats = words(save, FORMATS, "--save") or ()
     _check_font(font)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from rich.table import Table
 
 import reports
@@ -75,6 +76,10 @@ def test_help_shows_no_python_types_and_each_command_as_it_is_typed(capsys: Capt
         (["predict", "YOLO", str(PHOTOGRAPH)], "no entry 'YOLO' in the zoo"),
         (["predict", SMALL, str(PHOTOGRAPH), "--weights", "no.pth"], "no.pth cannot be read"),
         (["predict", SMALL, str(PHOTOGRAPH), "--classes", ","], "',' names no class"),
+        pytest.param(
+            *(["bench", SMALL, "--device", "cuda"], "torch finds no GPU here; use --device cpu"),
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
         (["predict", "no.onnx", str(PHOTOGRAPH), "--device", "cuda"], "leave out --device"),
         (
             ["predict", SMALL, str(PHOTOGRAPH), "--score-threshold", "30"],
