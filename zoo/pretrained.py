@@ -83,7 +83,7 @@ def get(
         detector.fuse()
     if winograd:
         detector.use_winograd()
-    dtype, device = DTYPES[precision], "cpu" if device is None else device
+    dtype = DTYPES[precision]
     detector.to(device=device, dtype=dtype)
     detector.to(memory_format=inference_layout(device, dtype))
     return detector.compile_network() if compile else detector
