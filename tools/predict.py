@@ -15,6 +15,7 @@ from rich.progress import track
 
 from fcos.text import TextConsole, counted, printable
 from tools.arguments import (
+    EXPORTED,
     Device,
     Model,
     MultiScale,
@@ -107,8 +108,13 @@ def predict(
     detector = load_model(name, weights, device, precision, winograd=winograd)
     check_classes(kept, detector)
     limit = detector.decoder.max_detections
-    if max_detections is not None and limit is not None:
-        detector.decoder.max_detections = max(limit, max_detections)
+    if max_detections is not None and limit is not None and max_detections > limit:
+        if Path(name).suffix in EXPORTED:
+            raise ValueError(
+                f"{name} was exported with its limit of {limit} detections of an image: export it "
+                f"again with --max-detections {max_detections}"
+            )
+        detector.decoder.max_detections = max_detections
     tta = TTA_MULTI_SCALE if multi_scale else ()
 
     def detect(images: list[Tensor]) -> list[Detections]:

@@ -32,6 +32,7 @@ FIXED = (
     *("augmentation", "data.plus_one", "data.whole_pixels", "data.keep_empty", "data.flip"),
     *("data.aspect_ratio_group_size", "data.split", "freeze", "run.seed"),
 )
+RECIPE = ("solver", "schedule")  # sections of what may change, but not by mistake
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -217,7 +218,7 @@ def difference(state: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:
                 "categories or their ids have changed"
             )
     if state.get("settings") and own["settings"]:
-        then, today = _fixed(state["settings"]), _fixed(own["settings"])
+        then, today = _chosen(state["settings"], FIXED), _chosen(own["settings"], FIXED)
         for key in [*then, *today]:
             if then.get(key) != today.get(key):
                 return f"was trained with {key}={then.get(key)}, not {today.get(key)}"
@@ -233,16 +234,26 @@ def difference(state: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _fixed(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The settings that cannot change, by their dotted names."""
-    fixed: dict[str, Any] = {}
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The settings of optimiser and schedule that differ: "solver.base_lr=0.02, before 0.01"."""
+    then, today = _chosen(before, RECIPE), _chosen(now, RECIPE)
+    return [
+        f"{key}={today[key]}, before {then[key]}"
+        for key in today
+        if key in then and today[key] != then[key]
+    ]
+
+
+def _chosen(settings: Mapping[str, Any], names: Sequence[str], prefix: str = "") -> dict[str, Any]:
+    """Those settings that have these names, or are in sections of these names, by dotted names."""
+    chosen: dict[str, Any] = {}
     for key, value in settings.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
-            fixed |= _fixed(value, f"{name}.")
-        elif name in FIXED or name.partition(".")[0] in FIXED:
-            fixed[name] = value
-    return fixed
+            chosen |= _chosen(value, names, f"{name}.")
+        elif name in names or name.partition(".")[0] in names:
+            chosen[name] = value
+    return chosen
 
 
 def fingerprint(dataset: DetectionDataset) -> str:

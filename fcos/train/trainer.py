@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -261,6 +262,9 @@ class Trainer:
                 f"{path} is of a later iteration than schedule.iterations="
                 f"{self.schedule.iterations}: raise that, or choose another run.folder"
             )
+        changed = checkpoint.changes(state.get("settings") or {}, self.settings or {})
+        if changed and distributed.rank() == 0:
+            warnings.warn(f"resumed with other settings: {'; '.join(changed)}", stacklevel=2)
         self.iteration = state["iteration"]
         self.skipped, self.skipped_in_a_row = state["skipped"]
         self.detector.load_state_dict(state["model"])

@@ -145,10 +145,13 @@ def test_commands_take_a_file_for_a_name_and_print_its_runtime(
     assert f"ONNX Runtime {onnxruntime.__version__}" in capsys.readouterr().out
 
 
-def test_another_limit_than_that_of_the_file_is_not_measured(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_another_limit_than_that_of_the_file_is_refused(
+    command: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["evaluate", str(folder / f"{TINY}.onnx"), "--max-detections", "300"]) == 1
+    images = [str(embedded().images)] if command == "predict" else []
+    file = str(folder / f"{TINY}.onnx")
+    assert main([command, file, *images, "--max-detections", "300"]) == 1
     assert "was exported with its limit of 100 detections" in capsys.readouterr().err
 
 

@@ -83,7 +83,8 @@ def test_another_run_is_not_resumed(make_trainer, changed, message):
     settings = {"loss": {"box": "giou"}, "solver": {"base_lr": 0.1}}
     make_trainer(settings=settings, **options).run()
     rate_changed = {**settings, "solver": {"base_lr": 0.2}}
-    assert make_trainer(settings=rate_changed, **options).resume()
+    with pytest.warns(match=r"resumed with other settings: solver\.base_lr=0\.2, before 0\.1$"):
+        assert make_trainer(settings=rate_changed, **options).resume()
     classes = changed.pop("classes", ("circle", "square", "triangle"))
     other = make_trainer(
         make_detector(classes=classes), **{"settings": settings, **options, **changed}
