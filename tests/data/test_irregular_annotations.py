@@ -61,7 +61,7 @@ def test_ids_that_are_text_or_floats(tmp_path, write, image, thing, category, im
 
 def test_unknown_ids_are_not_mistaken_for_positions(tmp_path, write):
     file = write({"id": "a"}, {"image_id": 1})
-    with pytest.raises(ValueError, match=r"'id as text': 1, 'unknown image': 1"):
+    with pytest.raises(ValueError, match="1 x id as text, 1 x unknown image"):
         CocoDataset(file, tmp_path)
 
 
