@@ -30,3 +30,8 @@ assert main(["list", "FCOS_R_50*"]) == 0
 PY
 "$root/.venv/bin/python" "$work/check.py" "$work/site" "$root" > /dev/null
 echo "wheel: works outside of the checkout"
+
+names="from importlib.metadata import metadata as m; print(*m('fcos-zoo').get_all('Provides-Extra'), sep=',')"
+extras=$("$root/.venv/bin/python" -c "$names")
+"$root/.venv/bin/python" -m pip install --quiet --dry-run "$(ls "$work"/wheel/*.whl)[$extras]"
+echo "wheel: its extras can be installed: $extras"
