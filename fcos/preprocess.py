@@ -107,7 +107,7 @@ def resize_image(
             rounded. "opencv" interpolates between four pixels and rounds to uint8, as OpenMMLab
             does (OpenCV's fixed point differs by a grey level at most). "tensor" interpolates
             between four pixels in floats, as torchvision's detectors do.
-        device: where to compute; default: where the image is. "opencv" computes on the CPU.
+        device: where to compute; default: where the image is, as always for "opencv".
     """
     if tuple(image.shape[-2:]) == tuple(size):
         return image

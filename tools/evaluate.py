@@ -65,7 +65,7 @@ def evaluate(
     resize: Annotated[
         Literal["pil", "opencv", "tensor", "antialias"] | None,
         typer.Option(
-            help="How to resize images; opencv computes on the CPU.",
+            help="How to resize images.",
             show_default="as published",
         ),
     ] = None,
