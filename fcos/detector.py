@@ -11,6 +11,7 @@ from torch import Tensor
 from backbones import Backbone
 from backbones.ranges import Share
 from fcos.boxes import Size, inside, level_points
+from fcos.checked import checked
 from fcos.detections import Detections
 from fcos.head import Head, Level
 from fcos.images import ImageSource, check_options, image_batches
@@ -32,6 +33,7 @@ from fcos.tta import Augmentation, flip_boxes
 Scale = tuple[float, float]  # y, x
 
 
+@checked
 class Detector(InferenceOptions):
     """FCOS (arXiv:1904.01355), composed of exchangeable parts, called as torchvision's detectors.
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from backbones.deformable import DeformConv2d
 from backbones.layers import KeepFloat32, NormKind, norm_layer
 from backbones.ranges import CountOrZero
+from fcos.checked import checked
 
 HeadNorm = Literal["gn", "none"] | NormKind
 
@@ -117,6 +118,7 @@ class Tower(nn.ModuleList):
         return x
 
 
+@checked
 class Head(nn.Module):
     """Class, box and quality predictions on every level, with the published variants as arguments.
 

@@ -13,6 +13,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from backbones.ranges import Count, NotNegative, Share
 from fcos.boxes import centerness
+from fcos.checked import checked
 from fcos.head import Level
 from fcos.targets import Targets
 
@@ -53,6 +54,7 @@ def box_loss(kind: Literal["giou", "iou", "linear_iou"], iou: Tensor, giou: Tens
     return -iou.clamp(min=EPS).log() if kind == "iou" else 1 - iou
 
 
+@checked
 class Loss(nn.Module):
     """The FCOS loss (arXiv:1904.01355, equation 2).
 
@@ -91,10 +93,9 @@ class Loss(nn.Module):
         gamma: NotNegative = 2.0,
     ) -> None:
         super().__init__()
-        if normalizer_group is not None and (normalizer_group < 1 or normalizer == "moving"):
+        if normalizer_group is not None and normalizer == "moving":
             raise ValueError(
-                f"normalizer_group={normalizer_group} with normalizer={normalizer!r}: pass a "
-                "number from 1 on, or None, which the moving average needs"
+                f"normalizer_group={normalizer_group} with normalizer='moving', which needs None"
             )
         self.box = box
         self.box_unit = box_unit

@@ -13,6 +13,7 @@ from torchvision.ops import nms
 
 from backbones.ranges import Count, Share
 from fcos.boxes import Size, ltrb_to_boxes
+from fcos.checked import checked
 from fcos.head import Level
 from fcos.preprocess import ImageBatch
 
@@ -49,6 +50,7 @@ class Candidates(NamedTuple):
         return [{"boxes": b[:n], "scores": s[:n], "labels": c[:n]} for b, s, c, n in images]
 
 
+@checked
 @dataclass(kw_only=True, eq=False)
 class Decoder:
     """Turn the head's outputs into detections by the rules of one published system.

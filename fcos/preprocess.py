@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,12 +18,14 @@ from torch.nn.functional import interpolate
 from backbones.layers import KeepFloat32
 from backbones.ranges import Count, Positive
 from fcos.boxes import Size
+from fcos.checked import checked
 
 ResizeMethod = Literal["pil", "opencv", "tensor", "antialias"]
 ROUNDING = 1e-3  # by which float images may leave 0..1
 PILLOW_BITS = 22  # of the fraction in Pillow's fixed-point weights
 
 
+@checked
 @dataclass(frozen=True)
 class ShortestSide:
     """Shorter side to `size`, longer at most `longest`.
@@ -66,6 +68,7 @@ class ShortestSide:
         return replace(self, size=size, longest=longest)
 
 
+@checked
 @dataclass(frozen=True)
 class LongestSide:
     """Longer side to `size`, int(x + 0.5) on both sides: the centre-ness-free system."""
@@ -108,7 +111,13 @@ def resize_image(
             does (OpenCV's fixed point differs by a grey level at most). "tensor" interpolates
             between four pixels in floats, as torchvision's detectors do.
         device: where to compute; default: where the image is, as always for "opencv".
+
+    Raises:
+        ValueError: there is no such method.
     """
+    methods = get_args(ResizeMethod)
+    if method not in methods:
+        raise ValueError(f"resize method {method!r} is not one of {', '.join(methods)}")
     if tuple(image.shape[-2:]) == tuple(size):
         return image
     if method in ("tensor", "antialias"):
@@ -157,10 +166,11 @@ def _pillow_weights(source: int, target: int, device: torch.device) -> tuple[Ten
     """
     scale = source / target
     width = max(scale, 1.0)
-    centers = (torch.arange(target, dtype=torch.float64) + 0.5) * scale
+    # On the CPU, whatever torch's default device is: the result is kept for later calls.
+    centers = (torch.arange(target, dtype=torch.float64, device="cpu") + 0.5) * scale
     first = (centers - width + 0.5).long().clamp(min=0)
     last = (centers + width + 0.5).long().clamp(max=source) - 1
-    indices = first + torch.arange(2 * math.ceil(width) + 1)[:, None]
+    indices = first + torch.arange(2 * math.ceil(width) + 1, device="cpu")[:, None]
     # In Pillow's order of operations, as a rounding error may change a weight by a unit.
     weights = (1 - ((indices - centers + 0.5) * (1 / width)).abs()).clamp(min=0)
     weights = torch.where(indices <= last, weights, 0.0)
@@ -210,6 +220,7 @@ class ImageBatch:
     offsets: list[Size]
 
 
+@checked
 class ImageNormalizer(KeepFloat32):
     """Normalise RGB images as one published system does and pad them into a batch.
 

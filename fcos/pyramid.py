@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from backbones.layers import is_exporting
 from backbones.ranges import Count, CountOrZero
+from fcos.checked import checked
 
 
 @runtime_checkable
@@ -40,6 +41,7 @@ def _conv(
     return conv
 
 
+@checked
 class FPN(nn.Module):
     """Feature pyramid network (arXiv:1612.03144) with the two extra levels of RetinaNet.
 
@@ -111,6 +113,7 @@ class FPN(nn.Module):
 MULTIPLE = 8  # the coarsest stride of HRNet, to which images are padded, divided by the finest
 
 
+@checked
 class HRFPN(nn.Module):
     """High-resolution pyramid (arXiv:1904.04514, figure 4): all maps concatenated at the finest.
 

@@ -233,7 +233,7 @@ def check_types(
         extra="allow" if open_ended else "forbid", strict=True, allow_inf_nan=False
     )
     try:
-        TypeAdapter(schema).validate_json(json.dumps(values))
+        TypeAdapter(schema).validate_json(json.dumps(values, default=repr))
     except ValidationError as error:
         wrong: dict[str, list[ErrorDetails]] = defaultdict(list)
         for detail in error.errors():  # of a union, one for each of its members

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from backbones.ranges import Positive
 from fcos.boxes import box_area, boxes_to_ltrb
+from fcos.checked import checked
 
 # Boxes are matched this many at a time, so that memory does not grow with their number.
 CHUNK = 32
@@ -23,6 +24,7 @@ class Targets(NamedTuple):
     ltrb: Tensor
 
 
+@checked
 class TargetAssigner:
     """Assign ground-truth boxes to locations.
 

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 
 import torch
 
+from backbones.ranges import Positive
 from fcos.boxes import Size
+from fcos.checked import checked
 from fcos.postprocess import Candidates
 
 
+@checked
 @dataclass(frozen=True)
 class Augmentation:
     """A copy of the image that the detector also runs on.
@@ -25,8 +28,8 @@ class Augmentation:
         flip: flip the copy horizontally.
     """
 
-    scale: float = 1.0
-    limit: float = 1.0
+    scale: Positive = 1.0
+    limit: Positive = 1.0
     flip: bool = False
 
 

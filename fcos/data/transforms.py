@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from fcos.boxes import Size
+from fcos.checked import checked
 from fcos.data.dataset import DetectionDataset, PILSample, Target
 from fcos.preprocess import ShortestSide, resize_image
 
@@ -35,6 +36,7 @@ class Compose:
         return image, target
 
 
+@checked
 @dataclass(frozen=True)
 class ResizeShortestSide:
     """Resize the shorter side to one of `sizes`, the longer side to at most `longest` pixels.

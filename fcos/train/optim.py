@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fcos.checked import checked
 from fcos.settings import WarmupMethod
 
 Config = Mapping[str, Any]
@@ -87,6 +88,7 @@ def update_where(finite: Tensor, optimizer: torch.optim.Optimizer, scaler: GradS
         optimizer.step()
 
 
+@checked
 @dataclass(frozen=True)
 class Schedule:
     """The learning rate by iteration: warm-up, then a drop at each step.

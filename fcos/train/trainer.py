@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from fcos.checked import checked
 from fcos.data.loader import Batch
 from fcos.detector import Detector
 from fcos.settings import LoggerName, OnNonFinite, Precision
@@ -29,6 +30,7 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SKIPS = 20  # steps in a row with non-finite losses after which the weights must be the cause
 
 
+@checked
 @dataclass(eq=False)
 class Trainer:
     """Trains a detector, in one process or as one of several, and resumes where it stopped."""
