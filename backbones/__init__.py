@@ -1,4 +1,4 @@
-"""Interchangeable feature extractors, one architecture a file, which all implement `Backbone`."""
+"""Interchangeable feature extractors that implement `Backbone`, one file per architecture."""
 
 from backbones.dla import DLA
 from backbones.hrnet import HRNet

@@ -11,22 +11,22 @@ from torchvision.ops import deform_conv2d
 
 from backbones.layers import AffineConv2d
 
-BAND_BYTES = 4 << 20  # of samples at a time, which fit into the cache of a processor
+BAND_BYTES = 4 << 20  # size of the samples of a band, which fit into a processor's cache
 
 
 class DeformConv2d(AffineConv2d):
     """A convolution whose taps are moved by learned offsets and weighted by a learned mask.
 
-    `offset` is a plain convolution with 3 outputs a tap, 27 for a 3x3 kernel: 18 offsets, (dy, dx)
-    tap by tap in row-major order, then 9 mask logits; one deformable group. Samples outside of the
-    map are zero.
+    `offset` is a plain convolution with 3 outputs per tap, 27 for a 3x3 kernel: 18 offsets, (dy,
+    dx) tap by tap in row-major order, then 9 mask logits; one deformable group. Samples outside of
+    the map are zero.
     """
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, **kwargs: Any
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, **kwargs)
-        self.use_gather = True  # False where a graph is to hold torchvision's operator
+        self.use_gather = True  # False keeps torchvision's operator in a graph
         self.taps = kernel_size * kernel_size
         self.offset = nn.Conv2d(
             in_channels,
@@ -41,20 +41,20 @@ class DeformConv2d(AffineConv2d):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         offset, mask = self.offset_and_mask(input)
-        # On CPUs torchvision's operator has one thread and takes many times as long.
+        # On CPUs torchvision's operator uses one thread and takes many times as long.
         gather = self.use_gather and input.is_cpu and not torch.is_grad_enabled()
         forward = self.forward_gather if gather else self.forward_operator
         return forward(input, offset, mask, weight, bias)
 
     def offset_and_mask(self, input: Tensor) -> tuple[Tensor, Tensor]:
-        """Offsets in pixels (N, 2 * taps, h, w) and masks of 0..1 (N, taps, h, w), in float32."""
+        """Return offsets (N, 2 * taps, h, w) in pixels and masks (N, taps, h, w), as float32."""
         offset, mask = self.offset(input).float().split([2 * self.taps, self.taps], dim=1)
         return offset, mask.sigmoid()
 
     def forward_operator(
         self, input: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None
     ) -> Tensor:
-        """The convolution by torchvision's operator, in float32."""
+        """Convolve by torchvision's operator, in float32."""
         return deform_conv2d(
             input.float(),
             offset,
@@ -68,7 +68,7 @@ class DeformConv2d(AffineConv2d):
     def forward_gather(
         self, input: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None
     ) -> Tensor:
-        """The convolution by operators of torch, with samples in float32.
+        """Convolve by operators of torch, with samples in float32.
 
         A sample is a weighted sum of four pixels, which `F.embedding_bag` computes. The samples of
         an output's taps are laid out as a tile, so that a plain convolution whose stride is the
@@ -76,13 +76,13 @@ class DeformConv2d(AffineConv2d):
         """
         (images, _, height, width), channels = offset.shape, input.shape[1]
         k, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
-        # Outside of the map is a border of zeros: one pixel wide, and two at the right and bottom,
-        # as positions are rounded down.
+        # The map gets a border of zeros: one pixel wide, and two at the right and bottom, as
+        # positions are rounded down.
         pixels = F.pad(input.float(), (1, 2, 1, 2)).permute(0, 2, 3, 1)
         size = (pixels.shape[1], pixels.shape[2])
         corners, weights = bilinear_corners(offset, mask, size, k, stride, padding)
         table = pixels.reshape(-1, channels)
-        if torch.compiler.is_compiling():  # one graph for all sizes cannot count bands
+        if torch.compiler.is_compiling():  # the number of bands depends on the size
             parts = [(corners, weights)]
         else:
             rows = max(1, BAND_BYTES // (k * width * k * channels * table.element_size()))
@@ -103,7 +103,7 @@ class DeformConv2d(AffineConv2d):
 def bilinear_corners(
     offset: Tensor, mask: Tensor, size: tuple[int, int], kernel_size: int, stride: int, padding: int
 ) -> tuple[Tensor, Tensor]:
-    """The four pixels around each sample, and their weights.
+    """Return the four pixels around each sample, and their weights.
 
     Args:
         offset, mask: as returned by `DeformConv2d.offset_and_mask`.
@@ -119,7 +119,7 @@ def bilinear_corners(
     taps = torch.arange(k, device=device) - padding
     y = torch.arange(height, device=device)[:, None] * stride + taps
     x = torch.arange(width, device=device)[:, None] * stride + taps
-    # Positions of a diverged network are NaN or infinite: indices must stay within the map anyway.
+    # A diverged network gives NaN or infinite positions; indices must stay within the map anyway.
     y = (y[:, :, None, None] + dy).nan_to_num(-1).clamp(-1, size[0] - 3) + 1
     x = (x + dx).nan_to_num(-1).clamp(-1, size[1] - 3) + 1
     top, left = y.floor(), x.floor()

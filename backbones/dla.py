@@ -1,6 +1,6 @@
 """DLA-34: deep layer aggregation (arXiv:1707.06484).
 
-After adet/modeling/backbone/dla.py of AdelaiDet, itself the network of ucbdrive/dla.
+Follows adet/modeling/backbone/dla.py of AdelaiDet, which is the network of ucbdrive/dla.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ DEPTHS = (1, 2, 2, 1)
 class Tree(nn.Module):
     """Hierarchical deep aggregation (figure 3 of the paper).
 
-    A tree of depth 1 is two blocks and a root: a 1x1 convolution over both and over all `children`
-    from further up. A deeper one is two trees in a row, and the second one's root takes it all.
+    A tree of depth 1 has two blocks and a root, which is a 1x1 convolution over the outputs of both
+    and all `children` that are passed in. A deeper tree has two subtrees in sequence, and the root
+    of the second one aggregates all outputs.
 
     Args:
         in_channels, out_channels, stride: of the whole tree.
         depth: of the tree.
-        level_root: the tree's own input, pooled, is one of the root's children.
+        level_root: whether the root also takes the pooled input of the tree.
         child_channels: channels of the children that are passed in.
-        norm_layer: of every convolution.
+        norm_layer: the norm of every convolution.
     """
 
     def __init__(
@@ -67,12 +68,12 @@ class Tree(nn.Module):
             self.project = ConvNorm(
                 in_channels, out_channels, 1, activation=None, norm_layer=norm_layer
             )
-            # Only blocks have shortcuts; the projection of a deeper tree is in every published
-            # checkpoint and in its parameter count, and nothing reads it.
+            # Only blocks have shortcuts. The projection of a deeper tree is in every published
+            # checkpoint and parameter count, but its output is not used.
             self.project.requires_grad_(depth == 1)
 
     def forward(self, x: Tensor, bottom: Tensor, *children: Tensor) -> Tensor:
-        """`bottom` is `x` at the size of the output."""
+        """Aggregate `x` and `children`; `bottom` is `x` at the size of the output."""
         if self.level_root:
             children = (*children, bottom)
         if self.depth > 1:

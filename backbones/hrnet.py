@@ -1,7 +1,7 @@
 """HRNetV2: parallel branches of strides 4 to 32 that exchange features (arXiv:1908.07919).
 
-After maskrcnn_benchmark/modeling/backbone/hrnet.py of HRNet-FCOS, whose numbers it gives on inputs
-that its coarsest stride divides.
+Follows maskrcnn_benchmark/modeling/backbone/hrnet.py of HRNet-FCOS, and has the same outputs for
+inputs whose sides are multiples of the coarsest stride.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ MODULES = (1, 4, 3)  # exchange modules in stages 2, 3 and 4, which have 2, 3 an
 
 
 class Fusion(nn.Module):
-    """The sum of all branches at the resolution of one, `target`, followed by a ReLU.
+    """Sum all branches at the resolution of branch `target`, followed by a ReLU.
 
-    Finer branches come down by 3x3 convolutions of stride 2, coarser ones come up by a 1x1
-    convolution and nearest upsampling.
+    Finer branches are downsampled by 3x3 convolutions of stride 2. Coarser ones pass a 1x1
+    convolution and nearest-neighbour upsampling.
     """
 
     def __init__(self, target: int, widths: tuple[int, ...], norm_layer: NormLayer) -> None:
@@ -41,8 +41,8 @@ class Fusion(nn.Module):
     def forward(self, branches: list[Tensor]) -> Tensor:
         terms = [down(x) for down, x in zip(self.down, branches, strict=False)]
         terms.append(branches[self.target])
-        # Nearest upsampling of a sum is the sum of the upsampled: the coarser branches are gathered
-        # on their own small maps, coarsest first, and only their sum reaches the target's size.
+        # Nearest-neighbour upsampling is linear: the coarser branches are added at their own small
+        # sizes, coarsest first, and only the sum is upsampled to the target's size.
         if self.up:
             coarser = [up(x) for up, x in zip(self.up, branches[self.target + 1 :], strict=True)]
             total = coarser.pop()
@@ -57,7 +57,7 @@ class Fusion(nn.Module):
 
 
 class ExchangeModule(nn.Module):
-    """Four basic blocks on each branch, then every branch receives from all the others."""
+    """Four basic blocks on each branch, then a fusion of all branches at each resolution."""
 
     def __init__(self, widths: tuple[int, ...], norm_layer: NormLayer) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class HRNet(nn.Module):
 
     Args:
         width: channels of the finest branch; each coarser one has twice as many.
-        norm, norm_eps: see `layers.norm_layer`; "eval_bn" is HRNet-FCOS without SyncBN.
+        norm, norm_eps: see `layers.norm_layer`; "eval_bn" is that of HRNet-FCOS without SyncBN.
         frozen_stages: how many of (stem, stage 1) are not trained; their norms are constant too.
     """
 
@@ -111,7 +111,7 @@ class HRNet(nn.Module):
                 for block in range(4)
             )
         )
-        # What each branch starts from: stage 1 for the first two, then the coarsest branch so far.
+        # The input of each branch: stage 1 for the first two, then the coarsest branch so far.
         sources = (256, 256, *self.channels[1:3])
         self.transitions = nn.ModuleList(
             ConvNorm(source, channels, 3, stride=stride, norm_layer=trained_norm)

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 NormKind = Literal["frozen_bn", "eval_bn", "bn", "sync_bn"]
 NormLayer = Callable[[int], nn.Module]  # from a number of channels
 Activation = Literal["relu", "relu6"] | None
-# torch 2.6 has only the second.
+# torch 2.6 has no `is_exporting` yet.
 is_exporting: Callable[[], bool] = getattr(
     torch.compiler, "is_exporting", torch.compiler.is_compiling
 )
@@ -50,7 +50,7 @@ class _ConstantStatistics(KeepFloat32):
         )
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """The norm as `x * scale + shift`, each of shape (channels,)."""
+        """Return the norm as `x * scale + shift`, each of shape (channels,)."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
@@ -58,8 +58,7 @@ class _ConstantStatistics(KeepFloat32):
 class FrozenBatchNorm2d(_ConstantStatistics):
     """Batch norm whose statistics and affine terms are constants (buffers, no gradient).
 
-    maskrcnn-benchmark divides by sqrt(var), detectron2 by sqrt(var + 1e-5): `eps` is the
-    difference.
+    maskrcnn-benchmark divides by sqrt(var), which is `eps` 0, and detectron2 by sqrt(var + 1e-5).
     """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
@@ -98,7 +97,8 @@ class _SumOverRanks(torch.autograd.Function):
 class SyncBatchNorm2d(BatchNorm2d):
     """Batch norm over the images of all processes.
 
-    On GPUs by the kernels of `nn.SyncBatchNorm`; that module, and DDP with it, refuses CPUs.
+    GPUs use the kernels of `nn.SyncBatchNorm`. That module itself refuses CPUs, and so does DDP
+    with it.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ _NORMS: dict[str, Callable[..., nn.Module]] = {
 
 
 def norm_layer(kind: NormKind, eps: float = 1e-5) -> NormLayer:
-    """A batch norm by name, as a function of its channels.
+    """Return a function that makes a batch norm of this kind for a number of channels.
 
     Args:
         kind: "bn"; "sync_bn" over all processes; "eval_bn", which always uses its running
@@ -166,7 +166,7 @@ def norm_layer(kind: NormKind, eps: float = 1e-5) -> NormLayer:
 
 
 def constant_norm(kind: NormKind) -> NormKind:
-    """The norm of a frozen stage: its weights do not move, and neither must its statistics."""
+    """Return the kind of norm for a frozen stage, whose statistics must be constant, too."""
     return "frozen_bn" if kind in ("bn", "sync_bn") else kind
 
 
@@ -191,7 +191,7 @@ class ConvNorm(nn.Module):
 
     In training a norm with constant statistics is folded into the weights on the fly, with
     gradients through the folding: the output of the convolution need not be kept for the backward
-    pass. `fuse` folds any norm for good.
+    pass. `fuse` folds any norm permanently.
     """
 
     def __init__(
@@ -236,12 +236,12 @@ class ConvNorm(nn.Module):
 
     @property
     def folds_in_training(self) -> bool:
-        """Whether a training step folds the norm, whose statistics are then constant."""
+        """Whether training steps fold the norm, as they can if its statistics are constant."""
         return self.training and isinstance(self.norm, FrozenBatchNorm2d | EvalBatchNorm2d)
 
     @torch.no_grad()
     def fuse(self) -> None:
-        """Fold the norm into the convolution for good, for a network that is only run."""
+        """Fold the norm into the convolution permanently, for inference."""
         if isinstance(self.norm, nn.Identity):
             return
         norm: Any = self.norm
@@ -253,10 +253,11 @@ class ConvNorm(nn.Module):
 
 
 class ConcatConvNorm(ConvNorm):
-    """`ConvNorm` of several maps concatenated along their channels: act(norm(conv(cat(parts)))).
+    """`ConvNorm` of several maps, concatenated along their channels: act(norm(conv(cat(parts)))).
 
-    The concatenation is as large as all its parts together. In training it is not kept but computed
-    again for the backward pass (as in memory-efficient DenseNets, arXiv:1707.06990).
+    The concatenation takes as much memory as all its parts together. Training therefore does not
+    keep it, but computes it again in the backward pass (as in memory-efficient DenseNets,
+    arXiv:1707.06990).
     """
 
     def forward(self, *parts: Tensor) -> Tensor:

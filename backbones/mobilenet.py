@@ -1,6 +1,6 @@
 """MobileNetV2: inverted residuals and linear bottlenecks (arXiv:1801.04381).
 
-After fcos_core/modeling/backbone/mobilenet.py of the original FCOS; torchvision's is the same.
+Follows fcos_core/modeling/backbone/mobilenet.py of the original FCOS; torchvision's is the same.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STAGES = (
 
 
 class InvertedResidual(nn.Module):
-    """1x1 convolution to more channels, depthwise 3x3, 1x1 to fewer without an activation."""
+    """1x1 convolution to more channels, depthwise 3x3, and 1x1 to fewer channels, not activated."""
 
     def __init__(
         self,
@@ -95,6 +95,6 @@ class MobileNetV2(StagedBackbone):
 
 
 def _scaled(channels: int, width: float) -> int:
-    """`channels * width` as a multiple of 8, less than it by a tenth at most."""
+    """Round `channels * width` to a multiple of 8 that is smaller by a tenth at most."""
     scaled = max(8, int(channels * width + 4) // 8 * 8)
     return scaled if scaled >= 0.9 * channels * width else scaled + 8

@@ -1,4 +1,4 @@
-"""Ranges of the numbers in signatures; `fcos.settings.check` holds configurations to them."""
+"""Ranges of numbers for signatures, which `fcos.settings.check` enforces in configurations."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """ResNet and ResNeXt in the Caffe2 style that FCOS was trained on (arXiv:1512.03385, 1611.05431).
 
-After fcos_core/modeling/backbone/resnet.py of the original FCOS and detectron2's
-modeling/backbone/resnet.py; both are this network with other names.
+Follows fcos_core/modeling/backbone/resnet.py of the original FCOS and detectron2's
+modeling/backbone/resnet.py, which are the same network under other names.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class BasicBlock(nn.Module):
         self.conv2 = ConvNorm(out_channels, out_channels, 3, activation=None, norm_layer=norm_layer)
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        """`shortcut` is of the output's shape; by default it is `x`."""
+        """Apply the block; `shortcut` has the shape of the output and is `x` by default."""
         return F.relu_(self.conv2(self.conv1(x)).add_(x if shortcut is None else shortcut))
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 with a shortcut; the stride is in the first 1x1 (MSRA) or in the 3x3."""
+    """1x1, 3x3 and 1x1 convolution with a shortcut; the stride is in the first (MSRA) or second."""
 
     def __init__(
         self,
@@ -67,16 +67,16 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(StagedBackbone):
-    """ResNet-50/101/152, ResNeXt with `groups` and `width_per_group`.
+    """ResNet-50/101/152, or ResNeXt by `groups` and `width_per_group`.
 
     Args:
         depth: 50, 101 or 152.
-        groups, width_per_group: 1 x 64 is ResNet; 32 x 8 and 64 x 4 are the ResNeXt of the
+        groups, width_per_group: 1 and 64 for ResNet, 32 and 8 or 64 and 4 for the ResNeXt of the
             published models.
         stride_in_1x1: True for the MSRA weights, False for the ResNeXt and torchvision ones.
         deformable: modulated deformable 3x3 convolutions in stages 2 to 5 (res2 to res5).
-        zero_offsets: these begin as plain convolutions (detectron2, OpenMMLab), otherwise with
-            offsets of random weights (the original FCOS).
+        zero_offsets: initialise the offset convolutions with zeros (detectron2, OpenMMLab), not
+            randomly (the original FCOS).
         norm, norm_eps: see `layers.norm_layer`; `eps` 0 is maskrcnn-benchmark's frozen norm.
         frozen_stages: how many of (stem, res2, res3, ...) are not trained; their norms are
             constant too.

@@ -1,4 +1,4 @@
-"""The interface of a backbone, and what most have: a stem and stages of falling resolution."""
+"""The interface of backbones, and a base class for those made of a stem and stages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StagedBackbone(nn.Module):
     """A stem and a sequence of stages, of which stage k has stride 2^k.
 
     A subclass assigns `stem` and `stages`, built with `norm_of(stage)`, and then calls `freeze`.
-    Stages behind the last returned one are not built.
+    Stages after the last returned one are not built.
 
     Args:
         stage_channels: output channels of each stage.
@@ -67,7 +67,7 @@ class StagedBackbone(nn.Module):
         self.stages = nn.ModuleList()
 
     def norm_of(self, stage: int) -> NormLayer:
-        """The norm layers of a stage; the stem is the stage before the first."""
+        """Return the norm layer of a stage; the stem is the stage before the first."""
         frozen = stage - self.first_stage + 1 < self.frozen_stages
         return self._frozen_norm if frozen else self._norm
 
@@ -87,6 +87,6 @@ class StagedBackbone(nn.Module):
         return features
 
     def run_stage(self, stage: int, module: nn.Module, x: Tensor) -> Tensor:
-        """Apply one stage, and what comes before it and has no weights."""
+        """Apply a stage, including any pooling before it."""
         output: Tensor = module(x)
         return output

@@ -14,15 +14,16 @@ from backbones.ranges import Count, CountOrZero
 
 
 class TimmBackbone(nn.Module):
-    """The features of a timm model at the strides that a pyramid asks for.
+    """The features of a timm model at the strides that a pyramid needs.
 
     timm's weights expect RGB with the mean and deviation of the model's `pretrained_cfg`.
 
     Args:
         name: a name that `timm.create_model` knows, such as "convnext_tiny.fb_in1k".
-        out_indices: timm's numbers of the features to return; left out, `strides` decides.
-        pretrained: fetch timm's weights.
-        strides: of the features to return; of several at one stride the deepest is taken.
+        out_indices: timm's indices of the features to return; by default those of `strides`.
+        pretrained: load timm's weights.
+        strides: strides of the features to return; of several with one stride, the deepest is
+            taken.
         norm, norm_eps, frozen_stages: ignored. Configs set them for all backbones, but a timm
             model has its own norms, and all of its stages are trained.
         options: passed on to `timm.create_model`, such as `img_size` for models of fixed size.
@@ -53,10 +54,10 @@ class TimmBackbone(nn.Module):
             ) from None
         create = partial(timm.create_model, name, features_only=True, **options)
         if out_indices is None:
-            with torch.device("meta"):  # only to learn which features there are
+            with torch.device("meta"):  # only to find out which features there are
                 probe: Any = create()
             out_indices = _deepest(probe.feature_info.reduction(), strides, name)
-        # Most models do not build the layers behind the last feature; others must not train them.
+        # Most models do not build the layers after the last feature; in others they are frozen.
         model: Any = create(pretrained=pretrained, out_indices=tuple(out_indices))
         _freeze_unused(model, options.get("img_size", 224))
         self.model = model
@@ -72,7 +73,7 @@ class TimmBackbone(nn.Module):
 
 @torch.enable_grad()
 def _freeze_unused(model: nn.Module, size: Any) -> None:
-    """Exclude parameters that no feature depends on, as a backward pass without values shows."""
+    """Freeze the parameters that a backward pass from the features does not reach."""
     twin = copy.deepcopy(model).to("meta").eval()
     height, width = size if isinstance(size, Sequence) else (size, size)
     features = twin(torch.empty(1, 3, height, width, device="meta"))
@@ -82,7 +83,7 @@ def _freeze_unused(model: nn.Module, size: Any) -> None:
 
 
 def _deepest(available: Sequence[int], strides: Sequence[int], name: str) -> list[int]:
-    """Indices of the deepest features at these strides, among those available."""
+    """Return the indices of the deepest available features at these strides."""
     missing = [stride for stride in strides if stride not in available]
     if missing:
         raise ValueError(

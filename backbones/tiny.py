@@ -1,4 +1,4 @@
-"""A plain stack of 3x3 convolutions: learns drawn shapes in minutes on a CPU."""
+"""A plain stack of 3x3 convolutions, which learns to detect drawn shapes in minutes on a CPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from backbones.staged import StagedBackbone
 
 
 class TinyStage(nn.Sequential):
-    """3x3 convolutions, the first of stride 2, the others with a shortcut around each."""
+    """3x3 convolutions: the first has stride 2, and each of the others has a shortcut."""
 
     def __init__(
         self, in_channels: int, out_channels: int, depth: int, norm_layer: NormLayer
@@ -31,7 +31,7 @@ class TinyStage(nn.Sequential):
 
 
 class TinyNet(StagedBackbone):
-    """A few stages, each of half its predecessor's resolution.
+    """A few stages, each at half the resolution of the one before.
 
     Args:
         widths, depths: channels and convolutions of each stage.

@@ -1,6 +1,6 @@
 """VoVNet: one-shot aggregation (arXiv:1904.09730), with effective squeeze-excitation (1911.06667).
 
-After fcos_core/modeling/backbone/vovnet.py of VoVNet-FCOS and adet/modeling/backbone/vovnet.py of
+Follows fcos_core/modeling/backbone/vovnet.py of VoVNet-FCOS and adet/modeling/backbone/vovnet.py of
 AdelaiDet. The published sizes, as arguments of `VoVNet` where they differ from its defaults:
 
     V-27-slim   blocks (1, 1, 1, 1), widths (64, 80, 96, 112), channels (128, 256, 384, 512)
@@ -9,7 +9,7 @@ AdelaiDet. The published sizes, as arguments of `VoVNet` where they differ from 
     V-75        blocks (1, 2, 6, 3)
     V-93        blocks (1, 3, 8, 3)
     V-99        blocks (1, 3, 9, 3)
-    V-19        blocks (1, 1, 1, 1), 3 layers a block
+    V-19        blocks (1, 1, 1, 1), 3 layers per block
     V-19-slim   V-19 with widths (64, 80, 96, 112), channels (112, 256, 384, 512)
 """
 
@@ -27,7 +27,7 @@ from backbones.staged import StagedBackbone
 
 
 class EffectiveSqueezeExcitation(nn.Module):
-    """Scales every channel by a gate that one fully connected layer reads off the channel means."""
+    """Scale each channel by a gate that a fully connected layer computes from the channel means."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class EffectiveSqueezeExcitation(nn.Module):
 
 
 class OneShotAggregation(nn.Module):
-    """A chain of 3x3 convolutions; one 1x1 convolution aggregates the input and every link."""
+    """A chain of 3x3 convolutions, and a 1x1 convolution over the input and all their outputs."""
 
     def __init__(
         self,
@@ -71,13 +71,13 @@ class OneShotAggregation(nn.Module):
 
 
 class VoVNet(StagedBackbone):
-    """VoVNet, VoVNetV2 with `ese`.
+    """VoVNet, or VoVNetV2 with `ese`.
 
     Args:
         blocks: aggregation blocks in each of stages 2 to 5.
         layers_per_block: 3x3 convolutions in a block.
         stage_widths: their channels, by stage.
-        stage_channels: channels that each stage gives.
+        stage_channels: output channels of each stage.
         stem: channels of the three 3x3 convolutions before stage 2.
         ese: effective squeeze-excitation in every block.
         norm, norm_eps: see `layers.norm_layer`; `eps` 0 is maskrcnn-benchmark's frozen norm.
@@ -131,10 +131,10 @@ class VoVNet(StagedBackbone):
 
 
 def _halve(x: Tensor) -> Tensor:
-    """3x3 max pooling of stride 2 whose windows begin at the first pixel; sizes round up."""
-    if is_exporting():  # OpenVINO refuses maps that are smaller than a window, even in `ceil_mode`
+    """Max pooling (3x3, stride 2) without padding at the top and left; sizes are rounded up."""
+    if is_exporting():  # OpenVINO refuses maps smaller than the window, even in `ceil_mode`
         return F.max_pool2d(F.pad(x, (0, 2, 0, 2)), kernel_size=3, stride=2)
     height, width = x.shape[-2:]
-    if height % 2 or width % 2:  # zeros never win: what comes out of a block is not negative
+    if height % 2 or width % 2:  # zeros never win, as blocks have no negative outputs
         x = F.pad(x, (0, width % 2, 0, height % 2))
     return F.max_pool2d(x, kernel_size=3, stride=2, ceil_mode=True)

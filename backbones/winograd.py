@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from backbones.layers import AffineConv2d
 
-TILE = 4  # outputs a side; a tile reads TILE + 2 inputs a side
+TILE = 4  # outputs per side of a tile, which reads TILE + 2 inputs per side
 VALUES = (TILE + 2) ** 2
-BAND = 1 << 21  # values of the tiles that are computed at a time, so that they stay in the cache
-FEWEST_PAIRS = 64 * 128  # of an input and an output channel; with fewer, the transforms cost more
+BAND = 1 << 21  # number of values that are transformed at a time, so that they stay in the cache
+FEWEST_PAIRS = 64 * 128  # input times output channels; with fewer, the transforms cost too much
 # The matrices B^T, G and A^T of section 4.3 of the paper.
 INPUT = (
     (4, 0, -5, 0, 1, 0),
@@ -33,16 +33,16 @@ KERNEL = (
     (0, 0, 1),
 )
 OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
-ONES = TILE + 3  # the product, of row and column 1, that every output of its tile adds once
+ONES = TILE + 3  # index of the product (row 1, column 1) that all outputs of a tile add once
 
 
 class WinogradConv2d(nn.Conv2d):
     """A 3x3 convolution of stride 1 that takes a quarter of the multiplications, on a CPU.
 
-    36 products compute the 16 outputs of a tile, instead of 144. They differ from those of a direct
-    convolution by about 1e-5 of the largest. The transformed weights take four times the memory of
-    the weights. With gradients, below float32, on a GPU, and when it is compiled or exported, it is
-    an ordinary convolution.
+    36 products compute the 16 outputs of a tile, instead of 144. Outputs differ from those of a
+    direct convolution by about 1e-5 of the largest. The transformed weights take four times the
+    memory of the weights. With gradients, below float32, on a GPU, and when it is compiled or
+    exported, it is an ordinary convolution.
 
     Args:
         conv: the convolution to compute. Afterwards its weights may only be loaded, not changed in
@@ -63,7 +63,7 @@ class WinogradConv2d(nn.Conv2d):
 
     @staticmethod
     def suits(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
-        """Whether a module is a convolution that this one computes faster."""
+        """Whether `conv` is a convolution that this class computes faster."""
         return (
             isinstance(conv, nn.Conv2d)
             and type(conv) in (nn.Conv2d, AffineConv2d)
@@ -75,7 +75,7 @@ class WinogradConv2d(nn.Conv2d):
         )
 
     def _transformed(self) -> Tensor:
-        """The weights as (VALUES, in_channels, out_channels), transformed in float64."""
+        """Return the weights as (VALUES, in_channels, out_channels), transformed in float64."""
         weights = self.weight.detach().double().permute(2, 3, 1, 0).reshape(9, -1)
         kernels = _of_squares(KERNEL).to(weights.device) @ weights
         return kernels.view(VALUES, self.in_channels, self.out_channels).to(self.weight.dtype)
@@ -105,7 +105,7 @@ class WinogradConv2d(nn.Conv2d):
         """(N, 4 R + 2, 4 C + 2, in) -> (N, R, 4, C, 4, out)."""
         tiles = x.unfold(1, TILE + 2, TILE).unfold(2, TILE + 2, TILE).permute(0, 1, 2, 4, 5, 3)
         images, rows, columns = tiles.shape[:3]
-        # Transforms of a tile at a time are faster than one product with all of its values.
+        # Transforming one tile at a time is faster than one product with all values.
         values = self.input_transform @ tiles.reshape(-1, VALUES, self.in_channels)
         products = torch.bmm(values.transpose(0, 1), self.kernels)
         if self.bias is not None:
@@ -115,6 +115,6 @@ class WinogradConv2d(nn.Conv2d):
 
 
 def _of_squares(matrix: Sequence[Sequence[float]]) -> Tensor:
-    """The matrix that multiplies both the columns and the rows of a flattened square."""
+    """Return the matrix that applies `matrix` to columns and rows of a flattened square."""
     factor = torch.tensor(matrix, dtype=torch.float64)
     return torch.kron(factor, factor)

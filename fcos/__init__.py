@@ -1,6 +1,6 @@
-"""What detects: the one FCOS core, whose published variants are plain arguments of its parts.
+"""The FCOS detector: variants of the published systems are plain arguments of its parts.
 
-Names are imported on first use, so that what only reads datasets does not wait for torch.
+Names are imported on first use, so that code that only reads datasets does not import torch.
 """
 
 from importlib import import_module

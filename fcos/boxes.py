@@ -1,4 +1,4 @@
-"""Geometry shared by targets, losses and decoding: points, distances and overlaps."""
+"""Geometry that targets, losses and decoding share: points, distances and overlaps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Size = tuple[int, int]  # height, width
 
 
 def level_points(size: Size, spacing: Size, offset: float, device: torch.device) -> Tensor:
-    """Image points (h * w, 2) as (x, y) pixels of a level's (h, w) cells, row by row.
+    """Return the image points (h * w, 2) of a level's (h, w) cells as (x, y) pixels, row by row.
 
     Args:
         size: of the level in cells.
@@ -29,29 +29,29 @@ def level_points(size: Size, spacing: Size, offset: float, device: torch.device)
 
 
 def inside(points: Tensor, boxes: Sequence[tuple[float, float, float, float]]) -> Tensor:
-    """(n, L) whether points (L, 2) lie in each of n xyxy boxes, borders included."""
+    """Return (n, L): whether points (L, 2) lie in each of n xyxy boxes, borders included."""
     x, y = points.unbind(1)
     return torch.stack([(x >= x1) & (x <= x2) & (y >= y1) & (y <= y2) for x1, y1, x2, y2 in boxes])
 
 
 def ltrb_to_boxes(points: Tensor, ltrb: Tensor) -> Tensor:
-    """Points (..., 2) and distances (..., 4) -> xyxy boxes (..., 4)."""
+    """Convert points (..., 2) and distances (..., 4) to xyxy boxes (..., 4)."""
     return torch.cat((points - ltrb[..., :2], points + ltrb[..., 2:]), dim=-1)
 
 
 def boxes_to_ltrb(points: Tensor, boxes: Tensor) -> Tensor:
-    """Signed distances (..., 4) from points (..., 2) to the sides of xyxy boxes (..., 4)."""
+    """Return signed distances (..., 4) of points (..., 2) to the sides of xyxy boxes (..., 4)."""
     return torch.cat((points - boxes[..., :2], boxes[..., 2:] - points), dim=-1)
 
 
 def box_area(boxes: Tensor, plus_one: bool = False) -> Tensor:
-    """Areas (...) of xyxy boxes (..., 4); `plus_one` counts the pixels of both borders."""
+    """Return areas (...) of xyxy boxes (..., 4); `plus_one` counts the pixels of both borders."""
     extent = boxes[..., 2:] - boxes[..., :2] + int(plus_one)
     return extent[..., 0] * extent[..., 1]
 
 
 def centerness(ltrb: Tensor) -> Tensor:
-    """Centre-ness (...) of points with positive distances (..., 4) (arXiv:1904.01355, eq. 3)."""
+    """Return the centre-ness (...) of positive distances (..., 4) (arXiv:1904.01355, eq. 3)."""
     horizontal, vertical = ltrb[..., 0::2], ltrb[..., 1::2]
     ratio = (horizontal.amin(-1) / horizontal.amax(-1)) * (vertical.amin(-1) / vertical.amax(-1))
     return ratio.sqrt()

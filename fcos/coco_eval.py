@@ -19,7 +19,7 @@ from torch import Tensor
 from fcos.data.annotations import Annotations, category_names, load_annotations, valid_objects
 
 Result = dict[str, Any]
-COCO_LIMIT = 100  # detections of an image that COCO's AP counts
+COCO_LIMIT = 100  # detections per image that COCO's AP counts
 BACKENDS = ("pycocotools", "hotcoco")
 
 # In the order of COCOeval.stats.
@@ -30,7 +30,7 @@ FIGURES = (
 
 
 def percent(figure: float | None) -> str:
-    """A figure as tables print it: in per cent, or "-" where there is none."""
+    """Return a figure as tables print it: in per cent, or "-" where there is none."""
     return "-" if figure is None else f"{100 * figure:.1f}"
 
 
@@ -42,7 +42,7 @@ def to_coco_results(
     category_ids: Sequence[int | None],
     plus_one: bool = False,
 ) -> list[Result]:
-    """The detections of one image in COCO's results format, not rounded.
+    """Return the detections of one image in COCO's results format, not rounded.
 
     Args:
         image_id: the image's id in the annotation file, or its file name where there is none.
@@ -82,8 +82,8 @@ def evaluate_detections(
         image_ids: measure on these images only, as if the dataset had no others.
         backend: "pycocotools", or "hotcoco" where it is installed, whose metrics are the same to
             1e-12 (`tests/benchmarks/test_bench_evaluators.py`).
-        max_detections: how many of an image and class count, those of the highest scores. Another
-            number than COCO's 100 also applies to "AR100", and a smaller one to "AR10" and "AR1".
+        max_detections: how many detections count per image and class, best first. Another number
+            than COCO's 100 also applies to "AR100", and a smaller one to "AR10" and "AR1".
 
     Returns:
         AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl between 0 and 1, None where
@@ -126,7 +126,7 @@ def match_detections(
     if backend == "hotcoco":
         evaluation = to_hotcoco(truth, results)
     evaluation.params.imgIds = chosen
-    # COCOeval sorts them and takes the last for AP, so that none may exceed the limit.
+    # COCOeval sorts the limits and takes the largest one for AP, so none may exceed the limit.
     evaluation.params.maxDets = [min(limit, max_detections) for limit in (1, 10, max_detections)]
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
@@ -135,7 +135,7 @@ def match_detections(
 
 
 def figures(evaluation: Any) -> dict[str, Any]:
-    """COCO's metrics of matched detections, as `evaluate_detections` returns them."""
+    """Return COCO's metrics of matched detections, see `evaluate_detections`."""
     stats = map(_figure, _stats(evaluation.eval))
     measured: dict[str, Any] = dict(zip(FIGURES, stats, strict=True))
     # precision: (IoU threshold, recall, class, area range, detections an image), -1 where undefined
@@ -150,7 +150,7 @@ def figures(evaluation: Any) -> dict[str, Any]:
 
 
 def _stats(accumulated: Mapping[str, Any]) -> list[float]:
-    """The twelve metrics for any limit of detections; COCOeval.summarize knows only 100."""
+    """Return the twelve metrics for any limit of detections; COCOeval.summarize knows only 100."""
     # precision: (IoU threshold, recall, class, area range, limit); recall: without its second axis
     precision, recall = accumulated["precision"], accumulated["recall"]
     chosen = [
@@ -163,7 +163,7 @@ def _stats(accumulated: Mapping[str, Any]) -> list[float]:
 
 
 def to_hotcoco(truth: COCO, results: COCO) -> Any:
-    """A hotcoco.COCOeval of the objects and detections of pycocotools."""
+    """Return a hotcoco.COCOeval of the objects and detections of pycocotools."""
     import hotcoco
 
     objects, detections = hotcoco.COCO(truth.dataset), hotcoco.COCO(results.dataset)
@@ -171,7 +171,7 @@ def to_hotcoco(truth: COCO, results: COCO) -> Any:
 
 
 def _unique(names: Mapping[int, str], category: int) -> str:
-    """The category's name, with its id where another has the same name."""
+    """Return the category's name, with its id where another has the same name."""
     name = names[category]
     same = sum(other == name for other in names.values())
     return name if same == 1 else f"{name} (category {category})"
@@ -190,7 +190,7 @@ def _index(content: Mapping[str, Any]) -> COCO:
 
 
 def _truth(content: Mapping[str, Any]) -> COCO:
-    """Ground truth as COCOeval needs it.
+    """Convert ground truth as COCOeval needs it.
 
     Annotations are numbered from 1: COCOeval takes an object of id 0 for one that was not
     detected, and cannot tell two of the same id apart.

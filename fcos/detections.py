@@ -1,4 +1,4 @@
-"""What a detector found in one image, and the forms in which other tools take it."""
+"""The detections in one image, and conversions of them for other tools."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fcos.text import printable
 if TYPE_CHECKING:
     import pandas as pd
 
-JPEG_LIMIT = 65535  # pixels a side
+JPEG_LIMIT = 65535  # pixels per side
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -49,7 +49,7 @@ class Detections:
     def of(
         result: Mapping[str, Tensor], image: Tensor, classes: Sequence[str], threshold: float
     ) -> Detections:
-        """Name the classes of a result, best first, and leave out scores below the threshold."""
+        """Convert a result: best first, with class names, without scores below the threshold."""
         n = int((result["scores"] >= threshold).sum())
         # Copies, as tensors of inference mode cannot be changed in place.
         boxes, scores, labels = (result[key][:n].clone() for key in ("boxes", "scores", "labels"))
@@ -59,7 +59,7 @@ class Detections:
         return len(self.scores)
 
     def __getitem__(self, index: int | slice | Sequence[Any] | np.ndarray | Tensor) -> Detections:
-        """The chosen detections: one index, a slice, a list of indices, or a mask of n booleans."""
+        """Select detections by an index, a slice, a list of indices, or a mask of n booleans."""
         index = index.cpu() if isinstance(index, Tensor) else index
         chosen = torch.arange(len(self), device="cpu")[index].reshape(-1)
         names = [self.names[i] for i in chosen.tolist()]
@@ -80,7 +80,7 @@ class Detections:
     def filter(
         self, classes: str | Iterable[str] | None = None, score_threshold: float = 0.0
     ) -> Detections:
-        """The detections of some classes, by name, and of at least a score.
+        """Return the detections of some classes, by name, and of at least a score.
 
         `detections.filter(["person", "car"], 0.5)`
         """
@@ -95,7 +95,7 @@ class Detections:
         return self[named & (self.scores >= score_threshold)]
 
     def to_dict(self) -> dict[str, list[Any]]:
-        """{"boxes", "scores", "labels", "names"} as plain lists, ready for JSON."""
+        """Return {"boxes", "scores", "labels", "names"} as plain lists, ready for JSON."""
         return {
             "boxes": self.boxes.tolist(),
             "scores": self.scores.tolist(),
@@ -104,11 +104,11 @@ class Detections:
         }
 
     def to_json(self) -> str:
-        """`to_dict` as JSON text."""
+        """Return `to_dict` as JSON text."""
         return json.dumps(self.to_dict())
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row per detection: x1, y1, x2, y2, score, label and name."""
+        """Return a row per detection: x1, y1, x2, y2, score, label and name."""
         import pandas as pd
 
         frame = pd.DataFrame(self.boxes.cpu().numpy(), columns=["x1", "y1", "x2", "y2"])
@@ -118,7 +118,7 @@ class Detections:
     def to_coco(
         self, image_id: int | str = 1, category_ids: Sequence[int] | None = None
     ) -> list[dict[str, Any]]:
-        """Results in COCO's format, each with the name of its class as "category".
+        """Return results in COCO's format, each with its class name as "category".
 
         Args:
             image_id: the image's id in the annotation file.
@@ -133,7 +133,7 @@ class Detections:
         return rows
 
     def to_supervision(self) -> Any:
-        """`supervision.Detections`, for its annotators, trackers and zones.
+        """Convert to `supervision.Detections`, for its annotators, trackers and zones.
 
         Raises:
             ImportError: supervision is not installed.
@@ -152,11 +152,11 @@ class Detections:
         )
 
     def draw(self, width: int | None = None, font_file: str | None = None) -> Image.Image:
-        """The image with its boxes, class names and scores, the best on top.
+        """Return the image with its boxes, class names and scores, the best on top.
 
         Args:
-            width: of the lines in pixels; default: by the size of the image.
-            font_file: for scripts that DejaVu Sans does not have; see `drawing.draw_boxes`.
+            width: line width in pixels; by default it depends on the size of the image.
+            font_file: a font for scripts that DejaVu Sans lacks; see `drawing.draw_boxes`.
         """
         pixels = self.image if self.image.dtype == torch.uint8 else self.image.float()
         image: Image.Image = to_pil_image(pixels.cpu()).convert("RGB")
@@ -178,7 +178,7 @@ class Detections:
         return path
 
     def _repr_png_(self) -> bytes:
-        """The drawn image, which notebooks show."""
+        """Return the drawn image, which notebooks show."""
         buffer = io.BytesIO()
         self.draw().save(buffer, "PNG")
         return buffer.getvalue()
@@ -187,12 +187,12 @@ class Detections:
 def matches(
     one: Mapping[str, Tensor], other: Mapping[str, Tensor], iou: float = 0.99, score: float = 1e-3
 ) -> int:
-    """The number of detections that two results for one image have in common, each counted once.
+    """Return the number of detections that two results for one image have in common.
 
     Args:
         one, other: {"boxes": (n, 4), "scores": (n,), "labels": (n,)}, best first.
-        iou: two boxes of a class match from this IoU on.
-        score: the largest difference of matching scores.
+        iou: the lowest IoU of boxes that match.
+        score: the largest difference of scores that match.
     """
     overlap = box_iou(one["boxes"].float(), other["boxes"].float())
     overlap = overlap * (one["labels"][:, None] == other["labels"][None])

@@ -35,15 +35,15 @@ Scale = tuple[float, float]  # y, x
 
 @checked
 class Detector(InferenceOptions):
-    """FCOS (arXiv:1904.01355), composed of exchangeable parts, called as torchvision's detectors.
+    """FCOS (arXiv:1904.01355) of interchangeable parts, called like torchvision's detectors.
 
     Args:
         backbone, pyramid, head: the network.
-        normalizer: normalisation and padding of the input.
+        normalizer: normalises and pads the input.
         resize: the test-time resize of `detect`.
-        assigner, loss: training targets and losses.
-        decoder: from head outputs to boxes.
-        classes: names by index.
+        assigner, loss: compute training targets and losses.
+        decoder: turns head outputs into boxes.
+        classes: class names by index.
         point_offset: position of a location within its cell, see `boxes.level_points`.
         point_spacing: distance between locations: the "stride" of the level, or the size of the
             input over that of the "map", rounded down (torchvision).
@@ -91,7 +91,7 @@ class Detector(InferenceOptions):
         self.point_spacing = point_spacing
         self.ignore_padding = ignore_padding
         self.resize_method = resize_method
-        self.card: Any = None  # the zoo's facts about it
+        self.card: Any = None  # the zoo's facts about the entry
         self.settings: dict[str, Any] | None = None  # the configuration that it was built from
 
     def forward(
@@ -100,14 +100,14 @@ class Detector(InferenceOptions):
         targets: Sequence[dict[str, Tensor]] | None = None,
         normalizers: Tensor | None = None,
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in training mode, detections in eval mode.
+        """Return losses in training mode, detections in eval mode.
 
         Args:
             images: N tensors (3, H, W), RGB, uint8 0..255 or float 0..1; never resized.
-            targets: in training, N of {"boxes": (n, 4) xyxy pixels, "labels": (n,) int64 from 0};
-                "picture", (4,) xyxy, is the part of an image that is not padding, where the image
-                itself was padded before.
-            normalizers: of the losses, instead of those of these images; see `Loss.normalizers`.
+            targets: in training, N of {"boxes": (n, 4) xyxy pixels, "labels": (n,) int64 from 0}.
+                "picture" (4,) is the xyxy part of an image that is not padding, for images that
+                were padded before.
+            normalizers: replace those of the losses of these images, see `Loss.normalizers`.
 
         Returns:
             Training: {"loss_cls", "loss_box", "loss_quality" (with a quality branch)}, scalars.
@@ -115,7 +115,7 @@ class Detector(InferenceOptions):
             the images as given.
 
         Raises:
-            ValueError, TypeError: naming the image or target at fault.
+            ValueError, TypeError: an image or target cannot be used; the message names it.
         """
         if not self.training:
             with torch.no_grad():
@@ -125,7 +125,7 @@ class Detector(InferenceOptions):
             raise ValueError("training needs targets: one {'boxes', 'labels'} per image")
         check_targets(targets, len(images), len(self.classes))
         batch = self.normalizer(images)
-        # Before the network: a copy from unpinned memory waits for the kernels that are queued.
+        # Before the network, since a copy from unpinned memory waits for all queued kernels.
         boxes = self.place(targets, batch.offsets)
         levels = self.network(batch)
         points = self.points(levels, batch)
@@ -133,13 +133,13 @@ class Detector(InferenceOptions):
         return self.loss(levels, assigned, self.valid(points, batch, targets), normalizers)
 
     def levels(self, images: Sequence[Tensor]) -> list[Level]:
-        """The head's raw outputs, one per pyramid level, for images as in `forward`."""
+        """Return the head's raw outputs, one per pyramid level, for images as in `forward`."""
         return self.network(self.normalizer(images))
 
     def place(
         self, targets: Sequence[dict[str, Tensor]], offsets: Sequence[Size]
     ) -> list[tuple[Tensor, Tensor]]:
-        """Boxes (n, 4) in the batch's pixels and labels (n,) of each image, on the device.
+        """Return boxes (n, 4) in the batch's pixels and labels (n,) of each image, on the device.
 
         `offsets` (top, left) say where the images lie in the batch.
         """
@@ -151,7 +151,7 @@ class Detector(InferenceOptions):
         boxes = torch.cat(shifted)
         labels = torch.cat([target["labels"] for target in targets])
         if device.type == "cuda" and boxes.device.type == "cpu":
-            # Copies from pinned memory do not wait for the kernels that the GPU has yet to run.
+            # Copies from pinned memory do not wait for queued kernels.
             boxes, labels = boxes.pin_memory(), labels.pin_memory()
         boxes, labels = (tensor.to(device, non_blocking=True) for tensor in (boxes, labels))
         counts = [len(of_image) for of_image in shifted]
@@ -160,7 +160,7 @@ class Detector(InferenceOptions):
     def assign(
         self, points: Sequence[Tensor], placed: Sequence[tuple[Tensor, Tensor]]
     ) -> list[Targets]:
-        """The training targets of each image at the (L_i, 2) points of each level."""
+        """Return the training targets of each image at the (L_i, 2) points of each level."""
         return [self.assigner(points, self.head.strides, *image) for image in placed]
 
     def detect(
@@ -176,9 +176,9 @@ class Detector(InferenceOptions):
             images: one image or an iterable of them, which may be a generator: paths, bytes, open
                 files, PIL images, (H, W, 3) arrays, (3, H, W) tensors, or an (N, 3, H, W) tensor.
                 Integers are 0..255, floats 0..1; see `images.load_image`.
-            score_threshold: only detections of at least this score.
-            batch_size: images a forward pass; more than one pads images of different shape, which
-                changes results near their borders a little.
+            score_threshold: the lowest score of a detection.
+            batch_size: images per forward pass. In larger batches, images of different shapes are
+                padded, which slightly changes results near their borders.
             tta: test-time augmentation, such as `fcos.TTA_MULTI_SCALE`.
 
         Returns:
@@ -204,7 +204,7 @@ class Detector(InferenceOptions):
     def find(
         self, images: Sequence[Tensor], tta: Sequence[Augmentation] = ()
     ) -> list[dict[str, Tensor]]:
-        """`forward` in eval mode, with the model's test-time resize.
+        """Apply `forward` in eval mode with the model's test-time resize.
 
         Args:
             images: N tensors (3, H, W), RGB, uint8 0..255 or float 0..1.
@@ -254,21 +254,21 @@ class Detector(InferenceOptions):
         return batch, originals, [resize.back(original, fed) for original, fed in pairs]
 
     def network(self, batch: ImageBatch) -> list[Level]:
-        """Backbone, pyramid and head."""
+        """Apply backbone, pyramid and head."""
         x = batch.tensor.to(self.head.cls_logits.weight.dtype)
         return self.head(self.pyramid(self.backbone(x)))
 
     def decode(self, levels: Sequence[Level], batch: ImageBatch) -> list[dict[str, Tensor]]:
-        """The detections of each image, in pixels of the images as fed."""
+        """Return the detections of each image, in pixels of the network's input images."""
         return self.decoder.detections(self.candidates(levels, batch), batch.sizes)
 
     def candidates(self, levels: Sequence[Level], batch: ImageBatch) -> Candidates:
-        """The scored boxes that go into NMS, in pixels of the images as fed."""
+        """Return the scored boxes that go into NMS, in pixels of the network's input images."""
         points = self.points(levels, batch)
         return self.decoder.candidates(levels, points, batch, self.valid(points, batch))
 
     def points(self, levels: Sequence[Level], batch: ImageBatch) -> list[Tensor]:
-        """Image points (L_i, 2) as (x, y) of each level's locations, in the batch's pixels."""
+        """Return the points (L_i, 2) of each level's locations as (x, y) pixels of the batch."""
         points = []
         for level in levels:
             size = level.logits.shape[-2], level.logits.shape[-1]
@@ -286,7 +286,7 @@ class Detector(InferenceOptions):
         batch: ImageBatch,
         targets: Sequence[dict[str, Tensor]] | None = None,
     ) -> Tensor | None:
-        """(N, L) whether a location lies in the image, not in its padding; None where all count."""
+        """Return (N, L): whether a location lies in its image, not in padding; None if unused."""
         if not self.ignore_padding:
             return None
         images = []

@@ -32,7 +32,7 @@ COLOURS: tuple[Colour, ...] = (
 )
 TILE = 400  # pixels: the longest side of an image in a mosaic
 TILES = 16  # the number of images in a mosaic
-SCORE = 0.3  # of the detections that a mosaic shows
+SCORE = 0.3  # the lowest score of the detections in a mosaic
 NO_GLYPH = "\uffff"  # a code point without a character, for which fonts draw a placeholder
 
 
@@ -53,10 +53,11 @@ def draw_boxes(
         image: RGB, changed in place.
         boxes: (n, 4) xyxy pixels.
         labels: (n,) class indices, which choose the colours.
-        texts: of each box.
-        width: of the lines in pixels; default: by the size of the image.
-        font_file: a TrueType or OpenType font that has the texts' script; default: DejaVu Sans,
-            for Latin, Greek, Cyrillic and more. Characters that the font does not have become "?".
+        texts: the text of each box.
+        width: line width in pixels; by default it depends on the size of the image.
+        font_file: a TrueType or OpenType font for the script of the texts; by default DejaVu Sans,
+            which has Latin, Greek, Cyrillic and more. Characters that the font does not have become
+            "?".
     """
     draw = ImageDraw.Draw(image)
     line = width or max(2, round(max(image.size) / 400))
@@ -93,7 +94,7 @@ def draw_mosaic(tiles: Sequence[Tile], path: Path) -> None:
 
 
 def draw_batch(batch: Batch, classes: Sequence[str], path: Path) -> None:
-    """Draw the first images of a batch of training, as the network gets them, with their boxes."""
+    """Draw the first images of a training batch, as the network gets them, with their boxes."""
     tiles = []
     for image, target in list(zip(*batch, strict=True))[:TILES]:
         names = [classes[label] for label in target["labels"].tolist()]
@@ -103,9 +104,9 @@ def draw_batch(batch: Batch, classes: Sequence[str], path: Path) -> None:
 
 
 def draw_detections(detector: Detector, dataset: DetectionDataset, path: Path) -> None:
-    """Draw what a detector finds in the first images of a dataset.
+    """Draw a detector's detections in the first images of a dataset.
 
-    Detections of at least `SCORE` are drawn, and as many of the best as the image has objects.
+    Detections of at least `SCORE` are drawn, and at least as many as the image has objects.
     """
     training = detector.training
     detector.eval()
@@ -123,7 +124,7 @@ def draw_detections(detector: Detector, dataset: DetectionDataset, path: Path) -
 def place_label(
     text: Box, box: Box, size: tuple[int, int], margin: int, taken: Sequence[Box]
 ) -> Box | None:
-    """The first free place for a label: above the box, below it, or inside from top to bottom.
+    """Return the first free place for a label: above the box, below it, or inside it.
 
     Args:
         text: xyxy of the text drawn at (0, 0).
@@ -146,14 +147,14 @@ def place_label(
 
 
 def default_font() -> str:
-    """DejaVu Sans, which comes with matplotlib; the font in Pillow has few letters."""
+    """Return DejaVu Sans, which comes with matplotlib; the font in Pillow has few letters."""
     from matplotlib import get_data_path
 
     return str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
 
 
 def drawable(text: str, font: ImageFont.FreeTypeFont) -> str:
-    """The text with "?" for each control character and each that the font does not have."""
+    """Return the text with "?" for each control character and each that the font does not have."""
     placeholder = bytes(font.getmask(NO_GLYPH))
 
     def has_glyph(character: str) -> bool:
@@ -163,12 +164,12 @@ def drawable(text: str, font: ImageFont.FreeTypeFont) -> str:
 
 
 def class_colour(label: int) -> Colour:
-    """The colour in which a class is drawn; classes beyond the seventh share them."""
+    """Return the colour in which a class is drawn; classes beyond the seventh share them."""
     return COLOURS[label % len(COLOURS)]
 
 
 def _label_corners(box: Box, width: float, height: float) -> Iterator[tuple[float, float]]:
-    """Upper left corners to try, at either side of the box."""
+    """Yield the upper left corners to try, at either side of the box."""
     x1, y1, x2, y2 = box
     inside = range(round(y1), round(y2 - height) + 1, max(1, round(height) + 1))
     for top in (y1 - height, y2, *inside):
@@ -182,6 +183,6 @@ def _overlap(one: Box, other: Box) -> bool:
 
 
 def _text_colour(background: Colour) -> str:
-    """Black or white, whichever is easier to read (ITU-R BT.601 luma)."""
+    """Return black or white, whichever is easier to read (ITU-R BT.601 luma)."""
     red, green, blue = background
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else "white"

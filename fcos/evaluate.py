@@ -1,4 +1,4 @@
-"""Detecting on a dataset and computing COCO's metrics, in one process or in several together."""
+"""Detection on a dataset and COCO's metrics, in one process or distributed over several."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def evaluate_detector(
         detector: its classes are matched with the dataset's by name.
         dataset: all images of the annotations.
         annotations: COCO annotations to measure with.
-        batch: images of a forward pass; see `Detector.detect`.
+        batch: images per forward pass; see `Detector.detect`.
         workers: processes that read images.
-        max_detections: of an image; None for the detector's own limit and COCO's.
+        max_detections: detections per image; None for the detector's limit and COCO's.
 
     Returns:
         The metrics of `fcos.coco_eval.evaluate_detections`, on every rank.
@@ -68,9 +68,10 @@ def evaluate_detector(
 
 
 def match_categories(classes: Sequence[str], dataset: DetectionDataset) -> list[int | None]:
-    """The dataset's category id of each of a detector's classes, by name; None where it has none.
+    """Return the dataset's category id of each class of a detector, by name, or None.
 
-    Of several classes of one name, the first is the dataset's first of that name, and so on.
+    If several classes have the same name, the first is matched with the dataset's first of that
+    name, and so on.
 
     Raises:
         ValueError: the dataset has none of the classes.
@@ -86,12 +87,12 @@ def match_categories(classes: Sequence[str], dataset: DetectionDataset) -> list[
 
 
 def unmatched(classes: Sequence[str], measured: Sequence[str], objects: Sequence[int]) -> list[str]:
-    """Lines that say which classes are matched by no name, or by one that is not unique.
+    """Return a line for each class that no name matches, or a name that is not unique.
 
     Args:
-        classes: the detector's.
-        measured: the dataset's.
-        objects: how many each of those has; one without any has no AP.
+        classes: classes of the detector.
+        measured: classes of the dataset.
+        objects: the number of objects of each of them; a class without objects has no AP.
     """
     lines = []
     similar = {_bare(name): name for name in classes}
@@ -112,12 +113,12 @@ def examine(classes: Sequence[str], test: DetectionDataset, limit: int | None = 
     """Read every image of a test set, and match its classes with the detector's.
 
     Args:
-        classes: the detector's.
+        classes: classes of the detector.
         test: the test set.
-        limit: detections of an image that count; None for COCO's limit.
+        limit: detections per image that count; None for COCO's limit.
 
     Returns:
-        Lines that say what will not be measured as one may expect.
+        Warnings of classes and images that will not be measured as expected, a line each.
 
     Raises:
         ImageError: images cannot be read, or have another size than annotated.
@@ -136,12 +137,12 @@ def examine(classes: Sequence[str], test: DetectionDataset, limit: int | None = 
 
 
 def crowded(objects: Iterable[int], limit: int, option: str) -> list[str]:
-    """A line where images have more objects than AP counts detections; else none.
+    """Return a line if images have more objects than AP counts detections, else no line.
 
     Args:
-        objects: the number of each image's.
-        limit: detections of an image that count.
-        option: what sets the limit.
+        objects: the number of objects of each image.
+        limit: detections per image that count.
+        option: the option that sets the limit.
     """
     many = [number for number in objects if number > limit]
     if not many:
@@ -153,7 +154,7 @@ def crowded(objects: Iterable[int], limit: int, option: str) -> list[str]:
 
 
 def _numbered(names: Sequence[str]) -> list[tuple[str, int]]:
-    """Each name with the number of the same ones before it."""
+    """Return each name with the number of the same ones before it."""
     seen: Counter[str] = Counter()
     numbered = []
     for name in names:
@@ -178,17 +179,18 @@ def detect_dataset(
     """Run a detector on every image, each process of a group on its share.
 
     Args:
-        predict: from (3, H, W) uint8 images to their {"boxes": (n, 4) xyxy pixels, "scores": (n,),
-            "labels": (n,)}.
+        predict: a function of (3, H, W) uint8 images that returns {"boxes": (n, 4) xyxy pixels,
+            "scores": (n,), "labels": (n,)} for each.
         dataset: the images.
-        category_ids: of each label, see `match_categories`; detections of None are dropped.
-        batch: images of a call of `predict`.
+        category_ids: the category id of each label, see `match_categories`; detections of labels
+            with None are dropped.
+        batch: images per call of `predict`.
         workers: processes that read images; 0 reads them in this one.
         plus_one: see `to_coco_results`.
 
     Returns:
-        The detections in COCO's results format, in the order of the images: of all processes on
-        rank 0, none on the others.
+        On rank 0, the detections of all processes in COCO's results format, in the order of the
+        images; on other ranks, an empty list.
     """
     batches = ordered_batches(len(dataset), batch, distributed.rank(), distributed.world())
     loader = iter(Loader(dataset, batches, workers=workers))  # forks before the bar has a thread

@@ -18,8 +18,8 @@ from fcos.export_formats import check_torch, quiet
 from fcos.postprocess import FAR, PADDING, Candidates, Decoder
 from fcos.preprocess import ImageBatch, LongestSide, ShortestSide
 
-LARGEST = 1 << 16  # pixels a side
-FEWEST = 1000  # candidates of a level, for a decoder without any limit
+LARGEST = 1 << 16  # pixels per side
+FEWEST = 1000  # candidates per level of a decoder without a limit
 SENTINELS = 2  # torchvision tells the tracer that NMS keeps at least two boxes
 
 
@@ -27,10 +27,10 @@ class GraphDecoder(Decoder):
     """A `Decoder` whose operations are the same for any number of images of one size.
 
     Args:
-        classes: how many.
-        batched_nms: leave NMS to the operator `fcos_zoo::nms`, which ONNX has a counterpart of;
-            otherwise it is torchvision's, with the boxes of each image shifted apart.
-        settings: of `Decoder`.
+        classes: the number of classes.
+        batched_nms: use the operator `fcos_zoo::nms`, which has a counterpart in ONNX; otherwise
+            torchvision's NMS, with the boxes of each image shifted apart.
+        settings: arguments of `Decoder`.
     """
 
     def __init__(self, classes: int, batched_nms: bool, **settings: object) -> None:
@@ -44,7 +44,7 @@ class GraphDecoder(Decoder):
         return pairs.float().flip(0).repeat(2)[None, None]
 
     def top(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Always `top_k`: a number that depends on the size would be in every later expression."""
+        """Always return `top_k`: a size-dependent number would enter all later expressions."""
         count = scores.shape[1]
         k = self.top_k or self.max_candidates or FEWEST
         best, index = F.pad(scores, (0, k), value=PADDING).topk(k, dim=1)
@@ -65,7 +65,7 @@ class GraphDecoder(Decoder):
 def shifted_nms(
     boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, classes: int
 ) -> Tensor:
-    """(N, K) which boxes survive class-wise NMS in their image; unused places do not take part."""
+    """Return (N, K): which boxes survive class-wise NMS in their image; unused places do not."""
     images, places = scores.shape
     group = labels + classes * torch.arange(images)[:, None]
     boxes = boxes.double()
@@ -103,10 +103,10 @@ class ExportedDetector(nn.Module):
     Args:
         detector: on the CPU; it is copied.
         preprocessing: resize images to the test-time size, and return boxes in their own pixels.
-        own_sizes: the padded height and width are symbols of their own in the graph, not functions
-            of the image's size. Always so with `preprocessing`, and not for images of one size.
+        own_sizes: make the padded height and width separate symbols of the graph instead of
+            functions of the image's size. `preprocessing` implies it.
         batched_nms: see `GraphDecoder`.
-        dtype: of the network; box regression, decoding, input and output stay in float32.
+        dtype: type of the network; box regression, decoding, input and output stay in float32.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class ExportedDetector(nn.Module):
         return boxes, scores, labels
 
     def _padded(self, images: Tensor) -> tuple[Tensor, Size]:
-        """The network's input, padded as `ImageNormalizer` does it, and the image's corner."""
+        """Return the network's input, padded like `ImageNormalizer`, and the image's corner."""
         rule, (height, width) = self.detector.normalizer, images.shape[-2:]
         divisor, excess = rule.divisor, int(rule.square)
         sides: list[Any] = [height, width]
@@ -177,8 +177,8 @@ class ExportedDetector(nn.Module):
             sides = [torch.sym_max(height, width)] * 2
         blocks = [(side - excess + divisor - 1) // divisor for side in sides]
         if self.own_sizes:
-            # As values of a tensor they are new symbols, with which tracing takes half the time,
-            # and which may be 1: a symbolic size of the input may not.
+            # Read from a tensor, they are new symbols, with which tracing takes half the time. They
+            # may also be 1, unlike symbolic sizes of the input.
             blocks = scalars(blocks, torch.int64).tolist()
             for side, image_side in zip(blocks, (height, width), strict=True):
                 torch._check(side >= 1)
@@ -196,17 +196,17 @@ class ExportedDetector(nn.Module):
 
 
 def scalars(values: Sequence[float], dtype: torch.dtype) -> Tensor:
-    """A tensor of numbers, some of which may be symbols."""
+    """Make a tensor of numbers, some of which may be symbols."""
     return torch.cat([torch.full((1,), value, dtype=dtype) for value in values])
 
 
 def rounded_half(number: int) -> int:
-    """`round(number / 2)` of a number that may be a symbol: halves go to the even neighbour."""
+    """Return `round(number / 2)` of a number that may be a symbol: halves are rounded to even."""
     return number // 2 + (number % 2) * (number // 2 % 2)
 
 
 def resized_size(rule: ShortestSide | LongestSide, size: Tensor) -> Tensor:
-    """What `rule` does, on a tensor: (height, width) float64 -> (2,) int64."""
+    """Apply a resize rule to a tensor: (height, width) float64 -> (2,) int64."""
     short, long = size.min(), size.max()
     if isinstance(rule, LongestSide):
         return (size * (rule.size / long) + 0.5).long().clamp(min=1)
@@ -223,9 +223,9 @@ def resized_size(rule: ShortestSide | LongestSide, size: Tensor) -> Tensor:
 
 
 def resize(images: Tensor, size: Size, method: str) -> Tensor:
-    """What `resize_image` does, on a batch: (N, 3, H, W) uint8 -> float 0..1.
+    """Resize a batch as `resize_image` does: (N, 3, H, W) uint8 -> float 0..1.
 
-    As two products with matrices, since runtimes interpolate differently.
+    It is done by two products with matrices, since runtimes interpolate differently.
     """
     antialias, rounded = method in ("pil", "antialias"), method in ("pil", "opencv")
     height, width = images.shape[-2:]
@@ -237,7 +237,7 @@ def resize(images: Tensor, size: Size, method: str) -> Tensor:
 
 
 def resampling(count: int, resized: int, antialias: bool) -> Tensor:
-    """The matrix (resized, count) of bilinear interpolation along one side.
+    """Return the matrix (resized, count) of bilinear interpolation along one side.
 
     With `antialias` the triangle is as wide as a resized pixel where that is wider, as in Pillow.
     """
@@ -266,8 +266,8 @@ def program(
 
     Args:
         detector: on the CPU.
-        size: (height, width) of all images; default: any.
-        images: the batch size; default: any.
+        size: (height, width) of all images; None for any size.
+        images: the batch size; None for any.
         preprocessing, batched_nms, dtype, own_sizes: see `ExportedDetector`.
     """
     check_torch()

@@ -1,4 +1,4 @@
-"""Writing an exported detector as a file, with what a reader must know in its metadata."""
+"""Files of exported detectors, whose metadata describe their input and output."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from fcos.detector import Detector
 from fcos.preprocess import LongestSide
 
 OUTPUTS = ["boxes", "scores", "labels"]
-OPSET = 20  # of ONNX; deformable convolutions are there from 19 on
+OPSET = 20  # of ONNX, which has deformable convolutions from 19 on
 # Boxes of exactly the threshold's IoU are kept, but OpenVINO suppresses them.
 NMS_MARGIN = 1e-6
-METADATA = "fcos_zoo"  # the key, or the name of the file in a .pt2, of the description as JSON
+METADATA = "fcos_zoo"  # key of the JSON description, or its file name in a .pt2
 
 
 def check_torch() -> None:
     """Check that torch can trace a graph whose sizes depend on values, as those after NMS do.
 
     Raises:
-        RuntimeError: it is too old.
+        RuntimeError: torch is too old.
     """
     options = inspect.signature(torch.export.export).parameters
     if "prefer_deferred_runtime_asserts_over_guards" not in options:
@@ -45,7 +45,7 @@ def describe(
     preprocessing: bool = False,
     precision: str = "fp32",
 ) -> dict[str, Any]:
-    """The facts needed to prepare images for an exported file and to read its output."""
+    """Return the facts needed to prepare images for an exported file and to read its output."""
     rule = detector.resize
     resize = {"side": "longest" if isinstance(rule, LongestSide) else "shortest"} | vars(rule)
     mean = detector.normalizer.mean.flatten() / detector.normalizer.value_range
@@ -90,8 +90,8 @@ def write_aoti(
 ) -> None:
     """Compile a graph to machine code for this kind of CPU, in a .pt2 file, by AOTInductor.
 
-    Its sizes must not be symbols of their own, see `fcos.export.ExportedDetector`: Inductor reads
-    the output of a convolution of such sizes in the wrong memory layout.
+    Its sizes must not be separate symbols, see `own_sizes` of `fcos.export.ExportedDetector`:
+    Inductor reads the output of a convolution of such sizes in the wrong memory layout.
     """
     settings = {
         "aot_inductor.metadata": {METADATA: json.dumps(description)},
@@ -161,7 +161,7 @@ def _name_sizes(graph: Any, shape: Sequence[int | str]) -> None:
 
 
 def _translations() -> dict[Any, Any]:
-    """Translations to ONNX of operators that torch.onnx does not know."""
+    """Return the translations to ONNX of operators that torch.onnx does not know."""
     import onnxscript
 
     op: Any = onnxscript.opset20
@@ -170,7 +170,7 @@ def _translations() -> dict[Any, Any]:
         return op.Constant(value_ints=values)
 
     def nms(boxes: Any, scores: Any, labels: Any, iou_threshold: float, classes: int) -> Any:
-        """ONNX's operator takes the scores of each class: (N, C, K)."""
+        """Apply ONNX's NMS, whose scores are those of each class: (N, C, K)."""
         label = op.Range(
             op.Constant(value_int=0), op.Constant(value_int=classes), op.Constant(value_int=1)
         )

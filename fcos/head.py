@@ -64,7 +64,7 @@ def _autocast_device(tensor: Tensor) -> str:
 
 
 class TowerLayer(nn.Module):
-    """3x3 convolution, norm, ReLU. Batch norms keep one set of statistics a level.
+    """3x3 convolution, norm, ReLU. Batch norms keep separate statistics for each level.
 
     A deformable convolution keeps the initialisation of torch, as in the original FCOS and
     OpenMMLab. AdelaiDet's has a range wider by the root of six, which the norm makes irrelevant.
@@ -120,22 +120,23 @@ class Tower(nn.ModuleList):
 
 @checked
 class Head(nn.Module):
-    """Class, box and quality predictions on every level, with the published variants as arguments.
+    """Predict classes, boxes and quality on every level, with the published variants as arguments.
 
     Args:
         strides: the pyramid's strides in pixels.
         num_classes: foreground classes.
-        channels: of the pyramid and the towers.
+        channels: channels of the pyramid and the towers.
         tower_depth: layers of the separate class and box towers.
         shared_depth: layers of a common tower before them.
         norm: of the tower layers: "gn" (32 groups), a batch norm of `backbones.layers`, or "none".
         tower_bias: the convolutions of the towers have biases.
         deformable_last: the towers' last convolution is deformable.
-        zero_offsets: it begins as a plain convolution (OpenMMLab), otherwise with random offsets of
-            small standard deviation.
-        quality_on: which tower predicts the quality ("box" or "class"), or None for no such branch.
+        zero_offsets: initialise its offset convolution with zeros (OpenMMLab), not with random
+            numbers of small standard deviation.
+        quality_on: which tower predicts the quality ("box" or "class"), or None for no quality
+            branch.
         box: "relu" predicts distances in strides, rectified; "exp" their exponential in pixels.
-        box_scales: a learned factor a level on the box prediction.
+        box_scales: multiply the box prediction by a learned factor per level.
         prior: initial foreground probability (focal loss, arXiv:1708.02002, section 3.3).
     """
 

@@ -1,4 +1,4 @@
-"""Image files as 8-bit RGB, or an error that says what is wrong with one."""
+"""Image files, read as 8-bit RGB; errors say what is wrong with a file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TRANSPOSE = {
 # Not MPO, the JPEG of phones and cameras, whose other frames are previews or depth maps.
 MULTI_FRAME_FORMATS = {"GIF", "TIFF", "PNG", "WEBP", "AVIF"}
 SUFFIXES = (*(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".avif"),)
-BIT_DEPTHS = (8, 12, 16)  # of integer images, whose files do not say which it is
+BIT_DEPTHS = (8, 12, 16)  # of integer images, whose files do not state it
 
 
 class ImageError(ValueError):
@@ -55,7 +55,7 @@ def read_image(path: str | Path | BinaryIO, size: tuple[int, int] | None = None)
     Args:
         path: the file, or an open one.
         size: (height, width) in the annotations. An image with an EXIF orientation is rotated,
-            unless the size tells that the annotations were made on the stored pixels.
+            unless the size shows that the annotations were made on the stored pixels.
 
     Raises:
         ImageError: the file is missing, unreadable, truncated, too large or of another size.
@@ -73,7 +73,7 @@ def read_image(path: str | Path | BinaryIO, size: tuple[int, int] | None = None)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) of an image file, rotated by its EXIF orientation, without its pixels.
+    """Read (height, width) of an image file, rotated by its EXIF orientation, but not its pixels.
 
     Raises:
         ImageError: the file is missing or unreadable.
@@ -84,7 +84,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def image_sizes(paths: Iterable[str | Path]) -> list[tuple[int, int]]:
-    """The `image_size` of each file, (0, 0) where it cannot be read."""
+    """Return the `image_size` of each file, (0, 0) for those that cannot be read."""
 
     def size(path: str | Path) -> tuple[int, int]:
         try:
@@ -101,7 +101,7 @@ def read_frames(path: str | Path | BinaryIO, name: str) -> Iterator[tuple[int | 
 
     Args:
         path: the file, or an open one.
-        name: of the file, in errors.
+        name: the file's name in errors.
 
     Yields:
         The frame's number from 0, or None for the image of a file that holds only one, and the
@@ -119,7 +119,7 @@ def read_frames(path: str | Path | BinaryIO, name: str) -> Iterator[tuple[int | 
 
 @contextmanager
 def _open(path: str | Path | BinaryIO, name: str | Path | None = None) -> Iterator[Image.Image]:
-    """Open an image file; what is wrong with it becomes an `ImageError` that names it."""
+    """Open an image file; any failure becomes an `ImageError` that names the file."""
     if name is None:
         name = path if isinstance(path, (str, Path)) else getattr(path, "name", "the bytes given")
     try:
@@ -127,7 +127,7 @@ def _open(path: str | Path | BinaryIO, name: str | Path | None = None) -> Iterat
             yield file
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file", "image missing") from None
-    except Exception as error:  # a broken file makes Pillow's many decoders raise anything at all
+    except Exception as error:  # Pillow's decoders raise errors of any type for broken files
         raise ImageError(f"{name}: not a readable image ({error})") from None
 
 
@@ -149,16 +149,16 @@ def upright_rgb(image: Image.Image, size: tuple[int, int] | None = None) -> Imag
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, from 2 to 8, or 1 where there is no valid one."""
+    """Return the EXIF orientation, from 2 to 8, or 1 where there is no valid one."""
     try:
         value = image.getexif().get(ORIENTATION)
-    except Exception:  # of a malformed tag, of whatever type: the pixels are still good
+    except Exception:  # a malformed tag, whatever the error: the pixels are still good
         return 1
     return value if value in TRANSPOSE else 1
 
 
 def bit_depth(values: np.ndarray) -> int:
-    """The bits that an image of integers uses, judged by its largest value: 8, 12 or 16.
+    """Return the bits that an image of integers uses, judged by its largest value: 8, 12 or 16.
 
     Raises:
         ValueError: values are negative or need more than 16 bits.
@@ -171,7 +171,7 @@ def bit_depth(values: np.ndarray) -> int:
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """The eight highest bits of an image of wider integers, as uint8."""
+    """Return the eight highest bits of an image of wider integers, as uint8."""
     bits = bit_depth(values)
     if bits < 16:
         warnings.warn(

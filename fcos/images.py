@@ -23,7 +23,7 @@ def check_options(score_threshold: float, batch_size: int) -> None:
     """Refuse a score that no detection can have, and an empty batch.
 
     Raises:
-        ValueError: naming the option and its value.
+        ValueError: one is out of range; the message names the option and its value.
     """
     if not 0 <= score_threshold <= 1:
         raise ValueError(f"score_threshold must be from 0 to 1, not {score_threshold}")
@@ -68,7 +68,7 @@ def load_image(source: ImageSource, index: int = 0) -> Tensor:
     Args:
         source: a path, the bytes of an image file, an open binary file, a PIL image, an array or a
             tensor.
-        index: the image's position, which errors name.
+        index: position of the image, for errors.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -96,12 +96,12 @@ def load_image(source: ImageSource, index: int = 0) -> Tensor:
 
 
 def _is_file(source: object) -> bool:
-    """Whether it is a path or an open file."""
+    """Whether `source` is a path or an open file."""
     return isinstance(source, (str, Path)) or hasattr(source, "read")
 
 
 def _channels_first(array: np.ndarray) -> Tensor:
-    """An (H, W, 3) or (H, W) array as a (3, H, W) tensor."""
+    """Convert an (H, W, 3) or (H, W) array to a (3, H, W) tensor."""
     if array.ndim == 2:
         array = array[..., None].repeat(3, axis=2)
     if array.ndim != 3 or array.shape[2] != 3:

@@ -1,4 +1,4 @@
-"""Preparing a network that is only run: fused norms, the faster memory layout, a compiler."""
+"""Preparing a detector for inference: fused norms, a faster memory layout, compilation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class InferenceOptions(nn.Module):
-    """What makes a detector faster that is only run; a base class of `Detector`."""
+    """Methods that make inference faster; a base class of `Detector`."""
 
     backbone: Any
     pyramid: Any
@@ -30,14 +30,14 @@ class InferenceOptions(nn.Module):
 
     @property
     def runtime(self) -> str:
-        """What computes the network, with its version."""
+        """The software that runs the network, with its version."""
         return f"PyTorch {torch.__version__.split('+')[0]}"
 
     def fuse(self) -> Self:
         """Fold the batch norms of the backbone into its convolutions, for faster inference.
 
-        It is for good: the detector stays in eval mode, and its state has other keys than the
-        entry's, so load weights before this and save them before it.
+        This cannot be undone: the detector stays in eval mode, and its state dict has other keys
+        than the entry's, so load and save weights before this call.
         """
         self.eval()
         for module in self.modules():
@@ -66,8 +66,9 @@ class InferenceOptions(nn.Module):
         Inputs are padded as before, so that results are those of the eager network up to rounding.
 
         Args:
-            mode: of `torch.compile`. "reduce-overhead" captures CUDA graphs, one for each size that
-                it meets: a padded batch has sides in multiples of 32, about 40 sizes on COCO.
+            mode: mode of `torch.compile`. "reduce-overhead" captures a CUDA graph for each input
+                size: the sides of padded batches are multiples of 32, which gives about 40 sizes on
+                COCO.
 
         Raises:
             RuntimeError: the detector is on a CPU, and there is no C++ compiler.
@@ -78,13 +79,13 @@ class InferenceOptions(nn.Module):
         return self
 
     def freeze_backbone(self) -> Self:
-        """Train only pyramid and head; the statistics of the backbone's norms stay, too."""
+        """Train only pyramid and head; the statistics of the backbone's norms are constant."""
         self.backbone.requires_grad_(False)
         self.backbone_frozen = True
         return self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode; RuntimeError if the norms are fused."""
+        """Set training mode; raises a RuntimeError if the norms are fused."""
         if mode and self.fused:
             raise RuntimeError(
                 "a fused detector cannot be trained, its norms are folded into the convolutions: "
@@ -97,11 +98,11 @@ class InferenceOptions(nn.Module):
 
 
 def inference_layout(device: torch.device | str, dtype: torch.dtype) -> torch.memory_format:
-    """The memory format of the weights of a detector that is only run.
+    """Return the memory format of weights that is faster for inference.
 
     CPUs and the tensor cores of GPUs, which half precision uses, compute convolutions in
-    channels_last. In float32 on a GPU the kernels of both layouts are alike, but group norm returns
-    the contiguous one, so that every layer of the head would be copied twice.
+    channels_last. In float32 on a GPU both layouts are about as fast, but group norm returns a
+    contiguous tensor, so that channels_last would copy the maps of every head layer twice.
     """
     float32_on_gpu = torch.device(device).type == "cuda" and dtype == torch.float32
     return torch.contiguous_format if float32_on_gpu else torch.channels_last

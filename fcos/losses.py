@@ -1,4 +1,4 @@
-"""Focal, IoU and quality losses with each published system's weighting and normalisers."""
+"""Focal, box and quality losses with the weighting and normalisers of each published system."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from fcos.targets import Targets
 PlusOne = Literal["none", "areas", "sides"]
 Normalizer = Literal["positives", "moving", "positives+images"]
 EPS = 1e-6
-# The moving average of an image's positives: its start, AdelaiDet's 100 for the 2 images of a GPU
-# (fcos_outputs.py), and how much of it stays.
+# The moving average of the positives of an image: its initial value, AdelaiDet's 100 for the 2
+# images of a GPU (fcos_outputs.py), and its momentum.
 MOVING_START, MOVING_MOMENTUM = 50.0, 0.9
 
 
 def ltrb_overlap(pred: Tensor, target: Tensor, plus_one: PlusOne = "none") -> tuple[Tensor, Tensor]:
-    """IoU and GIoU (n,) of boxes given as distances (n, 4) from the same points.
+    """Return IoU and GIoU (n,) of boxes given as distances (n, 4) from the same points.
 
     `plus_one` smooths the IoU as the published codes do: "areas" adds 1 to intersection and union,
     "sides" adds 1 to every width and height, "none" leaves them. The hull term of GIoU
@@ -48,7 +48,7 @@ def ltrb_overlap(pred: Tensor, target: Tensor, plus_one: PlusOne = "none") -> tu
 
 
 def box_loss(kind: Literal["giou", "iou", "linear_iou"], iou: Tensor, giou: Tensor) -> Tensor:
-    """Loss (n,) of each pair from its overlaps: 1 - GIoU, -log IoU or 1 - IoU."""
+    """Return the loss (n,) of each pair by its overlaps: 1 - GIoU, -log IoU or 1 - IoU."""
     if kind == "giou":
         return 1 - giou
     return -iou.clamp(min=EPS).log() if kind == "iou" else 1 - iou
@@ -60,8 +60,8 @@ class Loss(nn.Module):
 
     Args:
         box: "giou", "iou" (its logarithm) or "linear_iou".
-        box_unit: overlaps are of distances in "stride" or "pixel" units; it matters through
-            `plus_one`, see `ltrb_overlap`.
+        box_unit: unit of the distances whose overlaps are computed, "stride" or "pixel"; it matters
+            only with `plus_one`, see `ltrb_overlap`.
         box_weight: "centerness" weights each location's box loss by its centre-ness target and
             divides by their sum; "none" averages over positives.
         quality: what the quality branch learns: "centerness", "iou" (of the predicted box) or None.
@@ -71,12 +71,12 @@ class Loss(nn.Module):
             then means over such groups. None: all images of the step, over all processes. Set it to
             the original batch size per GPU for code bases that did not reduce their normalisers
             over GPUs: the groups are those of the whole step, however many processes share it.
-        alpha, gamma: of the focal loss (arXiv:1708.02002).
+        alpha, gamma: parameters of the focal loss (arXiv:1708.02002).
 
     Attributes:
         moving_positives: moving average of the positive locations of an image, the state of the
-            "moving" normaliser. Published weights do not have it, so `state_dict` leaves it out
-            and checkpoints of training hold it on their own.
+            "moving" normaliser. Published weights do not have it, so `state_dict` leaves it out;
+            training checkpoints store it separately.
     """
 
     def __init__(
@@ -116,13 +116,14 @@ class Loss(nn.Module):
         valid: Tensor | None = None,
         normalizers: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Scalar losses "loss_cls", "loss_box" and, with a quality branch, "loss_quality".
+        """Return the scalars "loss_cls", "loss_box" and, with a quality branch, "loss_quality".
 
         Args:
             levels: the head's outputs for N images.
-            targets: of each image, its L locations in the order of the levels.
+            targets: targets of the L locations of each image, in the order of the levels.
             valid: (N, L) bool; locations that are False are left out of the classification loss.
-            normalizers: (3, N) what to divide by instead of these images' own, see `normalizers`.
+            normalizers: (3, N), divisors to use instead of those of these images, see the method
+                `normalizers`.
         """
         logits, ltrb, quality = _flatten(levels)
         labels = torch.stack([t.labels for t in targets])
@@ -131,13 +132,13 @@ class Loss(nn.Module):
         if normalizers is None:
             own = self._exchange(positive.sum(dim=1), weight.sum(dim=1))
 
-        # Everything below up to `own()` overlaps the exchange between ranks.
+        # Everything up to `own()` overlaps with the exchange between ranks.
         one_hot = labels[..., None] == torch.arange(logits.shape[-1], device=labels.device)
         focal = sigmoid_focal_loss(logits, one_hot.to(logits.dtype), self.alpha, self.gamma)
         if valid is not None:
             focal = focal * valid[..., None]
 
-        image, location = positive.nonzero(as_tuple=True)  # a GPU is waited for here, and only here
+        image, location = positive.nonzero(as_tuple=True)  # the only wait for the GPU
         pred_ltrb, target_ltrb = ltrb[image, location], target_ltrb[image, location]
         weight = weight[image, location]
         if self.box_unit == "stride":
@@ -162,9 +163,9 @@ class Loss(nn.Module):
         return losses
 
     def normalizers(self, targets: Sequence[Targets]) -> Tensor:
-        """(3, N) what each image's sums of classification, box and quality losses are divided by.
+        """Return (3, N): what each image's classification, box and quality losses are divided by.
 
-        With gradient accumulation every micro-batch is given those of the whole step, so that the
+        With gradient accumulation, each micro-batch gets those of the whole step, so that the
         gradients of the micro-batches add up to the step's.
         """
         positives = torch.stack([(t.labels >= 0).sum() for t in targets])
@@ -195,14 +196,14 @@ class Loss(nn.Module):
                 by_cls = (positives + together).clamp(min=1)
             if self.box_weight == "centerness":
                 by_box = weight
-            # A mean over groups, of which the mean of gradients over processes takes a part.
+            # The loss is a mean over groups, but gradients are averaged over processes.
             return torch.stack((by_cls, by_box, by_quality)) * (groups / world)
 
         return normalizers
 
 
 def _weights(labels: Tensor, ltrb: Tensor) -> Tensor:
-    """(..., L) centre-ness of the locations that learn a box, 0 of the others."""
+    """Return (..., L): the centre-ness of locations with a box, 0 for the others."""
     return torch.where(labels >= 0, centerness(ltrb), 0.0)
 
 
@@ -226,7 +227,7 @@ def _sum_over_ranks(values: Tensor) -> Callable[[], Tensor]:
 
 
 def _flatten(levels: Sequence[Level]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Levels -> logits (N, L, C), ltrb (N, L, 4) and quality (N, L) or None, in float32."""
+    """Concatenate levels: logits (N, L, C), ltrb (N, L, 4), quality (N, L) or None, in float32."""
     logits = torch.cat([lv.logits.flatten(2) for lv in levels], dim=2).transpose(1, 2)
     ltrb = torch.cat([lv.ltrb.flatten(2) for lv in levels], dim=2).transpose(1, 2)
     if levels[0].quality is None:
@@ -236,5 +237,5 @@ def _flatten(levels: Sequence[Level]) -> tuple[Tensor, Tensor, Tensor | None]:
 
 
 def _strides(levels: Sequence[Level]) -> Tensor:
-    """The stride (L,) of every location."""
+    """Return the stride (L,) of each location."""
     return torch.cat([lv.ltrb.new_full((lv.ltrb[0, 0].numel(),), lv.stride) for lv in levels])

@@ -17,7 +17,7 @@ from fcos.checked import checked
 from fcos.head import Level
 from fcos.preprocess import ImageBatch
 
-PADDING = -1.0  # the score of a place without a candidate
+PADDING = -1.0  # the score of places without a candidate
 FAR = 1e6  # pixels: NMS clamps the boxes of a diverged network here
 
 
@@ -33,18 +33,18 @@ class Candidates(NamedTuple):
     labels: Tensor
 
     def counts(self) -> list[int]:
-        """The number of candidates of each image. The host waits for the device here."""
+        """Return the number of candidates of each image. This synchronises with the device."""
         counts: list[int] = (self.scores > PADDING).sum(dim=1).tolist()
         return counts
 
     def best(self, k: int | None = None) -> Candidates:
-        """The `k` candidates of highest score, sorted; equal scores keep their order."""
+        """Return the `k` candidates of highest score, sorted; equal scores keep their order."""
         order = self.scores.argsort(dim=1, descending=True, stable=True)[:, :k]
         boxes = _gather_rows(self.boxes, order)
         return Candidates(boxes, self.scores.gather(1, order), self.labels.gather(1, order))
 
     def unpad(self) -> list[dict[str, Tensor]]:
-        """{"boxes": (n, 4), "scores": (n,), "labels": (n,)} of each image, best first."""
+        """Return {"boxes": (n, 4), "scores": (n,), "labels": (n,)} of each image, best first."""
         counts = self.counts()
         images = zip(*self.best(max(counts)), counts, strict=True)
         return [{"boxes": b[:n], "scores": s[:n], "labels": c[:n]} for b, s, c, n in images]
@@ -76,8 +76,8 @@ class Decoder:
         max_detections: per image, or None for all.
         plus_one: the old pixel convention: sides are x2 - x1 + 1 in NMS, and the last pixel is
             width - 1 in clipping.
-        clip: clip boxes to the image as fed "before" NMS, or "after" it to the output image, where
-            empty boxes are also removed.
+        clip: clip boxes "before" NMS to the image as fed to the network, or "after" it to the
+            output image; the latter also removes empty boxes.
     """
 
     score: Literal["sqrt", "product", "class"] = "sqrt"
@@ -102,7 +102,7 @@ class Decoder:
         batch: ImageBatch,
         valid: Tensor | None = None,
     ) -> Candidates:
-        """The boxes that go into NMS, in pixels of the images as fed.
+        """Return the boxes that go into NMS, in pixels of the images as fed to the network.
 
         Args:
             levels: the head's outputs for N images.
@@ -113,7 +113,7 @@ class Decoder:
         parts = []
         start = 0
         for level, locations in zip(levels, points, strict=True):
-            stop = start + locations.shape[0]  # `len` would fix it in a graph
+            stop = start + locations.shape[0]  # `len` would be constant in a graph
             part = None if valid is None else valid[:, start:stop]
             parts.append(self._level_candidates(level, locations, part))
             start = stop
@@ -129,7 +129,7 @@ class Decoder:
         return Candidates(boxes.where(scores[..., None] > PADDING, 0.0), scores, labels)
 
     def _level_candidates(self, level: Level, points: Tensor, valid: Tensor | None) -> Candidates:
-        """The best `top_k` (location, class) pairs of one level."""
+        """Return the best `top_k` (location, class) pairs of one level."""
         score, passed = self._scores(level)  # (N, C, L_i)
         if valid is not None:
             passed &= valid[:, None]
@@ -155,13 +155,13 @@ class Decoder:
         return Candidates(ltrb_to_boxes(points[cell], ltrb), best, labels)
 
     def top(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """The `top_k` highest of scores (N, L), or all where there are fewer, and their indices."""
+        """Return at most `top_k` of scores (N, L), the highest, and their indices."""
         count = scores.shape[1]
         best, index = scores.topk(count if self.top_k is None else min(self.top_k, count), dim=1)
         return best, index
 
     def _scores(self, level: Level) -> tuple[Tensor, Tensor]:
-        """The final score of each class at each location, and whether it passes the threshold."""
+        """Return the final scores of classes at locations, and whether they pass the threshold."""
         class_score = level.logits.sigmoid()
         score = class_score
         if self.score != "class" and level.quality is not None:
@@ -181,12 +181,12 @@ class Decoder:
         sizes: Sequence[Size],
         scales: Sequence[tuple[float, float]] | None = None,
     ) -> list[dict[str, Tensor]]:
-        """The detections of each image, best first.
+        """Return the detections of each image, best first.
 
         Args:
             candidates: of N images.
             sizes: (height, width) of the images that the boxes are for.
-            scales: (y, x) factors from the images as fed to those images; default 1.
+            scales: (y, x) factors from the network's input to those images; default 1.
 
         Returns:
             {"boxes": (n, 4) xyxy, "scores": (n,), "labels": (n,) int64} of each image.
@@ -200,12 +200,12 @@ class Decoder:
         scales: Sequence[tuple[float, float]] | None = None,
         counts: Sequence[int] | None = None,
     ) -> Candidates:
-        """`detections` in tensors of fixed shape: all other places get the score `PADDING`.
+        """Return `detections` in tensors of fixed shape: all other places get the score `PADDING`.
 
         Args:
             candidates, sizes, scales: see `detections`.
-            counts: `candidates.counts()`. NMS takes longer without them, but nothing depends on the
-                values of a tensor then, so that the graph can be exported.
+            counts: `candidates.counts()`. NMS takes longer without them, but then no shape depends
+                on values, so that the graph can be exported.
         """
         boxes, scores, labels = candidates.best()
         kept = self.nms_mask(Candidates(boxes, scores, labels), counts) & (scores > PADDING)
@@ -220,7 +220,7 @@ class Decoder:
         return Candidates(boxes, scores.where(kept, PADDING), labels)
 
     def nms_mask(self, candidates: Candidates, counts: Sequence[int] | None) -> Tensor:
-        """Which candidates (N, K) survive NMS; of image i only the first `counts[i]` take part."""
+        """Return (N, K): which candidates survive NMS, of the first `counts[i]` of image i."""
         kept = torch.zeros_like(candidates.labels)
         counts = counts or [kept.shape[1]] * len(kept)
         rows = []
@@ -233,7 +233,7 @@ class Decoder:
     def separate_classes(self, boxes: Tensor, labels: Tensor) -> Tensor:
         """Shift the boxes (n, 4) of each class so far that different classes never overlap.
 
-        In float64, in which the shift does not change any IoU noticeably.
+        This is done in float64, in which the shift does not change any IoU noticeably.
         """
         boxes = boxes.double().clamp(-FAR, FAR)
         if self.plus_one:
@@ -243,16 +243,16 @@ class Decoder:
         return boxes + (labels * (boxes.max() - boxes.min() + 1))[:, None]
 
     def per_side(self, pairs: Sequence[tuple[float, float]], boxes: Tensor) -> Tensor:
-        """A (y, x) pair for each of N images as (N, 1, 4) values for x1, y1, x2, y2."""
+        """Return a (y, x) pair for each of N images as (N, 1, 4) values for x1, y1, x2, y2."""
         values = torch.tensor(pairs, dtype=torch.float32, device="cpu")
         return values.flip(-1).repeat(1, 2)[:, None].to(boxes.device, non_blocking=True)
 
 
 def concatenate(parts: Sequence[Candidates]) -> Candidates:
-    """All candidates of each image."""
+    """Return all candidates of each image."""
     return Candidates(*(torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True)))
 
 
 def _gather_rows(values: Tensor, index: Tensor) -> Tensor:
-    """Rows (N, K, 4) of (N, L, 4) at `index` (N, K)."""
+    """Return rows (N, K, 4) of (N, L, 4) at `index` (N, K)."""
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))

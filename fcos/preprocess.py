@@ -21,14 +21,14 @@ from fcos.boxes import Size
 from fcos.checked import checked
 
 ResizeMethod = Literal["pil", "opencv", "tensor", "antialias"]
-ROUNDING = 1e-3  # by which float images may leave 0..1
+ROUNDING = 1e-3  # tolerance for values of float images outside of 0..1
 PILLOW_BITS = 22  # of the fraction in Pillow's fixed-point weights
 
 
 @checked
 @dataclass(frozen=True)
 class ShortestSide:
-    """Shorter side to `size`, longer at most `longest`.
+    """Resize the shorter side to `size`, with a longer side of at most `longest`.
 
     `rounding` "nearest" rounds both sides by int(x + 0.5), as detectron2's ResizeShortestEdge and
     OpenMMLab do; "truncate" rounds the longer side down, as maskrcnn-benchmark does
@@ -59,11 +59,11 @@ class ShortestSide:
         return int(size * height / width), size
 
     def back(self, original: Size, resized: Size) -> tuple[float, float]:
-        """(y, x) factors from the resized image to the original."""
+        """Return the (y, x) factors from the resized image to the original."""
         return original[0] / resized[0], original[1] / resized[1]
 
     def scaled(self, scale: float, limit: float) -> ShortestSide:
-        """The rule for `scale` times the size, and `limit` times the longest."""
+        """Return the rule for `scale` times `size` and `limit` times `longest`."""
         size, longest = round(self.size * scale), round(self.longest * limit)
         return replace(self, size=size, longest=longest)
 
@@ -71,7 +71,7 @@ class ShortestSide:
 @checked
 @dataclass(frozen=True)
 class LongestSide:
-    """Longer side to `size`, int(x + 0.5) on both sides: the centre-ness-free system."""
+    """Resize the longer side to `size`, int(x + 0.5) on both sides: the centre-ness-free system."""
 
     size: Count = 1025
 
@@ -80,17 +80,17 @@ class LongestSide:
         return _at_least_one(height * scale + 0.5, width * scale + 0.5)
 
     def back(self, original: Size, resized: Size) -> tuple[float, float]:
-        """(y, x) factors from the resized image to the original: the same for both, not rounded."""
+        """Return the (y, x) factors from the resized image to the original: equal, not rounded."""
         scale = max(original) / self.size
         return scale, scale
 
     def scaled(self, scale: float, limit: float) -> LongestSide:
-        """The rule for `scale` times the size, but no more than `limit` times."""
+        """Return the rule for `scale` times `size`, but at most `limit` times."""
         return replace(self, size=round(self.size * min(scale, limit)))
 
 
 def _at_least_one(height: float, width: float) -> Size:
-    """Whole pixels, at least one: the published rules shrink very thin images to nothing."""
+    """Round to whole pixels, at least one: published rules shrink very thin images to nothing."""
     return max(1, int(height)), max(1, int(width))
 
 
@@ -100,7 +100,7 @@ def resize_image(
     method: ResizeMethod = "pil",
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Resize (3, H, W) to `size`, bilinearly.
+    """Resize a (3, H, W) image to `size` by bilinear interpolation.
 
     Args:
         image: uint8 0..255 or float 0..1.
@@ -110,7 +110,7 @@ def resize_image(
             rounded. "opencv" interpolates between four pixels and rounds to uint8, as OpenMMLab
             does (OpenCV's fixed point differs by a grey level at most). "tensor" interpolates
             between four pixels in floats, as torchvision's detectors do.
-        device: where to compute; default: where the image is, as always for "opencv".
+        device: where to compute; by default, and always for "opencv", where the image is.
 
     Raises:
         ValueError: there is no such method.
@@ -135,7 +135,7 @@ def resize_image(
 
 
 def _resize_by_pillow(image: Tensor, size: Size) -> Tensor:
-    if image.stride(-1) == 1:  # channels one after the other, which NumPy interleaves slowly
+    if image.stride(-1) == 1:  # planar, which NumPy is slow to interleave
         channels = [Image.fromarray(channel.numpy()) for channel in image]
         pil_image = Image.merge("RGB", channels)
     else:
@@ -145,7 +145,7 @@ def _resize_by_pillow(image: Tensor, size: Size) -> Tensor:
 
 
 def resize_as_pillow(image: Tensor, size: Size) -> Tensor:
-    """What `_resize_by_pillow` returns, bit for bit, computed on the image's device.
+    """Resize like `_resize_by_pillow`, bit for bit, but on the image's device.
 
     Pillow (Resample.c) resizes along x, rounds to uint8, then resizes along y, all in integers.
     """
@@ -154,15 +154,15 @@ def resize_as_pillow(image: Tensor, size: Size) -> Tensor:
         total = torch.full_like(weights[0], 1 << PILLOW_BITS - 1)  # a half, to round
         for index, weight in zip(indices, weights, strict=True):
             total = total + image.index_select(2, index) * weight
-        image = (total >> PILLOW_BITS).to(torch.uint8).mT  # x and y change places, twice
+        image = (total >> PILLOW_BITS).to(torch.uint8).mT  # swaps x and y, twice
     return image
 
 
 @lru_cache(maxsize=256)
 def _pillow_weights(source: int, target: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(T, target) indices of the pixels of a row of `source`, and int32 weights in fixed point.
+    """Return (T, target) indices of the pixels of a row of `source`, and fixed-point int32 weights.
 
-    The filter is a triangle whose half width is a pixel, or what a pixel of the target covers.
+    The filter is a triangle whose half width is a pixel of source or target, whichever is larger.
     """
     scale = source / target
     width = max(scale, 1.0)
@@ -171,7 +171,7 @@ def _pillow_weights(source: int, target: int, device: torch.device) -> tuple[Ten
     first = (centers - width + 0.5).long().clamp(min=0)
     last = (centers + width + 0.5).long().clamp(max=source) - 1
     indices = first + torch.arange(2 * math.ceil(width) + 1, device="cpu")[:, None]
-    # In Pillow's order of operations, as a rounding error may change a weight by a unit.
+    # In Pillow's order of operations, since a rounding error may change a weight by 1.
     weights = (1 - ((indices - centers + 0.5) * (1 / width)).abs()).clamp(min=0)
     weights = torch.where(indices <= last, weights, 0.0)
     fixed = (weights / sum(weights) * (1 << PILLOW_BITS) + 0.5).int()
@@ -179,7 +179,7 @@ def _pillow_weights(source: int, target: int, device: torch.device) -> tuple[Ten
 
 
 def as_float(image: Tensor) -> Tensor:
-    """Float 0..1 values of a uint8 0..255 or float 0..1 image."""
+    """Convert a uint8 0..255 or float 0..1 image to float 0..1."""
     return image.float() / 255 if image.dtype == torch.uint8 else image.float()
 
 
@@ -200,7 +200,7 @@ def check_image(image: object, index: int) -> None:
         return
     if not image.is_floating_point():
         raise TypeError(f"image {index} is {image.dtype}; expected uint8 0..255 or float 0..1")
-    least, most = torch.stack(torch.aminmax(image.detach())).tolist()  # NaN if any value is
+    least, most = torch.stack(torch.aminmax(image.detach())).tolist()  # NaN if any value is NaN
     if not (math.isfinite(least) and math.isfinite(most)):
         raise ValueError(f"image {index} has NaN or infinite values")
     if least < -ROUNDING or most > 1 + ROUNDING:
@@ -226,12 +226,12 @@ class ImageNormalizer(KeepFloat32):
 
     Args:
         mean, std: per channel, in the network's channel order and value range.
-        channel_order: "BGR" (Caffe2 lineage) or "RGB".
+        channel_order: "BGR" (Caffe2's weights) or "RGB".
         value_range: 255 or 1, the network's scale of pixel values.
         divisor: heights and widths are padded to multiples of it.
-        square: pad with black, before the normalisation, to a square whose side is a multiple of
-            `divisor` plus one, with the image in its centre, as the centre-ness-free system does;
-            otherwise pad with zeros, after the normalisation, at the right and the bottom.
+        square: before the normalisation, pad with black to a square whose side is a multiple of
+            `divisor` plus one, with the image in its centre, as the centre-ness-free system does.
+            Otherwise, pad with zeros at the right and the bottom, after the normalisation.
     """
 
     mean: Tensor
@@ -256,7 +256,7 @@ class ImageNormalizer(KeepFloat32):
         self.square = square
 
     def normalize(self, image: Tensor) -> Tensor:
-        """RGB images (..., 3, H, W), uint8 or float 0..1, as the network's float32 input."""
+        """Convert RGB images (..., 3, H, W), uint8 or float 0..1, to the float32 input."""
         image = image.to(self.mean.device, non_blocking=True)
         if image.dtype == torch.uint8:
             image = image.float() if self.value_range == 255 else image.float() / 255
@@ -283,7 +283,7 @@ class ImageNormalizer(KeepFloat32):
         return ImageBatch(batch, sizes, offsets)
 
     def layout(self, sizes: Sequence[Size]) -> tuple[Size, list[Size]]:
-        """(height, width) of a batch of images of these sizes, and their (top, left) corners."""
+        """Return (height, width) of a batch of images of these sizes, and their (y, x) corners."""
         height, width = max(s[0] for s in sizes), max(s[1] for s in sizes)
         if not self.square:
             height, width = (-(-side // self.divisor) * self.divisor for side in (height, width))

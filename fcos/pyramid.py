@@ -47,15 +47,16 @@ class FPN(nn.Module):
 
     Args:
         in_channels, in_strides: the backbone's `channels` and `strides`; each feature is a level.
-        channels: of every level.
-        extra_from: the coarser levels' source: "p5" (the coarsest output), "c5" (the coarsest
-            feature) or None for no extra levels (the real-time models).
-        extra_levels: how many; each halves the resolution by a 3x3 convolution of stride 2.
+        channels: channels of each level.
+        extra_from: the source of the extra, coarser levels: "p5" (the coarsest output), "c5" (the
+            coarsest feature) or None for no extra levels (the real-time models).
+        extra_levels: the number of extra levels; each halves the resolution by a 3x3 convolution of
+            stride 2.
         upsample: "nearest", or "bilinear" with aligned corners (the centre-ness-free system, whose
             maps have sizes 2n - 1).
-        rectify_extra: the first extra level passes a ReLU before the head, too, not only before
+        rectify_extra: apply a ReLU to the first extra level before the head, too, not only before
             the next level (an in-place ReLU in the centre-ness-free system's code).
-        init: of the convolutions, "caffe2" (its XavierFill, biases zero) or as "torch" does.
+        init: initialise the convolutions as "caffe2" (its XavierFill, biases zero) or as "torch".
     """
 
     def __init__(
@@ -110,19 +111,19 @@ class FPN(nn.Module):
         return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
 
 
-MULTIPLE = 8  # the coarsest stride of HRNet, to which images are padded, divided by the finest
+MULTIPLE = 8  # the ratio of HRNet's coarsest stride, to which images are padded, to its finest
 
 
 @checked
 class HRFPN(nn.Module):
-    """High-resolution pyramid (arXiv:1904.04514, figure 4): all maps concatenated at the finest.
+    """High-resolution pyramid (arXiv:1904.04514, figure 4): concatenates maps at the finest size.
 
     Every level is an average pooling of that one map, each with its own 3x3 convolution.
 
     Args:
-        in_channels, in_strides: of the backbone's four maps.
-        channels: of every level.
-        levels: how many.
+        in_channels, in_strides: those of the backbone's four maps.
+        channels: channels of each level.
+        levels: the number of levels.
         conv_stride: stride of the levels' convolutions: 2 starts the pyramid at stride 8 (`5l`),
             1 at stride 4 (`6l`).
         init: as in `FPN`; HRNet-FCOS leaves it to torch.
@@ -160,7 +161,7 @@ class HRFPN(nn.Module):
         if torch.is_grad_enabled():
             upsampled = [F.interpolate(f, size=size, mode="bilinear") for f in features[1:]]
             return self.reduction(torch.cat([features[0], *upsampled], dim=1))
-        # A 1x1 convolution and bilinear upsampling commute: reducing each map at its own size saves
+        # A 1x1 convolution and bilinear upsampling commute. Reducing each map at its own size saves
         # the concatenation and seven eighths of the arithmetic.
         weights = self.reduction.weight.split([f.shape[1] for f in features], dim=1)
         merged = F.conv2d(features[0], weights[0], self.reduction.bias)
@@ -170,7 +171,7 @@ class HRFPN(nn.Module):
 
 
 def _halved(x: Tensor, times: int) -> Tensor:
-    """Averages over squares with sides of 2 ** `times`, or over the whole of a smaller map.
+    """Average over squares with sides of 2 ** `times`, or over the whole of a smaller map.
 
     In an exported graph, the sides of maps must be multiples of `MULTIPLE`.
     """
@@ -181,8 +182,8 @@ def _halved(x: Tensor, times: int) -> Tensor:
         return F.avg_pool2d(x, [min(window, side) for side in x.shape[-2:]], stride=window)
     if window <= MULTIPLE:
         return F.avg_pool2d(x, window)
-    # The window cannot depend on the sides there: a map that is smaller is extended by zeros, which
-    # are not counted. Averages of 8x8 pixels are extended, since that is faster.
+    # The window cannot depend on the sides there: a smaller map is extended by zeros, which are not
+    # counted. Averages of 8x8 pixels are extended, since that is faster.
     x, window = F.avg_pool2d(x, MULTIPLE), window // MULTIPLE
     height, width = x.shape[-2:]
     missing = (0, torch.sym_max(width, window) - width, 0, torch.sym_max(height, window) - height)

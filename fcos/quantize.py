@@ -17,12 +17,13 @@ Run = Callable[[np.ndarray], Sequence[np.ndarray]]  # from the graph's input to 
 
 
 class AccuracyControl(NamedTuple):
-    """How much accuracy quantisation may cost: beyond it, layers stay in float32.
+    """A limit on the loss of accuracy by quantisation: layers that exceed it stay in float32.
 
     Attributes:
         measure: the accuracy of a graph on some images, given by their positions.
-        images: how many there are.
-        max_drop: the largest difference from the accuracy in float32, in the unit of `measure`.
+        images: the number of images.
+        max_drop: the largest allowed difference from the accuracy in float32, in the unit of
+            `measure`.
     """
 
     measure: Callable[[Run, Iterable[int]], float]
@@ -40,7 +41,7 @@ class Node(NamedTuple):
 
 
 def outside_the_network(nodes: Sequence[Node]) -> list[str]:
-    """The operations before the first or after the last convolution, which stay in float32.
+    """Return the operations before the first or after the last convolution, which stay in float32.
 
     Normalisation, decoding and NMS are there: int8 has too few steps for coordinates.
     """
@@ -50,7 +51,7 @@ def outside_the_network(nodes: Sequence[Node]) -> list[str]:
 
 
 def _reached(nodes: Sequence[Node], start: Iterable[Node], forward: bool) -> set[str]:
-    """Names of the nodes in `start` and of all that depend on them, or that they depend on."""
+    """Return the names of `start` and of all nodes that depend on it, or that it depends on."""
     by_value: dict[str, list[Node]] = {}
     for node in nodes:
         for value in node.inputs if forward else node.outputs:
@@ -81,13 +82,13 @@ def quantize(
     which would saturate.
 
     Args:
-        model: of OpenVINO or ONNX.
+        model: a model of OpenVINO or ONNX.
         nodes: its operations.
         dataset: inputs to calibrate with.
-        runner: from a model as NNCF gives it to what runs it.
-        control: how much accuracy the network may lose; None for any.
-        fast_bias_correction: correct biases without the errors of the layers before, which takes
-            less time and loses more AP; NNCF cannot do it otherwise in graphs of ONNX.
+        runner: makes a function that runs a model of NNCF.
+        control: the limit on the loss of accuracy; None for no limit.
+        fast_bias_correction: ignore the errors of preceding layers when biases are corrected, which
+            takes less time and loses more AP; NNCF supports nothing else for ONNX.
     """
     import nncf
 

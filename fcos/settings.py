@@ -1,4 +1,4 @@
-"""What the settings of a run may be; they are checked before anything starts.
+"""Checks of a run's settings, before anything starts.
 
 The settings of the detector are checked against the signatures that they are passed to, those of
 training against the sections below, whose defaults are in ``configs/training/defaults.yaml``.
@@ -28,12 +28,12 @@ WarmupMethod = Literal["linear", "constant"]
 LoggerName = Literal["tensorboard", "wandb", "mlflow"]
 Scale = Annotated[float, Interval(gt=0, le=1)]
 
-# What of a run's configuration makes the detector; the rest is about its training.
+# The keys of a run's configuration that define the detector; the others define its training.
 DETECTOR_SETTINGS = (
     *("family", "backbone", "pyramid", "head", "images", "resize"),
     *("assigner", "loss", "decoder", "detector", "classes"),
 )
-# What else it may state about a model.
+# Other keys that describe the model.
 FACTS = ("repository", "source", "license", "permissive", "weights", "imagenet", "category_ids")
 
 
@@ -104,7 +104,7 @@ class Data:
 
 @dataclass
 class Augmentation:
-    """Of the three kinds of ``configs/augmentation``."""
+    """The three kinds of augmentation in ``configs/augmentation``."""
 
     shortest: list[Count] | None = None
     shortest_range: tuple[Count, Count] | None = None
@@ -123,7 +123,7 @@ class Init:
 
 @dataclass
 class Run:
-    """The folder of the run, and what it writes when."""
+    """The folder of the run, its device and seed, and how often it logs, saves and evaluates."""
 
     folder: str | None
     seed: Annotated[int, Interval(ge=0, lt=2**63)]
@@ -148,10 +148,10 @@ SECTIONS = {
 
 
 def check_names(config: Mapping[str, Any]) -> None:
-    """Refuse a section that there is not, which nothing would read.
+    """Refuse unknown sections, which nothing would read.
 
     Raises:
-        ValueError: one line that names it and the nearest that there is.
+        ValueError: one line that names the section and the most similar known one.
     """
     names = (*DETECTOR_SETTINGS, *FACTS, *SECTIONS, *SINGLE)
     for key in config:
@@ -160,7 +160,7 @@ def check_names(config: Mapping[str, Any]) -> None:
 
 
 def check_training(config: Mapping[str, Any]) -> None:
-    """Check every setting of a run that is not the detector's.
+    """Check all settings of a run except those of the detector.
 
     Raises:
         ValueError: one line that names a wrong setting, its value and what is allowed.
@@ -186,7 +186,7 @@ def check_training(config: Mapping[str, Any]) -> None:
 def check(
     function: Callable[..., Any], values: Any, where: str, given: Collection[str] = ()
 ) -> None:
-    """Check that settings can be the arguments of a class or a function.
+    """Check that settings can be arguments of a class or a function.
 
     Names, types, the words of a `Literal` and the ranges of an `Annotated` are those of its
     signature.
@@ -194,8 +194,8 @@ def check(
     Args:
         function: what the settings are passed to.
         values: the settings, as YAML gives them.
-        where: the section of the configuration that they stand in, such as "decoder".
-        given: the arguments that are not settings.
+        where: the section of the configuration that holds them, such as "decoder".
+        given: arguments that are not settings.
 
     Raises:
         ValueError: one line that names each wrong setting, its value and what is allowed.
@@ -219,12 +219,12 @@ def check_types(
     """Check that settings have the given types.
 
     Args:
-        types: by the name of the setting.
+        types: the type of each setting, by name.
         values, where: see `check`.
         open_ended: whether there may be other settings.
 
     Raises:
-        ValueError: as of `check`.
+        ValueError: see `check`.
     """
     make_schema: Any = TypedDict
     schema = make_schema(where or "settings", dict(types))
@@ -236,20 +236,20 @@ def check_types(
         TypeAdapter(schema).validate_json(json.dumps(values, default=repr))
     except ValidationError as error:
         wrong: dict[str, list[ErrorDetails]] = defaultdict(list)
-        for detail in error.errors():  # of a union, one for each of its members
+        for detail in error.errors():  # a union has an error for each of its members
             wrong[".".join([where, *map(str, detail["loc"][:1])]).strip(".")].append(detail)
         messages = [_explain(key, details, types) for key, details in wrong.items()]
         raise ValueError("; ".join(messages)) from None
 
 
 def detector_settings(config: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
-    """What of a run's configuration makes the detector, with the classes that it has."""
+    """Return the part of a run's configuration that defines the detector, with its classes."""
     chosen = {key: value for key, value in config.items() if key in DETECTOR_SETTINGS}
     return {**chosen, "classes": list(classes)}
 
 
 def nearest(name: str, names: Collection[str]) -> str:
-    """A hint at the nearest of some names, or at all of them."""
+    """Return a hint at the most similar of some names, or at all of them."""
     close = difflib.get_close_matches(name, names, n=1) or [n for n in names if name in n]
     return f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(names))}"
 

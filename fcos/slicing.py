@@ -14,9 +14,9 @@ from fcos.detector import Detector
 from fcos.images import ImageSource, load_image
 from fcos.tta import Augmentation
 
-OVERLAP = 0.2  # of a tile's side, with its neighbours at least
-CUT_MARGIN = 0.01  # of a tile's side: a box this near to an inner edge of its tile is cut off there
-COVERED = 0.5  # of a cut box: it is dropped if a whole box covers more of it than this
+OVERLAP = 0.2  # least overlap of neighbouring tiles, as a fraction of a tile's side
+CUT_MARGIN = 0.01  # fraction of a tile's side: a box this near to an inner edge is cut off there
+COVERED = 0.5  # a cut box is dropped if a whole box covers a larger fraction of it
 
 
 def detect_sliced(
@@ -30,13 +30,13 @@ def detect_sliced(
     """Detect in an image and in overlapping tiles of it, and merge what they find.
 
     `supervision.InferenceSlicer` merges by NMS only. The halves of an object that a tile's edge
-    cuts overlap the whole object too little for that and stay beside it. Here a cut box is dropped
-    if a box of the same class that is not cut covers most of it; the rest goes through the
-    detector's own NMS. The image as a whole is detected in as well, for objects larger than a tile.
+    cuts overlap the whole object too little for that and stay beside it. Here, a cut box is dropped
+    if an uncut box of the same class covers most of it, and the rest goes through the detector's
+    own NMS. The detector also runs on the whole image, for objects larger than a tile.
 
     Args:
-        image: of any kind, see `images.load_image`.
-        size: of a tile in pixels. An image no larger than it has no tiles.
+        image: an image of any kind, see `images.load_image`.
+        size: side of a tile in pixels. An image that is no larger has no tiles.
         score_threshold, batch_size, tta: see `Detector.detect`.
 
     Returns:
@@ -69,7 +69,7 @@ def detect_sliced(
 
 
 def tile_corners(image: Size, size: int) -> list[tuple[int, int]]:
-    """The (y, x) corners of evenly spaced tiles that cover an image (height, width)."""
+    """Return the (y, x) corners of evenly spaced tiles that cover an image of (height, width)."""
     if size < 1:
         raise ValueError(f"a tile must have at least one pixel, not {size}")
     step = max(1, int(size * (1 - OVERLAP)))
@@ -82,7 +82,7 @@ def tile_corners(image: Size, size: int) -> list[tuple[int, int]]:
 
 
 def merge(detector: Detector, found: Detections, cut: Tensor) -> Detections:
-    """Of detections that overlap, keep the best, and whole ones rather than `cut` ones (n,)."""
+    """Keep the best of overlapping detections, and whole ones rather than `cut` ones (n,)."""
     boxes = detector.decoder.separate_classes(found.boxes, found.labels)
     covered = torch.zeros_like(cut)
     if cut.any() and not cut.all():
@@ -93,7 +93,7 @@ def merge(detector: Detector, found: Detections, cut: Tensor) -> Detections:
 
 
 def _is_cut(found: Detections, corner: tuple[int, int], size: int) -> Tensor:
-    """(n,) whether a box ends at an edge of its tile that is not an edge of the image."""
+    """Return (n,): whether a box ends at an edge of its tile that is not an edge of the image."""
     height, width = found.image.shape[-2:]
     top, left = corner
     bottom, right, margin = top + size, left + size, CUT_MARGIN * size
@@ -106,7 +106,7 @@ def _is_cut(found: Detections, corner: tuple[int, int], size: int) -> Tensor:
 
 
 def _covered_part(boxes: Tensor, others: Tensor) -> Tensor:
-    """(n,) the largest part of each box (n, 4) that one of the others (m, 4) covers."""
+    """Return (n,): the largest part of each box (n, 4) that one of the others (m, 4) covers."""
     corner = torch.maximum(boxes[:, None, :2], others[None, :, :2])
     opposite = torch.minimum(boxes[:, None, 2:], others[None, :, 2:])
     shared = (opposite - corner).clamp(min=0).prod(dim=-1)

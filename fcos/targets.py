@@ -1,4 +1,4 @@
-"""Which location learns which box (arXiv:1904.01355, section 3.1 and 3.2)."""
+"""Assignment of ground-truth boxes to locations (arXiv:1904.01355, sections 3.1 and 3.2)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ CHUNK = 32
 
 
 class Targets(NamedTuple):
-    """For the L locations of one image: `labels` (L,) int64, -1 for background; `ltrb` (L, 4)
-    distances in pixels, meaningful where a label is."""
+    """Targets of the L locations of one image: `labels` (L,) int64, -1 for background; `ltrb` (L,
+    4) distances in pixels, which only matter at locations with a label."""
 
     labels: Tensor
     ltrb: Tensor
@@ -29,16 +29,16 @@ class TargetAssigner:
     """Assign ground-truth boxes to locations.
 
     A location is positive for a box when it lies strictly inside, its largest distance to a side
-    is within its level's size range, and, with centre sampling, it is near the box's centre. Of
-    several boxes the smallest wins, of equals the first.
+    is within its level's size range, and, with centre sampling, it is near the box's centre. If
+    several boxes qualify, the smallest wins, or the first of equal ones.
 
     Args:
         size_ranges: (low, high) in pixels for each level.
         inclusive_range: whether the ends of a range belong to it.
-        radius: centre sampling in strides, or None for none.
-        region: shape of the sampled centre: a "square" of half side `radius`, cut at the box, or a
-            "disc".
-        plus_one_area: areas in the old convention, with both border pixels.
+        radius: radius of centre sampling in strides, or None to sample the whole box.
+        region: shape of the sampled centre: a "square" with half of its side `radius`, clipped to
+            the box, or a "disc".
+        plus_one_area: compute areas in the old convention, which counts both border pixels.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class TargetAssigner:
     def __call__(
         self, points: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, labels: Tensor
     ) -> Targets:
-        """Targets of one image.
+        """Return the targets of one image.
 
         Args:
             points: (L_i, 2) image points of each level.
-            strides: of each level, in pixels.
+            strides: stride of each level in pixels.
             boxes: (n, 4) xyxy; n may be 0.
             labels: (n,) classes from 0.
         """
@@ -86,7 +86,7 @@ class TargetAssigner:
         low = per_location([low for low, _ in self.size_ranges])
         high = per_location([high for _, high in self.size_ranges])
         reach = per_location([(self.radius or 0) * stride for stride in strides])
-        # Smallest first: the first match is the winner, and no running minimum is needed.
+        # Sorted by area, the first match is the winner, and no running minimum is needed.
         order = box_area(boxes, self.plus_one_area).argsort(stable=True)
         match = location.new_full((len(location),), -1, dtype=torch.long)
         if len(boxes) == 0:
@@ -103,7 +103,7 @@ class TargetAssigner:
     def _positive(
         self, location: Tensor, boxes: Tensor, low: Tensor, high: Tensor, reach: Tensor
     ) -> Tensor:
-        """(L, 2) locations and (n, 4) boxes -> (L, n) whether a location may learn a box."""
+        """Return (L, n): whether each of (L, 2) locations may learn each of (n, 4) boxes."""
         ltrb = boxes_to_ltrb(location[:, None], boxes[None])
         inside = ltrb.amin(-1) > 0
         extent = ltrb.amax(-1)

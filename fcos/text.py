@@ -1,4 +1,4 @@
-"""Text for a terminal: numbers of things, and names of classes and files made safe."""
+"""Text for the terminal: counts with nouns, and untrusted names made safe to print."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rich.text import Text
 
 
 def printable(text: object) -> str:
-    """The text in one line, with its control characters escaped.
+    """Return the text in one line, with its control characters escaped.
 
-    Print it without markup: a name may hold brackets.
+    Print it without markup, since a name may contain brackets.
     """
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
@@ -23,12 +23,12 @@ def printable(text: object) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """ "1 image", "1,200 images"."""
+    """Return a count with its noun: "1 image", "1,200 images"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def bounded(text: str) -> str:
-    """The text, which may hold a name of any length, with its control characters escaped.
+    """Return the text, shortened and with its control characters escaped.
 
     Words are cut to 200 characters, and the whole to 20,000.
     """
@@ -40,20 +40,20 @@ def bounded(text: str) -> str:
 class TextConsole(Console):
     """Prints strings as they are, also in tables.
 
-    Brackets and `:names:` mean nothing, and of control characters only line breaks reach the
-    terminal: names of classes and files, and answers of hosts, come from anywhere.
+    Brackets and `:names:` are not interpreted, and of control characters only line breaks reach the
+    terminal, since names of classes and files and answers of hosts are not trusted.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """The string as rich prints it; also called for the cells of tables."""
+        """Return the string as rich prints it; also called for the cells of tables."""
         return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
 
 
 class Name(Text):
-    """A name that folds after `_`, `/` or a blank where its column of a table is narrow."""
+    """A name that is wrapped after `_`, `/` or a blank in a narrow table column."""
 
     def wrap(self, console: Console, width: int, **options: Any) -> Lines:
         ends, start = [], 0
@@ -65,6 +65,6 @@ class Name(Text):
 
 
 def plain_table(*headings: Column | str, **options: Any) -> Table:
-    """A table without lines between its cells."""
+    """Return a table without lines between its cells."""
     style: dict[str, Any] = {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0)}
     return Table(*headings, header_style="bold", **style, **options)

@@ -23,7 +23,7 @@ class Augmentation:
     """A copy of the image that the detector also runs on.
 
     Args:
-        scale: of the copy, as a factor on the model's test-time size.
+        scale: size of the copy relative to the model's test-time size.
         limit: factor on the longest side that the test-time resize allows.
         flip: flip the copy horizontally.
     """
