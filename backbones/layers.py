@@ -45,8 +45,17 @@ class _ConstantStatistics(KeepFloat32):
     eps: float
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        # Unlike `F.batch_norm` of some versions of torch, such as 2.11, it takes an `eps` of 0.
+        return torch.batch_norm(
+            x,
+            self.weight,
+            self.bias,
+            self.running_mean,
+            self.running_var,
+            training=False,
+            momentum=0.0,
+            eps=self.eps,
+            cudnn_enabled=torch.backends.cudnn.enabled,
         )
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
