@@ -6,7 +6,7 @@
 >>> for detections in detector.detect(["street.jpg"], score_threshold=0.3):
 ...     print(detections.names, detections.boxes)
 
-Names are imported on first use, so that what shows facts does not wait for torch.
+Names are imported on first use, so that code that only reads facts does not import torch.
 """
 
 from importlib import import_module

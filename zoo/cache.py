@@ -1,7 +1,7 @@
-"""The folder of downloaded weights, each file beside its SHA-256.
+"""The folder of downloaded weights, in which each file is beside its SHA-256.
 
-``NAME.sha256`` is what ``sha256sum`` writes, so that ``sha256sum -c`` checks the folder too. It
-carries the modification time of ``NAME``: a file that replaces another does not inherit its hash.
+``NAME.sha256`` is what ``sha256sum`` writes, so that ``sha256sum -c`` checks the folder too. It has
+the modification time of ``NAME``, so that a file that replaces another does not inherit its hash.
 ``NAME.part`` with ``NAME.part.json`` is a download that can be resumed, ``NAME.hub`` the working
 folder of huggingface_hub, ``NAME.bad`` a file that was refused.
 """
@@ -26,13 +26,13 @@ _SIDECARS = (".sha256", ".part", ".part.json", ".hub", ".bad")
 
 
 def folder() -> Path:
-    """``weights`` in ``FCOS_ZOO_HOME``, by default in the platform's cache folder."""
+    """Return ``weights`` in ``FCOS_ZOO_HOME``, by default in the platform's cache folder."""
     home = os.environ.get("FCOS_ZOO_HOME") or platformdirs.user_cache_dir("fcos-zoo")
     return Path(home).expanduser() / "weights"
 
 
 def path_of(filename: str, at: Path | None = None) -> Path:
-    """The path of a file in the cache, whether it exists or not.
+    """Return the path of a file in the cache, whether it exists or not.
 
     Raises:
         WeightsError: the name is a path, hidden, or reserved for the cache's own files.
@@ -44,12 +44,12 @@ def path_of(filename: str, at: Path | None = None) -> Path:
 
 
 def sidecar(path: Path, suffix: str) -> Path:
-    """``NAME.pth`` and ``".part"`` to ``NAME.pth.part``."""
+    """Append a suffix: ``NAME.pth`` and ``".part"`` give ``NAME.pth.part``."""
     return path.with_name(path.name + suffix)
 
 
 def files() -> list[Path]:
-    """The complete files of the cache, by name."""
+    """Return the complete files of the cache, sorted by name."""
     paths = sorted(path for path in folder().glob("*") if path.is_file())
     own = (*_SIDECARS, ".lock")
     return [path for path in paths if path.name[0] != "." and not path.name.endswith(own)]
@@ -76,7 +76,7 @@ def remove(name: str) -> int:
 
 
 def quarantine(path: Path) -> str:
-    """Rename a wrong file to ``NAME.bad``; returns a clause that says where it is now."""
+    """Rename a wrong file to ``NAME.bad``; returns a clause that names the new path."""
     bad = sidecar(path, ".bad")
     with suppress(OSError):  # another process was faster, or the cache cannot be written
         os.replace(path, bad)
@@ -89,8 +89,8 @@ def locked(path: Path, waiting: Callable[[], object] | None = None) -> Iterator[
     """Hold the lock that a process has while it writes this file of the cache.
 
     Args:
-        path: of the file.
-        waiting: called before waiting for another process; None: the lock is not waited for.
+        path: the file.
+        waiting: called before waiting for another process; None raises an error instead of waiting.
 
     Raises:
         WeightsError: another process is downloading the file, or the folder cannot be written.
@@ -119,13 +119,13 @@ def locked(path: Path, waiting: Callable[[], object] | None = None) -> Iterator[
 
 
 def size_on_disk(path: Path) -> int:
-    """The size of a file, or of all files in a folder; 0 where there is neither."""
+    """Return the size of a file, or of all files in a folder; 0 where there is neither."""
     files = [each for each in (path, *path.rglob("*")) if each.is_file()]
     return sum(file.stat().st_size for file in files)
 
 
 def sha256(path: Path) -> str:
-    """The file's SHA-256 in hex."""
+    """Return the file's SHA-256 in hex."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -134,7 +134,7 @@ def sha256(path: Path) -> str:
 
 
 def recorded(path: Path) -> str | None:
-    """The hash that was recorded when the file arrived, or None."""
+    """Return the hash that was recorded when the file arrived, or None."""
     try:
         digest = sidecar(path, ".sha256").read_text("utf-8").split(" ")[0]
     except (OSError, UnicodeDecodeError):
@@ -143,7 +143,7 @@ def recorded(path: Path) -> str | None:
 
 
 def known_sha256(path: Path) -> str:
-    """The file's SHA-256, computed only if the file has changed since it was recorded."""
+    """Return the file's SHA-256, computed only if the file has changed since it was recorded."""
     digest = recorded(path)
     if digest and sidecar(path, ".sha256").stat().st_mtime_ns == path.stat().st_mtime_ns:
         return digest
@@ -152,7 +152,7 @@ def known_sha256(path: Path) -> str:
 
 @contextmanager
 def disk_space(part: Path, needed: int) -> Iterator[None]:
-    """Raise a WeightsError of one line if the disk is full, or would be."""
+    """Raise a WeightsError of one line if the disk is full, or would become full."""
     try:
         if shutil.disk_usage(part.parent).free < needed:
             raise OSError(errno.ENOSPC, "foreseen")
@@ -168,7 +168,7 @@ def disk_space(part: Path, needed: int) -> Iterator[None]:
 
 
 def is_valid(path: Path, expected: Sequence[FileSource]) -> bool:
-    """Whether the file exists and is the expected one; the hash of a valid file is recorded."""
+    """Whether the file exists and is the expected one; records the hash of a valid file."""
     if not (path.is_file() and matches(path, digest := known_sha256(path), expected)):
         return False
     with suppress(OSError):  # the cache may be read-only
@@ -179,7 +179,7 @@ def is_valid(path: Path, expected: Sequence[FileSource]) -> bool:
 def matches(path: Path, digest: str, expected: Sequence[FileSource]) -> bool:
     """Whether a file with this SHA-256 is the expected one. Only this function decides it.
 
-    Where no source states a hash, the one that was recorded when the file arrived counts.
+    If no source states a hash, the one recorded when the file arrived counts.
     """
     size = path.stat().st_size
     matching = [
@@ -206,6 +206,6 @@ def record(path: Path, digest: str) -> None:
         return
     new = path.with_name(f".{path.name}.new")
     new.write_text(f"{digest}  {path.name}\n", "utf-8")
-    with suppress(OSError):  # where this is refused, the file is hashed again instead
+    with suppress(OSError):  # if it cannot be written, the file is hashed again each time
         os.utime(new, ns=(mtime, mtime))
     os.replace(new, beside)

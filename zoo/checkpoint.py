@@ -31,7 +31,7 @@ from zoo.formats.detectors import NATIVE, PUBLISHED, Format
 from zoo.registry import Card, card, folders, names
 from zoo.sources import FileSource, WeightsError, load_yaml
 
-# Settings of a detector that its tensors do not show, though they are of use only with these.
+# Settings that the tensors do not show, but without which these mean something else.
 MEANING = {
     "images": ("mean", "std", "channel_order", "value_range"),
     "head": ("box", "quality_on"),
@@ -41,15 +41,15 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors, and the facts that training here writes beside them.
+    """Tensors, and the facts that training writes beside them.
 
     Attributes:
         state: the tensors under their published keys.
-        name: of the file, for messages.
-        entry: the entry that was trained, None where the file does not state it.
+        name: the file's name for messages.
+        entry: the entry that was trained, or None if the file does not state it.
         classes: the names of its classes, or None.
         config: the configuration that it was trained with, or None.
-        trained: whether training here wrote it.
+        trained: whether this project's training wrote it.
     """
 
     state: dict[str, Tensor]
@@ -60,7 +60,7 @@ class Checkpoint:
     trained: bool = False
 
     def check_entry(self, entry: Card) -> None:
-        """CheckpointError if the file states another entry."""
+        """Raise a CheckpointError if the file states another entry."""
         if self.entry not in (None, entry.name):
             raise CheckpointError(
                 f"{self.name} holds a trained {self.entry}, whose boxes {entry.name} would not "
@@ -68,7 +68,7 @@ class Checkpoint:
             )
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """CheckpointError if its input or its outputs mean something else than a detector's."""
+        """Raise a CheckpointError if its input or outputs mean something else than a detector's."""
         for section, keys in MEANING.items():
             theirs, ours = (self.config or {}).get(section, {}), settings.get(section, {})
             for key in keys if isinstance(theirs, Mapping) else ():
@@ -81,11 +81,11 @@ class Checkpoint:
     def check_config(self) -> None:
         """Refuse a configuration that would call anything but known modules.
 
-        A file is data from anywhere, and `_target_` in its configuration chooses what is called:
-        only modules of this project and those that the user's registered folders name.
+        A file may come from anywhere, and `_target_` in its configuration chooses what is called.
+        Allowed are modules of this project and those that the user's registered folders name.
 
         Raises:
-            CheckpointError: naming the target.
+            CheckpointError: the target is not a known module; the message names it.
         """
         allowed = {*_registered_targets(), *modules_of(backbones), *modules_of(fcos)}
         for target in _targets(self.config):
@@ -98,10 +98,10 @@ class Checkpoint:
 
 
 def open_checkpoint(source: str | Path | Mapping[str, Any]) -> Checkpoint:
-    """The checkpoint in a file, at an address, or in a mapping.
+    """Read the checkpoint in a file, at an address, or in a mapping.
 
     Raises:
-        WeightsError: it cannot be fetched or read; a damaged download does not stay in the cache.
+        WeightsError: it cannot be fetched or read; a damaged download is removed from the cache.
         CheckpointError: it is not a checkpoint.
     """
     if isinstance(source, Mapping):
@@ -121,13 +121,13 @@ def open_checkpoint(source: str | Path | Mapping[str, Any]) -> Checkpoint:
 
 
 def is_path(name: str) -> bool:
-    """Whether this is the path of a file, which need not exist, and not the name of an entry."""
+    """Whether `name` is a path, whose file need not exist, and not the name of an entry."""
     path = Path(name)
     return name not in names() and (path.name != name or bool(path.suffix) or path.is_file())
 
 
 def file_of(source: str | Path) -> Path:
-    """The file at a path, or at an address, from which it is downloaded once.
+    """Return the file at a path, or at an address, from which it is downloaded once.
 
     The cache keeps a download under the file's name and a hash of its address.
 
@@ -141,14 +141,14 @@ def file_of(source: str | Path) -> Path:
         return Path(source)
     name = re.split("[?#]", url.partition("://")[2])[0].rpartition("/")[2]
     stem, suffix = os.path.splitext(re.sub(r"[^\w.-]+", "-", unquote(name), flags=re.ASCII))
-    # A hash in the file's own name counts, the one of its address that is added here does not.
+    # A hash in the file's own name counts, but not that of its address, which is added here.
     address = FileSource(url, sha256=FileSource(url).digest or "")
     stem = stem.lstrip(".")[:100] or "weights"
     return fetch(f"{stem}-{address.key}{suffix[:20]}", [address])
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """The checkpoint in a file; errors as of `open_checkpoint`."""
+    """Read the checkpoint in a file; the errors are those of `open_checkpoint`."""
     content = read(path)
     try:
         with safe_open(path, "pt") as file:
@@ -174,7 +174,7 @@ def describe(state: Mapping[str, Tensor], entry: Card | None = None) -> str:
 
     Args:
         state: its tensors.
-        entry: the expected one; the state may be of this entry with other classes.
+        entry: the expected entry; the state may be of this entry with other classes.
     """
     classes = _classes_if_it_fits(entry, state) if entry else None
     if entry and classes and classes != len(entry.config["classes"]):
@@ -193,13 +193,13 @@ def describe(state: Mapping[str, Tensor], entry: Card | None = None) -> str:
 
 
 def _registered_targets() -> set[str]:
-    """Every `_target_` that a file of the registered folders names."""
+    """Return every `_target_` that files in the registered folders name."""
     files = [path for folder in folders() for path in folder.rglob("*.yaml")]
     return {str(target) for path in files for target in _targets(load_yaml(path))}
 
 
 def _targets(config: Any) -> Iterator[Any]:
-    """Every `_target_` in nested containers."""
+    """Yield every `_target_` in nested containers."""
     if isinstance(config, Mapping):
         if "_target_" in config:
             yield config["_target_"]
@@ -210,14 +210,14 @@ def _targets(config: Any) -> Iterator[Any]:
 
 
 def _fitting_entries(form: Format, state: Mapping[str, Tensor]) -> list[str]:
-    """The entries whose network has a state's tensors."""
+    """Return the entries whose networks have the tensors of a state."""
 
     def matching_keys(backbone: type) -> int:
         rules = form.rules(TABLES[backbone], 3, 3)
         return sum(rename(key, rules) not in (None, key) for key in state)
 
     backbone = max(TABLES, key=matching_keys).__name__
-    fits: dict[str, bool] = {}  # by network, which several entries may share
+    fits: dict[str, bool] = {}  # by network, as several entries may share one
     other: set[str] = set()  # choices of backbone that build another class
     fitting: list[str] = []
     for entry in map(card, names()):
@@ -236,7 +236,7 @@ def _fitting_entries(form: Format, state: Mapping[str, Tensor]) -> list[str]:
 
 
 def _classes_if_it_fits(entry: Card, state: Mapping[str, Tensor]) -> int | None:
-    """The number of classes of a state whose other shapes and names are the entry's, or None."""
+    """Return the number of classes of a state that otherwise fits the entry, or None."""
     shapes = {
         key: value if key.startswith("pixel_") else torch.empty_like(value, device="meta")
         for key, value in state.items()
@@ -266,7 +266,7 @@ def _parse(content: Mapping[str, Any], header: Mapping[str, str], name: str) -> 
             f'its "classes" are not a list of names but {shorten(repr(classes), 80)}: '
             "write the names there, or leave them out"
         )
-    if trained and classes and isinstance(content.get("settings"), dict):  # one to resume from
+    if trained and classes and isinstance(content.get("settings"), dict):  # a file to resume from
         config = detector_settings(content["settings"], classes)
         if average := content.get("average"):  # the weights that are measured and released
             content = {"model": {k: v for k, v in average.items() if k != "n_averaged"}}
@@ -281,7 +281,7 @@ def _parse(content: Mapping[str, Any], header: Mapping[str, str], name: str) -> 
 
 
 def _from_json(text: str) -> Any:
-    """The value of a header's field, which is text where it is not JSON."""
+    """Return the value of a header's field, which is plain text if it is not JSON."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:

@@ -1,6 +1,6 @@
-"""An entry's configuration: composed by Hydra with a user's overrides, turned into a detector.
+"""Compose an entry's configuration by Hydra with a user's overrides, and build its detector.
 
-Torch is imported only to build a detector, so that commands that show facts start fast.
+Torch is imported only to build a detector, so that commands that only show facts start fast.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from zoo.registry import CONFIGS, entry_file
 if TYPE_CHECKING:
     from fcos import Detector
 
-_ONE_AT_A_TIME = threading.Lock()  # Hydra's state is the process's
+_ONE_AT_A_TIME = threading.Lock()  # Hydra's state is global
 
-# Settings whose values are plain text: a path may have characters of Hydra's grammar.
+# Settings whose values are plain text, since paths may contain characters of Hydra's grammar.
 TEXTS = (
     *("data.root", "data.train", "data.train_images", "data.test", "data.test_images"),
     *("init.checkpoint", "init.backbone", "run.folder"),
 )
 FOLDERS = ("hydra.sweep.dir", "hydra.run.dir", "folder", "weights_folder")
-# Names that settings had in earlier versions, which still work.
+# Names of settings in earlier versions, which still work.
 RENAMED = {
     "data.group": "data.aspect_ratio_group_size",
     "loss.images_together": "loss.normalizer_group",
@@ -50,12 +50,12 @@ RENAMED = {
 
 
 def compose_entry(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """An entry's whole configuration as plain containers, with Hydra `overrides` applied.
+    """Compose an entry's whole configuration into plain containers, with Hydra's `overrides`.
 
     Settings may have the names of earlier versions, see `RENAMED`.
 
     Raises:
-        ValueError: an override of a setting that does not exist, or a malformed one.
+        ValueError: an override is malformed, or of a setting that does not exist.
     """
     path = entry_file(name)
     words = [_addable(word) for word in quoted(overrides)]
@@ -65,11 +65,11 @@ def compose_entry(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def compose(path: str, overrides: Sequence[str] = (), folder: Path | None = None) -> dict[str, Any]:
-    """A file of ``configs``, without its suffix, composed into plain containers.
+    """Compose a file of ``configs`` into plain containers.
 
     Args:
-        path: relative to ``configs``, or to `folder` if one is given.
-        overrides: Hydra's, such as ``solver.base_lr=0.02``.
+        path: the file without its suffix, relative to ``configs`` or to `folder`.
+        overrides: overrides of Hydra, such as ``solver.base_lr=0.02``.
         folder: another folder of configs, searched before ``configs``.
     """
     where = [] if folder is None else [f'hydra.searchpath=["file://{CONFIGS}"]']
@@ -95,14 +95,14 @@ def compose(path: str, overrides: Sequence[str] = (), folder: Path | None = None
 
 
 def quoted(overrides: Sequence[str], sweep: bool = False) -> list[str]:
-    """A user's overrides as Hydra takes them: by today's names, with quotes around texts.
+    """Convert a user's overrides for Hydra: to the present names, with quotes around texts.
 
     `data=PATH` sets both the training and the test set, if the dataset has a split to evaluate on.
 
     Args:
         overrides: such as ``solver.base_lr=0.02`` or ``data.train=my, set/train.json``.
-        sweep: of a text, commas and brackets make several values, unless it is an existing path,
-            and ``${...}`` stands for another setting.
+        sweep: whether commas and brackets in a text, unless it is an existing path, make several
+            values, and ``${...}`` stands for another setting.
     """
     words: list[str] = []
     dataset: list[str] = []
@@ -121,9 +121,9 @@ def quoted(overrides: Sequence[str], sweep: bool = False) -> list[str]:
 
 
 def rename_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration in which settings have today's names.
+    """Give the settings of a configuration their present names.
 
-    A setting of an old name replaces the default of today's.
+    A setting with an old name replaces the default of the present one.
     """
     renamed = {k: dict(v) if isinstance(v, Mapping) else v for k, v in config.items()}
     for old, new in RENAMED.items():
@@ -135,41 +135,41 @@ def rename_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _quote(text: str) -> str:
-    """A text in Hydra's grammar, where nothing stands for null."""
+    """Quote a text for Hydra's grammar, in which an empty one stands for null."""
     if text in ("", "null"):
         return "null"
     return str(QuotedString(text.replace("${", r"\${"), Quote.single).with_quotes())
 
 
 def _unquoted(text: str) -> str:
-    """A text without the quotes that a user put around it for Hydra."""
+    """Remove the quotes that a user put around a text for Hydra."""
     match = None if Path(text).exists() else re.fullmatch(r"(['\"])(.*)\1", text, re.DOTALL)
     return match[2] if match else text
 
 
 def _dataset(path: str) -> dict[str, str]:
-    """The settings that `data=PATH` stands for: its split to train on and its split to evaluate on.
+    """Return the settings that `data=PATH` stands for: the splits to train and to evaluate on.
 
     Raises:
         FileNotFoundError: there is no dataset.
-        ValueError: the names of its splits do not tell which is which.
+        ValueError: the names of its splits do not show which is for training.
     """
     from fcos.data.formats import choose_split, find_splits
 
     splits = find_splits(path)
-    path = os.path.join(".", path)  # it may be called like a named dataset
+    path = os.path.join(".", path)  # it may have the name of a known dataset
     training, test = (choose_split(path, splits, training=which) for which in (True, False))
     return {"data.train": path, "data.test": path if test != training else ""}
 
 
 def _addable(override: str) -> str:
-    """An override that may also set what the configuration leaves at its default.
+    """Let an override set what the configuration leaves at its default.
 
-    Hydra would ask for a "+" there, also before a name that is misspelt. Whether a setting exists
-    is checked later, against the signature of what it is for.
+    Hydra would require a "+" there, even before a misspelt name. Whether a setting exists is
+    checked later, against the signature of the class or function that takes it.
     """
     key, _, value = override.lstrip("+").partition("=")
-    inner = "." in key or value.startswith("{")  # not a choice of a group, such as of a backbone
+    inner = "." in key or value.startswith("{")  # not a choice in a group, such as the backbone
     plain = re.fullmatch(r"[\w.]+", key) and inner and not key.startswith("hydra.")
     return f"++{override.lstrip('+')}" if plain and "=" in override else override
 
@@ -177,13 +177,13 @@ def _addable(override: str) -> str:
 def build_detector(
     config: Mapping[str, Any], num_classes: int | None = None, empty: bool = False
 ) -> Detector:
-    """A detector from an entry's configuration.
+    """Build a detector from an entry's configuration.
 
     Args:
-        config: as `compose_entry` returns it.
+        config: the configuration, see `compose_entry`.
         num_classes: see `zoo.build`.
-        empty: the network's tensors are on torch's meta device, with shapes but without values:
-            nothing is initialised that loaded weights replace.
+        empty: leave the network's tensors on torch's meta device, without values, if loaded weights
+            will replace them.
     """
     import torch
     from hydra.utils import instantiate
@@ -227,7 +227,7 @@ def build_detector(
 
 
 def check_detector(config: Mapping[str, Any]) -> None:
-    """Check every setting that makes the detector.
+    """Check every setting of the detector.
 
     Raises:
         ValueError: one line that names a wrong setting, its value and what is allowed.
@@ -263,7 +263,7 @@ def check_detector(config: Mapping[str, Any]) -> None:
 
 
 def modules_of(package: ModuleType) -> list[str]:
-    """The full names of the parts of detectors that a package exports, such as "fcos.FPN"."""
+    """Return the full names of the modules that a package exports, such as "fcos.FPN"."""
     import torch
 
     exported = {name: getattr(package, name) for name in package.__all__}
@@ -275,9 +275,9 @@ def modules_of(package: ModuleType) -> list[str]:
 
 
 def _own_module(backbone: Any) -> list[str]:
-    """What an entry names as its backbone, if it is a module, also one of the entry's author.
+    """Return the name of an entry's backbone, if it is a module, of whichever package.
 
-    Those in checkpoints may name only known ones, see `zoo.checkpoint.Checkpoint.check_config`.
+    Checkpoints may only name known ones, see `zoo.checkpoint.Checkpoint.check_config`.
     """
     import torch
 
@@ -288,7 +288,7 @@ def _own_module(backbone: Any) -> list[str]:
 
 @contextmanager
 def _hydra_restored() -> Iterator[None]:
-    """Leave Hydra as it was, for applications that run in it themselves."""
+    """Restore Hydra's state afterwards, for applications that use Hydra themselves."""
     running, version = GlobalHydra.instance().hydra, VersionBase.instance()
     base = version.getbase()
     GlobalHydra.instance().clear()

@@ -1,6 +1,6 @@
-"""Files from the cache, or from the first source that serves them completely.
+"""Return files from the cache, or download them from the first source that serves them completely.
 
-Those of the Hugging Face Hub are left to huggingface_hub: its token, Xet, retries, offline mode.
+For files on the Hugging Face Hub, huggingface_hub does it: token, Xet, retries and offline mode.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ def fetch(
     progress: bool | Progress | None = None,
     cached_only: bool = False,
 ) -> Path:
-    """The path of a complete, verified file, downloaded if it is not in the cache yet.
+    """Return the path of a complete, verified file, downloaded if it is not in the cache yet.
 
     The user's mirrors (``FCOS_ZOO_MIRRORS``, ``zoo.toml``) are tried first, then the live sources
-    in order. Any number of processes may ask for one file at a time: one downloads it, the others
-    wait. An interrupted download is resumed by the next call.
+    in order. If several processes ask for the same file, one downloads it and the others wait. An
+    interrupted download is resumed by the next call.
 
     Args:
         filename: the name in the cache and on mirrors.
         sources: where the file is published, the most trusted first.
         folder: where to keep it; by default `zoo.cache.folder`.
-        progress: whether to show a progress bar (None: if stderr is a terminal), or the bars to
-            which to add one.
+        progress: whether to show a progress bar (None: if stderr is a terminal), or the bars to add
+            one to.
         cached_only: do not use the network, as with ``FCOS_ZOO_OFFLINE``.
 
     Raises:
@@ -113,7 +113,7 @@ def probe(source: FileSource) -> FileSource:
 
 
 def progress_bars(shown: bool | None = None) -> Progress:
-    """Progress bars with size, speed and time left, for one file or for several side by side."""
+    """Make progress bars with size, speed and time left, for one file or several side by side."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -132,7 +132,7 @@ def _fetch_from(
     from zoo import https
 
     part = cache.sidecar(path, ".part")
-    # The hash that a source states of its own file counts before those of the others.
+    # The hash that a source states itself takes precedence over those of other sources.
     wanted = [source] if source.digest else wanted
     if source.hub:
         _download_from_hub(source, part, update)
@@ -152,7 +152,7 @@ def _fetch_from(
 
 
 def _copy(source: FileSource, part: Path, update: Callable[..., None]) -> None:
-    """Copy a local file; one of huggingface_hub's cache is linked where possible."""
+    """Copy a local file; a file of huggingface_hub's cache is linked where possible."""
     from zoo import https
     from zoo.files import HEAD
 
@@ -168,14 +168,14 @@ def _copy(source: FileSource, part: Path, update: Callable[..., None]) -> None:
         try:
             if not _is_blob(path):
                 raise OSError
-            os.link(path, part)  # its content never changes: it is named by its hash
+            os.link(path, part)  # its content never changes, as its name is its hash
         except OSError:
             shutil.copyfile(path, part)
     update(completed=size, total=size)
 
 
 def _download_from_hub(source: FileSource, part: Path, update: Callable[..., None]) -> None:
-    """Download into the cache's own folder, so that the file is on the disk once."""
+    """Download into the cache's own folder, so that the disk holds the file only once."""
     from huggingface_hub import hf_hub_download
 
     repo, revision, file = _hub_address(source)
@@ -194,7 +194,7 @@ def _download_from_hub(source: FileSource, part: Path, update: Callable[..., Non
 
 
 def _copy_of_hub(source: FileSource) -> FileSource | None:
-    """The file in huggingface_hub's own cache, if another program has downloaded it."""
+    """Return the file in huggingface_hub's own cache, if another program has downloaded it."""
     from huggingface_hub import try_to_load_from_cache
 
     repo, revision, file = _hub_address(source)
@@ -206,12 +206,12 @@ def _copy_of_hub(source: FileSource) -> FileSource | None:
 
 
 def _is_blob(path: Path) -> bool:
-    """Whether this is a large file in huggingface_hub's cache, named by its SHA-256."""
+    """Whether `path` is a large file in huggingface_hub's cache, named by its SHA-256."""
     return re.fullmatch("blobs/[0-9a-f]{64}", "/".join(path.parts[-2:])) is not None
 
 
 def _probe_hub(source: FileSource) -> FileSource:
-    """The source with what the Hub states of its file: the newest commit, size and SHA-256."""
+    """Return the source with the file's newest commit, size and SHA-256, as the Hub states them."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     repo, revision, file = _hub_address(source)
@@ -234,7 +234,7 @@ def _hub_address(source: FileSource) -> tuple[str, str, str]:
 
 @contextmanager
 def hub_errors() -> Iterator[None]:
-    """Turn what huggingface_hub raises into one line, which its warnings of retries only repeat."""
+    """Turn errors of huggingface_hub into one line, and hide its warnings about retries."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     logger = logging.getLogger("huggingface_hub")
@@ -244,9 +244,9 @@ def hub_errors() -> Iterator[None]:
         yield
     except WeightsError:
         raise
-    except Exception as error:  # which HTTP library raises depends on the Hub's version
+    except Exception as error:  # the HTTP library depends on huggingface_hub's version
         status = getattr(getattr(error, "response", None), "status_code", None)
-        # Without a connection it says that the file could not be located; why is in the cause.
+        # Without a connection, it says that the file could not be located; the cause says why.
         cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else None
         lines = [line.strip() for line in str(cause or error).splitlines() if line.strip()]
         reason = " ".join(lines[:2]) or type(error).__name__
@@ -258,7 +258,7 @@ def hub_errors() -> Iterator[None]:
 
 
 def _hub_bar(update: Callable[..., None]) -> type:
-    """A tqdm class that reports to our progress bar and shows nothing itself."""
+    """Make a tqdm class that reports to our progress bar and shows nothing itself."""
     from huggingface_hub.utils.tqdm import tqdm
 
     class Bar(tqdm):
@@ -275,7 +275,7 @@ def _hub_bar(update: Callable[..., None]) -> type:
 
 
 def _failure(path: Path, sources: Sequence[FileSource], failures: Sequence[str]) -> str:
-    """The message of an error: a line for each source that was tried, and the remedy."""
+    """Return an error message: a line for each source that was tried, and the remedy."""
     colon = ":" if failures else ""
     lines = [
         f"{path.name} is not in the cache, and FCOS_ZOO_OFFLINE forbids downloading it{colon}"

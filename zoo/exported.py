@@ -21,7 +21,7 @@ from zoo.registry import card, names
 
 SUFFIXES = (".onnx", ".xml", ".pt2")
 METADATA = "fcos_zoo"  # as `fcos.export_formats` writes it
-HINTS = {"bf16": "bf16", "fp16": "f16"}  # of OpenVINO, by precision
+HINTS = {"bf16": "bf16", "fp16": "f16"}  # OpenVINO's precision hints
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 
@@ -30,12 +30,12 @@ class ExportedDetector:
 
     Attributes:
         path: the file.
-        runtime: what runs it, with its version.
+        runtime: the software that runs it, with its version.
         description: the file's metadata; see `fcos.export_formats.describe`.
-        classes: names by index.
-        precision: of the network.
-        decoder: the settings with which it was exported; it is part of the file's graph.
-        card: the facts of its entry, or None where the zoo does not have it.
+        classes: class names by index.
+        precision: precision of the network.
+        decoder: the decoder's settings at export; it is part of the file's graph.
+        card: the facts of its entry, or None if the zoo does not have it.
     """
 
     def __init__(self, path: Path, runtime: str, description: dict[str, Any], run: Run) -> None:
@@ -79,7 +79,7 @@ class ExportedDetector:
         return detections
 
     def find(self, images: Sequence[Tensor], tta: Sequence[object] = ()) -> list[dict[str, Tensor]]:
-        """{"boxes", "scores", "labels"} of each image (3, H, W), in its own pixels, best first."""
+        """Detect in (3, H, W) images: {"boxes", "scores", "labels"} of each, in its own pixels."""
         if tta:
             raise ValueError(f"{self.path}: an exported file has no test-time augmentation")
         prepared = [self.prepare(image) for image in images]
@@ -105,7 +105,7 @@ class ExportedDetector:
         return Candidates(*outputs).unpad()
 
     def prepare(self, image: Tensor) -> tuple[np.ndarray, tuple[float, float] | None]:
-        """The graph's input for an image, and the (y, x) factors back to it."""
+        """Return the graph's input for an image, and the (y, x) factors back to the image."""
         if self.preprocessing:
             if image.dtype != torch.uint8:
                 image = (image * 255).round().clamp(0, 255).to(torch.uint8)
@@ -140,12 +140,12 @@ class ExportedDetector:
 def load(path: str | Path) -> ExportedDetector:
     """Load a file that `fcos-zoo export` wrote: .onnx, .xml of OpenVINO, or .pt2.
 
-    It has `detect` and `classes` like an `fcos.Detector`, and is run on the CPU by the package of
-    its format, with as many threads as torch has.
+    It has `detect` and `classes` like an `fcos.Detector`. The runtime of its format runs it on the
+    CPU, with as many threads as torch has.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ImportError: the package that runs it is not installed.
+        ImportError: the runtime of its format is not installed.
         ValueError: the file has another suffix, or was not written by `fcos-zoo export`.
     """
     path = Path(path)
@@ -163,7 +163,7 @@ def runtime_package(name: str, extra: str) -> Any:
     """Import the package that runs or writes a format.
 
     Raises:
-        ImportError: with the extra that installs it.
+        ImportError: it is not installed; the message names the extra that installs it.
     """
     try:
         return importlib.import_module(name)
@@ -193,7 +193,7 @@ def _openvino(path: Path) -> tuple[str, str, Run]:
     model = core.read_model(path)
     text = model.get_rt_info(METADATA).astype(str) if model.has_rt_info(METADATA) else "{}"
     precision = json.loads(text).get("precision")
-    # By default OpenVINO computes in half precision where the processor can, which moves boxes.
+    # By default OpenVINO uses half precision if the processor can, which changes boxes.
     settings = {
         "INFERENCE_PRECISION_HINT": HINTS.get(precision, "f32"),
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -203,7 +203,7 @@ def _openvino(path: Path) -> tuple[str, str, Run]:
 
     def run(images: np.ndarray) -> list[np.ndarray]:
         nonlocal request
-        # With one thread a synchronous call that fails returns the outputs of the call before.
+        # With one thread, a synchronous call that fails returns the outputs of the previous call.
         request.start_async([images])
         try:
             request.wait()
@@ -242,7 +242,7 @@ def _aoti(path: Path) -> tuple[str, str, Run]:
     compiled = torch._inductor.aoti_load_package(str(path))
 
     def run(images: np.ndarray) -> list[np.ndarray]:
-        images = np.ascontiguousarray(images)  # the compiled code does not look at strides
+        images = np.ascontiguousarray(images)  # the compiled code ignores strides
         try:
             return [output.numpy() for output in compiled(torch.from_numpy(images))]
         except RuntimeError as error:

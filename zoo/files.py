@@ -1,9 +1,10 @@
-"""Weights files of every format, recognised by their first bytes and read without executing them.
+"""Read weights files of every format, recognised by their first bytes, without executing them.
 
 Safetensors hold only tensors. Torch files and pickles are programs: `torch.load(weights_only=True)`
-and a restricted `pickle.Unpickler` (https://docs.python.org/3/library/pickle.html#restricting-globals)
-admit only tensors, arrays, numbers, strings and plain containers. A crafted pickle can still use up
-time and memory; a safetensors file cannot, so prefer those for files of unknown origin.
+and a restricted `pickle.Unpickler`
+(https://docs.python.org/3/library/pickle.html#restricting-globals) admit only tensors, arrays,
+numbers, strings and plain containers. A crafted pickle can still use up time and memory; a
+safetensors file cannot, so prefer safetensors for files of unknown origin.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ HEAD = 1024
 _TORCH_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic number, pickled
 _HTML = re.compile(rb"<(!doctype html|html|head|body|script|title)\b", re.IGNORECASE)
 _LOG_IN = re.compile(rb"type=.?password|\blog[ -]?in\b|\bsign[ -]?in\b", re.IGNORECASE)
-_ONE_READER = threading.Lock()  # torch's list of safe globals is the process's
+_ONE_READER = threading.Lock()  # torch's list of safe globals is global
 
 
 class UnreadableError(WeightsError):
-    """The file could not be read for a reason that may pass; it may be undamaged."""
+    """The file could not be read for a reason that may be temporary; it may be undamaged."""
 
 
 def detect_format(head: bytes) -> str | None:
-    """``"safetensors"``, ``"torch zip"``, ``"torch legacy"``, ``"pickle"`` or None."""
-    # A safetensors file opens with the header's length in eight bytes, the lowest of which may
-    # look like the opcode that starts a pickle.
+    """Return ``"safetensors"``, ``"torch zip"``, ``"torch legacy"``, ``"pickle"`` or None."""
+    # A safetensors file starts with the header's length in eight bytes, the lowest of which may
+    # look like the opcode at the start of a pickle.
     if head[8:9] == b"{" and (head[:1] != b"\x80" or head[5:8] == bytes(3)):
         return "safetensors"
     if head.startswith(b"PK\x03\x04"):
@@ -51,7 +52,7 @@ def detect_format(head: bytes) -> str | None:
 
 
 def describe_non_weights(head: bytes) -> str | None:
-    """What a host sent instead of a weights file; None for what may be one."""
+    """Say what a host sent instead of a weights file; None for a possible weights file."""
     if not head:
         return "an empty file"
     if detect_format(head):
@@ -95,7 +96,7 @@ def read(path: str | Path) -> dict[str, Any]:
         )
     try:
         content = _READERS[format](path)
-    except Exception as error:  # a damaged or hostile file may make a reader raise anything
+    except Exception as error:  # readers raise errors of any type for damaged or hostile files
         if isinstance(error, (MemoryError, OSError)) or "unable to mmap" in str(error):
             raise UnreadableError(
                 f"{path} cannot be read at present: {_reason(error)}; try again"
@@ -119,7 +120,7 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def _is_pickled_object(error: Exception) -> bool:
-    """Whether a reader stopped at a class that is not Python's own, as `torch.save(detector)` has.
+    """Whether reading failed at a class of another package, as in a file of `torch.save(detector)`.
 
     A hostile file would call a function or one of Python's own classes.
     """
@@ -128,7 +129,7 @@ def _is_pickled_object(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """One line; torch's errors are long and recommend to trust the file."""
+    """Return the reason in one line; torch's errors are long and recommend to trust the file."""
     text = str(error)
     if called := re.search(r"\bGLOBAL (\S+)", text):
         return f"it calls {called[1]}, which is not allowed"
@@ -149,7 +150,7 @@ def _torch_zip(path: Path) -> Any:
         raise ValueError("its entries are compressed, as torch never writes them")
     if not any(entry.filename.endswith("/data.pkl") for entry in entries):
         raise ValueError("a zip archive without data.pkl, which torch did not write")
-    if path.suffix == ".safetensors":  # torch trusts the name
+    if path.suffix == ".safetensors":  # torch goes by the name
         raise ValueError("a torch file with a wrong name: rename it to end in .pth")
     return _torch_load(path, mmap=True)
 
@@ -162,7 +163,7 @@ def _torch_load(path: Path, mmap: bool = False) -> Any:
         content = torch.load(
             str(path) if mmap else file, map_location="cpu", weights_only=True, mmap=mmap
         )
-    # torch enlarges a storage for a tensor that claims more values than were saved.
+    # torch would enlarge a storage for a tensor that claims more values than were saved.
     storages: dict[int, int] = {}
     for tensor in _tensors(content, set()):
         storage = tensor.untyped_storage()
@@ -175,7 +176,7 @@ def _torch_load(path: Path, mmap: bool = False) -> Any:
 
 
 def _tensors(content: Any, seen: set[int]) -> Iterator[Any]:
-    """The dense tensors in nested containers."""
+    """Yield the dense tensors in nested containers."""
     import torch
 
     if isinstance(content, torch.Tensor):
@@ -188,7 +189,7 @@ def _tensors(content: Any, seen: set[int]) -> Iterator[Any]:
 
 
 class _StandIn:
-    """Replaces a function of NumPy's in a pickle, which cannot set attributes of it."""
+    """Replaces a function of NumPy in a pickle, which cannot set attributes of it."""
 
     __slots__ = ()
 
@@ -197,7 +198,7 @@ class _StandIn:
 
 
 class _DType(_StandIn):
-    """``numpy.dtype``, of numbers, booleans and strings; no objects and no records."""
+    """``numpy.dtype`` of numbers, booleans and strings, but not of objects and records."""
 
     __slots__ = ("value",)
 
@@ -212,7 +213,7 @@ class _DType(_StandIn):
 
 
 class _Array(np.ndarray):
-    """``numpy.ndarray`` and what numpy 1 and 2 rebuild one with."""
+    """``numpy.ndarray`` and the functions by which NumPy 1 and 2 rebuild one."""
 
     def __new__(cls, *initial: Any) -> _Array:
         return super().__new__(cls, 0)
@@ -238,7 +239,7 @@ class _Scalar(_StandIn):
 
 
 class _Encode(_StandIn):
-    """``_codecs.encode``, and ``bytes`` for empty ones, by which protocol 2 writes bytes."""
+    """``_codecs.encode``, and ``bytes`` for empty ones, with which protocol 2 writes bytes."""
 
     def __new__(cls, text: str = "", encoding: str = "latin1") -> Any:
         return text.encode("latin1")
@@ -277,13 +278,13 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _pickle(path: Path) -> Any:
-    """A pickle of arrays (Caffe2's, detectron2's), with text as latin-1."""
+    """Read a pickle of arrays (Caffe2's, detectron2's), with text as latin-1."""
     with path.open("rb") as file:
         return _Unpickler(file, encoding="latin1").load()
 
 
 def _bytes(raw: bytes | str) -> bytes:
-    """A pickle's bytes, which Python 2 wrote as a string."""
+    """Return a pickle's bytes, which Python 2 wrote as a string."""
     return raw.encode("latin1") if isinstance(raw, str) else raw
 
 

@@ -1,7 +1,8 @@
 """Compare an entry with numbers that its original code computed.
 
-A fixture is `<entry>.json` and `<entry>.npz`: the published checkpoint's tensors as named random
-draws, an image, ground truth, and what the original code made of them (see tests/golden/README.md).
+A fixture is `<entry>.json` and `<entry>.npz`: the shapes of the published checkpoint's tensors,
+which are drawn at random by name, an image, ground truth, and the outputs of the original code for
+them (see tests/golden/README.md).
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ from zoo.pretrained import build, load_checkpoint
 
 ATOL, RTOL = 2e-4, 1e-3  # logits and quality
 LTRB_ATOL = 0.05  # pixels
-MATCHED = 0.98  # of the detections
+MATCHED = 0.98  # fraction of the detections
 
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison: `what`, its largest error as a share of the tolerance, and a detail.
+    """One comparison: its name, its largest error as a fraction of the tolerance, and a detail.
 
-    `unstable`: no implementation could pass, since our own network does not agree with itself once
-    it is computed in another order, with other rounding errors.
+    `unstable` means that no implementation could pass, since our own network does not agree with
+    itself when rounding errors change with the order of operations.
     """
 
     what: str
@@ -58,16 +59,16 @@ class Fixture:
             self.arrays = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The checkpoint, keyed and shaped as published."""
+        """Return the checkpoint, with keys and shapes as published."""
         return {tensor["key"]: draw_tensor(**tensor) for tensor in self.spec["tensors"]}
 
     def image(self) -> Tensor:
-        """The generated RGB image (3, H, W), uint8."""
+        """Return the generated RGB image (3, H, W), uint8."""
         spec = self.spec["input"]
         return draw_image(spec["seed"], spec["height"], spec["width"])
 
     def ground_truth(self) -> dict[str, Tensor]:
-        """Boxes and labels of the loss values."""
+        """Return the boxes and labels of the loss values."""
         spec, size = self.spec["losses"], self.spec["input"]
         return draw_boxes(
             spec["gt_seed"],
@@ -79,10 +80,10 @@ class Fixture:
 
 
 def find(folder: Path) -> list[Fixture]:
-    """All fixtures in a folder and those below it.
+    """Return all fixtures in a folder and its subfolders.
 
     Raises:
-        FileNotFoundError: where there is none.
+        FileNotFoundError: there is none.
     """
     paths = sorted(path for path in folder.rglob("*.json") if path.with_suffix(".npz").exists())
     if not paths:
@@ -93,11 +94,11 @@ def find(folder: Path) -> list[Fixture]:
 def verify(
     fixture: Fixture, images: Path | None = None, device: str | torch.device = "cpu"
 ) -> Iterator[Check]:
-    """Compare everything a fixture holds, one check at a time.
+    """Compare everything that a fixture holds, and yield one check at a time.
 
     Args:
         images: the folder of real images; None leaves out that comparison.
-        device: of our detector.
+        device: device of our detector.
     """
     detector = build(fixture.entry)
     state = fixture.state_dict()
@@ -118,7 +119,7 @@ def _check_real(detector: Detector, fixture: Fixture, image: Path) -> Check:
     check = _check_detections("real image", ours, fixture.arrays, "real_")
     if check.passed:
         return check
-    # Deep deformable networks with drawn weights can amplify a rounding error without bound.
+    # Deep deformable networks with random weights can amplify a rounding error without bound.
     key = {"boxes": "real_boxes", "scores": "real_scores", "labels": "real_classes"}
     fused = _detect(copy.deepcopy(detector).fuse(), image)
     itself = _check_detections("", fused, {key[k]: v for k, v in ours.items()}, "real_")
@@ -129,7 +130,7 @@ def _check_real(detector: Detector, fixture: Fixture, image: Path) -> Check:
 
 
 def _detect(detector: Detector, image: Path) -> dict[str, Tensor]:
-    """The detections in an image file, with the test-time resize."""
+    """Return the detections in an image file, with the test-time resize."""
     with torch.no_grad():
         return detector.find([load_image(image)])[0]
 
@@ -170,10 +171,10 @@ def _check_detections(
 def _check_losses(
     detector: Detector, fixture: Fixture, state: Mapping[str, Tensor], image: Tensor
 ) -> list[Check]:
-    """Compare in float32 and, where that fails, in float64 before calling it an error.
+    """Compare losses and gradients in float32 and, if that fails, in float64.
 
-    With batch statistics a ReLU that rounding puts on the other side of its kink can move a
-    gradient by more than is tolerated; which one does depends on the number of threads.
+    With batch statistics, a rounding error that changes the sign of a ReLU's input can change a
+    gradient by more than the tolerance; whether that happens depends on the number of threads.
     """
     checks = list(_compare_losses(detector, fixture, state, image))
     if all(check.passed for check in checks):
@@ -216,11 +217,11 @@ def _compare_losses(
     detector.zero_grad(set_to_none=True)
     detector.eval()
     if any(name and name.endswith("running_mean") for name in keys.values()):
-        load_checkpoint(detector, state)  # the step moved the running statistics
+        load_checkpoint(detector, state)  # the step changed the running statistics
 
 
 def _excess(ours: Tensor, theirs: Tensor, atol: float, rtol: float) -> float:
-    """The largest difference, as a share of the tolerance."""
+    """Return the largest difference as a fraction of the tolerance."""
     error = (ours.double().cpu() - theirs.double()).abs()
     return float((error / (atol + rtol * theirs.double().abs() + 1e-30)).nan_to_num(1e30).max())
 
@@ -232,7 +233,7 @@ def _generator(name: str) -> np.random.Generator:
 def draw_tensor(
     key: str, shape: list[int], dist: str, loc: float = 0.0, scale: float = 1.0
 ) -> Tensor:
-    """A checkpoint tensor, drawn from its key."""
+    """Draw a checkpoint tensor, with its key as the seed."""
     if dist == "count":
         return torch.zeros(shape, dtype=torch.int64)
     if dist == "constant":
@@ -246,7 +247,7 @@ def draw_tensor(
 
 
 def draw_image(name: str, height: int, width: int) -> Tensor:
-    """Smooth blobs, coarse random values interpolated bilinearly, plus noise."""
+    """Draw smooth blobs, which are coarse random values interpolated bilinearly, and noise."""
     rng = _generator(name)
     coarse = rng.integers(0, 256, (height // 16 + 2, width // 16 + 2, 3)).astype(np.float32)
     axes = [
@@ -265,7 +266,7 @@ def draw_image(name: str, height: int, width: int) -> Tensor:
 def draw_boxes(
     name: str, count: int, height: int, width: int, num_classes: int
 ) -> dict[str, Tensor]:
-    """Ground-truth boxes of log-uniform sizes within the image."""
+    """Draw ground-truth boxes of log-uniform sizes within the image."""
     rng = _generator(name)
     longest = 0.9 * min(height, width)
     extent = np.exp(rng.uniform(np.log(12), np.log(longest), (count, 2)))

@@ -24,7 +24,7 @@ from zoo import cache
 from zoo.files import HEAD, describe_non_weights
 from zoo.sources import FileSource, SourceError, without_secrets
 
-TRIES = 5  # attempts in a row without progress, after which a source is given up
+TRIES = 5  # consecutive attempts without progress after which a source is given up
 CONNECT_TIMEOUT = 10.0  # seconds
 READ_TIMEOUT = 30.0  # seconds without a byte
 LONGEST_WAIT = 60.0  # seconds between two attempts; a host that asks for more is given up
@@ -35,7 +35,7 @@ Update = Callable[..., None]
 
 
 class _TransientError(Exception):
-    """This attempt failed, another may succeed, after `wait` seconds if the host asks for that."""
+    """An attempt failed, but another one may succeed, after `wait` seconds if the host says so."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
@@ -52,10 +52,10 @@ class _Version:
 
     @staticmethod
     def of(part: Path) -> _Version | None:
-        """What is recorded; None if there is no record or it is damaged."""
+        """Read the record; None if there is none or it is damaged."""
         try:
             held = _Version(**json.loads(_record_of(part).read_text("utf-8")))
-            valid = re.fullmatch("[!-~]([ -~]*[!-~])?", held.validator)  # as a value of a header
+            valid = re.fullmatch("[!-~]([ -~]*[!-~])?", held.validator)  # valid in a header
         except (OSError, ValueError, TypeError):
             return None
         return held if valid and isinstance(held.size, int | None) else None
@@ -65,8 +65,8 @@ class Download:
     """The download of one file to a ``.part``, resumed where an earlier attempt ended.
 
     Args:
-        source: its address.
-        part: where to write it; holds the whole file afterwards, not yet verified.
+        source: the file's address.
+        part: where to write it; afterwards this is the whole file, not yet verified.
         wanted: known sizes and hashes; a file of another size is refused before its bytes arrive.
         update: called with the bytes ``completed`` and in ``total`` (or None).
     """
@@ -78,10 +78,10 @@ class Download:
         self.sizes = {each.size for each in wanted if each.size}
 
     def run(self) -> None:
-        """Try until the file is complete.
+        """Download until the file is complete.
 
         Raises:
-            SourceError: the source is given up; the part may hold bytes to resume from.
+            SourceError: the source is given up; the part may hold bytes to resume from later.
             WeightsError: the disk is full.
         """
         failures, furthest = 0, cache.size_on_disk(self.part)
@@ -130,7 +130,7 @@ class Download:
                 self._save(blocks, 0, total)
 
     def _from_start(self, response: requests.Response) -> tuple[Iterator[bytes], int | None]:
-        """The blocks of a whole file and its size, None if it comes in chunks."""
+        """Return the blocks of a whole file and its size, None if it is sent in chunks."""
         body = _body(response)
         head = b""
         while len(head) < HEAD and (block := next(body, b"")):
@@ -150,7 +150,7 @@ class Download:
         return chain([head], body), total
 
     def _check_range(self, response: requests.Response, held: _Version, offset: int) -> None:
-        """Start over unless the response continues the version in the part."""
+        """Raise an error to start over unless the response continues the version in the part."""
         stated = response.headers.get("Content-Range", "")
         match = re.fullmatch(rf"bytes {offset}-[0-9]+/([0-9]{{1,18}}|\*)", stated)
         same_size = match and match[1] in ("*", str(held.size))
@@ -177,7 +177,7 @@ class Download:
 
 
 def content_length(source: FileSource) -> int | None:
-    """The size that a host states of its file, None if it states none."""
+    """Return the size that a host states for its file, None if it states none."""
     try:
         with _get(source, {}) as response:
             check_head(next(_body(response), b""))
@@ -193,7 +193,7 @@ def discard(part: Path) -> None:
 
 
 def check_head(head: bytes) -> None:
-    """Raise a SourceError if these are the first bytes of something else than weights."""
+    """Raise a SourceError if these first bytes are not those of a weights file."""
     if what := describe_non_weights(head):
         raise SourceError(f"sends {what}")
 
@@ -215,14 +215,14 @@ def _get_errors() -> Iterator[None]:
         raise _TransientError(f"no connection: {_cause(error)}") from error
     except requests.RequestException as error:
         raise SourceError(without_secrets(str(error))) from error
-    except ValueError as error:  # which neither library catches
+    except ValueError as error:  # neither library catches it
         raise SourceError(f"redirects to a malformed address ({error})") from error
     except urllib3.exceptions.HTTPError as error:
         raise _TransientError("connection dropped") from error
 
 
 def _get(source: FileSource, headers: dict[str, str]) -> requests.Response:
-    """A successful response (200 or 206), whose body has yet to be read."""
+    """Return a successful response (200 or 206), whose body is still to be read."""
     headers = {"Accept-Encoding": "identity", "User-Agent": "fcos-zoo", **headers}
     with _get_errors():
         response = requests.get(
@@ -249,7 +249,7 @@ def _body(response: requests.Response) -> Iterator[bytes]:
     raw: Any = response.raw
     while True:
         with _get_errors():
-            # Not iter_content, which loses the bytes of a block that does not arrive whole.
+            # Not iter_content, which loses the bytes of a block that is cut off.
             block = raw.read1(_BLOCK, decode_content=False)
         if not block:
             return
@@ -257,14 +257,14 @@ def _body(response: requests.Response) -> Iterator[bytes]:
 
 
 def _validator(response: requests.Response) -> str | None:
-    """The value for ``If-Range``: not a weak ETag, which different bytes may share."""
+    """Return the value for ``If-Range``, but not a weak ETag, which different bytes may share."""
     etag = response.headers.get("ETag", "")
     strong = etag and not etag.startswith("W/")
     return etag if strong else response.headers.get("Last-Modified")
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost of nested exceptions, without addresses."""
+    """Return the message of the innermost exception, without addresses."""
     inner = next((arg for arg in error.args if isinstance(arg, BaseException)), None)
     inner = getattr(error, "reason", None) or inner
     return _cause(inner) if isinstance(inner, BaseException) else str(error)

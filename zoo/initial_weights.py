@@ -1,7 +1,7 @@
 """The weights that training starts from: those of a detector, or ImageNet's for its backbone.
 
-ImageNet files name their tensors differently and may expect another channel order or normalisation:
-the backbone gets the tensors that compute the same from the detector's own input.
+ImageNet files name their tensors differently and may expect another channel order or normalisation.
+The tensors are converted so that the backbone computes the same from the detector's input.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from zoo.sources import FileSource, load_yaml, source_of
 
 FOLDER = CONFIGS / "imagenet"
 CLASSIFIER: Rule = (r"(stem\.)?(fc|fc1000|pred|classifier|head|linear)[._].+", "")
-# What detectron2 and maskrcnn-benchmark put before every key of some files.
+# Prefixes of all keys in some files of detectron2 and maskrcnn-benchmark.
 PREFIX = r"^backbone\.((bottom_up|body)\.)?"
-# Our keys that a file may lack: those of layers that only detection has, or that are never used.
+# Our keys that a file may lack: of layers that only detectors have, or that are never used.
 OPTIONAL = rf".+\.conv\.offset\.(weight|bias)|{DLA_UNREAD}|.+{re.escape(COUNTER)}"
 
 
 def initialize_weights(detector: Detector, config: Mapping[str, Any]) -> str:
-    """Load the weights that training starts from; says which they are."""
+    """Load the weights that training starts from, and return a line that names them."""
     init = config["init"]
     if init["checkpoint"]:
         return load_pretrained(detector, init["checkpoint"], config)
@@ -51,7 +51,7 @@ def initialize_weights(detector: Detector, config: Mapping[str, Any]) -> str:
     if not backbone:
         return "started from random weights"
     if backbone in ("auto", "imagenet"):
-        backbone = imagenet or backbone  # those of the run, whose backbone may not be the entry's
+        backbone = imagenet or backbone  # the run may have another backbone than the entry
     load_backbone(detector, backbone)
     return f"started the backbone from {backbone}, everything else from random weights"
 
@@ -59,11 +59,11 @@ def initialize_weights(detector: Detector, config: Mapping[str, Any]) -> str:
 def load_pretrained(detector: Detector, source: str, config: Mapping[str, Any]) -> str:
     """Copy the weights of a model, a file or an address into a detector.
 
-    If the classes differ, only those rows of the class predictor are copied whose classes have the
-    same name.
+    If the classes differ, only the rows of the class predictor for classes of the same name are
+    copied.
 
     Returns:
-        What was copied, for the log.
+        A line for the log that says what was copied.
     """
     if is_path(source):
         checkpoint, classes = open_checkpoint(source), config["classes"]
@@ -104,16 +104,16 @@ def load_backbone(detector: Detector, source: str | Path | Mapping[str, Any] = "
     """Load ImageNet weights into a detector's backbone, strictly.
 
     Args:
-        detector: its first convolution is rewritten where the weights were trained on another
-            channel order or normalisation than the detector's; so is the mean of its norm.
+        detector: if the weights were trained with another channel order or normalisation, its first
+            convolution and the mean of its norm are converted.
         source: "imagenet" for those that the entry was trained from, or the most similar ones that
-            can still be downloaded; a name of `configs/imagenet`; or a file or mapping in the
-            format of the entry's.
+            can still be downloaded; a name in `configs/imagenet`; or a file or mapping in the same
+            format as the entry's weights.
 
     Raises:
         CheckpointError: lists every tensor that is missing, unexpected or misshapen; the backbone
             is then as it was.
-        LookupError: no ImageNet weights of that name, or none are known for the entry.
+        LookupError: there are no ImageNet weights of that name, or none are known for the entry.
     """
     name = detector.card.config.get("imagenet") if detector.card else None
     if isinstance(source, str) and (source == "imagenet" or (FOLDER / f"{source}.yaml").is_file()):
@@ -137,7 +137,7 @@ def load_backbone(detector: Detector, source: str | Path | Mapping[str, Any] = "
 
 
 def translate(detector: Detector, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A classification network's state under the backbone's own keys; see `load_backbone`."""
+    """Convert a classification network's state to the backbone's keys; see `load_backbone`."""
     backbone: Any = detector.backbone
     wanted: dict[str, Tensor] = backbone.state_dict()
     tables: list[Sequence[Rule]] = [TABLES.get(type(backbone), ())]
@@ -159,18 +159,18 @@ def translate(detector: Detector, state: Mapping[str, Tensor]) -> dict[str, Tens
 
 
 def facts_of(name: str) -> dict[str, Any]:
-    """What `configs/imagenet` states of the weights of this name."""
+    """Return the facts of the weights of this name in `configs/imagenet`."""
     return load_yaml(FOLDER / f"{name}.yaml")
 
 
 def sources_of(filename: str) -> list[FileSource]:
-    """Where the ImageNet weights in a file of this name can be downloaded; empty for others."""
+    """Return the sources of the ImageNet weights with this file name; empty for other files."""
     files = (_file(facts_of(path.stem)) for path in FOLDER.glob("*.yaml"))
     return next((sources for name, sources in files if name == filename), [])
 
 
 def check_stride(detector: Detector, facts: Mapping[str, Any]) -> None:
-    """CheckpointError if the weights were trained with a stage's stride in another layer."""
+    """Raise a CheckpointError if the weights were trained with the strides in other layers."""
     has = getattr(detector.backbone, "stride_in_1x1", None)
     needs = facts.get("stride_in_1x1")
     if has is not None and needs is not None and has != needs:
@@ -182,15 +182,15 @@ def check_stride(detector: Detector, facts: Mapping[str, Any]) -> None:
 
 
 def _file(facts: Mapping[str, Any]) -> tuple[str, list[FileSource]]:
-    """The name of the file in the cache, and where it can be downloaded."""
+    """Return the file's name in the cache, and its sources."""
     sources = [source_of(each) for each in facts["weights"]]
     filename = facts.get("filename") or sources[0].url.split("?")[0].rsplit("/", 1)[-1]
     return filename, sources
 
 
 def _state(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict in a file, without prefixes: as in `unwrap`, or Caffe2's blobs."""
-    if isinstance(content.get("blobs"), Mapping):  # with the solver's momentum beside them
+    """Return the state dict in a file, without prefixes: as `unwrap` does, or Caffe2's blobs."""
+    if isinstance(content.get("blobs"), Mapping):  # beside the solver's momentum
         content = {
             key: value
             for key, value in content["blobs"].items()
@@ -202,7 +202,7 @@ def _state(content: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _statistics_of_affine_norms(backbone: Any, names: Collection[str | None]) -> dict[str, Tensor]:
-    """Statistics that change nothing, for norms that are only affine maps, as Caffe2's."""
+    """Return neutral statistics for norms that are only affine maps, such as Caffe2's."""
     statistics = {}
     for name, module in backbone.named_modules():
         if f"{name}.weight" in names and hasattr(module, "running_var"):

@@ -1,4 +1,4 @@
-"""Detectors with published weights: the file is fetched, read, translated and loaded."""
+"""Detectors with weights: fetch the file, read it, translate its keys, and load it."""
 
 from __future__ import annotations
 
@@ -35,25 +35,27 @@ def get(
     resize: ResizeMethod | None = None,
     winograd: bool = False,
 ) -> Detector:
-    """A ready detector: published weights fetched and verified, eval mode.
+    """Return a detector in eval mode, with published weights that are fetched and verified.
 
     Args:
-        name: an entry of the zoo, or a file that training here wrote: the detector then has the
-            settings and classes that it was trained with.
+        name: an entry of the zoo, or a file that training wrote, whose detector has the settings
+            and classes that it was trained with.
         weights: another checkpoint than the published one: a file, or an address
             (`hf://owner/repo/file`, `https://...`) from which it is downloaded once.
-        device: where to put it; by default the CPU. On a GPU, convolutions round fp32 to TF32
-            unless `torch.backends.cudnn.allow_tf32` is set to False, as the commands do.
-        precision: "bf16" or "fp16" compute the network in that type; norms' statistics, box
+        device: device of the detector; by default the CPU. On a GPU, convolutions round fp32 to
+            TF32 unless `torch.backends.cudnn.allow_tf32` is set to False, as the commands do.
+        precision: with "bf16" or "fp16" the network computes in that type; norms' statistics, box
             regression and decoding stay in fp32.
-        compile: fuse norms into convolutions and compile the network: the fastest detector, at the
-            price of a minute before its first image. See `Detector.fuse` and `compile_network`.
-        resize: another method than the published one, see `resize_image`.
-        winograd: a faster detector in fp32 on a CPU, which needs no compiler; see
+        compile: fuse norms into convolutions and compile the network. This gives the fastest
+            detector, but the first image takes about a minute. See `Detector.fuse` and
+            `compile_network`.
+        resize: another resize method than the published one, see `resize_image`.
+        winograd: make a detector in fp32 on a CPU faster, without a compiler; see
             `Detector.use_winograd`.
 
     Raises:
-        UnknownEntryError, WeightsError, CheckpointError: each names what is wrong and what to do.
+        UnknownEntryError, WeightsError, CheckpointError: the message says what is wrong and what to
+            do.
     """
     if precision not in DTYPES:
         raise ValueError(f"precision {precision!r} is not one of {', '.join(DTYPES)}")
@@ -90,11 +92,11 @@ def get(
 
 
 def build(name: str, num_classes: int | None = None) -> Detector:
-    """The architecture of an entry, freshly initialised: nothing is downloaded.
+    """Build a freshly initialised detector with the architecture of an entry, without a download.
 
     Args:
         name: an entry of the zoo.
-        num_classes: another number than the entry's; the classes are then called "0", "1", ...
+        num_classes: another number of classes than the entry's; they are then called "0", "1", ...
     """
     entry = card(name)
     detector = build_detector(entry.config, num_classes)
@@ -103,10 +105,10 @@ def build(name: str, num_classes: int | None = None) -> Detector:
 
 
 def load_checkpoint(detector: Detector, source: str | Path | Mapping[str, Any]) -> None:
-    """Load published weights, or those that training here wrote, into a detector, strictly.
+    """Load published weights, or those that training wrote, into a detector, strictly.
 
-    The detector is then in eval mode, ready to detect; `detector.train()` goes on training it. It
-    has the class names that the file states, if there are any.
+    The detector is then in eval mode, and has the class names that the file states, if any. Call
+    `detector.train()` to train it further.
 
     Args:
         source: a file, an address (`hf://owner/repo/file`, `https://`), or a mapping {key: tensor},
@@ -115,8 +117,8 @@ def load_checkpoint(detector: Detector, source: str | Path | Mapping[str, Any]) 
     Raises:
         WeightsError: the file cannot be fetched or read.
         CheckpointError: it is of another entry, was trained with another box decoding or
-            normalisation, or lists every missing, unexpected and misshapen tensor; the detector is
-            then as it was.
+            normalisation, or does not fit: the message then lists every missing, unexpected and
+            misshapen tensor. The detector is unchanged.
         ValueError: the detector is fused.
     """
     if detector.fused:
@@ -141,7 +143,7 @@ def _load_published(entry: Card) -> Detector:
     except UnreadableError:
         raise
     except (CheckpointError, WeightsError) as error:
-        # A file that does not have the hash that the entry states is not even fetched.
+        # A file with another hash than the entry states would not have been accepted.
         if any(source.digest for source in entry.weights if not source.dead):
             advice = (
                 f"{path} is the published file, by its SHA-256, but this version of the zoo "
@@ -160,7 +162,7 @@ def _load_published(entry: Card) -> Detector:
 
 
 def _load_given(entry: Card, source: str | Path) -> Detector:
-    """An entry with the weights of a user's file or address, and the settings that it states."""
+    """Load an entry with a user's weights, and the settings that they state."""
     checkpoint = open_checkpoint(source)
     filename = Path(source).name
     other = None if checkpoint.entry or filename == entry.filename else entry_of_file(filename)
@@ -175,7 +177,7 @@ def _load_given(entry: Card, source: str | Path) -> Detector:
 
 
 def _load_path(path: Path) -> Detector:
-    """What training wrote, which states the entry that it is of."""
+    """Load a file that training wrote, which states its entry."""
     checkpoint = read_checkpoint(path)
     if checkpoint.entry is None:
         raise CheckpointError(
@@ -207,12 +209,12 @@ def _load_trained(entry: Card, checkpoint: Checkpoint) -> Detector:
 
 
 def _empty(entry: Card, config: Mapping[str, Any]) -> Detector:
-    """A detector whose tensors are yet to be loaded: nothing is initialised only to be replaced."""
+    """Build a detector whose tensors are not initialised, since they will be loaded."""
     detector = build_detector(config, empty=True)
     saved = detector.state_dict().keys()
     if any(buffer.is_meta and name not in saved for name, buffer in detector.named_buffers()):
-        detector = build_detector(config)  # it computes constants, which no checkpoint holds
-    # Whatever torch's default type; and the faster layout, while that costs no copy.
+        detector = build_detector(config)  # some constants are computed, and are in no checkpoint
+    # Whatever torch's default type is; and the faster layout, while that needs no copy.
     detector.to(dtype=torch.float32).to(memory_format=torch.channels_last)
     for part in (detector.backbone, detector.pyramid, detector.head):
         assert isinstance(part, torch.nn.Module)
@@ -226,7 +228,7 @@ def _empty(entry: Card, config: Mapping[str, Any]) -> Detector:
 
 
 def _fill(detector: Detector, checkpoint: Checkpoint) -> None:
-    """Load a checkpoint in the entry's own format; the error says what it is instead."""
+    """Load a checkpoint in the entry's format; errors say what it is instead."""
     entry, state = detector.card, checkpoint.state
     problem = f"{checkpoint.name} is not {entry.name}"
     try:

@@ -1,9 +1,8 @@
 """The figures that the FCOS systems published, read from `reports/published`.
 
-One YAML file is one table of one version of a page, cell by cell: numbers as numbers, `null` where
-the page has a dash, its own words where it has words. Where a page changed over time each version
-is a table of its own, with its own commit and date. Nothing here is measured by this project; only
-`notes` are its own words.
+Each YAML file is one table of one version of a page, cell by cell: numbers as numbers, `null` for a
+dash, and text as printed. If a page changed over time, each version is a separate table with its
+commit and date. Nothing here is measured by this project; only `notes` are its own words.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from zoo.sources import load_yaml
 
 DIRECTORY = Path(__file__).parent.parent / "reports" / "published"
 
-Cell = float | str | list[float] | None  # a list is a curve, one value an epoch
+Cell = float | str | list[float] | None  # a list is a curve with one value per epoch
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a table was published; `commit` and `date` are None where the page has none."""
+    """Where a table was published; `commit` and `date` are None if the page has none."""
 
     url: str
     path: str
@@ -33,7 +32,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the speeds were taken on, "not stated" where the page is silent."""
+    """The hardware of measured speeds; "not stated" if the page does not name it."""
 
     gpu: str
     batch: int | str
@@ -42,7 +41,7 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Column:
-    """A printed heading and its machine key; neighbours under one heading share a printed cell."""
+    """A printed heading and its key; adjacent columns of one heading share a printed cell."""
 
     heading: str
     key: str
@@ -50,7 +49,7 @@ class Column:
     format: str = "{}"
 
     def text(self, value: Cell) -> str:
-        """The cell as the page prints it: `"71ms"` for 71, `"-"` for None."""
+        """Return the cell as the page prints it: `"71ms"` for 71, `"-"` for None."""
         return "-" if value is None else self.format.format(value)
 
 
@@ -59,9 +58,9 @@ class Row:
     """A printed row.
 
     Attributes:
-        entry: its zoo name, None for a row that is not an FCOS detector of the zoo.
+        entry: the name of its entry, None for a row that is not an FCOS detector of the zoo.
         printed: the name that the page prints.
-        cells: by the keys of the columns.
+        cells: the cells, by the keys of the columns.
         group: the number of separators above the row.
         links: the hyperlinks of cells, by key.
     """
@@ -78,9 +77,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """One published table; `id` is the stem of its file, rows and columns in the page's order.
+    """A published table; `id` is the stem of its file, rows and columns are in the page's order.
 
-    `footnotes` are the page's, `notes` ours: what to know before comparing with its figures.
+    `footnotes` are those of the page. `notes` are ours, on what to know before comparing its
+    figures.
     """
 
     id: str
@@ -95,18 +95,18 @@ class Table:
 
 
 def tables() -> list[Table]:
-    """Every published table, by id."""
+    """Return all published tables, sorted by id."""
     return [read(path) for path in sorted(DIRECTORY.glob("*.yaml"))]
 
 
 def rows(entry: str) -> list[tuple[Table, Row]]:
-    """Every published row of a zoo entry with its table; empty where nothing was published."""
+    """Return all published rows of a zoo entry with their tables; empty if there are none."""
     return [(table, row) for table in tables() for row in table.rows if row.entry == entry]
 
 
 def figures(entry: str) -> dict[str, Cell]:
-    """An entry's published figures by key (`ap`, `time_ms`, ...), each from its newest page; AP and
-    AR in per cent, whatever the page prints them in."""
+    """Return an entry's published figures by key (`ap`, `time_ms`, ...), each from its newest page.
+    AP and AR are in per cent, whatever the unit of the page."""
     found: dict[str, Cell] = {}
     newest_first = sorted(rows(entry), key=lambda pair: pair[0].source.date or "", reverse=True)
     for table, row in newest_first:
@@ -145,7 +145,7 @@ def _row(
 
 
 def _per_cent(cell: Cell, unit: str) -> Cell:
-    """A fraction, or a curve of them, in per cent; anything else as it is."""
+    """Convert a fraction, or a curve of them, to per cent; return anything else unchanged."""
     if unit != "0..1":
         return cell
     if isinstance(cell, list):

@@ -1,8 +1,8 @@
-"""The zoo's entries: their names, facts and published weights, and folders of the user's entries.
+"""The zoo's entries: their names, facts and published weights, and folders of a user's entries.
 
-An entry is a YAML file of its name in ``configs/entry``. Its facts are in that file, and those that
-all entries of a code base share in a file of ``configs/system``. They are read without torch, and
-without Hydra, which takes seconds to compose all entries.
+An entry is a YAML file of the same name in ``configs/entry``. Its facts are in that file, and those
+that all entries of a code base share are in a file of ``configs/system``. They are read without
+importing torch, and without Hydra, which takes seconds to compose all entries.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _registered: list[Path] = []
 
 
 class UnknownEntryError(LookupError):
-    """No entry of that name; the message suggests the nearest."""
+    """There is no entry of that name; the message suggests the most similar ones."""
 
 
 class NoWeightsError(WeightsError, LookupError):
-    """No host serves the entry's weights; the message names the nearest entry with weights.
+    """No host serves the entry's weights; the message names the most similar entry with weights.
 
-    `reason` says only why, in a few words.
+    `reason` only states the cause, in a few words.
     """
 
     def __init__(self, message: str, reason: str = "") -> None:
@@ -51,11 +51,11 @@ class Card:
     """The facts of an entry.
 
     Attributes:
-        name: of the entry.
+        name: the name of the entry.
         family: the code base that published it.
         repository: where that code base is published.
         source: the entry's config there.
-        license: of the weights.
+        license: the license of the weights.
         permissive: whether the license is permissive.
         weights: where the published file can be downloaded, the most trusted first; dead sources
             are included as a record.
@@ -74,7 +74,7 @@ class Card:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The settings of the detector and of its training, a copy that may be changed."""
+        """The settings of the detector and of its training, as a copy that may be changed."""
         return copy.deepcopy(self._composed)
 
     @cached_property
@@ -90,14 +90,14 @@ class Card:
 
     @property
     def tables(self) -> list[tuple[Table, Row]]:
-        """Its rows in the published tables."""
+        """The entry's rows in the published tables."""
         from zoo import published
 
         return published.rows(self.name)
 
     @property
     def published(self) -> dict[str, Cell]:
-        """Its published figures by key, see `zoo.published.figures`."""
+        """The entry's published figures by key, see `zoo.published.figures`."""
         from zoo import published
 
         return published.figures(self.name)
@@ -125,7 +125,7 @@ def register(folder: str | Path) -> list[str]:
     ``FCOS_ZOO_CONFIGS`` lists folders that are registered in every process.
 
     Raises:
-        ValueError: it holds no entry, or one whose name is taken.
+        ValueError: the folder holds no entry, or one whose name is taken.
     """
     path = Path(folder).expanduser().resolve()
     entries = sorted(file.stem for file in path.glob("*.yaml"))
@@ -145,10 +145,10 @@ def names(
     license: Literal["permissive", "non-commercial"] | None = None,
     weights: bool | None = None,
 ) -> list[str]:
-    """Names of the zoo's entries, sorted.
+    """Return the sorted names of the zoo's entries.
 
     Args:
-        pattern: shell wildcards.
+        pattern: a name with shell wildcards.
         license: only entries whose weights have a permissive license ("permissive"), or only the
             others, whose authors reserve commercial use or state no license ("non-commercial").
         weights: only entries whose weights are served by a host (True), or by none (False).
@@ -164,16 +164,16 @@ def names(
 
 
 def card(name: str) -> Card:
-    """The card of an entry.
+    """Return the card of an entry.
 
     Raises:
-        UnknownEntryError: with the nearest names.
+        UnknownEntryError: there is no such entry; the message suggests the most similar names.
     """
     return _card(name, entry_file(name))
 
 
 def entry_file(name: str) -> Path:
-    """The YAML file of an entry; UnknownEntryError suggests the nearest names."""
+    """Return the YAML file of an entry; an UnknownEntryError suggests the most similar names."""
     files = _files()
     if name not in files:
         close = difflib.get_close_matches(str(name), files, n=3, cutoff=0.5)
@@ -185,25 +185,25 @@ def entry_file(name: str) -> Path:
 
 
 def entry_of_file(filename: str) -> str | None:
-    """The entry whose weights file has this name; of several, the one of the same name."""
+    """Return the entry whose weights have this file name; if several do, the one of that name."""
     entries = [name for name in names() if card(name).filename == filename]
     stem = filename.rpartition(".")[0]
     return stem if stem in entries else next(iter(entries), None)
 
 
 def fetch_weights(entry: Card, progress: Progress | None = None, cached_only: bool = False) -> Path:
-    """The entry's published file: on this machine, or else of the cache, which downloads it once.
+    """Return the entry's published file: a local one, or from the cache, which downloads it once.
 
     A license that is not permissive is printed to stderr when the file arrives.
 
     Args:
-        entry: its card.
-        progress: progress bars to which to add one.
+        entry: the card of the entry.
+        progress: progress bars to add one to.
         cached_only: do not use the network, as with ``FCOS_ZOO_OFFLINE``.
 
     Raises:
         NoWeightsError: no host is known to serve the file.
-        WeightsError: no source served it this time; the message has a line for each.
+        WeightsError: all sources failed this time; the message has a line for each.
     """
     if local := _local(entry):
         return local
@@ -233,13 +233,13 @@ def fetch_weights(entry: Card, progress: Progress | None = None, cached_only: bo
 
 
 def folders() -> list[Path]:
-    """The registered folders of entries."""
+    """Return the registered folders of entries."""
     listed = os.environ.get("FCOS_ZOO_CONFIGS", "").split(os.pathsep)
     return [*_registered, *(Path(each).expanduser().resolve() for each in listed if each)]
 
 
 def _files(without: Path | None = None) -> dict[str, Path]:
-    """The file of each entry; a registered folder cannot replace an entry of the zoo."""
+    """Return the file of each entry; a registered folder cannot replace an entry of the zoo."""
     registered = [folder for folder in reversed(folders()) if folder != without]
     return {
         path.stem: path
@@ -259,7 +259,7 @@ def _card(name: str, path: Path) -> Card:
     }
     if path.parent == CONFIGS / "entry":
         facts = {**load_yaml(CONFIGS / "system" / f"{chosen['system']}.yaml"), **content}
-    else:  # may be composed of anything, even of another entry
+    else:  # it may be based on anything, even on another entry
         from zoo.config import compose_entry
 
         facts = compose_entry(name)
@@ -274,7 +274,7 @@ def _card(name: str, path: Path) -> Card:
 
 
 def _local(entry: Card) -> Path | None:
-    """The weights of an entry that are installed with this package, or another file on disk."""
+    """Return an entry's weights if they are installed with this package or another local file."""
     for source in entry.weights:
         path = Path(source.url).expanduser()
         usable = not (source.dead or source.remote) and path.is_file()
@@ -284,7 +284,7 @@ def _local(entry: Card) -> Path | None:
 
 
 def _alternative(entry: Card) -> str:
-    """Advice where an entry has no weights, which names the most similar entry that has."""
+    """Return advice for an entry without weights, which names the most similar one with weights."""
 
     def similarity(name: str) -> tuple[bool, float]:
         ratio = difflib.SequenceMatcher(None, entry.name, name).ratio()

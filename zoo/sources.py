@@ -17,7 +17,7 @@ from urllib.request import url2pathname
 import platformdirs
 import yaml
 
-# The folder of the installed packages, relative to this file, so that a user's own `configs` cannot
+# The folder of the installed packages, relative to this file, so that a user's `configs` cannot
 # take the place of ours.
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -27,11 +27,11 @@ _HASH_IN_NAME = re.compile(r"-(?!20\d{6}\.)([0-9a-f]{8,64})\.[^/]+$")
 
 
 class WeightsError(RuntimeError):
-    """A weights file cannot be fetched or must not be read; the message names it and the remedy."""
+    """A weights file cannot be fetched or read; the message names it and the remedy."""
 
 
 class SourceError(Exception):
-    """A source cannot serve its file; asking again would not help."""
+    """A source cannot serve its file, and another attempt would not help."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class FileSource:
 
     Args:
         url: ``http(s)://...``, ``hf://owner/repo[@revision]/file`` or a path.
-        size: bytes, where known.
-        sha256: the hash in hex, in full or its first digits. None: a hash in the file's name
-            counts; ``""``: digits in the file's name are not a hash.
-        dead: kept as a record, never tried.
+        size: size in bytes, if known.
+        sha256: the hash in hex, in full or its first digits. None: take a hash from the file's
+            name; ``""``: digits in the file's name are not a hash.
+        dead: whether the source is only kept as a record and never tried.
         note: why it is dead, or what to know about it.
     """
 
@@ -87,7 +87,7 @@ class FileSource:
 
     @property
     def key(self) -> str:
-        """Twelve hex digits that stand for the address."""
+        """Twelve hex digits that identify the address."""
         return hashlib.sha256(self.url.encode()).hexdigest()[:12]
 
     @property
@@ -102,7 +102,7 @@ class FileSource:
 
     @property
     def digest(self) -> str | None:
-        """The SHA-256, or its first digits, that the file must have; None where unknown."""
+        """The SHA-256, or its first digits, that the file must have; None if unknown."""
         if self.sha256 is not None:
             return self.sha256.lower()
         path = unquote(urlsplit(self.url).path) if self.remote else self.url
@@ -111,7 +111,7 @@ class FileSource:
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file's mapping, by libyaml where PyYAML has it; ValueError if it holds none."""
+    """Read a YAML file's mapping, by libyaml if PyYAML has it; ValueError if it holds none."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), loader) or {}
@@ -123,7 +123,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def source_of(stated: str | Mapping[str, Any]) -> FileSource:
-    """A source as YAML states it; ``package:PATH`` is beside the installed packages."""
+    """Convert a source from YAML, where ``package:PATH`` is beside the installed packages."""
     facts = {"url": stated} if isinstance(stated, str) else dict(stated)
     if facts["url"].startswith("package:"):
         facts["url"] = str(PACKAGE / facts["url"].removeprefix("package:"))
@@ -131,7 +131,7 @@ def source_of(stated: str | Mapping[str, Any]) -> FileSource:
 
 
 def expected(filename: str, sources: Sequence[FileSource]) -> list[FileSource]:
-    """The sources whose size or hash a file must match: it is right if it matches one of them."""
+    """Return the sources whose size or hash identify a file; it must match one of them."""
     live = [source for source in sources if not source.dead]
     hashed = [source for source in live if source.digest]
     sized = [source for source in live if source.size]
@@ -140,13 +140,13 @@ def expected(filename: str, sources: Sequence[FileSource]) -> list[FileSource]:
 
 
 def with_mirrors(filename: str, sources: Sequence[FileSource]) -> list[FileSource]:
-    """The user's mirrors, then the live sources in the given order."""
+    """Return the user's mirrors, then the live sources in the given order."""
     copies = [FileSource(_join(base, filename), sha256="") for base in mirrors()]
     return copies + [source for source in sources if not source.dead]
 
 
 def mirrors() -> list[str]:
-    """Base URLs and folders from ``FCOS_ZOO_MIRRORS``, then from each configuration file."""
+    """Return URLs and folders of mirrors from ``FCOS_ZOO_MIRRORS`` and each configuration file."""
     listed = os.environ.get("FCOS_ZOO_MIRRORS", "").strip()
     one = os.path.isdir(Path(_path_of(listed)).expanduser())  # its name may contain spaces
     bases = [listed] if one else re.split(r"[,\s]+", listed)
@@ -157,7 +157,7 @@ def mirrors() -> list[str]:
 
 
 def endpoint() -> str:
-    """The Hugging Face Hub's address: ``HF_ENDPOINT`` or the public one."""
+    """Return the Hugging Face Hub's address: ``HF_ENDPOINT`` or the public one."""
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
@@ -167,7 +167,7 @@ def offline() -> bool:
 
 
 def without_secrets(text: str) -> str:
-    """The text with user names, passwords and queries (signatures) removed from its addresses."""
+    """Remove user names, passwords and queries (signatures) from the addresses in a text."""
     text = re.sub(r"(\w://)[^/?#\s]*@", r"\1", text)
     return re.sub(r"(\w://[^\s?#]*)[?#][^\s'\"]*", r"\1", text)
 

@@ -1,6 +1,6 @@
-"""Training a model of the zoo: its settings, then its data, its detector and the loop.
+"""Train a model of the zoo: check its settings and data, build its detector, run the loop.
 
-The configuration is a plain mapping, laid out as `configs/training/defaults.yaml` describes.
+The configuration is a plain mapping; `configs/training/defaults.yaml` describes its keys.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def train(entry: Card, config: Config, device: torch.device, resume: bool) -> in
     """Train a model of the zoo as configured.
 
     Args:
-        entry: of the model.
-        config: of the run.
-        device: of this process.
+        entry: the card of the model.
+        config: the configuration of the run.
+        device: the device of this process.
         resume: whether to continue a run in the same folder.
 
     Returns:
@@ -59,7 +59,7 @@ def train(entry: Card, config: Config, device: torch.device, resume: bool) -> in
     check_training(config)
     check_detector(config)
     config, notes = resolved(config, entry.config)
-    # Refuse a batch and a schedule that cannot be before any work.
+    # Refuse an impossible batch or schedule before any work.
     share, accumulate = distributed.share(config["solver"]["batch"]), config["solver"]["accumulate"]
     micro_batch_size(share, 1 if accumulate == "auto" else accumulate)
     build_schedule(config, epoch=1)
@@ -81,11 +81,11 @@ def train(entry: Card, config: Config, device: torch.device, resume: bool) -> in
 
 
 def start(entry: Card, config: Config, device: torch.device, folder: Path, resume: bool) -> Trainer:
-    """The trainer of a run, with its initial weights or resumed; says what will be trained."""
+    """Make the trainer of a run, with its initial weights or resumed; says what will be trained."""
     solver, data, run = config["solver"], config["data"], config["run"]
     torch.manual_seed(run["seed"])
     if device.type == "cpu":
-        # A core that a loader's worker uses would keep every parallel loop waiting.
+        # Threads that compete with the loader's workers for a core would delay every parallel loop.
         torch.set_num_threads(max(1, torch.get_num_threads() - data["workers"]))
     torch.backends.cuda.matmul.allow_tf32 = solver["precision"] == "tf32"
     torch.backends.cudnn.allow_tf32 = solver["precision"] == "tf32"
@@ -110,7 +110,7 @@ def start(entry: Card, config: Config, device: torch.device, folder: Path, resum
 
 
 def check_data(data: Config, dataset: DetectionDataset, test: TestSet | None, folder: Path) -> None:
-    """Read every image of the test set, and say what of the data is not trained on or measured.
+    """Read every image of the test set, and report data that is not trained on or measured.
 
     Raises:
         ImageError: an image of the test set cannot be read.
@@ -159,7 +159,7 @@ def make_trainer(
     config: Config,
     folder: Path,
 ) -> Trainer:
-    """The trainer of a run; `accumulate=auto` tries what fits on the GPU."""
+    """Make the trainer of a run; `accumulate=auto` finds out what fits on the GPU."""
     solver, data, run = config["solver"], config["data"], config["run"]
     epoch = len(dataset) / solver["batch"]
     rules = ("momentum", "weight_decay", "norm_weight_decay", "bias_lr_factor", "bias_weight_decay")
@@ -199,7 +199,7 @@ def make_trainer(
 def batches(
     dataset: DetectionDataset, config: Config, device: torch.device, folder: Path, start: int
 ) -> Iterable[Batch]:
-    """This process's share of every step's images from step `start` on, augmented.
+    """Load this process's share of the images of every step from `start` on, augmented.
 
     The first batch of a run is drawn into its folder.
     """
@@ -221,7 +221,7 @@ def batches(
 
 
 def measure(test: TestSet, data: Config, folder: Path, detector: Detector) -> dict[str, Any]:
-    """The figures of a detector; what it detects at the first evaluation is drawn."""
+    """Return the metrics of a detector; draws its detections at the first evaluation."""
     figures = evaluate_detector(
         detector, *test, workers=data["workers"], max_detections=data["max_detections"]
     )
@@ -232,7 +232,7 @@ def measure(test: TestSet, data: Config, folder: Path, detector: Detector) -> di
 
 
 def announce(trainer: Trainer, images: int, config: Config) -> None:
-    """Say what will be trained, and what of it may not be as expected."""
+    """Log what will be trained, and settings that may not be as expected."""
     iterations, accumulate, folder = trainer.schedule.iterations, trainer.accumulate, trainer.folder
     epochs = iterations / trainer.epoch
     parts = f" in {accumulate} micro-batches" if accumulate > 1 else ""
@@ -260,7 +260,7 @@ def announce(trainer: Trainer, images: int, config: Config) -> None:
 
 
 def outcome(folder: Path, name: str) -> list[str]:
-    """The last lines of a run: its files, the best AP, and what to do next."""
+    """Return the last lines of a run: its files, the best AP, and what to do next."""
     final, best = folder / f"{name}.pth", folder / "best.pth"
     measured = [record for record in read(folder / "metrics.jsonl") if record.get("AP") is not None]
     if not measured or not best.is_file():

@@ -1,4 +1,4 @@
-"""Checkpoints as each code base wrote them, recognised by their keys and loaded strictly."""
+"""Checkpoint formats of each code base, recognised by their keys and loaded strictly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zoo.formats.backbones import TABLES, Rule, rename
 from zoo.formats.detectors import NATIVE, PUBLISHED, Format
 
 FORMATS = (NATIVE, *dict.fromkeys(PUBLISHED.values()))
-# Counters that no published code reads; detectron2 wrote them at some dates and not at others.
+# Counters that no published code reads; only some versions of detectron2 wrote them.
 COUNTER = ".num_batches_tracked"
 STATE_DICT = 'give only the state dict, {key: tensor}, bare or under "model" or "state_dict"'
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -34,13 +34,13 @@ class CheckpointError(ValueError):
 
 
 def unwrap(content: Any) -> dict[str, Tensor]:
-    """The state dict in a checkpoint: bare, or under "model" or "state_dict".
+    """Return the state dict in a checkpoint: bare, or under "model" or "state_dict".
 
     The `module.` of data-parallel training and the `_orig_mod.` of torch.compile are removed from
     its keys; arrays become tensors.
 
     Raises:
-        CheckpointError: it is not a state dict, or a tensor of it has no plain values.
+        CheckpointError: it is not a state dict, or one of its tensors has no plain values.
     """
     for key in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -53,7 +53,7 @@ def unwrap(content: Any) -> dict[str, Tensor]:
 
 
 def recognise(keys: Iterable[str]) -> Format:
-    """The format of a checkpoint with these keys; CheckpointError says what they look like."""
+    """Return the format of these keys; a CheckpointError says what unknown ones look like."""
     keys = list(keys)
     for form in FORMATS:
         if any(re.fullmatch(form.marker, key) for key in keys):
@@ -68,14 +68,14 @@ def recognise(keys: Iterable[str]) -> Format:
 
 
 def prepare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state with its tensors in the form of our modules, still under the published keys."""
+    """Convert a state's tensors to the form of our modules, still under the published keys."""
     return recognise(state).prepare(state)
 
 
 def translate(keys: Iterable[str], detector: Detector) -> dict[str, str | None]:
-    """Our key for each published one; None for those that are to be ignored.
+    """Return our key for each published one, None for those to be ignored.
 
-    A key that no rule matches keeps its own name, which the detector will not have.
+    A key that no rule matches keeps its name, which the detector does not have.
     """
     keys = list(keys)
     form = recognise(keys)
@@ -88,13 +88,13 @@ def translate(keys: Iterable[str], detector: Detector) -> dict[str, str | None]:
 
 
 def renamed(keys: Iterable[str], rules: Sequence[Rule]) -> dict[str, str | None]:
-    """Each key's new name by the rules, its own where no rule matches, None to leave it out."""
+    """Return each key's new name, the same if no rule matches, or None to leave it out."""
     names = {key: rename(key, rules) for key in keys}
     return {key: key if name is None else name or None for key, name in names.items()}
 
 
 def num_classes(detector: Detector, state: Mapping[str, Tensor]) -> int | None:
-    """The number of classes that a published state predicts, None if it has no class predictor."""
+    """Return the number of classes of a published state, None if it has no class predictor."""
     names = translate(state, detector).items()
     return next((state[key].numel() for key, name in names if name == "head.cls_logits.bias"), None)
 
@@ -103,8 +103,9 @@ def load_state(detector: Detector, state: Mapping[str, Tensor]) -> None:
     """Copy a published state into a detector, all of it or nothing.
 
     Raises:
-        CheckpointError: listing every missing, unexpected and misshapen tensor, and those whose
-            values are of another kind, such as quantised integers, or not finite.
+        CheckpointError: the state does not fit; lists every missing, unexpected and misshapen
+            tensor, and those whose values are of another kind, such as quantised integers, or not
+            finite.
     """
     state = prepare(state)
     _check_pixels(detector, state)
@@ -122,13 +123,13 @@ def match(
     wanted: Mapping[str, Tensor],
     optional: str = rf".+{re.escape(COUNTER)}",
 ) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a state under our names, and what keeps them from being all that is wanted.
+    """Return the tensors of a state under our names, and a clause that lists all faults.
 
     Args:
         state: the tensors by their published keys.
-        names: our name of each key, None for what is left out.
-        wanted: our tensors by name, of the shapes and types that are needed.
-        optional: a pattern of those that may be missing.
+        names: our name for each key, None for keys to leave out.
+        wanted: our tensors by name, with the required shapes and types.
+        optional: a pattern for those that may be missing.
 
     Returns:
         The tensors, and "" or a clause that lists all that are missing, unexpected, of another
@@ -161,7 +162,7 @@ def match(
 
 
 def _tensor(key: Any, value: Any) -> Tensor:
-    """A checkpoint's value as a tensor whose values can be copied into another."""
+    """Convert a checkpoint's value to a tensor whose values can be copied into another."""
     if not isinstance(key, str):
         raise CheckpointError(f"the checkpoint's key {key!r} is not text: {STATE_DICT}")
     if not hasattr(value, "shape"):
@@ -183,7 +184,7 @@ def _tensor(key: Any, value: Any) -> Tensor:
 
 
 def _is_finite(values: Tensor) -> bool:
-    # The sum is much faster; where it overflows, every value is looked at.
+    # The sum is much faster; if it overflows, every value is checked.
     return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 

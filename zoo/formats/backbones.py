@@ -1,18 +1,18 @@
-"""How a published key becomes ours, and the names of tensors inside backbones.
+"""Rules that rename published keys to ours, and those for the tensors of backbones.
 
-Each table holds rules for one backbone. They apply to a published key without what stands before
-the backbone's own keys (`backbone.body.`, `backbone.bottom_up.`, ...). An empty replacement is a
-tensor of the ImageNet classifier, for which a detector has no use.
+Each table holds rules for one backbone. They apply to a published key without the prefix of the
+backbone (`backbone.body.`, `backbone.bottom_up.`, ...). An empty replacement marks a tensor of the
+ImageNet classifier, which a detector does not use.
 
-The tables hold for detectors and for ImageNet files alike:
+The tables apply to detectors and ImageNet files alike:
 
 - `RESNET`: detectron2, maskrcnn-benchmark, torchvision, OpenMMLab.
 - `HRNET`: HRNet-FCOS, OpenMMLab, the authors' classification files, timm.
-- `VOVNET`: VoVNet-FCOS and AdelaiDet, the authors' ImageNet state dicts. timm squeezes only the
-  last block of a stage, so its weights fit no published detector.
-- `DLA`: AdelaiDet, `dla34-ba72cf86`, timm. timm leaves out what `DLA_UNREAD` matches.
-- `MOBILENET_V2`: the original FCOS, AdelaiDet, timm.
-- `MOBILENET_V2_TORCHVISION`: torchvision, which gives some of the same names to other layers.
+- `VOVNET`: VoVNet-FCOS and AdelaiDet, the authors' ImageNet state dicts. timm has
+squeeze-excitation only in the last block of a stage, so its weights fit no published detector. -
+`DLA`: AdelaiDet, `dla34-ba72cf86`, timm. timm leaves out what `DLA_UNREAD` matches. -
+`MOBILENET_V2`: the original FCOS, AdelaiDet, timm. - `MOBILENET_V2_TORCHVISION`: torchvision, which
+gives some of the same names to other layers.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from typing import TypeAlias
 
 import backbones
 
-# A pattern that the whole key matches, and the key that takes its place.
+# A pattern for the whole key, and its replacement.
 Rule: TypeAlias = tuple[str, str | Callable[[re.Match[str]], str]]
 
 
 def rename(key: str, rules: Iterable[Rule]) -> str | None:
-    """The key by the first rule that matches; "" leaves the tensor out, None: no rule matches."""
+    """Return the key by the first rule that matches: "" to leave it out, None if none matches."""
     for pattern, replacement in rules:
         if match := re.fullmatch(pattern, key):
             return replacement(match) if callable(replacement) else match.expand(replacement)
     return None
 
 
-# The two halves of a convolution with norm, as attributes or as places in an nn.Sequential.
+# The two halves of a convolution with norm, as attributes or as indices of an nn.Sequential.
 _HALF = {"conv": "conv", "bn": "norm", "norm": "norm", "0": "conv", "1": "norm"}
 
 
@@ -51,7 +51,7 @@ _BOTTLENECK: tuple[Rule, ...] = (
 
 
 def _bottleneck(match: re.Match[str]) -> str:
-    """`res2`, as detectron2 counts, and `layer1`, as torchvision does, are our `stages.0`."""
+    """Rename a bottleneck: detectron2's `res2` and torchvision's `layer1` are our `stages.0`."""
     stage = int(match[2]) - (2 if match[1] == "res" else 1)
     return f"stages.{stage}.{match[3]}.{rename(match[4], _BOTTLENECK)}"
 
@@ -63,7 +63,7 @@ RESNET: tuple[Rule, ...] = (
 )
 
 _CAFFE2 = {"1": "shortcut", "2a": "conv1", "2b": "conv2", "2c": "conv3"}
-# Detectron's, whose norms are only affine maps, and detectron2's with their statistics.
+# Detectron's, whose norms are only affine maps, and detectron2's, which have statistics.
 _NORM = {
     **{"s": "weight", "b": "bias"},
     **{"gamma": "weight", "beta": "bias"},
@@ -72,7 +72,7 @@ _NORM = {
 _BN = rf"bn_({'|'.join(_NORM)})"
 
 # Caffe2's blobs: `res2_0_branch2a_w`, `res2_0_branch2a_bn_s`, ... Some files also hold biases of
-# convolutions, which were never read: the norms that follow have their own.
+# convolutions, which were never read, as the norms have biases.
 CAFFE2_RESNET: tuple[Rule, ...] = (
     (r"conv1_w", "stem.conv.weight"),
     (r"(conv1|res\d_\d+_branch(1|2[abc]))_b", ""),
@@ -127,7 +127,7 @@ HRNET: tuple[Rule, ...] = (
 
 
 def _osa(match: re.Match[str]) -> str:
-    """`stages.<stage>.<block>` from a match that begins with stage<k>.OSA<k>_<n>."""
+    """Return `stages.<stage>.<block>` for a match that begins with stage<k>.OSA<k>_<n>."""
     return f"stages.{int(match[1]) - 2}.{int(match[2]) - 1}"
 
 
@@ -166,19 +166,19 @@ DLA: tuple[Rule, ...] = (
 DLA_UNREAD = r"stages\.[12]\.project\..+"  # our keys of tensors that the network never uses
 
 
-# The last block of each of our stages; published code numbers the blocks of all stages in one row.
+# The last block of each of our stages; published code numbers all blocks consecutively.
 _MOBILENET_ENDS = tuple(accumulate((1, 2, 3, 7, 4)))
 
 
 def _mobilenet(block: int, layer: str) -> str:
-    """Our name of a `layer` in the `block`-th inverted residual, counted from 1."""
+    """Return our name of a `layer` in the `block`-th inverted residual, counted from 1."""
     stage = next(i for i, end in enumerate(_MOBILENET_ENDS) if block <= end)
     first = _MOBILENET_ENDS[stage - 1] if stage else 0
     return f"stages.{stage}.{block - first - 1}.{layer}"
 
 
 def _mobilenet_flat(match: re.Match[str]) -> str:
-    """Convolution, norm and activation in one row: 0 1 2, 3 4 5, 6 7."""
+    """Rename convolutions, norms and activations that are numbered 0 1 2, 3 4 5, 6 7."""
     block, place = int(match[1]), int(match[2])
     layers = ("depthwise", "project") if block == 1 else ("expand", "depthwise", "project")
     if place % 3 == 2 or place // 3 >= len(layers):
@@ -187,7 +187,7 @@ def _mobilenet_flat(match: re.Match[str]) -> str:
 
 
 def _mobilenet_nested(match: re.Match[str]) -> str:
-    """Layers with an activation are groups; the last convolution and its norm are not grouped."""
+    """Rename layers that are grouped with their activation, except for the last ones."""
     block, group, half, leaf = int(match[1]), int(match[2]), match[3], match[4]
     layers = ("depthwise",) if block == 1 else ("expand", "depthwise")
     if half is None:
@@ -196,7 +196,7 @@ def _mobilenet_nested(match: re.Match[str]) -> str:
 
 
 def _mobilenet_timm(match: re.Match[str]) -> str:
-    """Rows of the paper's table, then blocks; layers by name, norms by number."""
+    """Rename timm's keys: row of the paper's table, block, layer by name, norm by number."""
     row, block, layer, leaf = int(match[1]), int(match[2]), match[3], match[4]
     layers = ("conv_dw", "conv_pw") if row == 0 else ("conv_pw", "conv_dw", "conv_pwl")
     names = ("depthwise", "project") if row == 0 else ("expand", "depthwise", "project")

@@ -1,7 +1,7 @@
 """How each code base names the tensors of its FCOS detectors.
 
-They put the backbone's keys under a prefix of their own, count the pyramid's levels by stage or
-from 0, and number the towers' layers with or without the activations between them.
+Each has its own prefix for the backbone's keys, numbers the pyramid's levels by stage or from 0,
+and the towers' layers with or without the activations between them.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ class Format:
     """How one code base writes its checkpoints.
 
     Attributes:
-        name: for messages.
-        marker: a pattern that a key of this format matches, and no key of another one.
+        name: its name in messages.
+        marker: a pattern that matches a key of this format, and no key of another one.
         rules: makes the rules of a detector from those of its backbone; the backbone's first stage
             (of stride 2 ** stage) that the pyramid uses; and the pyramid's number of output
             convolutions, after which its extra levels are numbered.
         ignored: keys that hold nothing learned.
-        prepare: brings the tensors into the form that our modules have, under the published keys.
+        prepare: converts tensors to the form of our modules, under the published keys.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Format:
 
 
 def under(prefix: str, rules: Sequence[Rule], ours: str = "") -> Rule:
-    """A rule for the keys under a prefix (a pattern): `rules` rename the rest, put under `ours`."""
+    """Make a rule for keys under `prefix` (a pattern): `rules` rename the rest, under `ours`."""
 
     def replace(match: re.Match[str]) -> str:
         name = rename(match["rest"], rules)
@@ -60,13 +60,13 @@ PYRAMID = {"inner": "lateral", "layer": "output"}
 
 
 def _tower(match: re.Match[str]) -> str:
-    """Layer 3i of a tower is the i-th convolution and 3i + 1 its norm; 3i + 2 is a ReLU."""
+    """Rename a tower's layers: 3i is the i-th convolution, 3i + 1 its norm and 3i + 2 a ReLU."""
     layer, part = divmod(int(match[2]), 3)
     leaf = match[3].removeprefix("conv.")
     return f"head.{TOWERS[match[1]]}.{layer}.{'norm' if part else 'conv'}.{leaf}"
 
 
-# The heads of the original FCOS and of AdelaiDet, under prefixes of their own.
+# The heads of the original FCOS and of AdelaiDet, under different prefixes.
 HEAD: tuple[Rule, ...] = (
     (r"(cls|bbox|share)_tower\.(\d+)\.(.+)", _tower),
     (r"cls_logits\.(.+)", r"head.cls_logits.\1"),
@@ -125,9 +125,9 @@ def _xytpai(backbone: Sequence[Rule], stage: int, outputs: int) -> list[Rule]:
 
 
 def _prepare_xytpai(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One scale for each level, and boxes as left, top, right, bottom.
+    """Split the scales by level, and reorder boxes to left, top, right, bottom.
 
-    Tensors that are missing or have another shape stay so, for the strict comparison to name them.
+    Missing or misshapen tensors are left as they are, so that the strict comparison reports them.
     """
     state = dict(state)
     if "scale_div" in state and state["scale_div"].dim() == 1:
@@ -166,7 +166,7 @@ def _openmmlab(backbone: Sequence[Rule], stage: int, outputs: int) -> list[Rule]
 
 
 def _prepare_openmmlab(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Scales of levels, which are scalars there, as vectors of one."""
+    """Convert the scales of levels from scalars to vectors of one element."""
     return {
         key: value.view(1) if key.endswith(".scale") and value.dim() == 0 else value
         for key, value in state.items()
@@ -195,7 +195,7 @@ def _torchvision(backbone: Sequence[Rule], stage: int, outputs: int) -> list[Rul
 NATIVE = Format(
     "fcos-zoo",
     r"head\.cls_logits\.weight",
-    lambda backbone, stage, outputs: [],  # its keys are ours
+    lambda backbone, stage, outputs: [],  # the keys are ours
 )
 MASKRCNN_BENCHMARK = Format("maskrcnn-benchmark", r"rpn\.head\.cls_logits\..+", _maskrcnn_benchmark)
 # The format in which each family of entries was published.
@@ -204,7 +204,7 @@ PUBLISHED = {
         "AdelaiDet (detectron2)",
         r"proposal_generator\.fcos_head\..+",
         _adelaidet,
-        ignored=r"pixel_(mean|std)",  # detectron2 of some dates; `load_state` compares them
+        ignored=r"pixel_(mean|std)",  # of some versions of detectron2; `load_state` compares them
     ),
     "fcos": MASKRCNN_BENCHMARK,
     "hrnet": MASKRCNN_BENCHMARK,
@@ -213,7 +213,7 @@ PUBLISHED = {
         "xytpai/fcos",
         r"conv_cls\.\d+\.weight",
         _xytpai,
-        # Grids that are computed, and the classifier of the ImageNet network.
+        # Computed grids, and the classifier of the ImageNet network.
         ignored=r"a_(center_yx|tlbr_max_minmax|center_offset_max)|backbone\.fc\..+",
         prepare=_prepare_xytpai,
     ),
