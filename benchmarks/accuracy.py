@@ -31,7 +31,7 @@ def detect(
     workers: int = 0,
     corruption: Corruption | None = None,
 ) -> list[Result]:
-    """Detections of the images in COCO's results format: all that the decoder keeps.
+    """Return all detections that the decoder keeps, in COCO's results format.
 
     With a `corruption`, its name and strength, the images are corrupted as they are read.
 
@@ -55,7 +55,7 @@ def detect_with(
     workers: int = 0,
     corruption: Corruption | None = None,
 ) -> list[Result]:
-    """The same for any callable from images to boxes, with its class names by label."""
+    """Do the same for any callable from images to boxes, with its class names by label."""
     images = image_dataset(dataset, ids, corruption)
     categories = match_categories(classes, images)
     return detect_dataset(predict, images, categories, batch, workers, plus_one=plus_one)
@@ -68,12 +68,12 @@ def figures(
     evaluator: str = "pycocotools",
     max_detections: int = 100,
 ) -> dict[str, Any]:
-    """COCO's twelve metrics, the AP of each class, and `analysis.analyse`, on these images; and the
-    twelve of COCO-ReM's annotations as `rem`, where these lie beside the dataset's.
+    """Compute COCO's twelve metrics, the AP of each class, and `analysis.analyse`.
 
-    All are None where the dataset has images only, like COCO's test-dev, whose detections its
-    server evaluates. `split` is "val2017" for its 5,000 images, else the dataset's name. Only
-    pycocotools keeps the matches that the analysis needs.
+    `rem` has the twelve metrics by COCO-ReM's annotations, if these lie beside the dataset's. All
+    are None if the dataset has only images, like COCO's test-dev, whose detections its server
+    evaluates. `split` is "val2017" for its 5,000 images, else the dataset's name. Only pycocotools
+    keeps the matches that the analysis needs.
 
     Raises:
         ValueError: the dataset is called val2017 or minival but is neither.
@@ -89,7 +89,7 @@ def figures(
 
 
 def split_name(dataset: Dataset, ids: Sequence[int]) -> str:
-    """What these images are called; "val2017" only if they are its 5,000.
+    """Return the name of these images; "val2017" only if they are its 5,000.
 
     Raises:
         ValueError: the dataset is called val2017 or minival but is neither.
@@ -104,7 +104,7 @@ def split_name(dataset: Dataset, ids: Sequence[int]) -> str:
 def _refined(
     results: Sequence[Result], dataset: Dataset, ids: Sequence[int], max_detections: int
 ) -> dict[str, Any]:
-    """The twelve metrics by COCO-ReM's annotations, if these have all images and classes."""
+    """Compute the metrics by COCO-ReM's annotations, if these have all images and classes."""
     if not dataset.refined:
         return {}
     refined, own = (

@@ -1,6 +1,6 @@
-"""What a set of detections shows besides AP: TIDE's errors, calibration, and intervals of AP.
+"""Analyse detections beyond AP: TIDE's errors, calibration, and intervals of AP.
 
-Everything is computed from detections that pycocotools has matched already, see
+Everything is computed from detections that pycocotools has matched, see
 `fcos.coco_eval.match_detections`; nothing is detected or matched again.
 """
 
@@ -18,7 +18,7 @@ from pycocotools import mask
 from fcos.coco_eval import to_hotcoco
 
 RESAMPLES = 400
-CHUNK = 50  # resamples that are evaluated at once, which bounds the memory
+CHUNK = 50  # resamples that are evaluated at once, to limit the memory
 OCE_IOUS = (0.5, 0.75)
 OCE_THRESHOLDS = tuple(n / 20 for n in range(20))
 # hotcoco's names of TIDE's errors, and ours.
@@ -34,10 +34,10 @@ class Matches:
 
     Args:
         images: (N,) position of each detection's image in `evaluation.params.imgIds`.
-        scores: (N,).
-        right: (T, N) bool, whether it found an object at each of COCO's IoU thresholds.
-        counted: (T, N) bool; False for what found a crowd, which is neither right nor wrong.
-        objects: (I,) number of objects to find in each image.
+        scores: (N,) the scores.
+        right: (T, N) bool, whether each is a true positive at each of COCO's IoU thresholds.
+        counted: (T, N) bool, False for detections of a crowd, which are neither right nor wrong.
+        objects: (I,) number of objects in each image.
     """
 
     images: np.ndarray
@@ -48,10 +48,10 @@ class Matches:
 
 
 def analyse(evaluation: Any) -> dict[str, Any]:
-    """TIDE's errors, ECE, OCE and the bootstrap of AP, as results rows store them.
+    """Compute TIDE's errors, ECE, OCE and the bootstrap of AP, as results rows store them.
 
     Args:
-        evaluation: pycocotools' COCOeval, evaluated, with at least one object.
+        evaluation: pycocotools' COCOeval after `evaluate`, with at least one object.
     """
     matches = list(match_tables(evaluation))
     scores = np.concatenate([one.scores[one.counted[0]] for one in matches])
@@ -66,15 +66,16 @@ def analyse(evaluation: Any) -> dict[str, Any]:
 
 
 def tide(evaluation: Any) -> dict[str, float]:
-    """By how much AP50 would rise without each kind of error (Bolya et al., "TIDE", ECCV 2020).
+    """Return how much AP50 would rise without each kind of error ("TIDE", Bolya et al., ECCV 2020).
 
-    Computed by hotcoco. `tidecv`, the authors' package, gives the same where every class has
-    objects; it counts a class that only has detections as AP 0, and reads precision at recalls
-    that are rounded otherwise than COCO's, so that its AP50 is not always COCO's.
+    hotcoco computes it. `tidecv`, the authors' package, gives the same if every class has objects.
+    It counts a class that only has detections as AP 0, and reads precision at recalls that are
+    rounded differently than COCO's, so that its AP50 is not always COCO's.
 
     Returns:
-        Between 0 and 1: "cls" (wrong class), "loc" (badly placed), "both", "dup" (found already),
-        "bkg" (background), "miss", and all false positives "fp" and false negatives "fn".
+        Numbers from 0 to 1: "cls" (wrong class), "loc" (bad localisation), "both", "dup"
+        (duplicate), "bkg" (background), "miss", and all false positives "fp" and false negatives
+        "fn".
     """
     fast = to_hotcoco(evaluation.cocoGt, evaluation.cocoDt)
     fast.params.imgIds = list(map(int, evaluation.params.imgIds))
@@ -86,13 +87,14 @@ def tide(evaluation: Any) -> dict[str, float]:
 
 
 def calibration_error(confidence: np.ndarray, quality: np.ndarray, bins: int = 10) -> float | None:
-    """Expected calibration error: the mean gap of confidence and quality in bins of confidence.
+    """Return the expected calibration error: the mean gap of confidence and quality by bins.
 
     Naeini et al., AAAI 2015; of detections, Küppers et al., CVPR Workshops 2020 (D-ECE).
 
     Args:
         confidence: (n,) between 0 and 1.
-        quality: (n,) what it should predict: 1 for a right detection and 0 for a wrong one, or IoU.
+        quality: (n,) the target of the confidence: 1 for a true positive and 0 for a false one, or
+            IoU.
     """
     if len(confidence) == 0:
         return None
@@ -101,15 +103,15 @@ def calibration_error(confidence: np.ndarray, quality: np.ndarray, bins: int = 1
 
 
 def object_calibration_error(evaluation: Any) -> dict[str, float]:
-    """Object-level calibration error (Park et al., arXiv 2412.01782).
+    """Return the object-level calibration error (Park et al., arXiv 2412.01782).
 
-    The Brier score of the class scores that an object gets on average from the detections on it,
-    at IoU 0.5 and 0.75; 1 for an object without any. Unlike the error of detections it cannot be
-    lowered by leaving detections out. It depends on the score from which on detections are kept:
-    the least error over these thresholds counts, and that threshold is the best one to deploy.
+    This is the Brier score of the mean class scores of the detections that match an object, at IoU
+    0.5 and 0.75, and 1 for an object without any. Unlike the error of detections, it cannot be
+    lowered by leaving out detections. It depends on the score threshold: the least error over all
+    thresholds counts, and its threshold is the best one to deploy.
 
     Returns:
-        `oce`, and `oce_threshold`, the score threshold at which it is reached.
+        `oce`, and `oce_threshold`, the score threshold that gives it.
     """
     classes = {category: label for label, category in enumerate(evaluation.params.catIds)}
     errors = np.zeros(len(OCE_THRESHOLDS))
@@ -140,7 +142,7 @@ def object_calibration_error(evaluation: Any) -> dict[str, float]:
 
 
 def match_tables(evaluation: Any) -> Iterator[Matches]:
-    """The matches of each class that has objects or detections, of objects of any size."""
+    """Yield the matches of each class that has objects or detections, of objects of any size."""
     images = len(evaluation.params.imgIds)
     for first in range(0, len(evaluation.evalImgs), images * len(evaluation.params.areaRng)):
         rows = enumerate(evaluation.evalImgs[first : first + images])
@@ -163,14 +165,14 @@ def match_tables(evaluation: Any) -> Iterator[Matches]:
 def bootstrap(
     matches: list[Matches], recalls: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Any]:
-    """AP on random draws of as many images with replacement (Efron, 1979).
+    """Compute AP on bootstrap samples of the images (Efron, 1979).
 
-    Two models that were measured on the same images have the same draws, so that their difference
-    on each is a paired one.
+    Two models that were measured on the same images have the same samples, so that their
+    differences are paired.
 
     Returns:
-        `seed`, `low` and `high`, between which 95% of the APs lie, and all of them as `ap`.
-        Draws without any object, the same for all models, are left out.
+        `seed`, `low` and `high`, between which 95% of the APs lie, and all of them as `ap`. Samples
+        without any object, which are the same for all models, are left out.
     """
     images = len(matches[0].objects)
     generator = random.Random(seed)  # the same in every version of Python and NumPy
@@ -186,17 +188,17 @@ def bootstrap(
 def average_precision(
     matches: list[Matches], recalls: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """COCO's AP of sets in which image i occurs `weights[:, i]` times, without matching again.
+    """Compute COCO's AP of sets with image i `weights[:, i]` times, without matching again.
 
-    Equal to evaluating such a set, as far as no two detections of an image have the same score.
+    The result equals the evaluation of such a set, unless detections of an image have equal scores.
 
     Args:
-        matches: of each class.
-        recalls: at which precision is read, `evaluation.params.recThrs`.
+        matches: the matches of each class.
+        recalls: the recalls at which precision is read, `evaluation.params.recThrs`.
         weights: (R, I) whole numbers.
 
     Returns:
-        (R,) between 0 and 1, NaN where there is no object.
+        (R,) numbers from 0 to 1, NaN for sets without objects.
     """
     totals = np.zeros(len(weights))
     classes = np.zeros(len(weights))

@@ -1,12 +1,12 @@
-"""Other detectors in the same tables: torchvision's, and any for which you write a short adapter.
+"""Other detectors in the same tables: torchvision's, and any detector with a short adapter.
 
 An adapter is a function of (device, precision) that returns a detector: a callable from a list of
 decoded (3, H, W) uint8 images on the host to a list of {"boxes", "scores", "labels"} in pixels of
-those images. On the command line it is named "module:function". The callable may have
-`classes` (names by label; required to compute AP), `resize(shortest, longest)` (required to measure
-at other sizes than its own), `training_model()` (a module that returns losses for images of 0..1
-and targets; required to measure training), and be a `torch.nn.Module` (required to count its
-parameters).
+those images. On the command line it is named "module:function". The callable may have `classes`
+(class names by label; required to compute AP), `resize(shortest, longest)` (required to measure at
+other sizes than its default) and `training_model()` (a module that returns losses for images of
+0..1 and targets; required to measure training). It may be a `torch.nn.Module` (required to count
+its parameters).
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ Boxes = list[dict[str, Tensor]]
 
 
 def full_name(name: str) -> str:
-    """The "module:function" of a baseline.
+    """Return the "module:function" of a baseline.
 
     Raises:
-        ValueError: `name` is neither that nor a key of `BUILT_IN`.
+        ValueError: `name` has not this form, and is not a key of `BUILT_IN`.
     """
     name = BUILT_IN.get(name, name)
     if ":" not in name:
@@ -48,8 +48,8 @@ def full_name(name: str) -> str:
 
 
 def digest(entry: str) -> str:
-    """Twelve characters of the SHA-256 of an adapter's file, since a changed adapter is a different
-    detector; empty if the module does not exist, which measuring it will report."""
+    """Return twelve characters of the SHA-256 of an adapter's file, which identify the detector;
+    empty if the module does not exist, which the measurement will report."""
     module = entry.split(":")[0]
     _search_working_directory(module)
     try:
@@ -64,12 +64,12 @@ def digest(entry: str) -> str:
 def load(
     entry: str, device: str, precision: str, size: tuple[int, int] | None = None
 ) -> Callable[[Images], Boxes]:
-    """Call an adapter; its module is searched in the working directory too.
+    """Call an adapter; its module is also searched in the working directory.
 
     Args:
         entry: "module:function".
         device, precision: passed to the function.
-        size: (shortest, longest) side of the images, None for the detector's own.
+        size: (shortest, longest) side of the images, None for the detector's default.
 
     Raises:
         ImportError: there is no such module or function.
@@ -94,7 +94,7 @@ def _search_working_directory(module: str) -> None:
 
 
 def torchvision_fcos(device: str, precision: str) -> nn.Module:
-    """torchvision's fcos_resnet50_fpn: COCO weights from its own cache, or random ones."""
+    """Load torchvision's fcos_resnet50_fpn with COCO weights from its cache, or random ones."""
     url = FCOS_ResNet50_FPN_Weights.COCO_V1.url
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if file.is_file():
@@ -105,17 +105,15 @@ def torchvision_fcos(device: str, precision: str) -> nn.Module:
 
 
 def load_torchvision(file: Path) -> nn.Module:
-    """torchvision's model with a state dict from disk."""
+    """Load torchvision's model with a state dict from disk."""
     model = fcos_resnet50_fpn(weights=None, weights_backbone=None).eval()
     model.load_state_dict(torch.load(file, weights_only=True))
     return model
 
 
 def randomized_torchvision(image: Tensor, size: tuple[int, int] = (800, 1333)) -> nn.Module:
-    """torchvision's model with random weights that give it as much work as
-    `random_weights.randomize` gives ours.
-
-    Its norms are then `BatchNorm2d`, the faster of the two kinds it can have.
+    """Build torchvision's model with random weights that cause as much work as those of ours, see
+    `random_weights.randomize`. Its norms are then `BatchNorm2d`, the faster of its two kinds.
 
     Args:
         size: (shortest, longest) side to which it resizes images.
@@ -141,7 +139,7 @@ def randomized_torchvision(image: Tensor, size: tuple[int, int] = (800, 1333)) -
 
 
 def trainable_torchvision(size: tuple[int, int] = (800, 1333)) -> nn.Module:
-    """torchvision's model with constant norms, whose stem and first stage are not trained.
+    """Build torchvision's model with constant norms and a frozen stem and first stage.
 
     Args:
         size: (shortest, longest) side to which it resizes images.
@@ -173,17 +171,16 @@ class _Torchvision(nn.Module):
         self.weights = weights
 
     def resize(self, shortest: int, longest: int) -> None:
-        """Change the sides of the images from 800 and 1333."""
+        """Replace 800 and 1333 as the sides of resized images."""
         transform: Any = self.model.transform
         transform.min_size, transform.max_size = (shortest,), longest
 
     def training_model(self) -> nn.Module:
-        """The model as the published recipe of `FCOS_R_50_1x` trains: constant norms, and no
-        training of the stem and the first stage."""
+        """Build the model for training: with constant norms, and frozen stem and first stage."""
         return trainable_torchvision()
 
     def forward(self, images: Images) -> Any:
-        """Images to boxes; below fp32 by autocast, since its box coder needs fp32."""
+        """Detect in images; below fp32 by autocast, since its box coder needs fp32."""
         batch = [image.to(self.device).float() / 255 for image in images]
         with torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
             return self.model(batch)

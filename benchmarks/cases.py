@@ -15,9 +15,9 @@ METRICS = (
     *("ap", "robustness"),
 )
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
-# Metrics that other work on the machine does not disturb: those of one entry share a process.
+# Metrics that other load on the machine does not affect: those of one entry share a process.
 STATIC = frozenset({"params", "flops", "training_memory"})
-REFINED = "instances_valrem.json"  # what COCO-ReM calls its annotations of val2017
+REFINED = "instances_valrem.json"  # COCO-ReM's annotations of val2017
 ACCURACY = frozenset({"ap", "robustness"})  # needs trained weights
 TIMED = frozenset({"latency", "throughput"})
 
@@ -26,9 +26,9 @@ TIMED = frozenset({"latency", "throughput"})
 class Weights:
     """The weights that a detector is measured with.
 
-    `source`: "published", "file" (given by the user), "baseline" (whatever the adapter loads) or
-    "random". `path` and `digest` (the first digits of the SHA-256) describe a file; `note` says
-    why the weights are random.
+    `source` is "published", "file" (given by the user), "baseline" (loaded by the adapter) or
+    "random". `path` and `digest` (the first digits of the SHA-256) describe a file; `note` says why
+    the weights are random.
     """
 
     source: str = "random"
@@ -41,8 +41,8 @@ class Weights:
 class Dataset:
     """A COCO-format dataset.
 
-    `digest` is that of the annotation file, so that a case is the same wherever the files are.
-    `refined` is the file of COCO-ReM's annotations where it lies beside that, else "".
+    `digest` is that of the annotation file, so that a case does not depend on where the files are.
+    `refined` is the file of COCO-ReM's annotations if it lies beside that, else "".
     """
 
     annotations: str
@@ -53,7 +53,7 @@ class Dataset:
 
     @classmethod
     def of(cls, annotations: str | Path, images: str | Path) -> Dataset:
-        """The dataset of an annotation file and the folder of its images.
+        """Return the dataset of an annotation file and the folder of its images.
 
         Raises:
             FileNotFoundError: either does not exist.
@@ -106,7 +106,7 @@ class Case:
         weights: the weights to load.
         detections_dir: folder in which detections are kept, as `<key>.json`.
         evaluator: computes AP; one of `fcos.coco_eval.BACKENDS`, whose results are equal.
-        runtime: what runs an exported file, with its version; "" for a detector in PyTorch.
+        runtime: the software that runs an exported file, with its version; "" for PyTorch.
     """
 
     entry: str
@@ -129,9 +129,9 @@ class Case:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The settings that make this a different measurement, as results files store them.
+        """Return the settings that identify this measurement, as results files store them.
 
-        Paths on this machine and the evaluator are not among them.
+        They do not include paths on this machine, nor the evaluator.
         """
         return {
             "entry": self.entry,
@@ -145,7 +145,7 @@ class Case:
             "layout": self.layout,
             "dataset": self.dataset and f"{self.dataset.name}@{self.dataset.digest}",
             "limit": self.limit,
-            # The names that results files have had from the beginning.
+            # The names that results files have used from the beginning.
             "pace": dict(
                 zip(
                     ("rounds", "runs", "seconds", "limit"),
@@ -154,29 +154,29 @@ class Case:
                 )
             ),
             "weights": f"{self.weights.source}@{self.weights.digest}",
-            # Only where it differs from what older results files have.
+            # Only if it differs from the implicit value of older results files.
             **({"winograd": True} if self.winograd else {}),
             **({"runtime": self.runtime} if self.runtime else {}),
         }
 
     @property
     def key(self) -> str:
-        """Twelve characters that identify the case in results files."""
+        """Return twelve characters that identify the case in results files."""
         text = json.dumps(self.identity, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class MissingError(RuntimeError):
-    """Something that a measurement needs is not available: weights, a device or a package."""
+    """Weights, a device or a package that a measurement needs is not available."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a case: its `values`, or the `reason` why there are none.
+    """The result of a case: its `values`, or the `reason` for which there are none.
 
     `status`: "measured"; "missing" (weights or a device are not available), "failed" (an
     exception), "out of memory", "crashed" (the interpreter ended) or "timed out".
-    `seconds`: how long it took, the start of the process included.
+    `seconds`: the duration, including the start of the process.
     """
 
     status: str

@@ -27,12 +27,12 @@ Corruption = tuple[str, int]  # a name of `CORRUPTIONS`, and a strength
 
 
 def embedded() -> Dataset:
-    """The 31 images of COCO val2017 under CC BY that are part of this package."""
+    """Return the 31 images of COCO val2017 under CC BY that are part of this package."""
     return Dataset.of(EMBEDDED / "annotations.json", EMBEDDED / "images")
 
 
 def safe_subset(dataset: Dataset, folder: Path) -> Dataset:
-    """The images that may be redistributed, see `fcos.data.registry.coco_safe`.
+    """Return the images that may be redistributed, see `fcos.data.registry.coco_safe`.
 
     Their annotation file is written into `folder`.
     """
@@ -47,10 +47,10 @@ def safe_subset(dataset: Dataset, folder: Path) -> Dataset:
 
 
 def default_dataset(card: Card, folder: Path) -> Dataset:
-    """The dataset that an entry is measured on if none is given.
+    """Return the dataset that an entry is measured on if none is given.
 
-    That is the embedded images, or the drawn shapes for an entry trained on those. Shapes are
-    drawn into `folder` unless they are there already.
+    These are the embedded images, or drawn shapes for an entry that was trained on them. Shapes are
+    drawn into `folder` unless they exist.
     """
     data = card.config["data"]
     if data["test"] != "shapes":
@@ -61,12 +61,12 @@ def default_dataset(card: Card, folder: Path) -> Dataset:
 
 
 def image_ids(dataset: Dataset, limit: int | None = None) -> list[int]:
-    """Ids of the first `limit` images, in the order of the annotation file."""
+    """Return the ids of the first `limit` images, in the order of the annotation file."""
     return [image["id"] for image in _images_and_classes(dataset)["images"][:limit]]
 
 
 def read_images(dataset: Dataset, limit: int | None = None) -> list[Tensor]:
-    """The first `limit` images, each (3, H, W) uint8 RGB.
+    """Read the first `limit` images, each (3, H, W) uint8 RGB.
 
     Raises:
         ImageError: one cannot be read; the message names the file.
@@ -78,7 +78,7 @@ def read_images(dataset: Dataset, limit: int | None = None) -> list[Tensor]:
 def image_dataset(
     dataset: Dataset, ids: Iterable[int], corruption: Corruption | None = None
 ) -> CocoDataset:
-    """The images of a dataset that have these ids, without their annotations.
+    """Return the images of a dataset that have these ids, without their annotations.
 
     Raises:
         ImageError: a file is missing.
@@ -90,12 +90,12 @@ def image_dataset(
 
 @lru_cache(maxsize=1)
 def _images_and_classes(dataset: Dataset) -> dict[str, Any]:
-    """The annotation file without its annotations; parsing COCO's takes half a second."""
+    """Read the annotation file without its annotations; parsing COCO's takes half a second."""
     return {**load_annotations(dataset.annotations, labelled=False), "annotations": []}
 
 
 class ImageDataset(CocoDataset):
-    """Images that are corrupted, if a corruption is given, as they are read."""
+    """Images that are corrupted as they are read, if a corruption is given."""
 
     def __init__(
         self, content: dict[str, Any], image_dir: str, corruption: Corruption | None
@@ -113,11 +113,11 @@ class ImageDataset(CocoDataset):
 def corrupt(image: Image.Image, name: str, strength: int, image_id: int) -> Image.Image:
     """Degrade an image as cameras and networks do.
 
-    Four of the corruptions of Hendrycks and Dietterich (ICLR 2019), on which Michaelis et al.
-    (2019) measure detectors, with the parameters of their severities 1, 3 and 5.
+    These are four of the corruptions of Hendrycks and Dietterich (ICLR 2019), on which Michaelis et
+    al. (2019) measure detectors, with the parameters of severities 1, 3 and 5.
 
     Args:
-        image: in RGB.
+        image: an RGB image.
         name: one of `CORRUPTIONS`.
         strength: 1, 2 or 3.
         image_id: seeds the noise, so that it is the same each time.
@@ -127,26 +127,26 @@ def corrupt(image: Image.Image, name: str, strength: int, image_id: int) -> Imag
 
 
 def _blur(image: Image.Image, sigma: float, image_id: int) -> Image.Image:
-    """A Gaussian blur; `sigma` in pixels."""
+    """Apply a Gaussian blur; `sigma` is in pixels."""
     return image.filter(ImageFilter.GaussianBlur(sigma))
 
 
 def _noise(image: Image.Image, sigma: float, image_id: int) -> Image.Image:
-    """Gaussian noise; `sigma` as a part of white."""
+    """Add Gaussian noise; `sigma` is a fraction of white."""
     values = np.asarray(image, dtype=np.float32)
     added = np.random.default_rng((0, image_id)).standard_normal(values.shape, dtype=np.float32)
     return _image(values + 255 * sigma * added)
 
 
 def _jpeg(image: Image.Image, quality: float, image_id: int) -> Image.Image:
-    """Saved as a JPEG of this quality, between 1 and 95, and read again."""
+    """Compress as a JPEG of this quality, between 1 and 95."""
     file = io.BytesIO()
     image.save(file, "JPEG", quality=int(quality))
     return Image.open(file).convert("RGB")
 
 
 def _contrast(image: Image.Image, part: float, image_id: int) -> Image.Image:
-    """Only this part of each value's distance from the mean of its channel is left."""
+    """Reduce each value's distance from the mean of its channel to this fraction."""
     values = np.asarray(image, dtype=np.float32)
     mean = values.mean((0, 1))
     return _image(mean + part * (values - mean))

@@ -1,4 +1,4 @@
-"""Where a measurement was made: the machine, the software, and the state of both.
+"""The environment of a measurement: the machine, the software, and the state of both.
 
 Facts about a GPU come from the NVIDIA Management Library (NVML), called in this process: no program
 is started during a timed run. What is not available is left out.
@@ -27,11 +27,11 @@ SOURCES = ("backbones", "fcos", "zoo", "configs", "benchmarks")
 # Bits of the clock event reasons that make a time invalid: hardware slowdown, software and hardware
 # thermal slowdown, power brake. The power cap (0x4) is normal at full load.
 SLOWED = 0x8 | 0x20 | 0x40 | 0x80
-SAMPLE_SECONDS = 0.5  # between two samples of a GPU at work; one takes well under a millisecond
+SAMPLE_SECONDS = 0.5  # between samples of a GPU's state; one takes well under a millisecond
 
 
 def describe(device: str) -> dict[str, Any]:
-    """The machine and the software, which stay the same throughout a run."""
+    """Describe the machine and the software, which stay the same throughout a run."""
     import torch
     import torchvision
 
@@ -64,16 +64,16 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def machine(environment: dict[str, Any]) -> str:
-    """The name under which results are kept: the GPU if one is measured, the CPU and its cores."""
+    """Return the name of the machine in results: its GPU, if one is measured, or CPU and cores."""
     host = f"{environment['cpu']}, {environment['cores']} cores"
     return f"{environment['gpu']}, {host}" if "gpu" in environment else host
 
 
 def state(device: str) -> dict[str, Any]:
-    """What may slow a measurement down: load, clocks, temperature, throttling, other processes.
+    """Return what may slow a measurement down: load, clocks, temperature, throttling, processes.
 
-    In MHz, watts and degrees Celsius; `cpu_throttles` is how often any core was slowed down by heat
-    since the machine started.
+    Units are MHz, watts and degrees Celsius; `cpu_throttles` is the number of times that heat has
+    slowed down a core since the machine was started.
     """
     clocks = getattr(psutil, "cpu_freq", lambda: None)()  # not on every system
     sensors: dict[str, Any] = getattr(psutil, "sensors_temperatures", dict)()
@@ -104,7 +104,7 @@ def sample_gpu(device: str) -> Iterator[dict[str, Any]]:
 
     The dictionary is filled when the block ends: the lowest clock, all throttle reasons, and
     whether any of them invalidates a time. It stays empty for a CPU. A GPU that is idle again no
-    longer reports what slowed it down.
+    longer reports throttling.
     """
     result: dict[str, Any] = {}
     handle = _handle(device)
@@ -133,7 +133,7 @@ def sample_gpu(device: str) -> Iterator[dict[str, Any]]:
         result |= {"gpu_reasons": f"{mask:#x}", "gpu_throttled": bool(mask & SLOWED)}
 
 
-# What NVML is asked, by name; clocks in MHz, power in watts.
+# Queries of NVML by name; clocks in MHz, power in watts.
 QUERIES: dict[str, Callable[[Any, Any], Any]] = {
     "driver": lambda nvml, gpu: nvml.nvmlSystemGetDriverVersion(),
     "celsius": lambda nvml, gpu: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
@@ -148,7 +148,7 @@ QUERIES: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def _query(handle: Any, *names: str) -> dict[str, Any]:
-    """The answers to some of `QUERIES`, without those that NVML or this GPU does not support."""
+    """Return answers to `QUERIES`, without those that NVML or this GPU does not support."""
     facts: dict[str, Any] = {}
     nvml = _nvml()
     for name in names if handle is not None else ():
@@ -158,10 +158,10 @@ def _query(handle: Any, *names: str) -> dict[str, Any]:
 
 
 def _handle(device: str) -> Any:
-    """NVML's handle of the GPU that torch calls `device`; None without a GPU or NVML.
+    """Return NVML's handle of the GPU that torch calls `device`; None without a GPU or NVML.
 
-    Found by UUID, since NVML counts all GPUs of the machine and torch those it may use. A MIG slice
-    is found as itself, and answers only what NVML knows of a slice.
+    It is found by UUID, since NVML numbers all GPUs of the machine, but torch only those it may
+    use. For a MIG slice, it is the handle of the slice, which supports fewer queries.
     """
     nvml = _nvml() if device.startswith("cuda") else None
     if nvml is None:
@@ -177,7 +177,7 @@ def _handle(device: str) -> Any:
 
 @cache
 def _nvml() -> Any:
-    """The initialised NVML module; None without an NVIDIA driver."""
+    """Return the initialised NVML module; None without an NVIDIA driver."""
     import pynvml
 
     try:
@@ -188,9 +188,9 @@ def _nvml() -> Any:
 
 
 def _has_context(device: str) -> bool:
-    """Whether this process is one of the processes on a GPU, as it is once it has a context.
+    """Whether this process has a context on a GPU, and so is one of the processes on it.
 
-    Its number does not tell: NVML may number processes by the host's PIDs, which differ from a
+    Its PID does not show that, since NVML may report the host's PIDs, which differ from a
     container's.
     """
     import torch
@@ -200,7 +200,7 @@ def _has_context(device: str) -> bool:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return [one for one in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if one]
     pynvml = _nvml()
@@ -208,10 +208,10 @@ def visible_gpus() -> list[str]:
 
 
 def fingerprint() -> str:
-    """Twelve characters of the SHA-256 of code and configs; other code is another measurement.
+    """Return twelve characters of the SHA-256 of code and configs, which identify the code.
 
-    The configs are also those of the user's registered folders. Files are read once in a process,
-    which goes on running the code that it began with.
+    Configs include those of the user's registered folders. Files are read once per process, which
+    continues to run the code that it has loaded.
     """
     return _fingerprint(tuple(folders()))
 
@@ -230,7 +230,7 @@ def _fingerprint(registered: tuple[Path, ...]) -> str:
 
 @cache
 def cpu_model() -> str:
-    """The name of the processor."""
+    """Return the name of the processor."""
     import cpuinfo
 
     return str(cpuinfo.get_cpu_info().get("brand_raw") or platform.machine())

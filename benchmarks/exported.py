@@ -1,4 +1,4 @@
-"""Comparing an exported file with its detector, on photographs."""
+"""Compare an exported file with its detector, on photographs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from fcos.quantize import AccuracyControl, Run
 from zoo.exported import ExportedDetector
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-PHOTOGRAPHS = 4  # on which a file is compared with its detector
+PHOTOGRAPHS = 4  # number of photographs on which a file is compared with its detector
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What counts as the same detection, and the share of those above a score that must match."""
+    """When detections match, and the fraction of those above a score that must do so."""
 
     iou: float = 0.99
     score: float = 1e-3
@@ -37,7 +37,7 @@ class Tolerance:
 
 
 EXACT = Tolerance()
-# Pillow rounds in fixed point: a pixel may differ by a grey level.
+# Pillow rounds in fixed point, so a pixel may differ by one grey level.
 RESIZED = Tolerance(iou=0.95, score=0.02, required=0.95)
 HALF = Tolerance(iou=0.9, score=0.05, required=0.9, above=0.1)
 INT8 = Tolerance(iou=0.7, score=0.2, required=0.6, above=0.3)
@@ -45,7 +45,7 @@ TOLERANCES = {"bf16": HALF, "fp16": HALF, "int8": INT8}
 
 
 def largest(detector: Detector) -> Size:
-    """The (height, width) that holds every landscape image after the entry's test-time resize."""
+    """Return the (height, width) that holds every landscape image after the test-time resize."""
     rule = detector.resize
     return (rule.size, rule.longest) if isinstance(rule, ShortestSide) else (rule.size, rule.size)
 
@@ -54,7 +54,7 @@ def compare(detector: Detector, exported: ExportedDetector, tolerance: Tolerance
     """Compare the detections of an exported file with the detector's, on photographs.
 
     Raises:
-        RuntimeError: fewer than the required share of the detections match.
+        RuntimeError: too few detections match.
     """
     same, total = count_matches(detector, exported, tolerance)
     if same < tolerance.required * total:
@@ -69,10 +69,10 @@ def compare(detector: Detector, exported: ExportedDetector, tolerance: Tolerance
 def count_matches(
     detector: Detector, exported: ExportedDetector, tolerance: Tolerance = EXACT
 ) -> tuple[int, int]:
-    """How many detections of a detector and of an exported file are the same, and of how many.
+    """Return how many detections of a detector and of an exported file match, and of how many.
 
-    The photographs have several shapes, and are taken one at a time and in batches of two, unless
-    the file is for one size.
+    The photographs have several shapes, and are fed one at a time and in batches of two, unless the
+    file is for one size.
     """
     same = total = 0
     for batch in _batches(detector, exported):
@@ -91,7 +91,7 @@ def count_matches(
 
 
 def _batches(detector: Detector, exported: ExportedDetector) -> list[list[Tensor]]:
-    """Photographs (3, H, W) as the file takes them."""
+    """Return photographs (3, H, W) in batches for the file."""
     photos = read_images(embedded(), PHOTOGRAPHS)
     count = exported.images
     if exported.size:
@@ -109,7 +109,7 @@ def _batches(detector: Detector, exported: ExportedDetector) -> list[list[Tensor
 
 
 def calibration_images(source: Path | Dataset | None, limit: int) -> list[Tensor]:
-    """Images (3, H, W) of a folder or a dataset, or the embedded photographs.
+    """Return images (3, H, W) of a folder or a dataset, or the embedded photographs.
 
     Raises:
         ValueError: there are no images in the folder.
@@ -123,7 +123,7 @@ def calibration_images(source: Path | Dataset | None, limit: int) -> list[Tensor
 
 
 def graph_input(exported: ExportedDetector, image: Tensor) -> np.ndarray:
-    """A batch of the graph's input, from one image."""
+    """Return the graph's input for one image, as a batch."""
     return np.stack([exported.prepare(image)[0]] * (exported.images or 1))
 
 
@@ -133,8 +133,8 @@ def accuracy_control(
     """Quantise with a limit on the loss of AP on a dataset.
 
     Args:
-        exported: the file that will be quantised.
-        dataset: with annotations.
+        exported: the file to quantise.
+        dataset: images with annotations.
         max_drop: the largest loss in points of AP, such as 0.5 from 40.0 to 39.5.
     """
     ids = image_ids(dataset)

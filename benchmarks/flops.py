@@ -1,4 +1,4 @@
-"""Parameters, multiply-adds and activations, counted by fvcore on the literal network."""
+"""Parameters, multiply-adds and activations, counted by fvcore on the network as published."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Network(nn.Module):
 
 
 def parameters(detector: nn.Module) -> dict[str, Any]:
-    """The number of parameters, and of those that are trained."""
+    """Return the number of parameters, and of those that are trained."""
     return {
         "parameters": sum(p.numel() for p in detector.parameters()),
         "trained": sum(p.numel() for p in detector.parameters() if p.requires_grad),
@@ -50,7 +50,7 @@ def parameters(detector: nn.Module) -> dict[str, Any]:
 
 
 def input_size(detector: Detector, size: tuple[int, int] | None = None) -> tuple[int, int]:
-    """(height, width) to count at: the entry's test size for a 3:2 image, padded.
+    """Return the (height, width) to count at: the padded test size of a 3:2 image.
 
     For models tested at 800/1333 this is 800x1216, the input of HRNet-FCOS's GFLOPs column.
     """
@@ -66,11 +66,12 @@ def input_size(detector: Detector, size: tuple[int, int] | None = None) -> tuple
 
 
 def count(detector: Detector, size: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Multiply-adds for one image, by part of the network and by kind of operation.
+    """Count multiply-adds for one image, by part of the network and kind of operation.
 
-    A multiply-add counts as one, as in every published table. Nearly all are in convolutions,
-    deformable ones included (without their sampling). Each output of a norm counts two, each
-    upsampled value one. ReLUs, one per output, are given in `kinds` but not in the total.
+    A multiply-add counts as one operation, as in all published tables. Nearly all are in
+    convolutions, including deformable ones (without their sampling). An output of a norm counts as
+    two, an upsampled value as one. ReLUs, one per output, are given in `kinds` but not in the
+    total.
 
     Args:
         detector: in eval mode, on the CPU.
@@ -78,8 +79,8 @@ def count(detector: Detector, size: tuple[int, int] | None = None) -> dict[str, 
     """
     height, width = input_size(detector, size)
     network = Network(copy.deepcopy(detector)).eval()
-    network.requires_grad_(False)  # else the trace keeps every activation
-    # With gradients enabled no norm is folded: the network is counted as it was published.
+    network.requires_grad_(False)  # otherwise the trace keeps every activation
+    # With gradients enabled, no norm is folded, so that the published network is counted.
     with torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
@@ -104,7 +105,7 @@ def _giga(counted: dict[str, Any], scopes: tuple[str, ...], kinds: tuple[str, ..
 
 
 def _handles() -> dict[str, Callable[[list[Any], list[Any]], Any]]:
-    """Counting rules for operations that fvcore does not know or counts differently."""
+    """Return counting rules for operations that fvcore does not know or counts differently."""
     rules: dict[str, Callable[[list[Any], list[Any]], Any]] = {
         "aten::_convolution": _conv,
         "torchvision::deform_conv2d": _deform_conv,
@@ -117,12 +118,12 @@ def _handles() -> dict[str, Callable[[list[Any], list[Any]], Any]]:
 
 
 def _conv(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    """fvcore's rule, and the number of activations, which are the outputs of convolutions."""
+    """Count by fvcore's rule, and count activations, which are the outputs of convolutions."""
     return conv_flop_jit(inputs, outputs) + Counter(activations=_numel(outputs[0]))
 
 
 def _deform_conv(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    """As a plain convolution with the same weight; the offsets have a convolution of their own."""
+    """Count as a plain convolution of the same weight; offsets have a separate convolution."""
     weight, out = inputs[1].type().sizes(), outputs[0].type().sizes()
     flops = math.prod(weight) * out[0] * out[2] * out[3]
     return Counter(deform_conv2d=flops, activations=_numel(outputs[0]))

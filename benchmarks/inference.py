@@ -1,4 +1,4 @@
-"""What detecting costs, from a decoded image to its boxes: time by stage, peak memory, energy."""
+"""The cost of inference, from a decoded image to its boxes: time by stage, peak memory, energy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import torch
 from benchmarks import environment
 from benchmarks.cases import MissingError, TimingBudget
 
-FASTER = 0.02  # warm-up goes on while the median of a pass improves by more than this
+FASTER = 0.02  # warm-up continues while the median of a pass improves by more than this
 WINDOW = 10  # inputs per warm-up pass; only the first pass runs all of them
 Stages = Mapping[str, Callable[[Any], Any]]  # by name; each takes the output of the one before
 
@@ -28,9 +28,9 @@ Stages = Mapping[str, Callable[[Any], Any]]  # by name; each takes the output of
 class Timings:
     """Seconds of every run in one process.
 
-    `total`: (rounds, inputs); `stages`: the same for each stage. `warmup`: the number of runs
-    before; `stable`: whether they ended because times no longer improved; `first`: seconds of the
-    very first run, in which a compiled network is compiled; `gpu`: from `environment.sample_gpu`.
+    `total`: (rounds, inputs); `stages`: the same for each stage. `warmup`: the number of warm-up
+    runs; `stable`: whether warm-up ended because times no longer improved; `first`: seconds of the
+    very first run, in which a compiled network is compiled; `gpu`: see `environment.sample_gpu`.
     """
 
     total: np.ndarray
@@ -42,7 +42,7 @@ class Timings:
 
 
 def run_stages(stages: Stages, item: Any) -> Any:
-    """The output of the last stage for an input of the first."""
+    """Return the output of the last stage for an input of the first."""
     for stage in stages.values():
         item = stage(item)
     return item
@@ -61,8 +61,8 @@ def time_stages(
     recorded, which do not block.
 
     Args:
-        stages: the first takes an input.
-        inputs: what to run on; the first warm-up pass runs every one of them.
+        stages: the stages; the first one takes an input.
+        inputs: the inputs; the first warm-up pass runs all of them.
         device: "cpu" or a GPU, which must be the current one.
         budget: how long to time.
     """
@@ -91,8 +91,9 @@ def time_stages(
 def _warm_up(
     run: Callable[[Any], float], inputs: Sequence[Any], budget: TimingBudget
 ) -> tuple[float, int, bool]:
-    """Run passes until one is no longer faster than the best before, for at most `max_seconds`
-    after the first pass, in which a network is compiled.
+    """Run passes until one is no longer faster than the best before it.
+
+    This takes at most `max_seconds` after the first pass, in which a network is compiled.
 
     Returns the seconds of the first run, the number of runs, and whether times became stable.
     """
@@ -110,7 +111,7 @@ def _warm_up(
 
 
 def time_on_cpu(stages: Stages, item: Any) -> list[float]:
-    """Seconds of one run: of all stages together, and of each."""
+    """Return the seconds of one run: of all stages together, and of each."""
     clock = [time.perf_counter()]
     for stage in stages.values():
         item = stage(item)
@@ -119,7 +120,7 @@ def time_on_cpu(stages: Stages, item: Any) -> list[float]:
 
 
 def time_on_gpu(stages: Stages, item: Any) -> list[float]:
-    """The same on a GPU, whose work is waited for only before and after all stages."""
+    """Do the same on a GPU, which is only synchronised before and after all stages."""
     events = [torch.cuda.Event(enable_timing=True) for _ in range(len(stages) + 1)]
     torch.cuda.synchronize()
     start = time.perf_counter()
@@ -134,11 +135,11 @@ def time_on_gpu(stages: Stages, item: Any) -> list[float]:
 
 
 def combine_processes(processes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The values of a timed case from those of every process that measured it.
+    """Combine the values of a timed case from all processes that measured it.
 
     Args:
-        processes: each with its `timings`, and its `state` before, during and after; other values
-            are taken from the last one.
+        processes: the values of each process, with `timings` and the `state` before, during and
+            after; other values are taken from the last one.
     """
     timings: list[Timings] = [values["timings"] for values in processes]
     states = [values["state"] for values in processes]
@@ -168,22 +169,22 @@ def combine_processes(processes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _gpu_speed(sampled: Mapping[str, Any]) -> tuple[bool, float]:
-    """Sorts the results of `environment.sample_gpu`: throttled ones first, then by clock."""
+    """Return a key that sorts results of `sample_gpu`: throttled ones first, then by clock."""
     return not sampled.get("gpu_throttled"), sampled.get("gpu_lowest_mhz", math.inf)
 
 
 def summarize(processes: Sequence[np.ndarray]) -> dict[str, Any]:
-    """Statistics in milliseconds over the (rounds, inputs) runs of every process.
+    """Compute statistics in milliseconds over the (rounds, inputs) runs of every process.
 
     No run is left out as an outlier.
 
-    `median` is the median over inputs of each input's own median, so that for two images of
-    different size it is not the slowest run of one and the fastest of the other.
+    `median` is the median over inputs of each input's median, so that for two images of different
+    sizes it is not the slowest run of one and the fastest of the other.
 
     `noise` is the larger of two figures, both computed on times relative to the median of their
-    own input so that images of different size do not count as noise: the interquartile range of
-    all runs, and the range of the processes' medians, since one process may be slower than the
-    next from its first run to its last. None for fewer than three rounds.
+    input, so that images of different sizes do not count as noise: the interquartile range of all
+    runs, and the range of the processes' medians, since one process may be slower than the next
+    from its first run to its last. None for fewer than three rounds.
 
     `p99` is None for fewer than 1,000 runs.
     """
@@ -205,12 +206,12 @@ def summarize(processes: Sequence[np.ndarray]) -> dict[str, Any]:
 
 
 def peak_memory(stages: Stages, inputs: Sequence[Any], device: str) -> dict[str, Any]:
-    """Peak memory over all inputs, in MB of 2^20 bytes: the allocator's on a GPU, the resident
-    memory of the process on a CPU."""
+    """Return the peak memory over all inputs, in MB of 2^20 bytes: of the allocator on a GPU, of
+    the process's resident memory on a CPU."""
     gc.collect()
     if device.startswith("cuda"):
         torch.cuda.synchronize()
-        torch.cuda.empty_cache()  # memory that loading has left would count as reserved
+        torch.cuda.empty_cache()  # cached memory of loading would count as reserved
         torch.cuda.reset_peak_memory_stats()
     was_reset = reset_peak_rss()
     loaded = psutil.Process().memory_info().rss / 2**20
@@ -233,15 +234,15 @@ def joules_per_image(
     device: str,
     min_seconds: float,
 ) -> dict[str, Any]:
-    """Joules of an image, read by Zeus from hardware counters.
+    """Return joules per image, read by Zeus from hardware counters.
 
-    Whole rounds over the batches are measured, after one that is not, for at least `min_seconds`,
-    since NVML updates its counter only every 20 to 100 ms. What else the GPU or the processor does
-    meanwhile, also idling, counts too.
+    Whole rounds over the batches are measured, after a warm-up round, for at least `min_seconds`,
+    since NVML updates its counter only every 20 to 100 ms. Other work of the GPU or the processor
+    in that time, and idling, is included.
 
     Returns:
-        `joules`: of the GPU on a GPU, else of the processor. `gpu_joules`, `cpu_joules` and
-        `dram_joules`, where they can be read, `seconds` and `runs`.
+        `joules` of the GPU or else of the processor, `gpu_joules`, `cpu_joules` and `dram_joules`
+        if they can be read, `seconds` and `runs`.
 
     Raises:
         MissingError: Zeus is not installed, or the device has no counter that can be read.
@@ -276,7 +277,7 @@ def joules_per_image(
 
 
 def reset_peak_rss() -> bool:
-    """Reset the peak resident memory of this process; False where the system cannot."""
+    """Reset the peak resident memory of this process; returns False if the system cannot."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -285,9 +286,9 @@ def reset_peak_rss() -> bool:
 
 
 def peak_rss_mb() -> float:
-    """The peak of this process's resident memory, in MB of 2^20 bytes.
+    """Return the peak of this process's resident memory, in MB of 2^20 bytes.
 
-    Read from Linux's /proc, as `getrusage` there includes the parent's memory before exec.
+    On Linux it is read from /proc, as `getrusage` includes the parent's memory before exec.
     """
     status = Path("/proc/self/status")
     if status.exists():

@@ -1,4 +1,4 @@
-"""From a case to its values: the function that runs in a measuring process."""
+"""Measure the values of a case: the function that runs in a measuring process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TRAINING_SIZE = (800, 1333)  # (height, width) for baselines
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """The values of a case as they are stored; for a timed one, input of `combine_processes`.
+    """Measure the values of a case for storage, or for `combine_processes` if it is timed.
 
     Raises:
         MissingError: weights, a device or a package that it needs is not available.
@@ -78,7 +78,7 @@ def _flops(case: Case) -> dict[str, Any]:
 
 
 def _training_memory(case: Case) -> dict[str, Any]:
-    """Predicted, and on a GPU also measured, with the ratio of the two and images per second."""
+    """Predict training memory; on a GPU also measure it, with the ratio of both and images/s."""
     if kind(case.entry) == "baseline":
         return _training_of_baseline(case)
     if kind(case.entry) == "trained":
@@ -114,7 +114,7 @@ def _training_of_baseline(case: Case) -> dict[str, Any]:
 
 
 def _detecting(case: Case) -> dict[str, Any]:
-    """Time, memory or energy of detecting in the images of a case."""
+    """Measure time, memory or energy of detecting in the images of a case."""
     workload = load_workload(case)
     stages, batches, device = workload.stages, workload.batches, case.device
     values: dict[str, Any]
@@ -126,7 +126,9 @@ def _detecting(case: Case) -> dict[str, Any]:
         else:
             timings = inference.time_stages(stages, batches, device, case.timing)
             values = {"timings": timings, "state": {"during": timings.gpu}}
-        if case.metric == "latency":  # afterwards: the very first run, which compiles, is timed
+        if (
+            case.metric == "latency"
+        ):  # only now, so that the very first run, which compiles, is timed
             values |= workload.count_candidates()
     return {**values, "images": workload.images, "weights": workload.weights}
 
@@ -143,7 +145,7 @@ def _ap(case: Case) -> dict[str, Any]:
 
 
 def _robustness(case: Case) -> dict[str, Any]:
-    """AP on the images as they are, and with each corruption at each strength."""
+    """Measure AP on the original images, and with each corruption at each strength."""
     dataset = case.dataset
     assert dataset is not None
     ids = image_ids(dataset, case.limit)
@@ -171,7 +173,7 @@ def _robustness(case: Case) -> dict[str, Any]:
 
 
 def _detection(case: Case, ids: Sequence[int]) -> Callable[..., list[Result]]:
-    """`accuracy.detect` with the detector of a case, on its images."""
+    """Return `accuracy.detect` with the detector and images of a case."""
     if case.weights.source == "random":
         raise MissingError(case.weights.note or "no weights given")
     assert case.dataset is not None

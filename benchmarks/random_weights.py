@@ -1,10 +1,10 @@
 """Random weights that give a detector as much work as trained ones.
 
 The activations of a freshly initialised network grow from block to block, and it detects nothing,
-so that decoding and NMS would have no work. Here the batch norms get the statistics of a real
-image, the boxes a plausible size, and the class bias is shifted until a given number of candidates
-passes the score threshold. The amount of work is then right although the numbers are meaningless:
-rows measured this way say so, and AP is never computed.
+so that decoding and NMS would have no work. Here, batch norms get the statistics of a real image,
+boxes get a plausible size, and the class bias is shifted until a given number of candidates passes
+the score threshold. The amount of work is then realistic, although the outputs are meaningless:
+rows that are measured this way say so, and AP is never computed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def randomize(detector: Detector, images: Sequence[Tensor], candidates: int = CA
     """Give a freshly built detector random weights suited to some images, the same each time.
 
     Args:
-        detector: as `zoo.build` returns it.
-        images: (3, H, W) uint8, as `detect` takes them.
+        detector: a detector of `zoo.build`.
+        images: (3, H, W) uint8 images.
         candidates: (location, class) pairs per image that pass the score threshold.
     """
     head = detector.head
@@ -51,9 +51,9 @@ def match_candidate_count(bias: Tensor, margins: Tensor, candidates: int) -> Non
     """Shift a class bias in place so that a given number of candidates passes the threshold.
 
     Args:
-        bias: of the class predictor.
-        margins: by how much each logit exceeds its threshold.
-        candidates: how many are to exceed it.
+        bias: the bias of the class predictor.
+        margins: the difference of each logit and its threshold.
+        candidates: the number of logits that are to exceed it.
     """
     last = margins.topk(min(candidates, margins.numel())).values[-1]
     with torch.no_grad():
@@ -79,7 +79,7 @@ def calibrate_batchnorm(model: nn.Module, run: Callable[[], object]) -> None:
     try:
         for parameter in trained:
             parameter.requires_grad_(False)
-        with torch.enable_grad():  # without gradients norms may be folded away and never called
+        with torch.enable_grad():  # without gradients norms may be folded and never called
             run()
     finally:
         for parameter in trained:

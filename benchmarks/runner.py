@@ -1,8 +1,8 @@
-"""Runs the cases of a suite, each in its own process, and stores every row at once.
+"""Run the cases of a suite, each in its own process, and store every row at once.
 
 A timed case is measured in several processes, one in each pass over the suite, so that they are
-spread over the better and worse minutes of the machine. After every pass its row is stored, made
-of all processes so far: a suite that is cut short has every figure, from fewer processes.
+spread over different loads of the machine. After every pass, its row is stored with the results of
+all processes so far: a suite that is interrupted has every figure, from fewer processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchmarks.store import Row, Store, row_of
 from benchmarks.suite import Suite
 from fcos.text import counted
 
-NOT_STARTED = "not started"  # begins the reason of a case for which there was no time left
+NOT_STARTED = "not started"  # first words of the reason if there was no time left for a case
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
 
@@ -41,20 +41,20 @@ def run(
     A terminal shows a progress bar.
 
     Args:
-        suite: what to measure.
-        store: where rows go; cases that it already has for this machine and code are skipped.
-        fresh: measure those again.
-        command: what the user typed, to be stored; None for the command line of this process.
+        suite: the suite to measure.
+        store: where rows are stored; cases that it has for this machine and code are skipped.
+        fresh: measure those again, too.
+        command: the user's command, to be stored; None for the command line of this process.
 
     Returns:
-        The row of each case of the suite (of its shard) in the suite's order, skipped ones
-        included. If a later process of a timed case failed, its row is that failure.
+        The row of each case of the suite (of its shard) in the suite's order, including skipped
+        ones. If a later process of a timed case failed, its row is that failure.
     """
     return _Run(suite, store, fresh, command or command_line()).rows()
 
 
 class _Run:
-    """The state of `run`: the rows so far, and when the time is over."""
+    """The state of `run`: the rows so far, and the end of its time."""
 
     def __init__(self, suite: Suite, store: Store, fresh: bool, command: str) -> None:
         self.suite = suite
@@ -66,7 +66,7 @@ class _Run:
         self.jobs = suite.jobs(self.cases)
         stored = {} if fresh else store.done(self.facts)
         self.by_key = {key: row for key, row in stored.items() if is_complete(row, suite)}
-        self.processes: dict[str, list[Result]] = {}  # by case, the results of a timed one
+        self.processes: dict[str, list[Result]] = {}  # results of timed cases, by case
         self.end = time.monotonic() + (suite.budget or math.inf)
         console = Console(stderr=True)
         self.progress = Progress(*COLUMNS, console=console, disable=not console.is_terminal)
@@ -92,8 +92,8 @@ class _Run:
     def measure(self, job: Sequence[Case], jobs_left: int = 1) -> None:
         """Measure the cases of a job in one process and store their rows.
 
-        `jobs_left` share the time that is left: in the first pass a case that takes long is timed
-        in fewer runs, so that every case is measured once.
+        `jobs_left` share the remaining time: in the first pass, slow cases are timed in fewer runs,
+        so that every case is measured once.
         """
         case = job[0]
         what = "parameters, GFLOPs" if case.metric in STATIC else f"{case.metric} {case.precision}"
@@ -107,8 +107,8 @@ class _Run:
             self.progress.advance(self.task)
 
     def results(self, job: Sequence[Case], share: float) -> Iterator[tuple[Case, Result]]:
-        """The results of a job, which has a `share` of the time in seconds; no process is started
-        for cases that cannot be measured."""
+        """Yield the results of a job, which has a `share` of the time in seconds. No process is
+        started for cases that cannot be measured."""
         runnable = []
         for case in job:
             reason = reason_to_skip(case, self.suite, self.by_key)
@@ -125,7 +125,7 @@ class _Run:
                 yield case, result
 
     def combine(self, case: Case, result: Result) -> Result:
-        """A timed result together with those of the processes before; others as they are."""
+        """Combine a timed result with those of earlier processes; return others unchanged."""
         if case.metric not in TIMED or result.status != "measured":
             return result
         results = self.processes.setdefault(case.key, [])
@@ -137,7 +137,7 @@ class _Run:
 
 
 def command_line() -> str:
-    """The command line of this process, quoted for a shell, with its shard under torchrun."""
+    """Return this process's command line, quoted for a shell, with its shard under torchrun."""
     program = Path(sys.argv[0])
     module = program.suffix == ".py"  # as `python -m` and `torchrun -m` start it
     words = ["python", "-m", f"{program.parent.name}.{program.stem}"] if module else [program.name]
@@ -148,9 +148,9 @@ def command_line() -> str:
 
 
 def shorten(case: Case, share: float) -> Case:
-    """A timed case that takes no more than about a share of the time, in seconds.
+    """Shorten a timed case to about a share of the time, in seconds.
 
-    Half of it is left to loading; warm-up and timed runs may take `max_seconds` each.
+    Half of it is left for loading; warm-up and timed runs may take `max_seconds` each.
     """
     if case.metric not in TIMED:
         return case
@@ -159,12 +159,12 @@ def shorten(case: Case, share: float) -> Case:
 
 
 def is_complete(row: Row, suite: Suite) -> bool:
-    """Whether a measured row has as many processes as the suite asks for."""
+    """Whether a measured row has as many processes as the suite requires."""
     return bool(row["values"].get("processes", suite.processes) >= suite.processes)
 
 
 def closing_lines(rows: Sequence[Row], suite: Suite) -> list[str]:
-    """What the reader of the table must know: cases that failed, or were cut short."""
+    """Return remarks on the table: cases that failed or have fewer processes."""
     lines = []
     failed = [row for row in rows if row["status"] not in ("measured", "missing")]
     for row in failed[:5]:
@@ -183,7 +183,7 @@ def closing_lines(rows: Sequence[Row], suite: Suite) -> list[str]:
 
 
 def reason_to_skip(case: Case, suite: Suite, rows: dict[str, Row]) -> str | None:
-    """Why a case is not tried: no weights, or a smaller batch did not fit or took too long."""
+    """Return why a case is skipped: no weights, or a smaller batch did not fit or took too long."""
     random = case.metric not in STATIC and case.weights.source == "random"
     if random and (case.metric in ACCURACY or not suite.random_weights):
         return case.weights.note

@@ -16,14 +16,14 @@ from benchmarks.cases import Case, Result
 from benchmarks.environment import machine
 
 SCHEMA = 1
-# What a row must have, and of which type.
+# The required fields of a row, and their types.
 FIELDS: dict[str, type] = {
     **dict.fromkeys(("key", "machine", "status", "reason", "command"), str),
     **dict.fromkeys(("cell", "values", "environment"), dict),
     **dict.fromkeys(("cell.entry", "cell.metric", "cell.device", "cell.precision"), str),
     "cell.batch": int,
 }
-# Values that are numbers, or null where there is no such figure.
+# Values that are numbers, or null if there is no such figure.
 NUMBERS = frozenset(
     (
         *("parameters", "trained", "gflops", "backbone_gflops", "predicted_gb", "measured_gb"),
@@ -34,12 +34,12 @@ NUMBERS = frozenset(
 )
 RENAMED = {"benchmarks.peers:torchvision_fcos": "benchmarks.baselines:torchvision_fcos"}
 Row = dict[str, Any]
-# Facts of the environment that make another measurement of the same case.
+# Facts of the environment that distinguish measurements of the same case.
 SOFTWARE = ("code", "torch", "torchvision", "cuda", "cudnn", "driver")
 
 
 def row_of(case: Case, result: Result, environment: dict[str, Any], command: str) -> Row:
-    """A measurement as it is stored, with everything that is needed to understand it."""
+    """Return a measurement for storage, with everything that is needed to understand it."""
     return {
         "schema": SCHEMA,
         "key": case.key,
@@ -57,14 +57,14 @@ def row_of(case: Case, result: Result, environment: dict[str, Any], command: str
 
 
 def now() -> str:
-    """The time of a row, in UTC; texts of this form sort by time."""
+    """Return the present time in UTC, in a format that sorts by time."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 class Store:
     """A results file that any number of processes may append to at once.
 
-    A line that was cut off when its writer was killed is ignored; its case is not measured.
+    A line that was cut off when its writer was killed is ignored, as if its case were not measured.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -75,16 +75,16 @@ class Store:
         """Append a row; it is on disk when this returns.
 
         Raises:
-            OSError: it cannot be written, or not as a whole; the error names the file. Rows before
-                and after it stay good.
+            OSError: it cannot be written completely; the error names the file. Other rows stay
+                intact.
         """
         self._write(json.dumps(row, separators=(",", ":"), allow_nan=False) + "\n")
 
     def check(self) -> None:
         """Check, before anything is measured, that rows can be appended and will be the newest.
 
-        Warns of rows of a later time, which hide those of the same cases that are measured before
-        that time: the clock was set back, or is wrong on one of several machines.
+        Warns of rows with a later time, which would hide new rows of the same cases: the clock was
+        set back, or is wrong on one of several machines.
 
         Raises:
             OSError: the file cannot be written; the error names it.
@@ -106,7 +106,7 @@ class Store:
             with self._lock, open(self.path, "ab+") as file:
                 if line and file.tell():
                     file.seek(-1, os.SEEK_END)
-                    if file.read(1) != b"\n":  # end the line of a writer that was killed
+                    if file.read(1) != b"\n":  # end the line of a killed writer
                         line = "\n" + line
                 file.write(line.encode())
                 file.flush()
@@ -116,11 +116,11 @@ class Store:
             raise
 
     def rows(self) -> list[Row]:
-        """All complete rows, in the order in which they were written."""
+        """Return all complete rows, in the order in which they were written."""
         return read([self.path]) if self.path.exists() else []
 
     def merge(self, rows: Iterable[Row]) -> int:
-        """Append the rows that are not in the file yet; returns how many."""
+        """Append the rows that are not in the file yet; returns their number."""
         present = {json.dumps(row, sort_keys=True) for row in self.rows()}
         given = {json.dumps(row, sort_keys=True): row for row in rows}
         added = [row for text, row in given.items() if text not in present]
@@ -129,7 +129,7 @@ class Store:
         return len(added)
 
     def done(self, environment: dict[str, Any]) -> dict[str, Row]:
-        """The measured rows of this machine with the same code and software, by key."""
+        """Return the measured rows of this machine with the same code and software, by key."""
         software = [environment.get(name) for name in SOFTWARE]
         rows = [
             row
@@ -142,14 +142,14 @@ class Store:
 
 
 def read(paths: Iterable[str | Path]) -> list[Row]:
-    """The complete rows of results files.
+    """Read the complete rows of results files.
 
-    A row with a missing field or one of another type is skipped with a warning that names file and
+    A row with a missing field or one of a wrong type is skipped, with a warning that names file and
     line.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a file was written by a newer version, or has no row of results at all.
+        ValueError: a file was written by a newer version, or has no results row at all.
     """
     rows: list[Row] = []
     for path in paths:
@@ -180,7 +180,7 @@ NEWER = "written by a newer version of this package"
 
 
 def _problem(row: Any) -> str | None:
-    """What is wrong with a row; None if it can be used."""
+    """Return what is wrong with a row; None if it can be used."""
     if not isinstance(row, dict):
         return "not an object"
     schema = row.get("schema", 0)
@@ -200,10 +200,10 @@ def _problem(row: Any) -> str | None:
 
 
 def newest(rows: Sequence[Row]) -> list[Row]:
-    """The latest row of each case and machine, whatever the order of the rows.
+    """Return the latest row of each case and machine, whatever the order of the rows.
 
-    A row with fewer processes than an earlier one, or that failed where that was measured, only
-    replaces it if its code is different.
+    A row that failed or has fewer processes than an earlier one replaces that only if its code is
+    different.
     """
     latest: dict[tuple[str, str], Row] = {}
     for row in sorted(rows, key=lambda row: str(row.get("time", ""))):
@@ -217,5 +217,5 @@ def newest(rows: Sequence[Row]) -> list[Row]:
 
 
 def _processes(row: Row) -> int:
-    """How many processes measured a row; 0 if it failed."""
+    """Return the number of processes that measured a row; 0 if it failed."""
     return row["values"].get("processes", 1) if row["status"] == "measured" else 0

@@ -1,4 +1,4 @@
-"""A suite: which cases to measure, from a config of `configs/suite` and the user's options."""
+"""A suite: the cases to measure, from a config of `configs/suite` and the user's options."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ class Suite:
 
     Args:
         entries: names of the zoo, with shell wildcards, and files that training or export wrote. An
-            exported file is measured in its own precision, and neither compiled nor in a layout.
+            exported file is measured in its precision, without compilation and layouts.
         baselines: other detectors, "module:function", see `benchmarks.baselines`.
         metrics, precisions, layouts, compiled, winograd, device, threads, timing: see
             `benchmarks.cases`.
         batches: batch sizes of throughput, in increasing order.
-        size: largest (shortest, longest) side of the images; smaller test sizes stay.
+        size: largest (shortest, longest) side of the images; smaller test sizes are kept.
         dataset: the images; None for the embedded ones, or the shapes an entry was trained on.
         subset: "safe" for only the images that may be redistributed, see `dataset.safe_subset`.
-        folder: where shapes are drawn to and detections kept.
+        folder: folder for drawn shapes and for detections.
         limit, ap_limit: number of images to measure speed and AP on; None for all.
         evaluator: computes AP, one of `fcos.coco_eval.BACKENDS`.
         processes: number of processes that time each case, one after the other.
         weights_files, weights_folder: the user's weights, see
             `workload.resolve_weights`.
         cached_only: never download published weights.
-        random_weights: measure speed and memory with random weights where there are no others.
+        random_weights: measure speed and memory with random weights if there are no others.
         timeout: seconds that a process may take for a case.
-        budget: seconds for the suite. When they get short, times are taken from fewer runs and
-            processes; after them no process is started.
+        budget: seconds for the suite. If they are short, times are taken from fewer runs and
+            processes; after them, no process is started.
         seed: shuffles the order of processes, so that no entry always runs on a warm machine.
         shard, shards: measure only every `shards`-th process or batch sweep, from `shard` on.
-        parts: changes of these settings; if given, the suite is measured once with each of them, in
-            that order, so that the most important cases come first.
+        parts: sets of changes of these settings. If given, the suite is measured once with each
+            set, in that order, so that the most important cases come first.
     """
 
     entries: Sequence[str] = ()
@@ -106,7 +106,7 @@ class Suite:
             raise ValueError(f"shard {self.shard} is not between 0 and {self.shards - 1}")
 
     def names(self) -> list[str]:
-        """The entries that the patterns match, in the order of the patterns.
+        """Return the entries that the patterns match, in the order of the patterns.
 
         Raises:
             LookupError: a pattern matches nothing.
@@ -116,16 +116,16 @@ class Suite:
             is_file = workload.kind(pattern) in ("trained", "exported")
             matches = [pattern] if is_file else zoo.names(pattern)
             if not matches:
-                zoo.card(pattern)  # raises, with the nearest names
+                zoo.card(pattern)  # raises an error with the most similar names
             names.update(dict.fromkeys(matches))
         return list(names)
 
     def cases(self) -> list[Case]:
-        """Every case, those of an entry together. Fetches weights and draws shapes."""
+        """Return every case, grouped by entry. Fetches weights and draws shapes."""
         if self.parts:
             parts = [dataclasses.replace(self, parts=(), **part) for part in self.parts]
             return list(dict.fromkeys(case for part in parts for case in part.cases()))
-        # Made explicit, since torch's default differs between machines.
+        # Explicit, since torch's default differs between machines.
         threads = self.threads or torch.get_num_threads()
         cases: dict[Case, None] = {}
         for name in [*self.names(), *map(baselines.full_name, self.baselines)]:
@@ -137,10 +137,10 @@ class Suite:
         return list(cases)
 
     def jobs(self, cases: Sequence[Case]) -> list[list[Case]]:
-        """Cases grouped by process: one each, except that the static metrics of an entry share one.
+        """Group cases by process: one each, except that the static metrics of an entry share one.
 
-        The batches of a throughput sweep follow each other in increasing order, since none is tried
-        after one that did not fit.
+        The batch sizes of a throughput sweep follow each other in increasing order, since none is
+        tried after one that did not fit.
         """
         groups: dict[Any, list[Case]] = {}
         for case in cases:
@@ -156,7 +156,7 @@ class Suite:
         return jobs
 
     def _facts(self, name: str) -> dict[str, Any]:
-        """Settings that all cases of an entry, a file or a baseline share."""
+        """Return the settings that all cases of an entry, a file or a baseline share."""
         kind = workload.kind(name)
         if kind == "baseline":
             source = Weights("baseline", digest=baselines.digest(name))
@@ -182,7 +182,7 @@ class Suite:
         }
 
     def _of_metric(self, common: Case, metric: str) -> Iterator[Case]:
-        """The cases of a metric, each with only those settings that affect it."""
+        """Yield the cases of a metric, each with only the settings that affect it."""
         kind = workload.kind(common.entry)
         only_entries = (
             ("flops",) if self.device.startswith("cuda") else ("flops", "training_memory")
@@ -230,10 +230,10 @@ class Suite:
                 )
 
     def _dataset(self, card: Card | None = None) -> Dataset:
-        """The images to measure on: where none are given, those of an entry or the embedded."""
+        """Return the images to measure on; by default those of an entry or the embedded ones."""
         folder = self.folder / "data"
         dataset = self.dataset or (default_dataset(card, folder) if card else embedded())
-        drawn = dataset.name == "shapes"  # by us, so that there is no license to ask for
+        drawn = dataset.name == "shapes"  # by this project, so they need no license
         return safe_subset(dataset, folder) if self.subset and not drawn else dataset
 
     def _weights(self, name: str) -> Weights:
@@ -249,7 +249,7 @@ def _shares_process(case: Case) -> bool:
 
 
 def smaller(rule: Mapping[str, Any], size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """`size` if it is smaller than an entry's test size, else None to keep that."""
+    """Return `size` if it is smaller than an entry's test size, else None to keep that."""
     published = (rule["size"], rule.get("longest", rule["size"]))
     if size is None or (published[0] <= size[0] and published[1] <= size[1]):
         return None
@@ -257,16 +257,16 @@ def smaller(rule: Mapping[str, Any], size: tuple[int, int] | None) -> tuple[int,
 
 
 def suites() -> list[str]:
-    """The names of all suites."""
+    """Return the names of all suites."""
     return sorted(path.stem for path in (CONFIGS / "suite").glob("*.yaml"))
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The settings of a suite of `configs/suite`, with Hydra `overrides`, as arguments of `Suite`.
+    """Return the settings of a suite, with Hydra `overrides`, as arguments of `Suite`.
 
     Raises:
         LookupError: there is no such suite.
-        ValueError: an unknown key or value.
+        ValueError: a key or value is unknown.
     """
     if name not in suites():
         raise LookupError(f"no suite {name!r}; choose from {', '.join(suites())}")
@@ -274,7 +274,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def settings(config: Any) -> dict[str, Any]:
-    """The plain config of a suite as arguments of `Suite`."""
+    """Convert the plain config of a suite to arguments of `Suite`."""
     fields = {field.name for field in dataclasses.fields(Suite)}
     for key in config:
         if key not in fields:

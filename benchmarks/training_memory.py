@@ -1,4 +1,4 @@
-"""Memory of training: measured on a GPU, or predicted without one.
+"""Training memory: measured on a GPU, or predicted without one.
 
 A prediction runs optimisation steps on torch's fake tensors, which have a shape and a type but no
 values. Every storage that an operation creates is tracked until it is freed, in the forward and the
@@ -26,13 +26,13 @@ import zoo
 from fcos import Detector
 from zoo.pretrained import DTYPES
 
-IMAGES_PER_GPU = 2  # of the published recipes: 16 images on 8 GPUs
+IMAGES_PER_GPU = 2  # the published recipes train 16 images on 8 GPUs
 TIMED_STEPS = 20
 BLOCK = 512  # bytes; CUDA's allocator returns multiples of it
 aten = torch.ops.aten
 
-# CUDA's autocast: which operations have a rule is read from torch, as it differs between versions;
-# which rule, from "CUDA Op-Specific Behavior" in the documentation of `torch.amp`.
+# CUDA's autocast: the list of operations with a rule is read from torch, as it differs between
+# versions. The rules are those of "CUDA Op-Specific Behavior" in the documentation of `torch.amp`.
 # fmt: off
 LOWER_PRECISION = {
     "addbmm", "addmm", "addmv", "addr", "baddbmm", "bmm", "chain_matmul", "conv1d", "conv2d",
@@ -50,13 +50,13 @@ _REGISTERED = {
     for name in torch._C._dispatch_get_registrations_for_dispatch_key("AutocastCUDA")
 }
 FLOAT32 = _REGISTERED - LOWER_PRECISION - FLOAT32_RESULT - WIDEST_TYPE
-# Names by which Python calls some of them.
+# Other names of some of them in Python.
 FLOAT32 |= {"__pow__", "__rpow__"} | ({"interpolate"} if "upsample_nearest2d" in FLOAT32 else set())
 CPU_RULES = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 
 
 def largest_size(entry: str) -> tuple[int, int]:
-    """(height, width) of the largest training images of an entry, which have the peak memory."""
+    """Return (height, width) of an entry's largest training images, which need most memory."""
     config = zoo.card(entry).config
     rule = config["augmentation"]
     shortest = rule.get("shortest") or rule.get("shortest_range")
@@ -67,7 +67,7 @@ def largest_size(entry: str) -> tuple[int, int]:
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
-    """SGD with momentum, as in every published recipe."""
+    """Return SGD with momentum, as in every published recipe."""
     trained = [p for p in model.parameters() if p.requires_grad]
     return torch.optim.SGD(trained, lr=1e-4, momentum=0.9, weight_decay=1e-4)
 
@@ -75,7 +75,7 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
 def training_batch(
     num_classes: int, size: tuple[int, int], num_images: int
 ) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """Grey images of `size` (height, width), each with seven objects, COCO's average."""
+    """Return grey images of `size` (height, width), each with seven objects, COCO's average."""
     height, width = size
     sides = torch.tensor([24.0, 48.0, 96.0, 160.0, 256.0, 384.0, 512.0])
     corner = torch.arange(len(sides))[:, None] * torch.tensor([[width / 16, height / 16]])
@@ -93,7 +93,7 @@ def training_step(
     optimizer: torch.optim.Optimizer,
     autocast: AbstractContextManager[Any],
 ) -> None:
-    """An optimisation step; `model` returns the losses for images and targets."""
+    """Run an optimisation step; `model` returns the losses for images and targets."""
     with autocast:
         losses = model(images, targets)
     torch.stack(list(losses.values())).sum().backward()
@@ -108,13 +108,14 @@ def measure_step(
     device: str,
     precision: str = "fp32",
 ) -> dict[str, Any]:
-    """Peak GPU memory of optimisation steps in GB of 2^30 bytes, and images per second.
+    """Measure the peak GPU memory of training in GB of 2^30 bytes, and images per second.
 
     The peak is that of two steps, since the optimiser's momentum exists only from the second on.
 
     Args:
-        model: on the device, in training mode; returns a dict of losses for images and targets.
-        images, targets: of one step; moved to the device.
+        model: a model on the device, in training mode, that returns a dict of losses for images and
+            targets.
+        images, targets: those of one step; they are moved to the device.
         device: a GPU.
         precision: "fp32" or "tf32", or "bf16" or "fp16" by autocast.
     """
@@ -145,12 +146,12 @@ def measure_step(
 def predict_step(
     entry: str, size: tuple[int, int], num_images: int = IMAGES_PER_GPU, precision: str = "fp32"
 ) -> dict[str, Any]:
-    """Predicted peak memory of a process that trains an entry on a GPU, in GB of 2^30 bytes.
+    """Predict the peak memory of a process that trains an entry on a GPU, in GB of 2^30 bytes.
 
     Args:
         entry: a name of the zoo.
         size: (height, width) of the images.
-        num_images: per process.
+        num_images: number of images per process.
         precision: "fp32" or "tf32", or "bf16" or "fp16" by autocast.
     """
     tracker = MemoryTracker()
@@ -172,7 +173,7 @@ def predict_step(
 def _losses(
     detector: Detector, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """`Detector.forward` without the checks that read values of targets."""
+    """Compute `Detector.forward` without the checks that read values of targets."""
     batch = detector.normalizer(images)
     boxes = detector.place(targets, batch.offsets)
     levels = detector.network(batch)
@@ -218,10 +219,10 @@ class MemoryTracker(TorchDispatchMode):
 
 
 class LargestOutputs(TorchDispatchMode):
-    """Gives operations whose output length depends on values the largest length it can have.
+    """Gives outputs whose length depends on values the largest possible length.
 
-    A loss selects the positive locations, of which there are few; to count all locations as
-    positive adds a few megabytes.
+    A loss selects the positive locations, which are few; counting all locations adds a few
+    megabytes.
     """
 
     def __torch_dispatch__(
@@ -247,8 +248,8 @@ def _all_indices(mask: Tensor) -> Tensor:
 class CudaAutocast(TorchFunctionMode):
     """Applies the type rules of CUDA's autocast to tensors of the CPU, whose own rules differ.
 
-    Torch refuses `torch.autocast("cuda")` where there is no GPU. Code that disables autocast for a
-    part of the network does so here, too.
+    Torch refuses `torch.autocast("cuda")` without a GPU. Code that disables autocast for a part of
+    the network also disables this.
 
     Args:
         dtype: torch.bfloat16 or torch.float16.
@@ -291,7 +292,7 @@ class CudaAutocast(TorchFunctionMode):
             return tensor
         if not (tensor.is_leaf and tensor.requires_grad):
             return tensor.to(self.dtype)
-        if id(tensor) not in self._weights:  # a weight is cast once for all its uses
+        if id(tensor) not in self._weights:  # a weight is cast once for all uses
             self._weights[id(tensor)] = tensor.to(self.dtype)
         return self._weights[id(tensor)]
 

@@ -1,4 +1,4 @@
-"""Measures cases in a process of their own, so that none can disturb or end another.
+"""Measure cases in separate processes, so that none can disturb or end another.
 
 On Linux each process is forked from a server process that has only imported the libraries: it has
 created no tensor and started no thread or GPU context (multiprocessing's "forkserver"). It is as
@@ -43,9 +43,9 @@ def run(
     are measured in a new process.
 
     Args:
-        cases: with the same number of threads.
-        timeout: seconds for each case, the start of the process included.
-        measure: called in the process; `benchmarks.measure.measure` by default.
+        cases: cases with the same number of threads.
+        timeout: seconds for each case, including the start of the process.
+        measure: the function called in the process; `benchmarks.measure.measure` by default.
     """
     remaining = list(cases)
     while remaining:
@@ -67,7 +67,7 @@ def take_gpu() -> None:
     Raises:
         ValueError: there are GPUs, but fewer than processes.
     """
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML numbers them
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # NVML's numbering
     if "LOCAL_RANK" in os.environ and (gpus := visible_gpus()):
         local = int(os.environ["LOCAL_RANK"])
         if local >= len(gpus):
@@ -88,7 +88,7 @@ def _process(
     receiver, sender = context.Pipe(duplex=False)
     handle, name = tempfile.mkstemp(prefix="fcos-zoo-", suffix=".log")
     os.close(handle)
-    # Also folders that `zoo.register` has added in this process.
+    # Includes folders that `zoo.register` has added in this process.
     environment = {**os.environ, "FCOS_ZOO_CONFIGS": os.pathsep.join(map(str, folders()))}
     arguments = list(cases), sender, name, measure, fingerprint(), environment
     process = context.Process(target=_serve, args=arguments, daemon=True)
@@ -104,19 +104,19 @@ def _process(
 
 
 def _end(process: Any) -> None:
-    """End a process, after some seconds to exit by itself, and all that it has started."""
+    """End a process and all that it has started, after some seconds to exit by itself."""
     if process.pid is None:
         return
     process.join(timeout=5)
     process.kill()
     if hasattr(os, "killpg"):
-        with suppress(ProcessLookupError):  # its group lives on while it has members
+        with suppress(ProcessLookupError):  # the group exists while it has members
             os.killpg(process.pid, signal.SIGKILL)
     process.join()
 
 
 def _receive(process: Any, connection: Connection, timeout: float) -> Result | None:
-    """The next result, or None if the process hangs or has ended."""
+    """Return the next result, or None if the process hangs or has ended."""
     try:
         if connection.poll(timeout):
             received: Result = connection.recv()
@@ -127,7 +127,7 @@ def _receive(process: Any, connection: Connection, timeout: float) -> Result | N
 
 
 def _post_mortem(process: Any, timeout: float, log: Path) -> Result:
-    """The result of a case whose process sent none."""
+    """Return the result of a case whose process sent none."""
     if process.exitcode is None:
         return Result("timed out", reason=f"no result within {timeout:.0f} s")
     lines = log.read_text(errors="replace").splitlines()
@@ -149,10 +149,10 @@ def _serve(
     code: str,
     environment: dict[str, str],
 ) -> None:
-    """The main function of a process: measure every case and send each result at once."""
-    os.environ.update(environment)  # a fork server keeps the one in which it was started
+    """Run as the main function of a process: measure every case and send each result at once."""
+    os.environ.update(environment)  # the fork server keeps its initial environment
     if hasattr(os, "setpgrp"):
-        os.setpgrp()  # whatever a detector starts is ended with this process
+        os.setpgrp()  # so that processes of the detector end with this one
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     sys.stdout.flush()
@@ -165,11 +165,11 @@ def _serve(
         from benchmarks.measure import measure as measure_case
 
         measure = measure_case
-    changed = fingerprint() != code  # a row says which code measured it
+    changed = fingerprint() != code  # rows state the code that measured them
     for case in cases:
         connection.send(CHANGED if changed else _guarded(measure, case))
     connection.close()
-    os._exit(0)  # without the second that an interpreter takes to unload torch
+    os._exit(0)  # saves the second that unloading torch takes
 
 
 def _end_with_the_parent() -> None:
@@ -198,7 +198,7 @@ def _guarded(measure: Callable[[Case], dict[str, Any]], case: Case) -> Result:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Block Ctrl-C for processes that are started in this block, even while Python starts; this
+    """Block Ctrl-C for processes that are started in this block, even while Python starts. This
     process receives it afterwards."""
     if not hasattr(signal, "pthread_sigmask"):
         yield

@@ -1,4 +1,4 @@
-"""What is measured: a detector as a case asks for it, with its weights, and the images it gets."""
+"""The workload of a case: a detector with its settings and weights, and its images."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ from zoo.registry import fetch_weights
 
 Stage = Callable[[Any], Any]
 Boxes = list[dict[str, Tensor]]
-COUNTED_BATCHES = 8  # in which candidates and detections are counted
+COUNTED_BATCHES = 8  # number of batches whose candidates and detections are counted
 
 
 def kind(entry: str) -> Literal["entry", "trained", "exported", "baseline"]:
-    """What the entry of a case is: one of the zoo, a file that training or `fcos-zoo export`
-    wrote, or a baseline."""
+    """Return the kind of an entry: of the zoo, a trained or exported file, or a baseline."""
     suffix = Path(entry).suffix
     if suffix in (".pth", ".pt", ".safetensors"):
         return "trained"
@@ -40,15 +39,15 @@ def kind(entry: str) -> Literal["entry", "trained", "exported", "baseline"]:
 
 
 def architecture(entry: str) -> Detector:
-    """The detector of a case in eval mode, whatever its weights."""
+    """Build the detector of a case in eval mode, with any weights."""
     return zoo.get(entry) if kind(entry) == "trained" else zoo.build(entry).eval()
 
 
 def configure_process(case: Case) -> None:
-    """Set the threads, the GPU and TF32 of this process as the case asks."""
+    """Set the threads, the GPU and TF32 of this process for a case."""
     if case.threads:
         torch.set_num_threads(case.threads)
-    if case.device.startswith("cuda"):  # its clock and memory are read without its number
+    if case.device.startswith("cuda"):  # clock and memory are those of the current GPU
         torch.cuda.set_device(torch.device(case.device).index or 0)
     tf32 = case.precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = tf32
@@ -56,7 +55,7 @@ def configure_process(case: Case) -> None:
 
 
 def build_detector(case: Case, images: Sequence[Tensor]) -> Detector:
-    """The detector of a case in eval mode, on its device, with its weights and precision.
+    """Build the detector of a case in eval mode, on its device, with its weights and precision.
 
     Args:
         case: the settings.
@@ -78,7 +77,7 @@ def build_detector(case: Case, images: Sequence[Tensor]) -> Detector:
 
 
 def load_exported(case: Case) -> ExportedDetector:
-    """The exported file of a case, with as many threads as this process has.
+    """Load the exported file of a case, with as many threads as this process has.
 
     Raises:
         MissingError: the case asks for another size, and the size is part of the file.
@@ -93,7 +92,7 @@ def load_exported(case: Case) -> ExportedDetector:
 def with_size(
     rule: ShortestSide | LongestSide, size: tuple[int, int] | None
 ) -> ShortestSide | LongestSide:
-    """The test-time resize with another (shortest, longest) side; unchanged for None."""
+    """Return the test-time resize with another (shortest, longest) side; unchanged for None."""
     if size is None:
         return rule
     if isinstance(rule, LongestSide):
@@ -102,7 +101,7 @@ def with_size(
 
 
 def stages(detector: Detector, compiled: bool = False) -> dict[str, Stage]:
-    """`Detector.detect` in three steps; each takes the output of the one before.
+    """Return `Detector.detect` in three stages, each of which takes the output of the one before.
 
     preprocess: (3, H, W) uint8 images on the host -> a resized, normalised, padded batch on the
     device; network: -> the head's raw outputs; decode: -> boxes in pixels of the images.
@@ -126,8 +125,8 @@ def stages(detector: Detector, compiled: bool = False) -> dict[str, Stage]:
 class Workload:
     """The stages of a detector and the image batches to run them on.
 
-    `images`: the number of distinct images; `weights`: "published", "file", "random" or what the
-    adapter of a baseline says; `detector`: None for a baseline or an exported file.
+    `images` is the number of distinct images. `weights` is "published", "file", "random" or the
+    adapter's description. `detector` is None for a baseline or an exported file.
     """
 
     stages: dict[str, Stage]
@@ -137,8 +136,8 @@ class Workload:
     detector: Detector | None
 
     def count_candidates(self) -> dict[str, float | None]:
-        """The work that decoding had, per image: (location, class) pairs above the score threshold,
-        which are only known of a `Detector`, and detections."""
+        """Return the work of decoding per image: detections, and (location, class) pairs above the
+        score threshold, which are only known for a `Detector`."""
         batches = self.batches[:COUNTED_BATCHES]
         images = sum(map(len, batches))
         candidates = detections = 0
@@ -159,7 +158,7 @@ class Workload:
 
 
 def load_workload(case: Case) -> Workload:
-    """Everything that a timed case needs, decoded images included."""
+    """Load everything that a timed case needs, including decoded images."""
     assert case.dataset is not None
     images = read_images(case.dataset, case.limit)
     batches = batch_images(images, case.batch)
@@ -177,9 +176,9 @@ def load_workload(case: Case) -> Workload:
 
 
 def batch_images(images: Sequence[Tensor], size: int) -> list[list[Tensor]]:
-    """Batches of `size` images of similar aspect ratio.
+    """Make batches of `size` images of similar aspect ratio.
 
-    A last batch that would not be full is filled with the first images again.
+    An incomplete last batch is filled with the first images.
     """
     if size == 1:
         return [[image] for image in images]
@@ -195,12 +194,12 @@ def resolve_weights(
     folder: Path | None = None,
     cached_only: bool = False,
 ) -> Weights:
-    """The weights of a zoo entry: from `files`, from `folder`, or as published.
+    """Find the weights of a zoo entry: in `files`, in `folder`, or as published.
 
     Args:
-        entry: its name.
+        entry: the entry's name.
         files: checkpoints by entry.
-        folder: contains files with their published names, or `<entry>.pth`.
+        folder: a folder of files with their published names, or `<entry>.pth`.
         cached_only: use published weights only if they are in the cache.
 
     Returns:
@@ -228,13 +227,13 @@ def _file(path: Path) -> Weights:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file")
     digest = sha256(path)[:12]
-    if path.suffix == ".xml":  # of OpenVINO, whose weights lie beside it
+    if path.suffix == ".xml":  # of OpenVINO, whose weights are in another file
         digest = digest[:6] + sha256(path.with_suffix(".bin"))[:6]
     return Weights("file", str(path.resolve()), digest)
 
 
 def _why(message: str, cached_only: bool) -> str:
-    """The reason in one line: the error lists every attempt, beginning with the best source."""
+    """Return the reason in one line: the error lists all attempts, the best source first."""
     if cached_only:
         return "published weights not in the cache (`fcos-zoo download` fetches them)"
     lines = [line.strip() for line in message.splitlines()]

@@ -1,1 +1,1 @@
-"""Measurements behind one design decision each; `reports/` keeps their output."""
+"""Measurements behind one design decision each; their output is in `reports/`."""

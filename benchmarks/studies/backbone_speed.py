@@ -1,8 +1,8 @@
 """Our backbones compared with timm's on this CPU: `python -m benchmarks.studies.backbone_speed`.
 
-Batch 1, fp32, one input, random weights, inference mode. timm's models run as they are and in
-channels_last, which is faster on CPUs. The architectures need not be identical (timm's V-39 has
-fewer squeeze-excitations), so times are also compared per GFLOP of convolution.
+Batch 1, fp32, one input, random weights, inference mode. timm's models run in their default layout
+and in channels_last, which is faster on CPUs. Some architectures differ (timm's V-39 has fewer
+squeeze-excitations), so times are also compared per GFLOP of convolution.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
 def compare(
     name: str, ours: nn.Module, theirs: nn.Module, image: Tensor, rounds: int
 ) -> list[dict[str, str]]:
-    """Rows that compare with timm's model as it is, and with it in channels_last."""
+    """Compare with timm's model in its default layout, and in channels_last."""
     ours, theirs = ours.eval(), theirs.eval()
     channels_last = copy.deepcopy(theirs).to(memory_format=torch.channels_last)
     converted = image.contiguous(memory_format=torch.channels_last)
@@ -81,7 +81,7 @@ def compare(
 
 
 def convolutions(model: nn.Module, image: Tensor) -> float:
-    """Multiply-adds of all convolutions, in 10^9."""
+    """Return the multiply-adds of all convolutions, in 10^9."""
     return float(FlopCountAnalysis(model, image).by_operator()["conv"]) / 1e9
 
 

@@ -1,9 +1,9 @@
 """FCOS_R_50_1x and torchvision's FCOS: `python -m benchmarks.studies.compare_torchvision`.
 
 Both take a decoded 8-bit photograph to its boxes, batch 1, in one process and in alternating
-rounds. The photograph is one that both resize to 800x1066 and pad to 800x1088. Equal layouts and
-precisions are compared with each other; torchvision's model as it comes, in fp32 and the contiguous
-layout, is a row of its own.
+rounds. The photograph is one that both resize to 800x1066 and pad to 800x1088. Models are compared
+in the same layout and precision. A separate row has torchvision's default, fp32 in the contiguous
+layout.
 
 Without weights files both models are randomly initialised in the same way (see
 `benchmarks.random_weights`): the norms have the photograph's statistics, boxes extend three strides
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def table(frame: pd.DataFrame) -> list[dict[str, str]]:
-    """Median milliseconds by stage, and how much faster we are in the same layout and precision."""
+    """Return median milliseconds by stage, and our speedup in the same layout and precision."""
     rows = []
     for name, times in study.medians(frame).to_dict("index").items():
         row = {"": str(name), "total": f"{1e3 * times['seconds']:.0f}"}
@@ -91,7 +91,7 @@ def table(frame: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def photograph() -> Tensor:
-    """The first embedded photograph that is resized to 800x1066, and padded to 800x1088."""
+    """Return the first embedded photograph that is resized to 800x1066 and padded to 800x1088."""
     photos = read_images(embedded())
     return next(image for image in photos if 4 * image.shape[-2] == 3 * image.shape[-1])
 
@@ -99,7 +99,7 @@ def photograph() -> Tensor:
 def our_detector(
     weights: Path | None, photo: Tensor, precision: str, size: tuple[int, int] = SIZE
 ) -> Detector:
-    """FCOS_R_50_1x in a precision, with a checkpoint or with random weights."""
+    """Load FCOS_R_50_1x in a precision, with a checkpoint or random weights."""
     torch.manual_seed(0)
     detector = zoo.build(ENTRY).eval()
     detector.resize = ShortestSide(*size)
@@ -111,16 +111,16 @@ def our_detector(
 
 
 def time_ours(detector: Detector, photo: Tensor) -> dict[str, float]:
-    """Seconds of one run, by stage."""
+    """Return the seconds of one run, by stage."""
     return dict(zip(STAGES, time_on_cpu(workload.stages(detector), [photo]), strict=True))
 
 
 def time_torchvision(
     model: nn.Module, photo: Tensor, dtype: torch.dtype | None = None
 ) -> dict[str, float]:
-    """The same of torchvision's model, whose network lasts from its backbone to its head.
+    """Do the same for torchvision's model, whose network is from backbone to head.
 
-    With a `dtype` it runs by autocast, as its box coder needs fp32.
+    With a `dtype` it runs under autocast, as its box coder needs fp32.
     """
     clock = [time.perf_counter()]
 

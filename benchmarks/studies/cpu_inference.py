@@ -2,15 +2,15 @@
 
 Every contender takes the same 8-bit photograph to its boxes, batch 1, 800x1088, in one process and
 in alternating rounds, in channels_last. OpenVINO's files are those that `fcos-zoo export` writes
-for the entry. A second table states which layers the time of the network is spent in.
+for the entry. A second table shows the time of the network by kind of layer.
 
-What was tried and is not faster than Winograd's algorithm in eager mode, as medians of six rounds
-on two cores of an AMD EPYC with AVX2, which a compiler kept partly busy: torch.compile with
-freezing took 3185 ms, and Winograd's algorithm 2565 ms (torchvision 3701 ms); compiled with
-Winograd's convolutions as an operator of its own, it took 2679 ms, and eager 2521 ms (torchvision
-3417 ms). Both were compared with an earlier, slower implementation of Winograd's algorithm. Keeping
-freed memory instead of returning it to the system, by glibc's MALLOC_TRIM_THRESHOLD_ and its
-companions, saves 4% of the CPU time (2.62 s instead of 2.73 s on one thread).
+Two alternatives were not faster than Winograd's algorithm in eager mode (medians of six rounds on
+two cores of an AMD EPYC with AVX2, which a compiler kept partly busy). torch.compile with freezing
+took 3185 ms, Winograd's algorithm 2565 ms and torchvision 3701 ms. Compiled with Winograd's
+convolutions as a custom operator, the network took 2679 ms, eager 2521 ms and torchvision 3417 ms.
+Both were compared with an earlier, slower implementation of Winograd's algorithm. Keeping freed
+memory instead of returning it to the system, by glibc's MALLOC_TRIM_THRESHOLD_ and its companions,
+saves 4% of the CPU time (2.62 s instead of 2.73 s on one thread).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from benchmarks.studies import side_by_side as study
 from benchmarks.studies.compare_torchvision import our_detector, photograph, time_torchvision
 from fcos import Detector
 
-KINDS = {  # what torch and OpenVINO call them
+KINDS = {  # their names in torch and OpenVINO
     "convolutions": ("mkldnn_convolution", "_slow_conv2d_forward", "bmm", "mm", "Convolution"),
     "group norms": ("native_group_norm", "MVN", "GroupNormalization"),
     "ReLU": ("clamp_min_", "clamp_min", "Relu"),
@@ -75,14 +75,14 @@ def main() -> None:
 
 
 def frozen(detector: Detector) -> Detector:
-    """The detector compiled with its weights as constants, which fuses activations and sums."""
+    """Compile the detector with constant weights, which fuses activations and sums."""
     for part in (detector.backbone, detector.pyramid, detector.head):
         part.compile(dynamic=True, options={"freezing": True})
     return detector
 
 
 def compared(frame: pd.DataFrame) -> list[dict[str, str]]:
-    """Median milliseconds, and how many times as fast as eager and as torchvision."""
+    """Return median milliseconds, and the speedup over eager and torchvision."""
     return [
         {
             "": str(name),
@@ -97,7 +97,7 @@ def compared(frame: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def layers(spent: Mapping[str, Mapping[str, float]]) -> list[dict[str, str]]:
-    """A row for each network: milliseconds by kind, and their share."""
+    """Return a row for each network: milliseconds by kind of layer, and their share."""
     rows = []
     for name, times in spent.items():
         total = sum(times.values())
@@ -109,7 +109,7 @@ def layers(spent: Mapping[str, Mapping[str, float]]) -> list[dict[str, str]]:
 
 
 def torch_layers(detector: Detector, photo: Tensor, runs: int = 3) -> Counter[str]:
-    """Milliseconds of the network by kind of operator, the median of some runs."""
+    """Return milliseconds of the network by kind of operator, medians over runs."""
     batch = detector.prepare([photo])[0]
     measured = []
     for _ in range(runs):
@@ -121,7 +121,7 @@ def torch_layers(detector: Detector, photo: Tensor, runs: int = 3) -> Counter[st
 
 
 def openvino_layers(path: Path, threads: int, photo: Tensor, runs: int = 3) -> Counter[str]:
-    """The same of OpenVINO's whole graph. It fuses a ReLU, a sum or an affine map into layers."""
+    """Do the same for OpenVINO's whole graph, whose layers include fused ReLUs, sums and norms."""
     import openvino
 
     settings = {
@@ -142,7 +142,7 @@ def openvino_layers(path: Path, threads: int, photo: Tensor, runs: int = 3) -> C
 
 
 def by_kind(times: Any) -> Counter[str]:
-    """Sums (operator, milliseconds) by the kinds of `KINDS`; what is of none has its own name."""
+    """Sum (operator, milliseconds) by `KINDS`; operators of no kind keep their names."""
     kinds = {operator: kind for kind, operators in KINDS.items() for operator in operators}
     total: Counter[str] = Counter()
     for operator, milliseconds in times:
@@ -157,7 +157,7 @@ def _medians(measured: Sequence[Counter[str]]) -> Counter[str]:
 
 
 def difference(eager: Detector, other: Detector, photo: Tensor) -> str:
-    """The largest difference of the class logits, and their range, as a sentence."""
+    """Return a sentence with the largest difference of the class logits, and their range."""
     batch = eager.prepare([photo])[0]
     pairs = zip(eager.network(batch), other.network(batch), strict=True)
     logits = [(a.logits, b.logits) for a, b in pairs]

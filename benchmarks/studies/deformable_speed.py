@@ -1,9 +1,9 @@
 """Our deformable convolutions and torchvision's: `python -m benchmarks.studies.deformable_speed`.
 
-In alternating rounds, all deformable layers of an entry run by our sampling and by torchvision's
-kernel for CPUs, on the inputs that they have in the network at 800x1088: batch 1, fp32, random
-weights whose offsets are a pixel or two. A ratio is the median over the rounds of the kernel's time
-divided by ours in the same round.
+All deformable layers of an entry run with our sampling and with torchvision's CPU kernel in
+alternating rounds, on their inputs in the network at 800x1088: batch 1, fp32, random weights with
+offsets of a pixel or two. A ratio is the median over the rounds of the kernel's time divided by
+ours in the same round.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def run_layers(
 
 
 def inputs(name: str, photo: Tensor) -> list[tuple[DeformConv2d, Tensor]]:
-    """An entry's deformable layers, each with its input for an image."""
+    """Return an entry's deformable layers, each with its input for an image."""
     torch.manual_seed(0)
     detector = zoo.build(name).eval().to(memory_format=torch.channels_last)
     calibrate_batchnorm(detector, lambda: detector.network(detector.normalizer([photo])))
@@ -96,7 +96,7 @@ def inputs(name: str, photo: Tensor) -> list[tuple[DeformConv2d, Tensor]]:
 
 
 def kernel(layer: DeformConv2d, x: Tensor) -> Tensor:
-    """The layer by torchvision's kernel, as it computes with gradients and on GPUs."""
+    """Run the layer by torchvision's kernel, as with gradients and on GPUs."""
     return layer.forward_operator(x, *layer.offset_and_mask(x), layer.weight, layer.bias)
 
 

@@ -29,7 +29,7 @@ from fcos.boxes import Size
 from fcos.export import program
 from fcos.preprocess import resize_image
 
-SIZE = (96, 150)  # a multiple of no stride: images are padded
+SIZE = (96, 150)  # not a multiple of the stride, so that images are padded
 CANDIDATES = 300
 ROWS = Path("outputs/export_all.jsonl")
 REPORT = Path(__file__).resolve().parents[2] / "reports" / "exported_entries.md"
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The rows so far."""
+    """Read the rows so far."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -89,7 +89,7 @@ def prove(name: str) -> dict[str, str]:
 
 
 def randomized(name: str, photo: Tensor, size: Size, candidates: int = CANDIDATES) -> Detector:
-    """An entry with the same random weights every time, and another test-time size.
+    """Build an entry with the same random weights every time, and another test-time size.
 
     Its deformable convolutions have fixed offsets: random ones that depend on the image would
     amplify rounding errors.
@@ -107,7 +107,7 @@ def randomized(name: str, photo: Tensor, size: Size, candidates: int = CANDIDATE
 
 
 def report(rows: Sequence[dict[str, str]]) -> str:
-    """The page."""
+    """Return the page."""
     columns = ["entry", *RUNTIMES, "torch"]
     lines = [
         "# Exported entries\n",

@@ -1,14 +1,14 @@
 """Exported files compared with their detectors: `python -m benchmarks.studies.exported_speed`.
 
-Of an entry of every backbone, the detector in PyTorch and its exported files take the same image of
-320x416 to its boxes, batch 1, in one process and in alternating rounds. A ratio is the median over
-the rounds of the detector's time divided by the file's in the same round. The weights are random
-(see `benchmarks.random_weights`), the files are for images of any size, and int8 is calibrated on
-eight photographs. Biases are corrected layer by layer in networks of up to 100 convolutions. Others
-have the fast correction: HRNet's were not corrected layer by layer after eight minutes.
+For an entry of every backbone, the detector in PyTorch and its exported files detect in the same
+image of 320x416, batch 1, in one process and in alternating rounds. A ratio is the median over the
+rounds of the detector's time divided by the file's in the same round. The weights are random (see
+`benchmarks.random_weights`), the files are for images of any size, and int8 is calibrated on eight
+photographs. Biases are corrected layer by layer in networks of up to 100 convolutions. Others use
+the fast correction, as HRNet's layer-by-layer correction took more than eight minutes.
 
-Below the times: how many of the detector's detections a file finds again on other photographs. The
-scores of random weights are nearly equal, so that a small error exchanges many of the best hundred.
+The last column shows how many of the detector's detections a file finds on other photographs. The
+scores of random weights are nearly equal, so that small errors exchange many of the best hundred.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ENTRIES = (
 )
 SIZE = (320, 416)
 CALIBRATION = 8
-FILES = {  # by contender: the file, and what counts as the same detection
+FILES = {  # by contender: the file, and the criteria of matching detections
     "ONNX Runtime": ("fp32.onnx", EXACT),
     "OpenVINO": ("fp32.xml", EXACT),
     "OpenVINO int8": ("int8.xml", INT8),
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def write(detector: Detector, folder: Path, images: Sequence[Tensor]) -> None:
-    """Export a detector as `fcos-zoo export` does, unless the files are there."""
+    """Export a detector as `fcos-zoo export` does, unless the files exist."""
     if (folder / "int8.xml").is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def write(detector: Detector, folder: Path, images: Sequence[Tensor]) -> None:
 def compare(
     detector: Detector, paths: Mapping[str, Path], images: Sequence[Tensor], rounds: int
 ) -> list[dict[str, str]]:
-    """A row for the detector and for each of its files."""
+    """Return a row for the detector and for each of its files."""
     detector.fuse().to(memory_format=torch.channels_last)
     expected = [detector([image])[0] for image in images]
     contenders = {"PyTorch": partial(detector, [images[0]])}
@@ -125,7 +125,7 @@ def share(
     results: Sequence[Mapping[str, Tensor]],
     tolerance: Tolerance,
 ) -> str:
-    """How many of the expected detections are among the results, in per cent."""
+    """Return the percentage of the expected detections that are among the results."""
     same = sum(
         matches(ours, theirs, tolerance.iou, tolerance.score)
         for ours, theirs in zip(expected, results, strict=True)

@@ -1,11 +1,12 @@
 """Three ways to run NMS on a batch: `python -m benchmarks.studies.nms_batch`.
 
-- loop: one call of `torchvision.ops.nms` per image, which is what `fcos.Decoder` does. On a GPU the
-  host waits once per image.
+- loop: one call of `torchvision.ops.nms` per image, as in `fcos.Decoder`. On a GPU the host waits
+  once per image.
 - groups: one call per group of images with at most 20,000 candidates together, whose boxes are
   shifted apart. NMS is quadratic in the size of the group, and the host waits once per group.
-- matrix: which candidate suppresses which, as one matrix per image, in chunks of images; the greedy
-  choice is the fixed point of an iteration on it. The host waits once per iteration of a chunk.
+- matrix: a matrix per image, in chunks of images, says which candidate suppresses which; the
+  greedy choice is the fixed point of an iteration on it. The host waits once per iteration of a
+  chunk.
 
 All three must keep the same candidates. Times are medians over rounds in which the three alternate,
 in milliseconds per image. The candidates are random boxes around random objects.
@@ -66,12 +67,12 @@ def main() -> int:
 
 
 def loop(decoder: Decoder, candidates: Candidates, counts: Sequence[int]) -> Tensor:
-    """One image at a time."""
+    """Process one image at a time."""
     return decoder.nms_mask(candidates, counts)
 
 
 def groups(decoder: Decoder, candidates: Candidates, counts: Sequence[int]) -> Tensor:
-    """As many images at a time as have `GROUP` candidates together."""
+    """Process as many images at a time as have `GROUP` candidates together."""
     kept = torch.zeros_like(candidates.labels)
     start = 0
     while start < len(counts):
@@ -98,7 +99,7 @@ def _one_group(
 
 
 def matrix(decoder: Decoder, candidates: Candidates, counts: Sequence[int]) -> Tensor:
-    """The fixed point of "kept unless a kept candidate of higher score suppresses it"."""
+    """Compute the fixed point of "kept unless a kept candidate of higher score suppresses it"."""
     places = candidates.labels.shape[1]
     most = max(counts)
     images = max(1, CHUNK // most**2)
@@ -131,7 +132,7 @@ METHODS: dict[str, Method] = {"loop": loop, "groups": groups, "matrix": matrix}
 
 
 def random_candidates(images: int, places: int, most: int, device: str) -> Candidates:
-    """Sorted candidates, half of `most` to `most` of each image, that are jittered objects."""
+    """Return sorted candidates, jittered objects, of which each image has `most` / 2 to `most`."""
     generator = torch.Generator().manual_seed(0)
 
     def rand(*shape: int) -> Tensor:
@@ -159,7 +160,7 @@ def same_result(methods: Sequence[Method], candidates: Candidates) -> bool:
 def milliseconds(
     candidates: Candidates, methods: Mapping[str, Method], rounds: int
 ) -> dict[str, str]:
-    """The median milliseconds per image of each method."""
+    """Return the median milliseconds per image of each method."""
     decoder = Decoder()
 
     def run(method: Method) -> None:

@@ -1,7 +1,7 @@
-"""What centre-ness or IoU quality adds: `python -m benchmarks.studies.quality_branch NAMES`.
+"""The gain by centre-ness or IoU quality: `python -m benchmarks.studies.quality_branch NAMES`.
 
-Writes `reports/quality_branch.md`: for each entry, the same detections with each part of their
-score in turn as the score. By default that of the embedded weights.
+Writes `reports/quality_branch.md`: for each entry, by default that with embedded weights, the same
+detections with each part of their score in turn as the score.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def table(detector: Detector, dataset: Dataset, ids: Sequence[int]) -> list[dict[str, str]]:
-    """The table of one model."""
+    """Return the table of one model."""
     rows = []
     for kind, results in detect(detector, dataset, ids).items():
         evaluation = match_detections(results, dataset.annotations, ids)
@@ -90,7 +90,7 @@ def table(detector: Detector, dataset: Dataset, ids: Sequence[int]) -> list[dict
 
 
 def detect(detector: Detector, dataset: Dataset, ids: Sequence[int]) -> dict[str, list[Result]]:
-    """The detections of the images, scored by each part of their score.
+    """Return the detections of the images, scored by each part of their score.
 
     Raises:
         ValueError: the dataset lacks some of the detector's classes.
@@ -112,9 +112,9 @@ def detect(detector: Detector, dataset: Dataset, ids: Sequence[int]) -> dict[str
 
 @torch.inference_mode()
 def split_scores(detector: Detector, image: Tensor) -> Parts:
-    """The detections of an image with the parts of their scores.
+    """Return the detections of an image with the parts of their scores.
 
-    The head's output that a detection came from is the one of its class with the same score.
+    A detection is traced to the head's output of its class with the same score.
     """
     batch, sizes, scales = detector.prepare([image])
     levels = detector.network(batch)
@@ -135,7 +135,7 @@ def split_scores(detector: Detector, image: Tensor) -> Parts:
 
 
 def overlaps(evaluation: Any) -> pd.DataFrame:
-    """The `score` of each detection, and its `iou` with the nearest object of its class, else 0."""
+    """Return each detection's `score`, and its `iou` with the nearest object of its class, or 0."""
     rows = []
     for image in evaluation.params.imgIds:
         objects = evaluation.cocoGt.imgToAnns[image]

@@ -1,11 +1,11 @@
-"""How often two measurements of a time agree within their noise, and how many processes that takes.
+"""How often two measurements of a time agree within their noise, by number of processes.
 
     fcos-zoo bench --suite quick --metrics latency --processes 12 --set budget=null --out r.jsonl
     python -m benchmarks.studies.repeatability r.jsonl
 
 The processes of each row are divided at random, many times, into two measurements, which are
-summarised as `fcos-zoo bench` does. A cell has the share of pairs that agree, and the median noise
-of a measurement.
+summarised as in `fcos-zoo bench`. A cell has the share of pairs that agree, and the median noise of
+a measurement.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ PAIRS = 1000
 
 
 def agreement(processes: Sequence[np.ndarray], count: int) -> tuple[float, float]:
-    """The share of pairs of measurements that agree, and the median noise of a measurement.
+    """Return the share of pairs of measurements that agree, and their median noise.
 
     Args:
-        processes: the seconds (rounds, inputs) of each; at least twice `count` processes, and
-            three rounds in every `count` of them, as fewer have no noise.
-        count: processes of a measurement.
+        processes: the seconds (rounds, inputs) of each process; at least twice `count` processes,
+            with three rounds in every `count` of them, as fewer rounds have no noise.
+        count: the number of processes per measurement.
     """
     generator, agreed, noises = random.Random(0), 0, []
     for _ in range(PAIRS):

@@ -1,7 +1,7 @@
-"""What the method of resizing changes: `python -m benchmarks.studies.resize_methods`.
+"""The effect of the resize method: `python -m benchmarks.studies.resize_methods`.
 
-Writes `reports/resize_methods.md`: AP of the embedded weights on drawn images that have to be
-enlarged or reduced, and for the embedded photographs the pixels that are fed and the time.
+Writes `reports/resize_methods.md`: AP of the embedded weights on drawn images that are enlarged or
+reduced, and for the embedded photographs the difference of pixels and the time.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def precisions(size: int, images: int) -> dict[str, str]:
-    """AP in percent by method, on images whose longer side is `size`."""
+    """Return AP in per cent by method, on images whose longer side is `size`."""
     annotations = shapes.write(f"outputs/resize_methods/{size}", images, seed=7, size=size)
     dataset = Dataset.of(annotations, annotations.parent / "images")
     ids = image_ids(dataset)
@@ -71,7 +71,7 @@ def precisions(size: int, images: int) -> dict[str, str]:
 
 
 def differences(method: ResizeMethod, photos: Sequence[Tensor]) -> dict[str, str]:
-    """Mean and largest difference from Pillow's pixels in grey levels, and the time."""
+    """Return the mean and largest difference from Pillow's pixels in grey levels, and the time."""
     gaps, times = [], []
     for photo in photos:
         size = ShortestSide()(photo.shape[-2], photo.shape[-1])

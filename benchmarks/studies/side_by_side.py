@@ -1,7 +1,7 @@
-"""Times alternatives in one process, in alternating rounds.
+"""Time alternatives in one process, in alternating rounds.
 
-Whatever else the machine does then affects all of them equally. A ratio is the median over the
-rounds of the ratio within a round.
+Other load on the machine then affects all of them equally. A ratio is the median over the rounds of
+the ratio within a round.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from rich.progress import track
 
 from benchmarks import environment
 
-Measure = Callable[[], object]  # run once per round; may return figures of its own
+Measure = Callable[[], object]  # runs once per round; may return other figures
 
 
 def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
-    """A parser with the options of every study, described by the first line of its docstring."""
+    """Return a parser with the options of all studies, described by a docstring's first line."""
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=rounds, help="timed rounds (%(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="of torch (%(default)s)")
@@ -33,9 +33,10 @@ def side_by_side(contenders: Mapping[str, Measure], rounds: int, warmup: int = 2
     """Run all contenders once per round.
 
     Args:
-        contenders: by name; each may return a mapping of figures, such as seconds by stage.
-        rounds: timed rounds.
-        warmup: rounds before them.
+        contenders: functions by name; each may return a mapping of figures, such as seconds by
+            stage.
+        rounds: the number of timed rounds.
+        warmup: the number of rounds before them.
 
     Returns:
         A row for each round and contender with columns `round`, `contender`, `seconds` (measured
@@ -55,19 +56,19 @@ def side_by_side(contenders: Mapping[str, Measure], rounds: int, warmup: int = 2
 
 
 def medians(frame: pd.DataFrame) -> pd.DataFrame:
-    """The median of every figure by contender, in the order of the contenders."""
+    """Return the median of every figure by contender, in the order of the contenders."""
     return frame.drop(columns="round").groupby("contender", sort=False).median()
 
 
 def speedup(frame: pd.DataFrame, name: str, over: str) -> str:
-    """How many times as fast a contender is as another: median (least to most of the rounds)."""
+    """Return how many times as fast a contender is as another: median (least to most)."""
     seconds = frame.pivot(index="round", columns="contender", values="seconds")
     ratios = (seconds[over] / seconds[name]).tolist()
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def conditions(device: str, rounds: int) -> str:
-    """The machine, the software and the load, in one line below a table."""
+    """Return the machine, the software and the load, in one line below a table."""
     facts = environment.describe(device)
     load = environment.state(device).get("load")
     return (
@@ -77,7 +78,7 @@ def conditions(device: str, rounds: int) -> str:
 
 
 def markdown(rows: Sequence[Mapping[str, object]], title: str, below: str = "") -> str:
-    """A Markdown table of rows by heading, between a title and a last line."""
+    """Return a Markdown table of rows by heading, between a title and a last line."""
     headings = list(rows[0])
     rule = ["---", *["---:"] * (len(headings) - 1)]
     cells = [headings, rule, *(map(str, row.values()) for row in rows)]

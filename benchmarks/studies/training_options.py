@@ -1,16 +1,16 @@
-"""What each option of training does to speed, memory and loss.
+"""The effect of each training option on speed, memory and loss.
 
     python -m benchmarks.studies.training_options > reports/training_options.md
     fcos-zoo report curves outputs/training_options/* --out reports/training_options.png
 
 Each option is a run of `fcos-zoo train` in its own process, with the same entry, the same starting
 weights and, step by step, the same batches of embedded photographs of one size, so that the loss
-curves of all options can be compared. In each round the options run one after the other, so that
+curves of all options can be compared. In each round, the options run one after the other, so that
 other load on the machine affects all of them. A ratio is the median over the rounds of an option's
 speed divided by that of fp32 in the same round. The runs of the last round stay in `--folder`.
 
-The starting weights are random, and the norms have the statistics of a photograph. On a CPU the
-memory is the peak of the (first) process, including torch itself.
+The initial weights are random, and the norms have the statistics of a photograph. On a CPU, memory
+is the peak of the (first) process, including torch itself.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "compile": ("solver.compile=true",),
     "2 processes": (),
 }
-SETTLING = 3  # first steps, not counted in the speed because of caches and compilation
+SETTLING = 3  # first steps, whose speed does not count because of caches and compilation
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def main() -> None:
     add("--steps", type=int, default=50, help="steps of a run (%(default)s)")
     add("--batch", type=int, default=4, help="images per step (%(default)s)")
     add("--size", type=int, nargs=2, default=(256, 427), help="shortest and longest side")
-    # A CPU emulates fp16, which would take hours, so there it is run only if it is named.
+    # A CPU emulates fp16, which would take hours, so it only runs there if it is named.
     usual = [name for name in OPTIONS if name != "fp16" or torch.cuda.is_available()]
     add("--options", nargs="+", choices=OPTIONS, default=usual, metavar="OPTION")
     add("--folder", type=Path, default=Path("outputs/training_options"), help="%(default)s")
@@ -108,7 +108,7 @@ def main() -> None:
 
 
 def starting_weights(entry: str, path: Path) -> Path:
-    """Write random weights from which training can start although its norms stay constant."""
+    """Write random weights from which training can start although the norms stay constant."""
     torch.manual_seed(0)
     [image] = read_images(embedded(), 1)
     detector = zoo.build(entry).eval()
@@ -121,8 +121,8 @@ def starting_weights(entry: str, path: Path) -> Path:
 def photographs_of_one_size(path: Path) -> Path:
     """Write annotations of the embedded photographs of the most common size.
 
-    Images of different size are padded to the largest of their batch, so that the parts of a batch,
-    or the batches of two processes, would have other pixels than the whole batch.
+    Images of different sizes are padded to the largest of their batch, so that micro-batches, or
+    the batches of two processes, would have other pixels than the whole batch.
     """
     content = load_annotations(embedded().annotations)
     size = Counter((image["width"], image["height"]) for image in content["images"])
@@ -143,7 +143,7 @@ def train(
 ) -> dict[str, float]:
     """Run `fcos-zoo train` with an option; returns seconds per image and the peak memory in MiB.
 
-    The loss of each step is put into `losses`.
+    The loss of each step is added to `losses`.
 
     Raises:
         RuntimeError: training failed.
@@ -175,7 +175,7 @@ def train(
 
 
 def table(frame: pd.DataFrame, losses: Mapping[str, Sequence[float]]) -> list[dict[str, str]]:
-    """A row for each option."""
+    """Return a row for each option."""
     rows = []
     for name, figures in study.medians(frame).iterrows():
         own, base = losses[str(name)], losses[BASE]

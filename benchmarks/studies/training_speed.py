@@ -1,11 +1,11 @@
 """Training FCOS_R_50_1x and torchvision's FCOS: `python -m benchmarks.studies.training_speed`.
 
 Both take the same two images and boxes through one optimisation step: forward, losses, backward,
-SGD with momentum. Both train what the published recipe trains, so norms, stem and first stage stay
-constant, and start from random weights whose norms have the statistics of a photograph. On a GPU
-the default is the published size, 800x1333, in fp32, TF32 and bf16, with the peak memory of each
-(without the tensors of the other contenders); on a CPU, which may only emulate bf16, the default is
-fp32, and `--size 256 416` keeps it short.
+SGD with momentum. Both follow the published recipe, with constant norms, stem and first stage, and
+start from random weights whose norms have the statistics of a photograph. On a GPU, the default is
+the published size, 800x1333, in fp32, TF32 and bf16, with the peak memory of each (without the
+tensors of the other contenders). On a CPU, which may only emulate bf16, the default is fp32, and
+`--size 256 416` makes it short.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def build(name: str, size: tuple[int, int], device: torch.device) -> nn.Module:
-    """A model in training mode, with norms that have the statistics of a photograph."""
+    """Build a model in training mode, with norms that have the statistics of a photograph."""
     [photo] = read_images(embedded(), 1)
     torch.manual_seed(0)
     model: Any
@@ -86,7 +86,7 @@ def build(name: str, size: tuple[int, int], device: torch.device) -> nn.Module:
 def timed_step(
     model: nn.Module, precision: str, size: tuple[int, int], num_images: int, device: torch.device
 ) -> Callable[[], dict[str, float]]:
-    """A function that trains a model for one step and returns seconds and peak memory in GB."""
+    """Return a function that trains a model for a step and returns seconds and peak GB."""
     [photo] = read_images(embedded(), 1)
     _, targets = training_batch(80, size, num_images)
     images = [resize_image(photo, size).to(device) / 255] * num_images
