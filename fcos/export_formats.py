@@ -135,16 +135,18 @@ def write_openvino(onnx: str | Path, path: str | Path, description: Mapping[str,
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress the exporters' warnings about their own deprecations; errors are still raised."""
-    logger = logging.getLogger("onnx_ir")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Suppress the exporters' notes about their own work; errors are still raised."""
+    loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _name_sizes(graph: Any, shape: Sequence[int | str]) -> None:
