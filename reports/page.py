@@ -108,15 +108,14 @@ def _machines(rows: Iterable[Row]) -> str:
     parts = []
     for machine, mine in by_machine.items():
         last = max(mine, key=lambda row: str(row.get("time", "")))["environment"]
-        facts = [(key, str(value)) for key, value in last.items() if value is not None]
-        content = _list("ul", provenance(mine)) + _table(pd.DataFrame(facts, columns=["", ""]))
-        parts.append(_details(machine, content))
+        facts = [f"{key}: {value}" for key, value in last.items() if value is not None]
+        parts.append(_details(machine, _list("ul", provenance(mine)) + _list("ul", facts)))
     return "".join(parts)
 
 
 def _table(cells: pd.DataFrame, name: str = "", main: Sequence[str] = ()) -> str:
     """A table; the headings in `main` are marked as the columns to show first."""
-    kinds = [' class="text"' if text in (*tables.TEXTS, "") else "" for text in cells.columns]
+    kinds = [' class="text"' if text in tables.TEXTS else "" for text in cells.columns]
     head = "".join(
         f'<th scope="col"{kind}{" data-main" if text in main else ""}>{html.escape(text)}</th>'
         for text, kind in zip(cells.columns, kinds, strict=True)
@@ -139,8 +138,13 @@ def _details(title: str, content: str) -> str:
 
 def _list(tag: str, texts: Sequence[str]) -> str:
     items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
-    items = re.sub("`([^`]*)`", r"<code>\1</code>", items)
+    items = re.sub("`([^`]*)`", lambda code: f"<code>{_whole_words(code[1])}</code>", items)
     return f"<{tag}>{items}</{tag}>" if texts else ""
+
+
+def _whole_words(command: str) -> str:
+    """A command whose options and other short words are not broken, as at their hyphens."""
+    return re.sub(r"(?<!\S)\S{1,24}(?!\S)", r'<span class="whole">\g<0></span>', command)
 
 
 def _breakable(name: str) -> str:

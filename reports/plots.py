@@ -210,20 +210,22 @@ def _label(
     figure.draw_without_rendering()
     frame = axes.get_window_extent()
     places = axes.transData.transform(marks[["x", "y"]])
+    radius = 4.5 * figure.dpi / 72  # of a mark
     line = line.transformed(axes.transData)
     taken: list[Bbox] = []
     for entry, across, up in points[["entry", "x", "y"]].itertuples(index=False):
         # The best have nothing above them on their left.
-        for offset in ((-4, 3), (4, 3), (4, -9), (-4, -9)):
+        for offset in ((-5, 3), (0, 7), (5, 3), (5, -9), (-5, -9)):
             text = axes.annotate(
                 _short(entry), (across, up), offset, textcoords="offset points", size=8,
-                ha="right" if offset[0] < 0 else "left",
+                ha={-5: "right", 0: "center", 5: "left"}[offset[0]],
             )  # fmt: skip
             box = text.get_window_extent()
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and box.y1 <= frame.y1
             free = not any(box.overlaps(other) for other in taken)
             crossed = line.intersects_bbox(box, filled=False)
-            if inside and free and not crossed and not box.count_contains(places):
+            clear = not box.padded(radius).count_contains(places)
+            if inside and free and not crossed and clear:
                 taken.append(box)
                 break
             text.remove()

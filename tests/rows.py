@@ -21,6 +21,9 @@ VAL = Dataset("a.json", "images", "instances_val2017", "d1")
 AP = {"AP": 0.371, "AP50": 0.56, "AP75": 0.4, "APs": 0.2, "APm": 0.41, "APl": 0.48}
 PUBLISHED = Weights("published", "w.pth", "abc")
 OWN = Weights("file", "own.pth", "def")
+COMMAND = "fcos-zoo bench 'FCOS_R_*' --metrics params,flops,latency --cached-only --fresh"
+    "fcos-zoo bench 'FCOS_R_*' --metrics params,flops,latency --cached-only --suite quick --fresh"
+)
 
 
 def row(
@@ -34,7 +37,7 @@ def row(
     """A measured row, or with a `reason` a missing one; `facts` change its environment."""
     result = Result("missing" if reason else "measured", values or {}, reason, 1.0)
     case = Case(entry, metric, **settings)
-    return store.row_of(case, result, FACTS | (facts or {}), "fcos-zoo bench")
+    return store.row_of(case, result, FACTS | (facts or {}), COMMAND)
 
 
 def span(median: float, noise: float = 0.01) -> dict[str, Any]:

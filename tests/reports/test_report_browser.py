@@ -159,6 +159,10 @@ def test_it_fits_the_screen_and_is_readable_on_it(view: View) -> None:
         "texts => texts.map((text) => text.getBoundingClientRect().height)"
     )
     assert min(heights) >= 9  # pixels, the smallest letters of the charts
+    view.page.locator("details").evaluate_all("all => all.forEach((one) => { one.open = true })")
+    words = view.page.locator("code .whole")
+    assert "--metrics" in words.all_text_contents()
+    assert set(words.evaluate_all("all => all.map((one) => one.getClientRects().length)")) == {1}
     ink, paper = view.page.evaluate(
         """() => ["color", "backgroundColor"].map((name) =>
             getComputedStyle(document.body)[name].match(/\\d+/g).slice(0, 3).map(Number))"""

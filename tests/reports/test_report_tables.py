@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from rows import OWN, ROWS, ap, flops, latency, memory, row
+from rows import COMMAND, OWN, ROWS, ap, flops, latency, memory, row
 
 from reports import tables
 from reports.frame import frame, wide
@@ -128,7 +128,7 @@ def test_each_precision_is_a_row_and_parameters_belong_to_all() -> None:
 
 def test_the_page_names_machine_software_and_command() -> None:
     page = tables.page([flops(ENTRY, 90.6)])
-    for text in ("Some CPU, 2 cores", "torch 2.9", "commit 0123456789", "`fcos-zoo bench`"):
+    for text in ("Some CPU, 2 cores", "torch 2.9", "commit 0123456789", f"`{COMMAND}`"):
         assert text in page
     assert f"| {ENTRY} | 181.2 | 90.6 |" in page
 
