@@ -1,1 +1,1 @@
-"""What the detectors learn from: datasets, augmentation, samplers and checks."""
+"""The data to train and evaluate on: datasets, augmentation, samplers and checks."""

@@ -1,4 +1,4 @@
-"""COCO's annotation format: reading it and checking all that training and evaluation use."""
+"""Read COCO's annotation format, and check everything that training and evaluation use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Annotations = str | Path | Mapping[str, Any]
 Note = Callable[[str, str], None]  # (kind of irregularity, where)
 
 LARGEST_COORDINATE = 1 << 31  # pixels; beyond it a box is a mistake and its area may overflow
-SAMPLE = 1000  # objects by which the form of a file's boxes is judged
+SAMPLE = 1000  # number of objects by which the form of a file's boxes is judged
 CROWD_FLAGS = {None: 0, 0: 0, 1: 1, "0": 0, "1": 1}
 
 
@@ -31,7 +31,7 @@ class DatasetSource(NamedTuple):
 def load_annotations(source: Annotations, labelled: bool = True) -> dict[str, Any]:
     """Read an annotation file in COCO's format and check its lists of images and categories.
 
-    Ids that are text become integers: those that they spell, or else the positions of their rows.
+    Ids that are text are converted to integers, or else replaced by the positions of their rows.
     A width or height that is missing or not positive becomes 0, and is read from the image later.
     The category 0 that Roboflow adds, named like the supercategory of all others and without
     objects, is left out of files.
@@ -42,8 +42,8 @@ def load_annotations(source: Annotations, labelled: bool = True) -> dict[str, An
             (`image_info_*.json`).
 
     Returns:
-        The content; `notes` lists (kind of irregularity, where) of what was changed, and `name` is
-        the file for messages.
+        The content; `notes` lists (kind of irregularity, where) for each change, and `name` is the
+        file's name for messages.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -85,7 +85,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _with_integers(name: str, content: dict[str, Any]) -> dict[str, Any]:
-    """The content with integers for ids and sizes; rows that have them are not copied."""
+    """Convert ids and sizes to integers; rows that have integers are not copied."""
     numbers = {}
     for key, field, label in (
         ("images", "image_id", "file_name"),
@@ -123,7 +123,7 @@ def _with_integers(name: str, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _id(value: Any) -> int | str | None:
-    """An id as an integer, also where it is an integral float or its text; else text, or None."""
+    """Return an id as an integer, also if it is a float or text; else as text, or None."""
     if isinstance(value, str):
         return int(value) if value.isdecimal() and str(int(value)) == value else value
     return _integer(value)
@@ -136,7 +136,7 @@ def _integer(value: Any) -> int | None:
 
 
 def _size(value: Any) -> int:
-    """A width or height, or 0 where it is not known."""
+    """Return a width or height, or 0 if it is not known."""
     return max(_integer(value) or 0, 0)
 
 
@@ -156,26 +156,26 @@ def _without_supercategory(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def category_names(content: Mapping[str, Any]) -> dict[int, str]:
-    """The name of each category by its id, in the order of ids; the id where it has no name."""
+    """Return the name of each category by id, in the order of ids; the id if it has no name."""
     categories = sorted(content["categories"], key=lambda category: category["id"])
     return {category["id"]: str(category.get("name", category["id"])) for category in categories}
 
 
 def valid_objects(content: Mapping[str, Any], note: Note | None = None) -> list[dict[str, Any]]:
-    """The objects that training and evaluation can use, in the order of the file.
+    """Return the objects that training and evaluation can use, in the order of the file.
 
     Args:
-        content: of `load_annotations`.
-        note: called with the kind of irregularity and the image's file name (or, where there is no
-            such image, the row) for every object that is left out or completed.
+        content: the annotations, see `load_annotations`.
+        note: called with the kind of irregularity and the image's file name (or the row, if there
+            is no such image) for every object that is left out or completed.
 
     Returns:
-        Dicts of `image_id`, `category_id`, `bbox` (x, y, width, height) which bounds the
-        segmentation where the file has no valid one, `iscrowd` 0 or 1, and `area`, which is the
-        box's where the file has no valid one.
+        Dicts of `image_id`, `category_id`, `bbox` (x, y, width, height), `iscrowd` 0 or 1, and
+        `area`. If the file has no valid `bbox`, it is that of the segmentation; if it has no valid
+        `area`, that of the box.
 
     Raises:
-        ValueError: the boxes are those of another format than COCO's.
+        ValueError: the boxes are in another format than COCO's.
     """
     files = {image["id"]: image["file_name"] for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
@@ -210,8 +210,8 @@ def valid_objects(content: Mapping[str, Any], note: Note | None = None) -> list[
 def _check_units(content: Mapping[str, Any], objects: list[dict[str, Any]]) -> None:
     """Refuse boxes that are fractions of the image, or corners.
 
-    A few boxes that exceed the image are clipped later; here many do, by far, and all of them
-    are within their image if their last two numbers are taken as the second corner.
+    A few boxes that exceed the image are clipped later. Boxes are taken for corners if many exceed
+    the image by far, and none would if its last two numbers were the second corner.
     """
     sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
     known = [thing for thing in objects if all(sizes[thing["image_id"]])]
@@ -234,7 +234,7 @@ def _check_units(content: Mapping[str, Any], objects: list[dict[str, Any]]) -> N
 
 
 def segmentation_box(segmentation: Any) -> list[float] | None:
-    """The box (x, y, width, height) around polygons or a run-length mask; None if malformed."""
+    """Return the box (x, y, width, height) of polygons or a run-length mask, None if malformed."""
     try:
         if isinstance(segmentation, Mapping):
             counts, (height, width) = segmentation["counts"], segmentation["size"]
@@ -249,7 +249,7 @@ def segmentation_box(segmentation: Any) -> list[float] | None:
             points = [value for ring in rings for value in ring]
             xs, ys = points[::2], points[1::2]
             box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    except Exception:  # of whatever a malformed one makes them raise
+    except Exception:  # malformed ones cause errors of any type
         return None
     return box if is_box(box) else None
 
@@ -263,11 +263,11 @@ def is_box(box: Any) -> bool:
 
 
 def _is_number(value: Any, limit: int) -> bool:
-    # int and float are named since isinstance takes long to compare with Real.
+    # int and float are named since isinstance is slow with Real.
     number: Any = value if isinstance(value, (int, float, Real)) else math.nan
-    return bool(abs(number) < limit)  # NaN is not
+    return bool(abs(number) < limit)  # False for NaN
 
 
 def _scalar(value: Any) -> Any:
-    """The value, or NaN, which equals no id and no flag, for what cannot be looked up."""
+    """Return the value, or NaN, which equals no id or flag, if it cannot be looked up."""
     return value if isinstance(value, (int, float, str, type(None))) else math.nan

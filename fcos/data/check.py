@@ -22,12 +22,12 @@ from fcos.image_io import ImageError, bit_depth, orientation, read_image
 
 T = TypeVar("T")
 
-# What training and evaluation do about a finding.
+# The effect of a finding on training and evaluation.
 REFUSED = "refused"  # they stop
 LEFT_OUT = "left out"  # they skip the image or the object
 CORRECTED = "corrected"
-ASSUMED = "assumed"  # they read it by an assumption that may be wrong
-INFO = "for information"  # nothing
+ASSUMED = "assumed"  # they make an assumption that may be wrong
+INFO = "for information"  # none
 KINDS = {
     REFUSED: [
         *("image missing", "image unreadable", "image of another size", "nothing to train on"),
@@ -63,12 +63,12 @@ class Finding:
 
     @property
     def outcome(self) -> str:
-        """What training does about it."""
+        """The effect on training and evaluation."""
         return OUTCOMES[self.kind]
 
     @property
     def refused(self) -> bool:
-        """Whether training stops at it."""
+        """Whether training refuses the dataset because of it."""
         return self.outcome == REFUSED
 
 
@@ -125,14 +125,14 @@ def check(annotations: Annotations, image_dir: str | Path) -> Report:
 
 
 def check_images(dataset: DetectionDataset) -> list[Finding]:
-    """Read every image of a dataset; what is wrong with each, or converted."""
+    """Read every image of a dataset; returns what is wrong with images, or converted."""
     console = Console(stderr=True)
     sizes = map(tuple, dataset.sizes.tolist())
     findings: list[Finding] = []
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what they say becomes a finding
+            warnings.simplefilter("ignore")  # they become findings
             for found in track(
                 pool.map(_check_image, dataset.files, sizes),
                 "Reading images",
@@ -147,7 +147,7 @@ def check_images(dataset: DetectionDataset) -> list[Finding]:
 
 
 def _repetitions(content: Mapping[str, Any], classes: Iterable[str]) -> Iterator[Finding]:
-    """Names, files, ids and objects that occur more than once, none of which is an error."""
+    """Yield names, files, ids and objects that occur more than once, which is not an error."""
     file_of = {str(image["id"]): image["file_name"] for image in content["images"]}
     rows = content["annotations"]
     ids = [str(row["id"]) for row in rows if row.get("id") is not None]
@@ -181,7 +181,7 @@ def _check_image(path: str, size: tuple[int, int]) -> list[Finding]:
 
 
 def _conversion(path: str, image: Image.Image) -> Finding:
-    """How an image of another mode than RGB is read."""
+    """Return how an image of another mode than RGB is read."""
     detail = f"mode {image.mode}"
     if image.mode.startswith("I"):
         values = np.asarray(image)

@@ -21,7 +21,7 @@ Images = Literal["copy", "link"]
 
 
 class Split(NamedTuple):
-    """A split as it was written: its numbers of images and objects, and of irregularities."""
+    """The numbers of images, objects and irregularities of a written split."""
 
     images: int
     objects: int
@@ -33,7 +33,7 @@ def convert(splits: Splits, out: Path, format: Format, images: Images) -> dict[s
 
     COCO: `annotations/instances_SPLIT.json` and `images/SPLIT`. YOLO: `data.yaml`, `images/SPLIT`
     and `labels/SPLIT`, with the splits train, val and test, and without crowds. Masks and polygons
-    become boxes. Images keep their names without folders, numbered where two have the same.
+    become boxes. Images keep their names without folders, with numbers if two have the same name.
 
     Raises:
         FileExistsError: the folder is not empty.
@@ -73,7 +73,7 @@ def convert(splits: Splits, out: Path, format: Format, images: Images) -> dict[s
 
 
 def _yolo_names(splits: Iterable[str]) -> dict[str, str]:
-    """YOLO's name of each split."""
+    """Return YOLO's name of each split."""
     names = {name: split_kind(name) or "train" for name in splits}
     if len(set(names.values())) < len(names):
         raise ValueError(
@@ -85,7 +85,7 @@ def _yolo_names(splits: Iterable[str]) -> dict[str, str]:
 def _boxes(
     annotations: Any, image_dir: Path, counts: Counter[str]
 ) -> tuple[dict[str, Any], list[Path]]:
-    """Plain annotations of boxes, with new file names, and the files that these are of."""
+    """Return annotations of boxes only, with new file names, and the original files."""
 
     def note(kind: str, where: str) -> None:
         counts[kind] += 1
@@ -105,7 +105,7 @@ def _boxes(
 
 
 def _names(files: Sequence[Path]) -> list[str]:
-    """File names without folders; a number keeps apart those that a label file could not."""
+    """Return file names without folders, with numbers if their label files would be the same."""
     taken: set[str] = set()
     names = []
     for number, file in enumerate(files, 1):
@@ -118,7 +118,7 @@ def _names(files: Sequence[Path]) -> list[str]:
 
 
 def _write_labels(content: Mapping[str, Any], classes: Sequence[str], folder: Path) -> None:
-    """A text file for each image, with a line for each object."""
+    """Write a text file for each image, with a line for each object."""
     folder.mkdir(parents=True)
     index_of = {c["id"]: classes.index(c["name"]) for c in content["categories"]}
     lines: dict[int, list[str]] = {image["id"]: [] for image in content["images"]}

@@ -22,25 +22,25 @@ if TYPE_CHECKING:  # datasets are checked and listed without torch
 CLIP_TOLERANCE = 0.01  # pixels; boxes of official files exceed the image by rounding errors
 
 Target = dict[str, Any]
-PILSample = tuple[Image.Image, Target]  # before tensors are made: boxes and labels are arrays
+PILSample = tuple[Image.Image, Target]  # boxes and labels are still arrays
 
 
 @dataclass(eq=False)
 class DetectionDataset:
     """Images with boxes and classes; `dataset[i]` reads image i.
 
-    The annotations are a few flat arrays, which forked loader processes share.
+    The annotations are a few flat arrays, which loader processes share after a fork.
 
     Args:
         classes: class names by label.
-        category_ids: the annotation file's category id of each label; detections go back to it.
-        files: path of each image.
+        category_ids: the annotation file's category id of each label, for results.
+        files: the path of each image.
         image_ids: (n,) the annotation file's image ids.
         sizes: (n, 2) heights and widths in the annotations.
         boxes: (m, 4) xyxy in pixels, those of image 0 first.
         labels: (m,) class indices.
-        ends: (n,) for each image, the number of boxes up to and including its own.
-        counts: number of irregularities in the annotations, by kind.
+        ends: (n,) for each image, the number of boxes of all images up to and including this one.
+        counts: the number of irregularities in the annotations, by kind.
         skip_unreadable: False raises an `ImageError` that names the file when an image is missing,
             unreadable, truncated or of another size than annotated; True takes the next readable
             image instead, and `skipped` in the target counts the files that were skipped.
@@ -62,7 +62,7 @@ class DetectionDataset:
 
     @property
     def portrait(self) -> np.ndarray:
-        """(n,) bool: whether the image is at least as high as wide."""
+        """Whether each image is at least as high as wide, (n,) bool."""
         return self.sizes[:, 0] >= self.sizes[:, 1]
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
@@ -78,7 +78,7 @@ class DetectionDataset:
         return torch.from_numpy(np.array(image)).permute(2, 0, 1), as_tensors(target)
 
     def open(self, index: int) -> PILSample:
-        """Like `dataset[index]`, with a PIL image and arrays instead of tensors."""
+        """Return `dataset[index]` with a PIL image and arrays instead of tensors."""
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of a dataset of {len(self)} images")
         for skipped in range(len(self)):
@@ -96,7 +96,7 @@ class DetectionDataset:
         )
 
     def target(self, index: int) -> Target:
-        """The annotations of an image, without reading the image; boxes and labels are arrays."""
+        """Return the annotations of an image as arrays, without reading the image."""
         end = self.ends[index]
         start = self.ends[index - 1] if index else 0
         return {
@@ -108,7 +108,7 @@ class DetectionDataset:
 
 
 def as_tensors(target: Target) -> Target:
-    """A target with its arrays converted to tensors."""
+    """Convert the arrays of a target to tensors."""
     import torch
 
     return {
@@ -121,8 +121,8 @@ class CocoDataset(DetectionDataset):
     """A dataset in COCO's annotation format, with the targets that training needs.
 
     Classes are the file's categories in the order of their ids. Boxes are clipped to the image.
-    These are left out, and counted in `counts`: crowd regions, boxes without area, malformed
-    objects (`fcos.data.annotations.valid_objects`), and images without objects.
+    Crowd regions, boxes without area, malformed objects (`fcos.data.annotations.valid_objects`) and
+    images without objects are left out, and counted in `counts`.
 
     Args:
         annotations: the annotation file, or its content.
@@ -132,7 +132,7 @@ class CocoDataset(DetectionDataset):
             maskrcnn-benchmark, instead of after it.
         whole_pixels: truncate box coordinates to integers, as the centre-ness-free system does.
         skip_unreadable: see `DetectionDataset`; missing files are then left out at once.
-        note: called with the kind of every irregularity and where it is.
+        note: called with the kind and the place of every irregularity.
 
     Raises:
         ValueError: the file is not a COCO annotation file; the message names it.
@@ -205,7 +205,7 @@ class CocoDataset(DetectionDataset):
 def image_dimensions(
     images: Sequence[Mapping[str, Any]], root: Path, skip_unreadable: bool, note: Note
 ) -> np.ndarray:
-    """(n, 2) heights and widths, read from the images where the annotations have none.
+    """Return heights and widths (n, 2), which are read from the images if annotations have none.
 
     An image that cannot be read gets a size of 1x1 if it is to be skipped.
     """
@@ -216,7 +216,7 @@ def image_dimensions(
         if 0 not in size:
             note("size read from the image", images[row]["file_name"])
         elif not skip_unreadable:
-            image_size(path)  # raises the reason
+            image_size(path)  # raises an error with the reason
         sizes[row] = np.maximum(size, 1)
     return sizes
 

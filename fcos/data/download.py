@@ -1,4 +1,4 @@
-"""Published datasets: which archives they come in, unpacking them, and checking what is there."""
+"""Published datasets: find missing archives, unpack them, and check the images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from fcos.data.registry import MINIVAL, check_is_minival, resolve_dataset
 BLOCK = 1 << 20
 BROKEN = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),
-    *(EOFError, RuntimeError, OSError),  # cut short, encrypted, of a wrong gzip checksum
+    *(EOFError, RuntimeError, OSError),  # truncated, encrypted, wrong gzip checksum
 )
 
 Progress = Callable[[int, int], None]  # (bytes done, total bytes)
@@ -45,7 +45,7 @@ class ExtractRule:
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive's address, the files wanted of it, and its size and hashes where published."""
+    """An archive's address, the files to extract, and its size and hashes, if published."""
 
     url: str
     extract: tuple[ExtractRule, ...]
@@ -71,13 +71,13 @@ class DatasetSpec:
 
 
 def read_spec(path: Path) -> DatasetSpec:
-    """The dataset that a file of `configs/dataset` describes, named like the file."""
+    """Read a dataset from a file of `configs/dataset`, whose name it has."""
     content = yaml.safe_load(path.read_text())
     return TypeAdapter(DatasetSpec).validate_python({"name": path.stem, **content})
 
 
 def missing_archives(dataset: DatasetSpec, root: Path) -> list[Archive]:
-    """The archives whose files are not all under `root`, judged by their number."""
+    """Return the archives whose files are not all under `root`, judged by their number."""
     listings: dict[str, list[str]] = {}
     wanted: Counter[tuple[str, str]] = Counter()
     missing = []
@@ -97,13 +97,13 @@ def missing_archives(dataset: DatasetSpec, root: Path) -> list[Archive]:
 
 
 def required_bytes(archives: Sequence[Archive], keep: bool) -> int:
-    """Disk space to download and unpack archives; images are as large in an archive as outside."""
+    """Return the disk space to download and unpack archives, in which images are not compressed."""
     sizes = [archive.size or 0 for archive in archives]
     return sum(sizes) + (sum(sizes) if keep else max(sizes, default=0))
 
 
 def check_disk_space(folder: Path, needed: int) -> None:
-    """Raise an OSError where the disk of a folder, which need not exist, has less space."""
+    """Raise an OSError if the disk of a folder, which need not exist, has less space."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
@@ -116,10 +116,10 @@ def check_disk_space(folder: Path, needed: int) -> None:
 def check_md5(path: Path, archive: Archive) -> None:
     """Delete a downloaded archive that has another MD5 than the published one.
 
-    Archives with a published SHA-256 are not read again: the download has compared it.
+    Archives with a published SHA-256 are not read again, as the download has checked it.
 
     Raises:
-        ValueError: the file was another one, and is deleted.
+        ValueError: the MD5 differs; the file is deleted.
     """
     if archive.sha256 or not archive.md5:
         return
@@ -133,7 +133,7 @@ def check_md5(path: Path, archive: Archive) -> None:
 
 
 def remove_archive(archive: Archive, root: Path) -> None:
-    """Delete a downloaded archive and the files that the download kept beside it."""
+    """Delete a downloaded archive and the download's other files beside it."""
     folder = root / "archives"
     for path in folder.glob(f"*{archive.name}*"):
         path.unlink()
@@ -218,9 +218,9 @@ def unpack(
 
 @contextmanager
 def _open(archive: Path) -> Iterator[tuple[Any, dict[str, tuple[Any, int]]]]:
-    """An archive, and what it extracts and the size of each of its files by path.
+    """Open an archive; yields it with a member and a size for each of its files by path.
 
-    What is wrong with the archive becomes one clear line.
+    Errors of the archive become one clear line.
     """
     try:
         if zipfile.is_zipfile(archive):
@@ -236,6 +236,6 @@ def _open(archive: Path) -> Iterator[tuple[Any, dict[str, tuple[Any, int]]]]:
                     pass  # gzip verifies its checksum at the end of the file
     except BROKEN as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the disk
+            raise  # an error of the disk
         reason = str(error).splitlines()[0].rstrip(":")
         raise ValueError(f"{archive}: damaged ({reason}); delete it and start again") from None

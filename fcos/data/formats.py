@@ -1,8 +1,8 @@
 """Recognise what a file or folder holds, and read it as annotations in COCO's format.
 
-All formats but COCO's are read by short functions of our own, see `yolo`, `voc` and `labelled`.
-globox, labelformat, datumaro and supervision were tried on small exports of each tool: each of them
-left some of the files out, or stopped at them.
+Short functions of this project read all formats but COCO's, see `yolo`, `voc` and `labelled`.
+globox, labelformat, datumaro and supervision were tried on small exports of each tool, and each of
+them left out some of the files or failed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fcos.data.image_files import find_image_dir
 from fcos.data.labelled import read_cvat, read_label_studio, read_labelme
 from fcos.data.voc import read_voc, voc_splits
 
-Splits = dict[str, Callable[[], DatasetSource]]  # each is read when it is called
+Splits = dict[str, Callable[[], DatasetSource]]  # each is read when called
 
 FORMATS = (
     "COCO's *.json, YOLO's data.yaml or classes.txt, VOC's *.xml, LabelMe's *.json or CVAT's "
@@ -30,11 +30,11 @@ DEPTH = 2  # folders below the given one in which splits may be
 
 
 def find_splits(path: str | Path) -> Splits:
-    """The splits of a dataset in any known format, by name.
+    """Return the splits of a dataset in any known format, by name.
 
-    A folder holds its dataset in itself or in `annotations` or `Annotations`, or else a split, or
-    several, in each folder below, as Roboflow's exports do. Annotations are parsed only when a
-    split is read.
+    A dataset is in the folder itself, in its `annotations` or `Annotations`, or else has one or
+    more splits in each subfolder, like Roboflow's exports. Annotations are only parsed when a split
+    is read.
 
     Raises:
         FileNotFoundError: there is no such path, or no dataset in it.
@@ -53,10 +53,10 @@ def find_splits(path: str | Path) -> Splits:
 
 
 def choose_split(path: str | Path, splits: Splits, training: bool) -> str | None:
-    """The name of the split to train on, or of that to evaluate on, None if there is none.
+    """Return the name of the split to train on or to evaluate on, None if there is none.
 
     Raises:
-        ValueError: there is none to train on, or the names do not tell which it is.
+        ValueError: there is none to train on, or the names do not show which one it is.
     """
     if len(splits) == 1:
         return next(iter(splits))
@@ -76,7 +76,7 @@ def choose_split(path: str | Path, splits: Splits, training: bool) -> str | None
 
 
 def split_kind(name: str) -> str | None:
-    """ "train", "val" or "test", by the words of a split's name."""
+    """Return "train", "val" or "test" by the words of a split's name."""
     beginnings = {"train": "train", "val": "val", "dev": "val", "test": "test"}
     words = re.findall("[a-z]+", name.lower())
     kinds = (kind for start, kind in beginnings.items() if any(w.startswith(start) for w in words))
@@ -159,7 +159,7 @@ def _is_label_studio(path: Path) -> bool:
 
 
 def _holds(path: Path, text: bytes) -> bool:
-    """Whether a file holds a text, read no further than to it."""
+    """Whether a file contains a text; it is read no further than that."""
     if path.stat().st_size == 0:
         return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -169,5 +169,5 @@ def _holds(path: Path, text: bytes) -> bool:
 def _root_tag(path: Path) -> str | None:
     try:
         return next((element.tag for _, element in ET.iterparse(path, ("start",))), None)
-    except (ET.ParseError, LookupError, ValueError) as error:  # of unknown encodings, too
+    except (ET.ParseError, LookupError, ValueError) as error:  # also for unknown encodings
         raise ValueError(f"{path}: not an XML file ({error})") from None

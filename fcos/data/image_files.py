@@ -1,4 +1,4 @@
-"""Where the images of an annotation file are: one rule for training, evaluation and checking."""
+"""Find the images of an annotation file, by the same rule for training, evaluation and checks."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from urllib.parse import unquote
 from fcos.data.annotations import Annotations, Note, load_annotations
 from fcos.image_io import ImageError
 
-TRIED = 50  # images of a file that are looked for in each folder
-# What makes a file name that of another machine: a scheme, a drive, a leading slash, backslashes.
+TRIED = 50  # number of a file's images that are searched in each folder
+# Signs of another machine's file names: a scheme, a drive, a leading slash, backslashes.
 FOREIGN = re.compile(r"[a-zA-Z][\w+.-]*:|[\\/]|.*\\")
 
 
 def find_image_dir(annotations: str | Path, content: Annotations | None = None) -> Path:
-    """The folder that the file names of an annotation file start from.
+    """Return the folder that the file names of an annotation file are relative to.
 
     Of the folders in which COCO, CVAT, FiftyOne, Label Studio and Roboflow place images, beside or
-    above the file, it is the one that has most of the first 50. Where none has any, it is `images`
-    beside the file, or else the file's own folder.
+    above the file, it is the one that has most of the first 50 images. If none has any, it is
+    `images` beside the file, or else the file's folder.
 
     Args:
-        annotations: path of the file.
-        content: what it holds, if it has been read.
+        annotations: the path of the file.
+        content: its content, if it has been read.
     """
     path = Path(annotations)
     split = re.sub(r"(valminusmini|mini)val", "val", path.stem.removeprefix("instances_"))
@@ -48,12 +48,12 @@ def find_image_dir(annotations: str | Path, content: Annotations | None = None) 
 def existing_images(
     images: Sequence[Mapping[str, Any]], root: Path, skip: bool = False, note: Note | None = None
 ) -> list[Mapping[str, Any]]:
-    """The images whose files exist, with the names by which `find_files` finds them.
+    """Return the images whose files exist, with the names that `find_files` finds.
 
     Args:
         images: rows of an annotation file.
-        root: the folder that their file names start from.
-        skip: leave out missing files, unless all are.
+        root: the folder that their file names are relative to.
+        skip: leave out missing files, unless all are missing.
         note: called with "image missing" or "file name corrected" and the name in the annotations.
 
     Raises:
@@ -86,12 +86,12 @@ def existing_images(
 
 
 def find_files(names: Sequence[str], root: Path) -> list[str | None]:
-    """The path below a folder of each file name, or None where there is no such file.
+    """Return the path of each file name below a folder, or None if there is no such file.
 
-    A name that is not there as written may differ in upper and lower case or in how accents are
-    encoded. If it is a path of another machine, its longest ending that is there is taken, also
-    without the eight digits that Label Studio puts before uploaded files. A file that several names
-    may mean is none of them.
+    If there is no file of exactly that name, the case of letters and the encoding of accents are
+    ignored. For paths of another machine, the longest ending that exists is taken, also without the
+    eight digits that Label Studio puts before names of uploaded files. A file that matches several
+    names matches none.
     """
     folders: dict[str, dict[str, list[str]]] = {}
     found: list[str | None] = []
@@ -112,7 +112,7 @@ def find_files(names: Sequence[str], root: Path) -> list[str | None]:
 
 
 def _listing(folder: str, known: dict[str, dict[str, list[str]]]) -> dict[str, list[str]]:
-    """The names in a folder by their `_key`, read once: there may be many images."""
+    """Return the names in a folder by their `_key`; a folder is read only once."""
     if folder not in known:
         known[folder] = {}
         for name in os.listdir(folder or ".") if os.path.isdir(folder or ".") else ():
@@ -121,16 +121,16 @@ def _listing(folder: str, known: dict[str, dict[str, list[str]]]) -> dict[str, l
 
 
 def _key(name: str) -> str:
-    """What is the same for names that differ in case or in the encoding of accents."""
+    """Return a key that ignores the case of letters and the encoding of accents."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def _similar(name: str, root: str, folders: dict[str, dict[str, list[str]]]) -> Iterator[str]:
-    """Files below the root that the name may mean, the longest endings of it first."""
+    """Yield files below the root that the name may mean, its longest endings first."""
     plain = name
     foreign = FOREIGN.match(name) is not None
     if foreign and not plain.startswith("\\"):
-        plain = unquote(plain.rpartition("?d=")[2])  # of Label Studio's local files
+        plain = unquote(plain.rpartition("?d=")[2])  # Label Studio's local files
     if "://" in name:
         plain = plain.partition("?")[0]
     parts = [part for part in re.split(r"[\\/]+", plain) if part not in ("", ".")]
@@ -145,7 +145,7 @@ def _similar(name: str, root: str, folders: dict[str, dict[str, list[str]]]) -> 
 def _walk(
     parts: Sequence[str], root: str, folders: dict[str, dict[str, list[str]]]
 ) -> Iterator[str]:
-    """The path below the root that has these parts, if each means one name only."""
+    """Yield the path below the root with these parts, if each matches only one name."""
     path: list[str] = []
     for part in parts:
         here = _listing(os.path.join(root, *path), folders).get(_key(part), [])
@@ -158,7 +158,7 @@ def _walk(
 
 
 def _hint(root: Path, name: str) -> str:
-    """What may be done about a missing file: of several similar ones, or of none."""
+    """Return a remedy for a missing file, which names similar files if there are any."""
     base = re.split(r"[\\/]", name)[-1]
     similar = sorted(_listing(str(root), {}).get(_key(base), ()))
     if similar:

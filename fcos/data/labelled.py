@@ -1,6 +1,6 @@
 """Images with boxes as labelling tools write them, converted to COCO's format.
 
-The reader of every other format makes `LabelledImage`s. Those of LabelMe, CVAT and Label Studio are
+The readers of all other formats make `LabelledImage`s. Those of LabelMe, CVAT and Label Studio are
 here; shapes of any kind become the boxes around them.
 """
 
@@ -19,7 +19,7 @@ from fcos.image_io import SUFFIXES
 
 CVAT_SHAPES = ("box", "polygon", "polyline", "points", "ellipse", "mask")
 LABEL_STUDIO_KEYS = ("rectanglelabels", "polygonlabels", "ellipselabels", "brushlabels", "labels")
-# What malformed content makes the readers raise.
+# Errors of the readers at malformed content.
 MALFORMED = (ValueError, TypeError, KeyError, AttributeError, IndexError)
 
 Box = Sequence[float]  # x1, y1, x2, y2 in pixels
@@ -28,8 +28,8 @@ Box = Sequence[float]  # x1, y1, x2, y2 in pixels
 class LabelledImage(NamedTuple):
     """An image of a dataset in another format than COCO's.
 
-    `size` is (height, width), 0 where it is not known; `objects` are class names and xyxy boxes in
-    pixels, None where the file has no valid one.
+    `size` is (height, width), 0 if it is not known; `objects` are class names and xyxy boxes in
+    pixels, None if the file has no valid box.
     """
 
     file_name: str
@@ -38,7 +38,7 @@ class LabelledImage(NamedTuple):
 
 
 def text_lines(path: Path) -> list[str]:
-    """The lines of a text file in UTF-8.
+    """Read the lines of a text file in UTF-8.
 
     Raises:
         ValueError: it has another encoding; the message names it.
@@ -55,14 +55,14 @@ def to_coco(
     classes: Sequence[str] | None = None,
     unlabelled: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The content of a COCO annotation file that holds these images.
+    """Return the content of a COCO annotation file for these images.
 
     Args:
-        source: where they are from, for the error.
-        images: in the order of their ids, which count from 1.
-        classes: names in the order of the category ids, which count from 1; default: all that
-            occur, sorted. Objects of other classes have no category.
-        unlabelled: names of image files that are left out because nothing is known of them.
+        source: the source of the images, for errors.
+        images: the images, with ids from 1 in this order.
+        classes: class names, with category ids from 1 in this order; by default all that occur,
+            sorted. Objects of other classes have no category.
+        unlabelled: names of image files that are left out because they have no annotations.
 
     Raises:
         ValueError: there are no images or no classes.
@@ -94,16 +94,16 @@ def to_coco(
 
 
 def bounds(points: Sequence[Box]) -> Box | None:
-    """The xyxy box around points (x, y); None without any."""
+    """Return the xyxy box around points (x, y); None if there are none."""
     xs, ys = ([point[axis] for point in points] for axis in (0, 1))
     return [min(xs), min(ys), max(xs), max(ys)] if points else None
 
 
 def read_labelme(files: Sequence[Path]) -> DatasetSource:
-    """The dataset of LabelMe's JSON files in one folder, one for each image; others are ignored.
+    """Read LabelMe's JSON files in one folder, one for each image; other files are ignored.
 
     Shapes of one label and group are one object, as in LabelMe's own conversion to COCO. Classes
-    are all labels, sorted. Images without a file are left out, which is noted.
+    are all labels, sorted. Images without a file are left out and noted.
 
     Raises:
         ValueError: a file is damaged; the message names it.
@@ -144,9 +144,9 @@ def _labelme_image(path: Path, content: Mapping[str, Any]) -> LabelledImage:
 
 
 def read_cvat(path: Path) -> DatasetSource:
-    """The dataset of an `annotations.xml` of "CVAT for images 1.1", with the box around each shape.
+    """Read an `annotations.xml` of "CVAT for images 1.1", with the box around each shape.
 
-    Classes are the labels of the task, in its order.
+    Classes are the labels of the task, in the same order.
 
     Raises:
         ValueError: the file is damaged, or holds the tracks of a video; the message names it.
@@ -171,7 +171,7 @@ def _cvat_image(element: ET.Element) -> LabelledImage:
 
 
 def _cvat_box(shape: ET.Element) -> Box | None:
-    """The xyxy box around a shape, which may be rotated about its centre."""
+    """Return the xyxy box around a shape, which may be rotated about its centre."""
 
     def numbers(*keys: str) -> list[float]:
         return [float(shape.get(key, "nan")) for key in keys]
@@ -196,10 +196,10 @@ def _cvat_box(shape: ET.Element) -> Box | None:
 
 
 def read_label_studio(path: Path) -> DatasetSource:
-    """The dataset of a JSON or JSON_MIN export, with the box around each shape.
+    """Read a JSON or JSON_MIN export of Label Studio, with the box around each shape.
 
-    Classes are all labels, sorted. Of several annotations of a task, the first is taken that was
-    not cancelled; tasks without one are left out. Brush strokes have no box.
+    Classes are all labels, sorted. If a task has several annotations, the first one that was not
+    cancelled is taken; tasks without one are left out. Brush strokes have no box.
 
     Raises:
         ValueError: the file is damaged; the message names it.
@@ -221,7 +221,7 @@ def _label_studio_image(task: Mapping[str, Any]) -> LabelledImage | None:
         if not done:
             return None
         regions = [{**region, **region.get("value", {})} for region in done[0]["result"]]
-    else:  # JSON_MIN has each kind of label in a list of its own
+    else:  # JSON_MIN has a list for each kind of label
         lists = [value for value in task.values() if isinstance(value, list)]
         regions = [region for group in lists for region in group if isinstance(region, Mapping)]
     shapes = [region for region in regions if "original_width" in region]
@@ -240,7 +240,7 @@ def _label_studio_image(task: Mapping[str, Any]) -> LabelledImage | None:
 
 
 def _label_studio_box(shape: Mapping[str, Any], size: tuple[int, int]) -> Box | None:
-    """The xyxy box in pixels around a shape in per cent of its image (height, width)."""
+    """Return the xyxy box in pixels around a shape in per cent of its image (height, width)."""
     height, width = size
 
     def pixels(x: float, y: float) -> tuple[float, float]:

@@ -29,7 +29,7 @@ from fcos.image_io import ImageError
 
 Batch = tuple[list[Tensor], list[Target]]
 
-# What torch and the system report when workers cannot hand over a batch.
+# Error messages of torch and the system when workers cannot hand over a batch.
 EXHAUSTED = ("shared memory", "No space left", "Bus error", "Too many open files", "ancdata")
 
 
@@ -51,12 +51,12 @@ class TrainingSampler(Sampler[list[SampleIndex]]):
 
     Args:
         portrait: for each image of the dataset, whether it is at least as high as wide.
-        batch: total images of a step, over all processes.
-        seed: of shuffling and augmentation.
+        batch: total images per step, over all processes.
+        seed: the seed of shuffling and augmentation.
         group: consecutive images that share an orientation; 1 does not group. The published
             systems use 2, the images of one GPU.
         rank, world: this process and the number of processes.
-        start: steps that a resumed run has taken; iteration begins with the image after them.
+        start: number of steps that a resumed run has completed and that are skipped.
 
     Raises:
         ValueError: the dataset is empty, or the processes cannot share a batch equally.
@@ -109,7 +109,7 @@ class TrainingSampler(Sampler[list[SampleIndex]]):
 def ordered_batches(
     length: int, batch: int = 1, rank: int = 0, world: int = 1
 ) -> list[list[SampleIndex]]:
-    """Every image once and in order, for evaluation: the batches of this process."""
+    """Return this process's batches for evaluation, which has every image once and in order."""
     indices = range(rank, length, world)
     starts = range(0, len(indices), batch)
     return [[SampleIndex(i, str(i)) for i in indices[start : start + batch]] for start in starts]
@@ -118,21 +118,21 @@ def ordered_batches(
 class Loader:
     """Iterate over `(images, targets)`: lists of (3, H, W) uint8 tensors and of target dicts.
 
-    The batches do not depend on the number of workers: each image is augmented with the seed that
-    the sampler gave it. The global random state does not change.
+    The batches do not depend on the number of workers, as each image is augmented with the
+    sampler's seed for it. The global random state does not change.
 
     Args:
         dataset: the images and their annotations.
         batches: a `TrainingSampler` or `ordered_batches`.
         transforms: augmentation; None for evaluation.
-        workers: reading processes; 0 reads in this process.
+        workers: number of processes that read images; 0 reads them in this process.
         prefetch: batches that each worker keeps ready.
         pin_memory: copy batches into page-locked memory, in a thread, for faster copies to a GPU.
         start_method: "fork", "spawn" or "forkserver"; None: the platform's default.
 
     Raises:
-        ImageError: while iterating: an image cannot be used; the message names it.
-        RuntimeError: while iterating: the workers ran out of shared memory or file descriptors.
+        ImageError: (while iterating) an image cannot be used; the message names it.
+        RuntimeError: (while iterating) the workers ran out of shared memory or file descriptors.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Loader:
     ) -> None:
         closing: Any = threading.Event()
         if workers:
-            with _explained(("",)):  # whatever the reason: an event is shared memory, too
+            with _explained(("",)):  # for any reason: an event needs shared memory, too
                 closing = get_context(start_method).Event()
         weakref.finalize(self, closing.set)  # also at the end of the program
         self.loader: DataLoader[PILSample] = DataLoader(
@@ -160,13 +160,13 @@ class Loader:
             persistent_workers=workers > 0,
             worker_init_fn=partial(_ignore_signals, closing),
             multiprocessing_context=start_method if workers else None,
-            # A generator of its own: DataLoader otherwise draws from the global one at each start,
-            # and a resumed run would differ from one that was never stopped.
+            # A separate generator, since DataLoader otherwise draws from the global one at each
+            # start, so that a resumed run would differ from one that was never stopped.
             generator=torch.Generator(),
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        """Start the workers, at this call and not at the first batch."""
+        """Start the workers in this call, not at the first batch."""
         return self._unpacked(iter(self.loader))
 
     def _unpacked(self, batches: Iterator[PackedBatch | ImageError]) -> Iterator[Batch]:
@@ -177,13 +177,13 @@ class Loader:
             except StopIteration:
                 return
             if isinstance(batch, ImageError):
-                raise ImageError(str(batch), batch.kind)  # the batch's own would keep this frame
+                raise ImageError(str(batch), batch.kind)  # `batch` would keep this frame alive
             yield batch.unpack()
 
 
 @contextmanager
 def _explained(reasons: Sequence[str] = EXHAUSTED) -> Iterator[None]:
-    """Say what to do where workers cannot share memory."""
+    """Add the remedy to errors of workers that cannot share memory."""
     try:
         yield
     except (RuntimeError, OSError) as error:
@@ -210,7 +210,7 @@ class AugmentedDataset(Dataset[PILSample]):
         return self.transforms(image, target, random.Random(sample.seed))
 
     def __getitems__(self, batch: list[SampleIndex]) -> list[PILSample] | ImageError:
-        """A batch, or the error: raised in a worker, its message would hold a whole traceback."""
+        """Return a batch or the error, which would hold a whole traceback if a worker raised it."""
         try:
             return [self[sample] for sample in batch]
         except ImageError as error:
@@ -221,13 +221,13 @@ class AugmentedDataset(Dataset[PILSample]):
 class PackedBatch:
     """A batch as workers send it: all pixels in one tensor.
 
-    Each tensor that a worker sends takes a file descriptor. With three an image, large batches
-    would exceed the usual limit of 1,024.
+    Each tensor that a worker sends takes a file descriptor. With three tensors per image, large
+    batches would exceed the usual limit of 1,024.
 
     Args:
         pixels: (bytes,) uint8, one image after another.
         shapes: (height, width, 3) of each image.
-        targets: of each image, with arrays for boxes and labels.
+        targets: target of each image, with arrays for boxes and labels.
     """
 
     pixels: Tensor
@@ -235,11 +235,11 @@ class PackedBatch:
     targets: list[Target]
 
     def pin_memory(self) -> PackedBatch:
-        """Called by DataLoader's pinning thread."""
+        """Pin the pixels; DataLoader's pinning thread calls it."""
         return replace(self, pixels=self.pixels.pin_memory())
 
     def unpack(self) -> Batch:
-        """Images as (3, H, W) views of the pixels, and targets with tensors."""
+        """Return images as (3, H, W) views of the pixels, and targets with tensors."""
         parts = self.pixels.split([math.prod(shape) for shape in self.shapes])
         images = [
             part.view(shape).permute(2, 0, 1)
@@ -257,7 +257,7 @@ def collate(samples: Sequence[PILSample] | ImageError) -> PackedBatch | ImageErr
     if get_worker_info() is None:
         pixels = torch.empty(size, dtype=torch.uint8)
     else:
-        # As torch's own collate does. DataLoader would otherwise copy the pixels to shared memory
+        # As in torch's own collate. DataLoader would otherwise copy the pixels to shared memory
         # later, in a thread whose errors never reach the main process.
         storage = torch.UntypedStorage._new_shared(size)
         pixels = torch.empty(0, dtype=torch.uint8).set_(storage)

@@ -14,11 +14,11 @@ from fcos.data.dataset import CocoDataset, DetectionDataset, concatenate
 from fcos.data.formats import choose_split, find_splits
 from fcos.data.voc import voc_annotations
 
-TestSet = tuple[DetectionDataset, Any]  # the images, and the annotations to measure with
+TestSet = tuple[DetectionDataset, Any]  # the images, and the annotations to evaluate with
 
 MINIVAL = ("coco_2017_val", "coco_2014_minival")  # the same 5,000 images
 MINIVAL_IMAGES = 5000
-# SHA-256 of the ids of its 4,952 images that have annotations: ascending, in decimal, separated by
+# SHA-256 of the ids of its 4,952 images with annotations: ascending, in decimal, separated by
 # spaces.
 MINIVAL_ANNOTATED = "4eb450a8bbceb096870d56608cf4e9284570c0f8800f87c93179517f6abfa9eb"
 
@@ -33,11 +33,11 @@ SAFE_IMAGES = 1525  # of val2017
 def build_datasets(
     data: Mapping[str, Any], seed: int = 0
 ) -> tuple[DetectionDataset, TestSet | None]:
-    """The training set, and the test set if there is one that goes with it.
+    """Return the training set, and the test set if there is one.
 
     Args:
         data: the section "data" of a run's configuration.
-        seed: of a split.
+        seed: seed of a random split.
     """
     drawn = data.get("shapes") or {}
     train = resolve_dataset(data["train"], data["root"], data["train_images"], drawn.get("train"))
@@ -65,7 +65,7 @@ def split(
 ) -> tuple[DatasetSource, DatasetSource]:
     """Hold out a share of the images, chosen by the seed, as a test set.
 
-    Rows of the same file stay together, so that no image is trained on and tested on.
+    Rows of the same file stay together, so that no image is used for training and testing.
 
     Returns:
         The images to train on, and those to test on, with their annotations.
@@ -95,7 +95,7 @@ def split(
 
 
 def is_named(name: str) -> bool:
-    """Whether it is the name of a dataset, not a path."""
+    """Whether `name` is the name of a dataset, not a path."""
     return name in NAMED_DATASETS or name == "shapes"
 
 
@@ -106,16 +106,16 @@ def resolve_dataset(
     drawn: Mapping[str, Any] | None = None,
     training: bool = True,
 ) -> list[DatasetSource]:
-    """The annotations and image folders of a dataset, several where it joins several.
+    """Return the annotations and image folder of each part of a dataset.
 
     Args:
         name: one of `NAMED_DATASETS`; "shapes"; or the path of a dataset in a format that
             `fcos.data.formats` recognises.
         root: the folder that holds the named datasets.
-        image_dir: the folder of the images; default: where the dataset's format has them.
+        image_dir: the folder of the images; by default that of the dataset's format.
         drawn: arguments of `fcos.data.shapes.write` for shapes, which are drawn if need be.
-        training: which split of a path to take if it has several: the one to train on, or the one
-            to evaluate on.
+        training: if a path has several splits, whether to take the one to train on or to evaluate
+            on.
 
     Raises:
         FileNotFoundError: there is no such dataset; the message names it.
@@ -144,7 +144,7 @@ def check_is_minival(annotations: Annotations, training: Sequence[Annotations] =
 
     Args:
         annotations: the annotation file to evaluate on, or its content.
-        training: the annotation files that were trained on.
+        training: the annotation files of training.
 
     Raises:
         ValueError: it does not have the 5,000 images of minival, or shares some with training.
@@ -170,7 +170,7 @@ def check_is_minival(annotations: Annotations, training: Sequence[Annotations] =
 
 
 def coco_safe(annotations: Annotations) -> dict[str, Any]:
-    """The images whose license allows redistribution, with their objects.
+    """Return the images whose license allows redistribution, with their objects.
 
     The rule is that of MLCommons, by which val2017 has 1,525 such images
     (`vision/classification_and_detection/yolo/create_safe_annotations.py` of mlcommons/inference).
@@ -220,7 +220,7 @@ def _coco(annotations: str, images: str) -> Callable[[Path], DatasetSource]:
 
 
 def _voc(year: str, image_set: str, difficult: bool) -> Callable[[Path], DatasetSource]:
-    """`difficult` objects are trained on but not measured, as in the centre-ness-free system."""
+    """Train on `difficult` objects, but do not measure them, as in the centre-ness-free system."""
 
     def source(root: Path) -> DatasetSource:
         annotations = voc_annotations(root / year, image_set)
@@ -243,7 +243,7 @@ def _shapes(root: Path, drawn: Mapping[str, Any]) -> DatasetSource:
 _VOC_2007 = _voc("VOC2007", "trainval", difficult=True)
 _VOC_2012 = _voc("VOC2012", "trainval", difficult=True)
 
-# Each named dataset: from the root folder to the sources that it joins.
+# For each named dataset, functions of the root folder that return its parts.
 NAMED_DATASETS: dict[str, list[Callable[[Path], DatasetSource]]] = {
     "coco_2017_train": [_coco("instances_train2017", "train2017")],
     "coco_2017_val": [_coco("instances_val2017", "val2017")],

@@ -1,6 +1,6 @@
 """A procedurally drawn dataset: coloured shapes that occlude, crowd and vary in size.
 
-Any number of images from a seed, written in COCO's format. A box is the exact extent of the
+It has any number of images from a seed, in COCO's format. A box is the exact extent of the
 visible pixels of its shape, after occlusion and clipping by the image; `area` is their number.
 """
 
@@ -22,7 +22,7 @@ from rich.progress import track
 
 CLASSES = ("circle", "square", "triangle")
 
-LEAST_VISIBLE = 0.4  # fraction of a shape's pixels; what remains of less cannot be recognised
+LEAST_VISIBLE = 0.4  # fraction of a shape's pixels; with less, it cannot be recognised
 SMALLEST, LARGEST = 0.03, 0.25  # radius as a fraction of the image's longer side
 
 
@@ -56,11 +56,11 @@ OUTLINES: dict[str, np.ndarray] = {
 
 
 def draw(rng: random.Random, size: int, classes: Sequence[str] = CLASSES, most: int = 10) -> Scene:
-    """Draw one image of up to `most` shapes, its longer side `size` pixels."""
+    """Draw one image of up to `most` shapes, with a longer side of `size` pixels."""
     short = rng.randint(size * 3 // 4, size)
     width, height = (size, short) if rng.random() < 0.5 else (short, size)
     image = _background(rng, width, height)
-    owners = Image.new("L", (width, height))  # by pixel: 0, or the number of the visible shape
+    owners = Image.new("L", (width, height))  # for each pixel 0, or the number of the visible shape
     labels: list[int] = []
     centres: list[tuple[float, float]] = []
     wholes: list[float] = []
@@ -108,7 +108,7 @@ def _colour(rng: random.Random) -> tuple[int, int, int]:
 
 
 def _background(rng: random.Random, width: int, height: int) -> Image.Image:
-    """Smooth patches of random colours with fine noise, and lines as distractors."""
+    """Draw smooth patches of random colours with fine noise, and lines as distractors."""
     noise = np.random.default_rng(rng.getrandbits(64))
     cells = rng.randint(2, 12)
     blotches = noise.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
@@ -153,8 +153,8 @@ def write(
 ) -> Path:
     """Write `count` images to `folder`/images and their COCO annotations beside them.
 
-    The annotations are written last: a folder without them is incomplete and drawn again. A
-    folder with those of the same arguments is left as it is.
+    The annotations are written last: a folder without them is incomplete and drawn again. A folder
+    that was drawn with the same arguments is left unchanged.
 
     Args:
         folder: created if it does not exist.
@@ -205,7 +205,7 @@ def _is_drawn(annotations: Path, info: Mapping[str, Any]) -> bool:
 
 
 def _write(annotations: Path, info: Mapping[str, Any]) -> None:
-    """Draw the images, then write the annotations."""
+    """Draw the images, then write their annotations."""
     count, seed, size, classes, most = info["arguments"].values()
     images: list[dict[str, Any]] = []
     things: list[dict[str, Any]] = []

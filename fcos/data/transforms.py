@@ -1,7 +1,7 @@
 """Training augmentation: callables `(image, target, rng) -> (image, target)`.
 
 Images are RGB PIL images and boxes are arrays of xyxy pixels; tensors are made when a batch is
-collated. All random numbers come from the `random.Random` argument, so that a resumed run sees the
+collated. All random numbers come from the `random.Random` argument, so that a resumed run gets the
 same images as one that was never stopped.
 """
 
@@ -41,7 +41,7 @@ class Compose:
 class ResizeShortestSide:
     """Resize the shorter side to one of `sizes`, the longer side to at most `longest` pixels.
 
-    The size is rounded as by `fcos.preprocess.ShortestSide`.
+    Sizes are rounded as in `fcos.preprocess.ShortestSide`.
 
     Args:
         sizes: the sizes to choose from; for `sample="range"`, the smallest and the largest.
@@ -77,7 +77,7 @@ class HorizontalFlip:
     """Mirror the image left to right.
 
     Args:
-        probability: of mirroring.
+        probability: the probability of flipping.
         plus_one: boxes end on their last pixel, so x becomes width - x - 1 (maskrcnn-benchmark)
             instead of width - x (detectron2).
     """
@@ -105,7 +105,7 @@ class SquareView:
     Args:
         size: side of the square in pixels.
         scale: smallest and largest random scale.
-        probability: of random scale and position.
+        probability: the probability of a random scale and position.
         margin: boxes are first clipped to this many pixels inside the image's edges.
         min_area: boxes smaller than this in the square, in square pixels, are dropped.
     """
@@ -135,7 +135,7 @@ class SquareView:
 
 
 def build_transforms(config: Mapping[str, Any]) -> Compose:
-    """The augmentation of a run's configuration."""
+    """Return the augmentation of a run's configuration."""
     augmentation, data = config["augmentation"], config["data"]
     flip = HorizontalFlip(data["flip"], data["plus_one"])
     if "square" in augmentation:
@@ -151,13 +151,13 @@ def build_transforms(config: Mapping[str, Any]) -> Compose:
         config["resize"].get("rounding", "nearest"),
         antialias=config.get("detector", {}).get("resize_method", "pil") in ("pil", "antialias"),
     )
-    # Flipping first is the same and moves fewer pixels, except for boxes that end on their last
-    # pixel: maskrcnn-benchmark means one of the resized image.
+    # Flipping first gives the same and moves fewer pixels, except for boxes that include their last
+    # pixel, which in maskrcnn-benchmark is one of the resized image.
     return Compose([resize, flip] if data["plus_one"] else [flip, resize])
 
 
 def largest_size(augmentation: Mapping[str, Any], dataset: DetectionDataset) -> Size:
-    """(height, width) of the largest images that augmentation makes, as landscape images."""
+    """Return (height, width) of the largest images that augmentation makes, in landscape."""
     if "square" in augmentation:
         return augmentation["square"], augmentation["square"]
     if "longest" in augmentation:
@@ -178,7 +178,7 @@ def _resize(image: Image.Image, width: int, height: int, antialias: bool = True)
 
 
 def with_boxes(target: Target, boxes: np.ndarray, min_area: float = 0.0) -> Target:
-    """The target with other boxes, without those that have no area or less than `min_area`."""
+    """Return the target with other boxes, of which those with less than `min_area` are left out."""
     boxes = boxes.astype(np.float32)
     sides = boxes[:, 2:] - boxes[:, :2]
     keep = (sides > 0).all(axis=1) & (sides.prod(axis=1) >= min_area)

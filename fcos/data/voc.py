@@ -25,10 +25,10 @@ IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "")
 
 
 class Page(NamedTuple):
-    """What an XML file says of its image.
+    """The content of an XML file on its image.
 
-    `size` is (height, width), 0 where it is not stated. `objects` are names, boxes (xmin, ymin,
-    xmax, ymax) as they are written, and whether they are marked as difficult.
+    `size` is (height, width), 0 if it is not stated. `objects` are names, boxes (xmin, ymin, xmax,
+    ymax) as written, and whether they are marked as difficult.
     """
 
     file_name: str | None
@@ -70,7 +70,7 @@ def voc_annotations(root: str | Path, image_set: str) -> dict[str, Any]:
 
 
 def voc_splits(root: Path) -> dict[str, Callable[[], DatasetSource]]:
-    """The image sets of a folder by name: trainval and test, or else train, val and test."""
+    """Return the image sets of a folder by name: trainval and test, or train, val and test."""
     lists = root / "ImageSets" / "Main"
     joined = (lists / "trainval.txt").is_file()
     names = ("trainval", "test") if joined else ("train", "val", "test")
@@ -78,9 +78,9 @@ def voc_splits(root: Path) -> dict[str, Callable[[], DatasetSource]]:
 
 
 def _image_set(root: Path, name: str) -> DatasetSource:
-    """A set of a published dataset, with its 20 classes, or of one with classes of its own."""
+    """Read an image set with VOC's 20 classes, or else with all classes that occur."""
     if re.fullmatch(r"VOC\d{4}", root.name):
-        with suppress(ValueError):  # what is wrong is raised below if it also matters there
+        with suppress(ValueError):  # errors are raised below if they matter there, too
             content = voc_annotations(root, name)
             if all(thing["category_id"] for thing in content["annotations"]):
                 return DatasetSource(content, root / "JPEGImages")
@@ -90,12 +90,12 @@ def _image_set(root: Path, name: str) -> DatasetSource:
 
 
 def read_voc(files: Sequence[Path], root: Path, listed: bool = False) -> DatasetSource:
-    """The dataset of XML files, as labelImg and Roboflow write them, with all classes, sorted.
+    """Read XML files as labelImg and Roboflow write them, with all classes, sorted.
 
-    An image is the one of the XML file's name, in JPEGImages or images or beside the XML file, or
-    else in such a folder beside the root; or else the one that the file names. Boxes are those of
+    The image of an XML file has the same name, in JPEGImages or images or beside the XML file, or
+    else in such a folder beside the root; or else the file names it. Boxes are as in
     `voc_annotations`, unless coordinates of 0 show that pixels are counted from 0. Images without
-    an XML file are left out, which is noted unless the files are those of a list.
+    an XML file are left out, and noted unless the files are from a list.
 
     Raises:
         ValueError: a file is invalid; the message names it.
@@ -119,7 +119,7 @@ def read_voc(files: Sequence[Path], root: Path, listed: bool = False) -> Dataset
 
 
 def _images_of(folders: Sequence[Path]) -> dict[str, str]:
-    """The image files in folders by their names without suffix."""
+    """Return the image files in folders by their names without suffix."""
     found: dict[str, str] = {}
     for folder in folders:
         for file in folder.iterdir() if folder.is_dir() else ():
@@ -129,7 +129,7 @@ def _images_of(folders: Sequence[Path]) -> dict[str, str]:
 
 
 def _corners(box: Sequence[float], first: int) -> Box:
-    """xyxy in pixels from 0 of a box that counts them from `first` and includes its last pixel."""
+    """Convert a box that counts pixels from `first` and includes its last pixel to xyxy from 0."""
     xmin, ymin, xmax, ymax = box
     return xmin - first, ymin - first, xmax, ymax
 
@@ -148,7 +148,7 @@ def _read_page(path: Path) -> Page:
         height, width = (float(root.findtext(f"size/{s}") or 0) for s in ("height", "width"))
         objects = [_object(element) for element in root.iter("object")]
         return Page(root.findtext("filename"), (int(height), int(width)), objects)
-    # The last two are of an unknown encoding and of an infinite size.
+    # The last two mean an unknown encoding and an infinite size.
     except (OSError, ET.ParseError, ValueError, LookupError, OverflowError) as error:
         raise ValueError(f"{path}: not a VOC annotation ({error})") from None
 

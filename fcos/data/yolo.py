@@ -16,14 +16,14 @@ from fcos.image_io import SUFFIXES, image_sizes
 Names = Mapping[int, str]
 SPLITS = ("train", "val", "valid", "test")
 NAME_FILES = ("obj.names", "classes.txt")
-OUTSIDE = 0.01  # of an image, by which rounded coordinates may leave it
+OUTSIDE = 0.01  # fraction of the image by which rounded coordinates may exceed it
 
 
 def yaml_splits(path: Path) -> dict[str, Callable[[], DatasetSource]]:
-    """The splits of a `data.yaml` of Ultralytics, Roboflow or CVAT, by name.
+    """Return the splits of a `data.yaml` of Ultralytics, Roboflow or CVAT, by name.
 
-    Folders and lists of images are looked for in the file's `path` or else in its folder. Of a path
-    that is not there, as one of another machine, the longest ending is taken that is.
+    Folders and lists of images are searched in the file's `path` or else in its folder. If a path
+    does not exist, such as one of another machine, its longest existing ending is taken.
 
     Raises:
         ValueError: it is not such a file; the message names it.
@@ -46,7 +46,7 @@ def yaml_splits(path: Path) -> dict[str, Callable[[], DatasetSource]]:
         entries = entries if isinstance(entries, list) else [entries]
         if not all(isinstance(entry, str) for entry in entries):
             raise ValueError(f"{path}: {split} must be a path, or a list of paths")
-        # Roboflow's files name a test split also where the export has none.
+        # Roboflow's files name a test split even if the export has none.
         if entries and not (split == "test" and all(not _find(e, bases) for e in entries)):
             keypoints = "kpt_shape" in content
             splits[split] = partial(_listed, path, entries, bases, named, keypoints)
@@ -65,7 +65,7 @@ def is_dataset_file(path: Path) -> bool:
 
 
 def folder_splits(folder: Path, names_file: Path) -> dict[str, Callable[[], DatasetSource]]:
-    """The splits of a folder that has class names in a text file, one a line.
+    """Return the splits of a folder that has class names in a text file, one per line.
 
     Darknet and CVAT list the images of a split in `train.txt`; Label Studio and labelImg have one
     folder of images.
@@ -91,7 +91,7 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
 
 
 def _find(entry: str, bases: Sequence[Path], least: int = 2) -> Path | None:
-    """A path from the first base that has it, or its longest ending of `least` parts or more."""
+    """Find a path in the first base that has it, or else its longest ending of `least` parts."""
     for base in bases:
         if (base / entry).exists():
             return base / entry
@@ -106,7 +106,7 @@ def _find(entry: str, bases: Sequence[Path], least: int = 2) -> Path | None:
 def _listed(
     path: Path, entries: Sequence[str], bases: Sequence[Path], names: Names, keypoints: bool = False
 ) -> DatasetSource:
-    """The images of folders and of text files that list them, with their labels."""
+    """Read the images of folders, or of text files that list them, with their labels."""
     images: list[Path] = []
     for entry in entries:
         place = _find(entry, bases)
@@ -134,7 +134,7 @@ def _listed(
 def _objects(
     image: Path, size: tuple[int, int], names: Names, keypoints: bool
 ) -> list[tuple[str, Box | None]]:
-    """The objects of an image's label file; none where there is no such file."""
+    """Read the objects of an image's label file; none if there is no such file."""
     path = image.with_suffix(".txt")
     if "images" in image.parts[:-1]:
         last = len(image.parts) - 1 - image.parts[::-1].index("images")
@@ -149,7 +149,7 @@ def _objects(
 def _object(
     line: str, size: tuple[int, int], names: Names, keypoints: bool
 ) -> tuple[str, Box | None]:
-    """The class and box of a line: a class, and a box or the points of a polygon."""
+    """Read the class and box of a line: a class, and a box or the points of a polygon."""
     height, width = size
     try:
         index, *values = map(float, line.split())
@@ -166,5 +166,5 @@ def _object(
         return name, None
     inside = all(-OUTSIDE <= value <= 1 + OUTSIDE for value in values)
     if box is None or not inside or not height * width:
-        return name, None  # such as pixels instead of shares of the image
+        return name, None  # such as pixels instead of fractions of the image
     return name, [side * scale for side, scale in zip(box, (width, height) * 2, strict=True)]

@@ -1,1 +1,1 @@
-"""How the detectors learn: optimiser, schedule, loop, checkpoints."""
+"""Training: optimiser, schedule, loop, checkpoints."""

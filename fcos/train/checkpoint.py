@@ -1,4 +1,4 @@
-"""The folder of a run: its lock, its checkpoints, which a killed run leaves whole, its weights."""
+"""The folder of a run: its lock, its weights, and checkpoints that survive if it is killed."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from fcos.data.dataset import DetectionDataset
 from fcos.settings import detector_settings
 from fcos.train import distributed
 
-# What a checkpoint of training holds.
+# The keys of a training checkpoint.
 KEYS = {"iteration", "epoch", "random", "skipped", "model", "average", "optimizer", "scaler"}
-# Sections and settings that cannot change within a run; rates, intervals and paths can.
+# Sections and settings that cannot change within a run, unlike rates, intervals and paths.
 FIXED = (
     *("backbone", "pyramid", "head", "images", "resize", "assigner", "loss", "decoder", "detector"),
     *("augmentation", "data.plus_one", "data.whole_pixels", "data.keep_empty", "data.flip"),
     *("data.aspect_ratio_group_size", "data.split", "freeze", "run.seed"),
 )
-RECIPE = ("solver", "schedule")  # sections of what may change, but not by mistake
+RECIPE = ("solver", "schedule")  # sections that may change, with a warning
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -71,10 +71,10 @@ def claim(folder: Path) -> Iterator[None]:
 
 
 def write(content: Mapping[str, Any], path: Path) -> None:
-    """Write a torch file that only gets its name once it is whole.
+    """Write a torch file, which only gets its name once it is complete.
 
     Raises:
-        OSError: it could not be written; nothing is left of it.
+        OSError: it could not be written; it is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.parent / "unfinished.part"  # replaced by the next write if a run is killed
@@ -84,7 +84,7 @@ def write(content: Mapping[str, Any], path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except (OSError, RuntimeError) as error:  # torch's own writer hides the reason
+    except (OSError, RuntimeError) as error:  # torch's writer hides the reason
         part.unlink(missing_ok=True)
         free = shutil.disk_usage(path.parent).free >> 20
         raise OSError(
@@ -103,10 +103,10 @@ def release(
     """Write only the weights and the detector's settings, as `zoo.get(path)` reads them.
 
     Args:
-        state: the detector's.
+        state: the state dict of the detector.
         classes: the names of its classes.
         entry: the name of the model.
-        path: of the file.
+        path: the file to write.
         settings: the configuration of the run.
     """
     content: dict[str, Any] = {"model": dict(state), "classes": list(classes), "entry": entry}
@@ -119,8 +119,8 @@ class Checkpoints:
     """The newest checkpoints of a run, one file each, `iteration_0001000.pth`.
 
     Args:
-        folder: made when the first is saved.
-        keep: how many; older ones are removed after a newer one is whole.
+        folder: the folder, which is created for the first one.
+        keep: the number to keep; older ones are removed once a newer one is complete.
     """
 
     def __init__(self, folder: Path, keep: int = 3) -> None:
@@ -130,7 +130,7 @@ class Checkpoints:
     def save(self, state: Mapping[str, Any], iteration: int) -> Path:
         """Write a checkpoint, then remove those that are too old.
 
-        Newer ones are removed as well: a resumed run skipped them because they are damaged.
+        Newer ones are removed as well: they are damaged, so that a resumed run skipped them.
         """
         path = self.folder / f"iteration_{iteration:07d}.pth"
         write(state, path)
@@ -141,19 +141,19 @@ class Checkpoints:
         return path
 
     def paths(self) -> list[Path]:
-        """All of them, newest first."""
+        """Return the paths of all checkpoints, newest first."""
         found = [p for p in self.folder.glob("*.pth") if re.fullmatch(r"iteration_\d+", p.stem)]
         return sorted(found, key=lambda path: int(path.stem.split("_")[1]), reverse=True)
 
     def newest(
         self, refuse: Callable[[dict[str, Any]], str | None] = lambda state: None
     ) -> Path | None:
-        """The newest checkpoint that can be used, None if there are none at all.
+        """Return the newest checkpoint that can be used, None if there are none at all.
 
         A warning names each newer one, with the reason.
 
         Args:
-            refuse: why a checkpoint cannot be used, None if it can.
+            refuse: a function that returns why a checkpoint cannot be used, None if it can.
 
         Raises:
             ValueError: there are some, but none that can be used.
@@ -165,7 +165,7 @@ class Checkpoints:
                     if archive.testzip() is not None:
                         raise zipfile.BadZipFile
                 reason = refuse(load(path, mmap=True))
-            except Exception:  # a damaged file may make its readers raise anything
+            except Exception:  # readers raise errors of any type for damaged files
                 reason = "is damaged"
             if reason is None:
                 for other, problem in reasons.items():
@@ -198,10 +198,10 @@ def load(path: Path, mmap: bool = False) -> dict[str, Any]:
 
 
 def difference(state: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:
-    """Why a run cannot continue from a checkpoint, as the end of a sentence; None if it can.
+    """Return why a run cannot continue from a checkpoint, as the end of a sentence, or None.
 
     Args:
-        state: of the checkpoint. Those of earlier versions do not have all of what `own` has.
+        state: the content of the checkpoint; those of earlier versions lack some keys of `own`.
         own: "entry", "classes", "epoch", "dataset", "average" and "settings" of the run.
     """
     if not isinstance(state, Mapping) or not state.keys() >= KEYS:
@@ -235,7 +235,7 @@ def difference(state: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The settings of optimiser and schedule that differ: "solver.base_lr=0.02, before 0.01"."""
+    """List settings of optimiser and schedule that differ: "solver.base_lr=0.02, before 0.01"."""
     then, today = _chosen(before, RECIPE), _chosen(now, RECIPE)
     return [
         f"{key}={today[key]}, before {then[key]}"
@@ -245,7 +245,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _chosen(settings: Mapping[str, Any], names: Sequence[str], prefix: str = "") -> dict[str, Any]:
-    """Those settings that have these names, or are in sections of these names, by dotted names."""
+    """Return the settings with these names, or in sections with these names, by dotted names."""
     chosen: dict[str, Any] = {}
     for key, value in settings.items():
         name = f"{prefix}{key}"
@@ -257,7 +257,7 @@ def _chosen(settings: Mapping[str, Any], names: Sequence[str], prefix: str = "")
 
 
 def fingerprint(dataset: DetectionDataset) -> str:
-    """A hash of the images' ids and sizes and of their boxes, wherever the files are."""
+    """Return a hash of the images' ids, sizes and boxes, which does not depend on their folder."""
     digest = hashlib.sha256(repr(dataset.classes).encode())
     for array in (dataset.image_ids, dataset.sizes, dataset.boxes, dataset.labels, dataset.ends):
         digest.update(np.ascontiguousarray(array).tobytes())
@@ -265,7 +265,7 @@ def fingerprint(dataset: DetectionDataset) -> str:
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """The state of this process's random generators."""
+    """Return the state of this process's random generators."""
     state: dict[str, Any] = {"torch": torch.get_rng_state(), "python": random.getstate()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)

@@ -1,4 +1,4 @@
-"""One process of several: its rank and device, what the processes exchange, what stops it."""
+"""Distributed training: ranks and devices, collective operations, and signals to stop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def process_group(device: str | None = None) -> Iterator[torch.device]:
     """Join the processes that torchrun or Slurm's `srun` started, if any.
 
     Args:
-        device: "cpu" or "cuda"; None for a GPU where there is one. Each process takes the GPU of
+        device: "cpu" or "cuda"; None for a GPU if there is one. Each process takes the GPU of
             its local rank.
 
     Yields:
@@ -71,31 +71,31 @@ def process_group(device: str | None = None) -> Iterator[torch.device]:
     try:
         yield torch.device(kind)
     finally:
-        # In torch 2.6 a thread of gloo that still frees a tensor waits for Python's lock, which
+        # In torch 2.6 a thread of gloo that still frees a tensor waits for the GIL, which
         # destroying the group holds until that thread has ended.
         time.sleep(0.1)
         dist.destroy_process_group()
 
 
 def rank() -> int:
-    """The rank of this process, 0 where there is only one."""
+    """Return the rank of this process, 0 if there is only one."""
     return dist.get_rank() if _many() else 0
 
 
 def world() -> int:
-    """How many processes train together."""
+    """Return the number of processes that train together."""
     return dist.get_world_size() if _many() else 1
 
 
 def share(batch: int) -> int:
-    """This process's images of a step; ValueError if the processes cannot share it equally."""
+    """Return this process's number of images per step; ValueError unless the shares are equal."""
     if batch % world():
         raise ValueError(f"{world()} processes cannot share solver.batch={batch} images equally")
     return batch // world()
 
 
 def average(values: Tensor) -> Tensor:
-    """The mean over ranks, in place."""
+    """Average over ranks, in place."""
     if world() > 1:
         dist.all_reduce(values)
         values /= world()
@@ -103,7 +103,7 @@ def average(values: Tensor) -> Tensor:
 
 
 def maximum(number: int) -> int:
-    """The largest number of all ranks. It is exchanged in CPU memory: no GPU is waited for."""
+    """Return the largest number of all ranks, exchanged in CPU memory without waiting for a GPU."""
     if world() == 1:
         return number
     largest = torch.tensor(number)
@@ -112,7 +112,7 @@ def maximum(number: int) -> int:
 
 
 def gather(item: Any) -> list[Any]:
-    """The objects of all ranks, on rank 0; an empty list on the others."""
+    """Return the objects of all ranks on rank 0; an empty list on the others."""
     if world() == 1:
         return [item]
     items: list[Any] = [None] * world()
@@ -121,7 +121,7 @@ def gather(item: Any) -> list[Any]:
 
 
 def broadcast(item: Any) -> Any:
-    """The object of rank 0, on every rank."""
+    """Return the object of rank 0 on every rank."""
     if world() == 1:
         return item
     items = [item]
@@ -143,7 +143,7 @@ def barrier() -> None:
 
 @contextmanager
 def leader_first() -> Iterator[None]:
-    """Rank 0 runs the block first; the others run it afterwards and find its files written."""
+    """Run the block on rank 0 first, then on the others, which find its files written."""
     if rank() != 0:
         barrier()
     yield
@@ -152,10 +152,10 @@ def leader_first() -> Iterator[None]:
 
 
 class StopSignals:
-    """While entered, notes SIGTERM, SIGINT and SIGUSR1 instead of ending the process.
+    """Record SIGTERM, SIGINT and SIGUSR1 within the block, instead of ending the process.
 
-    They come from a user, a cluster that needs its machine back, or an elastic restart. The same
-    SIGTERM or SIGINT again, later than launchers repeat it, ends the process at once, for a run may
+    They come from a user, a cluster that needs its machine back, or an elastic restart. A second
+    SIGTERM or SIGINT, later than launchers repeat it, ends the process at once, since a run may
     hang in its data or in another process. Rank 0 prints a line at the first signal.
 
     Attributes:

@@ -25,9 +25,9 @@ from fcos.train import distributed
 Target = dict[str, Any]
 MicroBatch = tuple[list[Tensor], list[Target]]
 
-RESERVE = 0.1  # share of the free memory that stays unused: allocators fragment
-OBJECTS = 64  # in each image of the probe, more than nearly any image of COCO has
-# How CUDA's libraries, too, report that there is no memory, such as for their workspace.
+RESERVE = 0.1  # fraction of free memory that stays unused, since allocators fragment
+OBJECTS = 64  # per image of the probe, more than nearly all images of COCO have
+# Messages of torch and of CUDA's libraries for lack of memory, such as for a workspace.
 OUT_OF_MEMORY = r"out of memory|ALLOC(ATION)?_FAILED|CUBLAS_STATUS_NOT_INITIALIZED"
 
 
@@ -41,7 +41,7 @@ def split(images: Sequence[Tensor], targets: Sequence[Target], number: int) -> l
 
 
 def micro_batch_size(images: int, number: int) -> int:
-    """The images of each of so many micro-batches; ValueError if they cannot be equal."""
+    """Return the number of images per micro-batch; ValueError if they cannot be equal."""
     if images % number:
         raise ValueError(
             f"{images} images of a process cannot be split into {number} equal micro-batches: "
@@ -51,9 +51,9 @@ def micro_batch_size(images: int, number: int) -> int:
 
 
 class StepNormalizers:
-    """What the losses of a whole step are divided by, before its first micro-batch is computed.
+    """Computes the normalisers of a whole step's losses before its first micro-batch.
 
-    Targets depend only on the images' sizes, so no activations need to be kept.
+    Targets only depend on the images' sizes, so no activations need to be kept.
     """
 
     def __init__(self, detector: Detector) -> None:
@@ -62,7 +62,7 @@ class StepNormalizers:
         self._points: dict[Size, list[Tensor]] = {}
 
     def __call__(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
-        """For each micro-batch (3, N) of its N images, see `Loss.normalizers`."""
+        """Return (3, N) for each micro-batch of N images, see `Loss.normalizers`."""
         assigned: list[Targets] = []
         for images, targets in micro_batches:
             sizes: list[Size] = [(image.shape[-2], image.shape[-1]) for image in images]
@@ -74,7 +74,7 @@ class StepNormalizers:
 
     @torch.no_grad()
     def _points_of(self, size: Size) -> list[Tensor]:
-        """The points of each level for a batch of this size."""
+        """Return the points of each level for a batch of this size."""
         if size not in self._points:
             empty = ImageBatch(torch.empty(1, 3, *size, device="meta"), [], [])
             self._points[size] = self.detector.points(self._shapes.network(empty), empty)
@@ -88,15 +88,16 @@ def fitting_accumulation(
     dtype: torch.dtype = torch.float32,
     group: int = 1,
 ) -> int:
-    """The least number of micro-batches with which a step fits on the GPU, found by trying.
+    """Return the least number of micro-batches with which a step fits on the GPU, by trial.
 
-    Call it once all else is there that training keeps in memory, such as the optimiser's momentum.
+    Call it when everything else that training keeps in memory exists, such as the momentum.
 
     Args:
-        detector: in training mode on its device; it is left as it was. CPUs are not probed.
+        detector: a detector in training mode on its device; it stays unchanged. CPUs are not
+            probed.
         num_images: this process's share of a step.
-        size: (height, width) of the largest images that training will see.
-        dtype: of the network's computation.
+        size: (height, width) of the largest training images.
+        dtype: type of the network's computation.
         group: number of consecutive images of the same orientation; a larger micro-batch may hold
             portrait and landscape images, and is then padded to a square.
 
@@ -107,7 +108,7 @@ def fitting_accumulation(
     if device.type != "cuda":
         return 1
     square = (max(size), max(size))
-    # Each rank tries by itself: in eval mode norms exchange nothing, and keep nothing.
+    # Each rank tries by itself, since norms neither exchange nor keep statistics in eval mode.
     norms = [m for m in detector.modules() if isinstance(m, _BatchNorm) and m.training]
     for norm in norms:
         norm.eval()
@@ -152,20 +153,20 @@ def _fits(detector: Detector, num_images: int, size: Size, dtype: torch.dtype) -
     finally:
         detector.zero_grad()
     needed = torch.cuda.max_memory_allocated(device)
-    # Free now, and what this process's allocator holds already.
+    # Free memory, including unused memory of this process's allocator.
     available = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     return needed < (1 - RESERVE) * available
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the GPU's memory is used up."""
+    """Whether an error means that the GPU is out of memory."""
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and bool(re.search(OUT_OF_MEMORY, str(error)))
     )
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak memory in MiB: allocated on a GPU, else resident of this process, 0 if unknown."""
+    """Return peak memory in MiB: allocated on a GPU, else of this process, 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) >> 20
     try:
@@ -178,7 +179,7 @@ def peak_memory(device: torch.device) -> int:
 
 @contextmanager
 def advice_if_out_of_memory(images: Sequence[Tensor], accumulate: int) -> Iterator[None]:
-    """Turn an error for lack of GPU memory into one that says which settings to change."""
+    """Turn an out-of-memory error of the GPU into one that says which settings to change."""
     try:
         yield
     except RuntimeError as error:
@@ -208,7 +209,7 @@ def checkpoint_activations(detector: Detector) -> None:
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The outermost blocks: the members of each `Sequential`, and DLA's blocks."""
+    """Yield the outermost blocks: the members of each `Sequential`, and DLA's blocks."""
     for child in module.children():
         if isinstance(child, nn.Sequential):
             yield from child

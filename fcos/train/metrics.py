@@ -31,7 +31,7 @@ Write = Callable[[Record], None]
 
 
 class Step(NamedTuple):
-    """What one step computed, once the device is done with it."""
+    """The results of a step, after the device has computed them."""
 
     iteration: int
     local: dict[str, float]  # losses of this process and the norm of the gradient
@@ -58,7 +58,7 @@ class NonFiniteLossError(RuntimeError):
 class Meter:
     """Averages over the steps between two records.
 
-    Losses stay on the device, where a step leaves them, until `read` waits for it.
+    Losses stay on the device until `read` waits for it.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time spent in this block out of the rate of images."""
+        """Exclude the time spent in this block from the images per second."""
         start = time.perf_counter()
         yield
         self.start += time.perf_counter() - start
@@ -95,7 +95,7 @@ class Meter:
         self.unreadable += sum(target.get("skipped", 0) for target in targets)
 
     def read(self) -> list[Step]:
-        """The steps since the last call; waits for the device, and for all processes."""
+        """Return the steps since the last call; waits for the device, and for all processes."""
         if not self._unread:
             return []
         local = torch.stack([torch.stack(list(losses.values())) for _, losses, _ in self._unread])
@@ -119,7 +119,7 @@ class Meter:
         return steps
 
     def record(self, device: torch.device) -> Record:
-        """The averages over the steps that were read since the last record."""
+        """Return the averages over the steps that were read since the last record."""
         seconds = max(time.perf_counter() - self.start, 1e-9)
         record: Record = {key: sum(each) / len(each) for key, each in self.values.items()}
         record["images_per_second"] = self.images / seconds
@@ -138,11 +138,12 @@ class Log:
     A terminal shows a progress bar while `bar` is entered; elsewhere each record is a line.
 
     Args:
-        folder: of the run.
-        iteration: where the run resumes; later records, of a run that was killed, are dropped.
-        total: iterations of the schedule.
-        loggers: those that are not installed are left out.
-        config: the run's configuration, for the loggers that keep it.
+        folder: the folder of the run.
+        iteration: the iteration at which the run resumes; later records of a killed run are
+            dropped.
+        total: the number of iterations of the schedule.
+        loggers: names of loggers; those that are not installed are left out.
+        config: the run's configuration, for loggers that store it.
 
     Attributes:
         evaluations: the records with an AP.
@@ -221,7 +222,7 @@ class Log:
             f"{record['memory_mib']} MiB",
         ]
         if self.console.is_terminal:
-            # The sum of the losses comes first, then what there is room for beside the bar.
+            # The sum of the losses comes first, then as many figures as fit beside the bar.
             parts = [losses[-1], *others, *losses[:-1]]
             while len("  ".join(parts)) > self.console.width - 48 and len(parts) > 1:
                 parts.pop()
@@ -235,7 +236,7 @@ class Log:
 
 
 def read(path: Path) -> list[Record]:
-    """The records of a `metrics.jsonl`; a line that was cut short or damaged is left out."""
+    """Read the records of a `metrics.jsonl`; truncated or damaged lines are left out."""
     records = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
@@ -248,7 +249,7 @@ def read(path: Path) -> list[Record]:
 
 
 def missing(loggers: Sequence[LoggerName]) -> list[LoggerName]:
-    """Those that are not installed."""
+    """Return the loggers that are not installed."""
     return [name for name in loggers if importlib.util.find_spec(name) is None]
 
 
@@ -271,7 +272,7 @@ def _tensorboard(folder: Path, iteration: int, config: Mapping[str, Any]) -> Wri
 
 def _wandb(folder: Path, iteration: int, config: Mapping[str, Any]) -> Write:
     wandb = importlib.import_module("wandb")
-    # Runs of the same name in other folders are other runs.
+    # Runs of the same name in other folders are different runs.
     path_hash = hashlib.sha256(bytes(folder.resolve())).hexdigest()[:12]
     run = wandb.init(
         project="fcos-zoo", name=folder.name, id=f"{folder.name}-{path_hash}", dir=folder,

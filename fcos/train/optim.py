@@ -31,17 +31,18 @@ def make_optimizer(
     bias_weight_decay: float | None = None,
     fused: bool | None = None,
 ) -> torch.optim.SGD:
-    """SGD over the parameters that are trained, grouped by learning rate and weight decay.
+    """Make an SGD of all trained parameters, grouped by learning rate and weight decay.
 
-    detectron2 and OpenMMLab give norms a decay of their own, OpenMMLab and maskrcnn-benchmark give
-    biases their own rate and decay. Each group has its rate before the schedule as "base_lr".
+    detectron2 and OpenMMLab have a separate decay for norms, OpenMMLab and maskrcnn-benchmark a
+    separate rate and decay for biases. Each group has its rate before the schedule as "base_lr".
 
     Args:
-        norm_weight_decay: of the weights and biases of norms, to which the next two then do not
-            apply; None treats norms like all other layers (maskrcnn-benchmark).
-        bias_lr_factor, bias_weight_decay: of biases; None for `weight_decay`.
-        fused: one kernel for the whole update, which also skips an update with a non-finite
-            gradient without a wait for the GPU; None: on a GPU.
+        norm_weight_decay: weight decay of norms, including their biases, to which the next two then
+            do not apply; None treats norms like other layers (maskrcnn-benchmark).
+        bias_lr_factor, bias_weight_decay: factor on the learning rate of biases, and their weight
+            decay, None for `weight_decay`.
+        fused: update in one kernel, which also skips an update with a non-finite gradient without
+            waiting for the GPU; None uses it on GPUs.
     """
     if fused is None:
         fused = next(model.parameters()).is_cuda
@@ -64,7 +65,7 @@ def make_optimizer(
         ],
         lr=base_lr,
         momentum=momentum,
-        fused=fused or None,  # False would choose the slow loop over tensors
+        fused=fused or None,  # False would select the slow loop over tensors
     )
     if momentum:
         # torch would create them in the first step, uninitialised if a fused one skips its update.
@@ -74,9 +75,9 @@ def make_optimizer(
 
 
 def update_where(finite: Tensor, optimizer: torch.optim.Optimizer, scaler: GradScaler) -> None:
-    """Update the weights if the gradient is finite, as the () bool tensor says.
+    """Update the weights if `finite`, a () bool tensor, says that the gradient is finite.
 
-    The device itself decides that with a fused optimiser; for others the host waits for it.
+    With a fused optimiser, the device itself decides; with others, the host waits for it.
     """
     if scaler.is_enabled():
         scaler.step(optimizer)
@@ -96,8 +97,8 @@ class Schedule:
     Its only state is the iteration, counted from 0.
 
     Args:
-        iterations: of the whole training.
-        steps: iterations from which on the rate is `gamma` times the rate before.
+        iterations: the length of the training.
+        steps: iterations at which the rate is multiplied by `gamma`.
         warmup: "linear" from `warmup_factor` to 1, or "constant" at `warmup_factor`, over the first
             `warmup_iterations`.
     """
@@ -114,7 +115,7 @@ class Schedule:
             raise ValueError(f"schedule steps {list(self.steps)} are not in ascending order")
 
     def __call__(self, iteration: int) -> float:
-        """The factor on every group's base rate."""
+        """Return the factor on every group's base rate."""
         factor = self.gamma ** bisect_right(self.steps, iteration)
         if iteration >= self.warmup_iterations:
             return factor
@@ -130,7 +131,7 @@ class Schedule:
 
 
 def build_schedule(config: Config, epoch: float) -> Schedule:
-    """The schedule of a run's configuration; an epoch has `epoch` iterations."""
+    """Build the schedule of a run's configuration; an epoch has `epoch` iterations."""
     times, solver = config["schedule"], config["solver"]
     warmup, iterations, steps = solver["warmup"], times["iterations"], times["steps"]
     return Schedule(
@@ -144,15 +145,15 @@ def build_schedule(config: Config, epoch: float) -> Schedule:
 
 
 def resolved(config: Config, recipe: Config) -> tuple[Config, list[str]]:
-    """The settings for the epochs and the batch that were asked for, and lines that say so.
+    """Resolve `epochs` and `solver.scale_lr`; returns the settings, and lines on the changes.
 
-    The steps of the recipe's schedule stay at the same parts of the training; other steps stay as
-    they are. `schedule.epochs` and `schedule.step_epochs` replace the recipe's `iterations` and
-    `steps`. With `solver.scale_lr` the rate grows as the batch does (arXiv:1706.02677).
+    The steps of the recipe's schedule keep their fraction of the training; other steps stay as they
+    are. `schedule.epochs` and `schedule.step_epochs` replace the recipe's `iterations` and `steps`.
+    With `solver.scale_lr` the rate is proportional to the batch (arXiv:1706.02677).
 
     Args:
-        config: of the run.
-        recipe: the model's own configuration.
+        config: the configuration of the run.
+        recipe: the model's configuration.
 
     Raises:
         ValueError: both `epochs` and the length of the schedule are given.

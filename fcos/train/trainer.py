@@ -27,7 +27,7 @@ from fcos.train.metrics import Log, Meter, NonFiniteLossError, Step
 from fcos.train.optim import Schedule, update_where
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-SKIPS = 20  # steps in a row with non-finite losses after which the weights must be the cause
+SKIPS = 20  # consecutive steps with non-finite losses after which the weights must be the cause
 
 
 @checked
@@ -39,16 +39,16 @@ class Trainer:
     batches: Callable[[int], Iterable[Batch]]  # of this process, from the given iteration on
     optimizer: torch.optim.Optimizer  # made by `optim.make_optimizer`
     schedule: Schedule
-    folder: Path  # for metrics.jsonl, checkpoints/, best.pth and, at the end, NAME.pth
-    name: str  # of the model
-    epoch: float  # iterations in which as many images are seen as the dataset has
+    folder: Path  # for metrics.jsonl, checkpoints/, best.pth and finally NAME.pth
+    name: str  # the model's
+    epoch: float  # iterations per pass over the dataset
     fingerprint: str | None = None  # of the dataset, see `checkpoint.fingerprint`
-    # Measures a detector; called on all ranks, and returns the same figures on all.
+    # Evaluates a detector; called on all ranks, and returns the same metrics on all.
     evaluate: Callable[[Detector], Mapping[str, Any]] | None = None
     settings: Mapping[str, Any] | None = None  # of the run, for loggers and the released file
     precision: Precision = "fp32"  # of the network; losses and box regression are in fp32
-    accumulate: int = 1  # micro-batches that a process computes its share of a step in
-    clip_norm: float | None = None  # the gradient is scaled down to this norm
+    accumulate: int = 1  # micro-batches into which a process splits its share of a step
+    clip_norm: float | None = None  # maximum norm of the gradient
     ema: float | None = None  # decay of a moving average of the weights, which is then released
     # A step with a non-finite loss never changes the weights. "stop" then ends the run, up to
     # `log_every` steps later; "skip" continues and counts the step.
@@ -85,11 +85,11 @@ class Trainer:
 
     @cached_property
     def step_normalizers(self) -> StepNormalizers:
-        """What the losses of all micro-batches of a step are divided by."""
+        """Computes the normalisers of a step's losses before its first micro-batch."""
         return StepNormalizers(self.detector)
 
     def run(self) -> int:
-        """Train up to the end of the schedule.
+        """Train to the end of the schedule.
 
         Returns:
             0, or the number of the signal that stopped it, after a checkpoint was saved.
@@ -104,7 +104,7 @@ class Trainer:
         with distributed.StopSignals() as signals, log.bar:
             evaluated = any(record["iteration"] == self.iteration for record in log.evaluations)
             if self.iteration and not distributed.broadcast(evaluated):
-                self._evaluate(log)  # the run was stopped before it could
+                self._evaluate(log)  # the previous run was stopped before that
             while self.iteration < end:
                 with meter.waiting():
                     images, targets = next(batches)
@@ -152,8 +152,8 @@ class Trainer:
             with torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
                 part = self.model(*micro_batch, normalizers[number])
             part["loss"] = sum(part.values())
-            # NaN times a gradient is NaN: a loss that is not finite in one process makes the
-            # gradients of all of them so.
+            # NaN times a gradient is NaN, so a non-finite loss in one process makes the gradients
+            # of all processes non-finite.
             finite_or_nan = 1 + 0 * part["loss"].detach()
             self.scaler.scale(part["loss"] * finite_or_nan).backward()
             for name, value in part.items():
@@ -173,12 +173,12 @@ class Trainer:
         return {**losses, "grad_norm": norm}
 
     def _forward_buffers(self) -> list[Tensor]:
-        """The buffers that a forward pass changes."""
+        """Return the buffers that a forward pass changes."""
         stateful = [m for m in self.detector.modules() if isinstance(m, _BatchNorm)]
         return [b for module in (*stateful, self.detector.loss) for b in module.buffers()]
 
     def _check(self, steps: Sequence[Step]) -> None:
-        """Count the steps that did not change the weights, and stop if there must be none."""
+        """Count the steps without an update, and raise an error if there must be none."""
         for step in steps:
             # The scaler of fp16 finds its scale by infinite gradients, but not by infinite losses.
             ignored = {"grad_norm"} if self.scaler.is_enabled() else set()
@@ -191,12 +191,14 @@ class Trainer:
                 raise NonFiniteLossError(step)
 
     def _evaluate(self, log: Log) -> None:
-        """Write the last weights; measure every `evaluate_every` iterations, and keep the best."""
+        """Write the last weights; evaluate every `evaluate_every` iterations, and keep the best."""
         if self.iteration == self.schedule.iterations:
             self._release(self.folder / f"{self.name}.pth")
         if self.evaluate is None or not self._every(self.evaluate_every):
             return
-        for buffer in self.eval_model.buffers():  # the norms of each rank have seen other images
+        for (
+            buffer
+        ) in self.eval_model.buffers():  # each rank's norms have statistics of different images
             distributed.copy_from_leader(buffer)
         with log.paused():
             figures = self._with_position(self.evaluate(self.eval_model))
@@ -244,13 +246,13 @@ class Trainer:
         distributed.barrier()  # no process leaves before the file is whole
 
     def resume(self) -> bool:
-        """Load the newest whole checkpoint of this run; returns False where there is none.
+        """Load the newest intact checkpoint of this run; returns False if there is none.
 
-        The rates and weight decays stay those that the optimiser was made with.
+        Learning rates and weight decays stay those of the present optimiser.
 
         Raises:
             ValueError: all are damaged, or of another model, dataset, total batch or detector; or
-                it is of a later iteration than the last.
+                the iteration is later than the last of the schedule.
         """
         own, path = {**self._identity, "average": self.average}, None
         if distributed.rank() == 0:
@@ -285,7 +287,7 @@ class Trainer:
 
     @property
     def _identity(self) -> dict[str, Any]:
-        """What makes a checkpoint one of this run, beside its weights."""
+        """Return what identifies a checkpoint as one of this run, besides its weights."""
         return {
             "entry": self.name,
             "classes": list(self.detector.classes),
