@@ -22,8 +22,6 @@ AP = {"AP": 0.371, "AP50": 0.56, "AP75": 0.4, "APs": 0.2, "APm": 0.41, "APl": 0.
 PUBLISHED = Weights("published", "w.pth", "abc")
 OWN = Weights("file", "own.pth", "def")
 COMMAND = "fcos-zoo bench 'FCOS_R_*' --metrics params,flops,latency --cached-only --fresh"
-    "fcos-zoo bench 'FCOS_R_*' --metrics params,flops,latency --cached-only --suite quick --fresh"
-)
 
 
 def row(
