@@ -196,9 +196,7 @@ class Trainer:
             self._release(self.folder / f"{self.name}.pth")
         if self.evaluate is None or not self._every(self.evaluate_every):
             return
-        for (
-            buffer
-        ) in self.eval_model.buffers():  # each rank's norms have statistics of different images
+        for buffer in self.eval_model.buffers():  # each rank's norms have other statistics
             distributed.copy_from_leader(buffer)
         with log.paused():
             figures = self._with_position(self.evaluate(self.eval_model))
