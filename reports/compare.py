@@ -1,4 +1,4 @@
-"""Two sets of results compared: before and after a change, or one machine and another."""
+"""Compare two sets of results: before and after a change, or one machine and another."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """The figures of the cases that both sets have, and what only one of them has.
+    """The figures of the cases in both sets, and the cases in only one of them.
 
     Args:
         figures: a row for each figure. `case`: its measurement and settings in words; `figure`: the
-            heading of its metric; `before`, `after` and their `ratio`: NaN where it was not
-            measured; `noise`: of the ratio, NaN where it is not known; `regressed`: it got worse by
-            more than the tolerance and the noise, or was not measured again; `reason`: why it was
-            not measured, or cannot be compared.
-        lost, added: how many measured cases only the first has, and only the second, on machines of
-            both.
-        machines: those that only one of them has, where both have others in common.
+            heading of its metric; `before`, `after` and their `ratio`: NaN if it was not measured;
+            `noise`: noise of the ratio, NaN if it is not known; `regressed`: whether it got worse
+            by more than the tolerance and the noise, or was not measured again; `reason`: why it
+            was not measured, or cannot be compared.
+        lost, added: the number of measured cases that only the first set has, and only the second,
+            on machines of both.
+        machines: machines that only one set has, if they have others in common.
     """
 
     figures: pd.DataFrame
@@ -42,18 +42,18 @@ class Comparison:
 
 
 def compare(before: Sequence[Row], after: Sequence[Row], tolerance: float = 0.05) -> Comparison:
-    """Compare every figure of the cases that both have.
+    """Compare every figure of the cases in both sets.
 
     Cases are matched on each machine that both have. If they have none in common, one machine is
     compared with one other, whatever their number of threads and of the GPU.
 
     Args:
-        before, after: results rows; of a case the one that `newest` chooses counts.
-        tolerance: by how much times and memory may get worse, relatively. Parameters and GFLOPs
+        before, after: results rows; for each case, the one that `newest` chooses counts.
+        tolerance: by which fraction times and memory may get worse. Parameters and GFLOPs
             must stay the same, and AP may lose a tenth of a point.
 
     Raises:
-        ValueError: no machine in common, and several in one of them.
+        ValueError: they have no machine in common, and one has several.
     """
     machines = [{row["machine"] for row in rows} for rows in (before, after)]
     shared = machines[0] & machines[1]
@@ -82,7 +82,7 @@ def compare(before: Sequence[Row], after: Sequence[Row], tolerance: float = 0.05
 
 
 def _case_key(row: Row, shared: set[str]) -> str:
-    """What makes a case the same one in both sets; without `shared` machines, on any machine."""
+    """Return the key that matches cases of both sets; without `shared` machines, of any machine."""
     if shared:
         return f"{row['key']} {row['machine']}"
     case = row["cell"]
@@ -95,7 +95,7 @@ def _measured_only_in(one: Mapping[str, Row], other: Mapping[str, Row]) -> int:
 
 
 def _compare_case(before: Row, after: Row, tolerance: float) -> Iterator[dict[str, Any]]:
-    """A line for each figure of a case, or one that says that neither set measured it."""
+    """Yield a line for each figure of a case, or one that says that neither set measured it."""
     common = {
         "machine": before["machine"],
         "entry": NAMES.get(before["cell"]["entry"], before["cell"]["entry"]),
@@ -129,12 +129,12 @@ def _compare_case(before: Row, after: Row, tolerance: float) -> Iterator[dict[st
 
 
 def _figures(row: Row) -> dict[str, Mapping[str, Any]]:
-    """The measured figures of a row that are compared, by the name of their metric."""
+    """Return the measured figures of a row that are compared, by the name of their metric."""
     figures = records(frame([row]))
     return {f["metric"]: f for f in figures if f["measured"] and BY_NAME[f["metric"]].compared}
 
 
 def _case_text(case: Mapping[str, Any]) -> str:
-    """What distinguishes a case from others of its model, in words."""
+    """Return in words what distinguishes a case from others of its model."""
     batch = f" batch {case['batch']}" if case["batch"] > 1 else ""
     return f"{case['metric']} {settings_text(case)}{batch}"

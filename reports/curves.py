@@ -27,7 +27,7 @@ AREAS = {"s": "small", "m": "medium", "l": "large"}
 
 @dataclass(frozen=True)
 class Run:
-    """What a training run recorded, a row each time, NaN where there is no figure.
+    """The records of a training run, a row each, NaN if there is no figure.
 
     `evaluations`: `iteration`, `epoch` and COCO's twelve metrics in per cent; `losses`: `epoch`,
     the total `loss` and its parts.
@@ -68,7 +68,7 @@ def load_all(paths: Sequence[Path]) -> list[Run]:
 
 
 def text(run: Run) -> str:
-    """AP of every evaluation in per cent, and COCO's summary of the last and of the best one."""
+    """Return the AP of all evaluations, and COCO's summaries of the last and the best one."""
     evaluations = run.evaluations
     if evaluations.empty:
         return f"{run.name}: no evaluation yet"
@@ -85,7 +85,7 @@ def text(run: Run) -> str:
 
 
 def summary(figures: pd.Series) -> str:
-    """The twelve lines that COCOeval.summarize prints, -1 for a size without objects."""
+    """Return the twelve lines that COCOeval.summarize prints, -1 for a size without objects."""
     lines = []
     for key, value in figures[list(FIGURES)].fillna(-1).items():
         recall, rest = str(key).startswith("AR"), str(key)[2:]

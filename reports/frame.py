@@ -1,4 +1,4 @@
-"""Results rows as one tidy frame: a line per figure, with the settings it was measured in."""
+"""Results rows as one tidy frame: a row per figure, with the settings of its measurement."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ SCOPES = {
 
 
 def frame(rows: Iterable[Row]) -> pd.DataFrame:
-    """The tidy frame of results rows, in their order.
+    """Return the tidy frame of results rows, in their order.
 
     Columns:
-        machine, entry, metric: what was measured where; see `reports.metrics` for the metrics.
-        value: the figure, NaN where nothing was measured.
-        noise: relative; 0 for what is not timed, NaN where it is not known.
+        machine, entry, metric: the machine, the model and the metric, see `reports.metrics`.
+        value: the figure, NaN if nothing was measured.
+        noise: the relative noise; 0 if it is not timed, NaN if it is not known.
         note: why there is no value, or what to know about it.
-        scope, measurement: of the metric; its section, where it has one.
+        scope, measurement: those of the metric; its section, if it has one.
         settings: the precision and all other settings that are not the default, in words.
         as_published: whether they are those of the published tables: fp32, eager, the test size.
         precision, threads, batch, device: single settings.
-        runtime: PyTorch, or what runs an exported file, with its version.
-        weights: "published", "file" (of the user's), "random", or what a baseline says of its own.
-        split, images, input: what it was measured on, how many images, and their size.
+        runtime: PyTorch, or the software that runs an exported file, with its version.
+        weights: "published", "file" (the user's), "random", or a baseline's description.
+        split, images, input: the images, their number, and their size.
         measured: whether there is a value.
-        rank, time: what `best` chooses by.
-        key: of the case.
-        draws: of AP, its values in random draws of the images, in their order; else None.
+        rank, time: the criteria of `best`.
+        key: the key of the case.
+        draws: for AP, its values in random draws of the images, in order; else None.
     """
     records = [record for row in rows for record in _records(row)]
     table = pd.DataFrame(records, columns=list(COLUMNS))
-    table = table.astype({"measured": bool, "as_published": bool})  # also of no rows
+    table = table.astype({"measured": bool, "as_published": bool})  # also without rows
     timed = table[table["scope"] == "settings"]
     counts = timed.groupby(MODEL)["threads"].transform("nunique")
     several = counts[counts > 1].index
@@ -62,16 +62,16 @@ def frame(rows: Iterable[Row]) -> pd.DataFrame:
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a frame as mappings by column."""
+    """Return the rows of a frame as mappings by column."""
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def best(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Of each metric the one figure that represents each group of `by`, in the frame's order.
+    """Return for each metric the figure that represents each group of `by`, in the frame's order.
 
-    It is, by the first of these that decides: one that was measured, not with weights from a file
-    of the user's, of the whole of val2017, with published weights, of the most images, of the
-    fastest batch size, and the latest.
+    The criteria are, in this order: it was measured, not with the user's weights, on all of
+    val2017, with published weights, on the most images, with the fastest batch size, and most
+    recently.
     """
     ranked = table.sort_values(["rank", "time"], kind="stable")
     chosen = ranked.drop_duplicates([*by, "metric"], keep="last").index
@@ -79,11 +79,11 @@ def best(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def wide(table: pd.DataFrame, content: str = "value") -> pd.DataFrame:
-    """The frame with a row per machine, entry and settings, and a column per metric.
+    """Pivot the frame to a row per machine, entry and settings, and a column per metric.
 
-    Figures of a model or a precision are repeated in each of its rows; they get a row of their
-    own only where nothing else was measured. `content` is the column that fills the cells;
-    `runtime` names what ran the measurements of the row.
+    Figures of a model or a precision are repeated in each of its rows; they only get a separate row
+    if nothing else was measured. `content` is the column that fills the cells; `runtime` names the
+    software of the row's measurements.
     """
     keys = table[table["scope"] == "settings"][SCOPES["settings"]]
     for scope in ("precision", "model"):
@@ -165,7 +165,7 @@ def _draws(bootstrap: Any) -> list[float] | None:
 
 
 def settings_text(case: Mapping[str, Any]) -> str:
-    """The precision and every setting that is not the default."""
+    """Return the precision and every setting that is not the default, in words."""
     words = (
         case["precision"],
         "compiled" if case["compiled"] else "",
@@ -177,7 +177,7 @@ def settings_text(case: Mapping[str, Any]) -> str:
 
 
 def _noise(row: Row) -> float:
-    """The relative noise; NaN where a single process or too few runs cannot tell it."""
+    """Return the relative noise; NaN for a single process or too few runs."""
     values = row["values"]
     if row["cell"]["metric"] not in TIMED:
         return 0.0
@@ -186,7 +186,7 @@ def _noise(row: Row) -> float:
 
 
 def _note(metric: Metric, row: Row, noise: float) -> str:
-    """What to know about a figure before comparing it with another."""
+    """Return what to know about a figure before comparing it with another."""
     values = row["values"]
     if metric.name.endswith("_predicted"):
         return "predicted, not measured"
@@ -206,7 +206,7 @@ def _note(metric: Metric, row: Row, noise: float) -> str:
 
 
 def _ap_note(row: Row) -> str:
-    """Empty for an AP that the published one can be compared with, else what it was measured on."""
+    """Return "" for an AP that is comparable with the published one, else its images."""
     values, size = row["values"], row["cell"]["size"]
     if values["split"] == "val2017" and not size:
         return ""
@@ -216,7 +216,7 @@ def _ap_note(row: Row) -> str:
 
 
 def provenance(rows: Iterable[Row]) -> list[str]:
-    """Software with its commits, and commands, of the measurements of one machine, each once."""
+    """List software, its commits, and commands of one machine's measurements, each once."""
     software: dict[str, dict[str, None]] = {}
     commands: dict[str, None] = {}
     for row in rows:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-GPUS = 8  # of the published training runs, whose pages print the memory of all GPUs together
+GPUS = 8  # GPUs of the published training runs, whose pages print the memory of all GPUs together
 
 
 @dataclass(frozen=True)
@@ -16,21 +16,21 @@ class Metric:
 
     Args:
         name: its name in the frame.
-        heading: its heading in a table, which names the unit where one is needed.
-        path: where the `values` of a row hold it, as keys with dots between them; of a list of
-            figures the mean counts. Of several paths with blanks between them, the first that a
-            row has.
+        heading: its heading in a table, including the unit if there is one.
+        path: its place in the `values` of a row, as keys with dots between them, where a list of
+            figures stands for its mean. If there are several paths, separated by blanks, the first
+            that a row has is taken.
         description: what the column means, in a sentence.
         measurement: the `metric` of the results rows that hold it.
         digits: decimals in a table.
         scale: factor from the stored figure to the shown one.
-        lower_is_better: which way it improves.
-        scope: what the figure belongs to: the model, the model in one precision, or the model in
+        lower_is_better: whether lower figures are better.
+        scope: whether the figure belongs to the model, the model in one precision, or the model in
             one combination of settings.
-        tolerance: by how much it may get worse before a comparison calls it a regression, in its
-            own unit; None if it varies from run to run, so that a relative tolerance applies.
+        tolerance: by how much it may get worse before it counts as a regression, in its unit; None
+            if it varies from run to run, so that a relative tolerance applies.
         compared: whether `fcos-zoo bench compare` shows it.
-        section: the table it stands in, if not that of its measurement.
+        section: its table, if it is not that of its measurement.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Metric:
     section: str = ""
 
     def value(self, values: Mapping[str, Any]) -> float | None:
-        """The figure from the `values` of a row, None where they lack it."""
+        """Return the figure from the `values` of a row, None if it is not among them."""
         for path in self.path.split():
             found: Any = values
             for key in path.split("."):
@@ -58,7 +58,7 @@ class Metric:
         return None
 
     def text(self, value: float) -> str:
-        """The figure as a table prints it."""
+        """Return the figure as a table prints it."""
         return f"{value:.{self.digits}f}"
 
 
@@ -70,7 +70,7 @@ _error = partial(_interval, lower_is_better=True)
 _model = partial(Metric, scope="model", tolerance=0.0)
 _training = partial(Metric, measurement="training_memory", digits=2, scope="precision")
 
-# In the order of importance in which tables show them.
+# In the order of importance, in which tables show them.
 METRICS = (
     _coco("ap", "AP", "AP", "COCO AP in percent: mean over IoU 0.50 to 0.95",
           tolerance=0.1, compared=True),
@@ -137,7 +137,7 @@ METRICS = (
            "the score threshold with the least OCE", digits=2, scale=1),
 )  # fmt: skip
 BY_NAME = {metric.name: metric for metric in METRICS}
-# The figure that stands for a measurement that failed.
+# The metric that represents a failed measurement.
 MAIN = {
     "ap": "ap",
     "robustness": "ap_corrupted",
@@ -150,9 +150,9 @@ MAIN = {
     "params": "params_m",
 }
 
-# How a model stands at a cost: none has more AP for less, or within the noise of the cost.
+# Marks of models: no other has more AP at less cost, or only within the noise of the cost.
 BEST, TIED = "best", "tied"
-# The metrics that a model is chosen by: what they are called, and the label of their axis.
+# The metrics by which a model is chosen: their names, and the labels of their axes.
 BUDGETS = {
     "latency_ms": ("latency", "ms per image, batch 1"),
     "peak_mb": ("memory of detection", "peak MB of a process that detects"),
@@ -166,9 +166,9 @@ BUDGETS = {
 
 @dataclass(frozen=True)
 class PublishedColumn:
-    """How a column of the published tables relates to a metric of ours.
+    """The relation of a column of the published tables to a metric.
 
-    `published = scale * measured`, or `scale / measured` where `reciprocal`.
+    `published = scale * measured`, or `scale / measured` if `reciprocal`.
     """
 
     metric: str
@@ -176,11 +176,11 @@ class PublishedColumn:
     reciprocal: bool = False
 
     def published(self, measured: float) -> float:
-        """A measured figure in the unit of the published column."""
+        """Convert a measured figure to the unit of the published column."""
         return self.scale / measured if self.reciprocal else self.scale * measured
 
     def measured(self, published: float) -> float:
-        """A published figure in the unit of the metric."""
+        """Convert a published figure to the unit of the metric."""
         return self.scale / published if self.reciprocal else published / self.scale
 
 
@@ -199,7 +199,7 @@ PUBLISHED = {
 
 
 def published(figures: Mapping[str, Any], metric: str) -> float | None:
-    """A model's published figure for a metric, in the metric's unit; None where there is none."""
+    """Return a model's published figure for a metric, in the metric's unit, or None."""
     for key, column in PUBLISHED.items():
         if column.metric == metric and isinstance(figures.get(key), float | int):
             return column.measured(float(figures[key]))

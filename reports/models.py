@@ -1,6 +1,6 @@
 """The table of models in the README, and all models in docs/models.md: `python -m reports.models`.
 
-Made from the entries and from the committed results, never edited.
+Both are made from the entries and the committed results, and never edited.
 """
 
 from __future__ import annotations
@@ -63,10 +63,11 @@ What is known of each model, as `fcos-zoo info NAME` shows it together with ever
 
 
 def models() -> pd.DataFrame:
-    """One row per model, the most accurate first, with what was measured of it.
+    """Return a row per model with its measured figures, the most accurate first.
 
-    Columns: `entry`, `backbone`, `ap` as published, `weights`: their terms, and those columns of
-    `FIGURES` that have figures. `attrs["machines"]` names the machines of `cpu_ms` and `gpu_ms`.
+    Columns: `entry`, `backbone`, `ap` as published, `weights` (their license), and the columns of
+        `FIGURES` that have figures. `attrs["machines"]` names the machines of `cpu_ms` and
+        `gpu_ms`.
     """
     table = pd.DataFrame(
         {
@@ -91,20 +92,20 @@ def models() -> pd.DataFrame:
 
 
 def backbone(name: str) -> str:
-    """The backbone of an entry in words, with whether it has deformable convolutions."""
+    """Return the backbone of an entry in words, including deformable convolutions."""
     chosen = zoo.card(name).backbone
     own = load_yaml(entry_file(name)).get("backbone") or {}
     return BACKBONES.get(chosen, chosen) + ", deformable" * bool(own.get("deformable"))
 
 
 def weights(card: zoo.Card) -> str:
-    """The terms of the published weights in a word or two, and whether they can be had."""
+    """Return the license of the published weights in short, and whether they are available."""
     terms = card.license.replace("BSD-2-Clause for academic use", "academic use").split(";")[0]
     return terms + ("" if card.live else ", link dead" if card.weights else ", never published")
 
 
 def rows(table: pd.DataFrame, page: str = "") -> str:
-    """The table in markdown; names lead to their cards, which are on `page`."""
+    """Return the table in Markdown; names are links to their cards on `page`."""
     cells = pd.DataFrame({"model": [f"[{name}]({page}#{name.lower()})" for name in table["entry"]]})
     cells["backbone"] = table["backbone"].to_numpy()
     for name, (metric, heading) in {"ap": ("ap", "AP"), **FIGURES}.items():
@@ -132,7 +133,7 @@ commercial use on request."""
 
 
 def readme_table(table: pd.DataFrame) -> str:
-    """The most accurate model of each backbone among those whose weights can be downloaded."""
+    """Return the most accurate model of each backbone among those with downloadable weights."""
     live = [zoo.card(name).live for name in table["entry"]]
     known = table[live].dropna(subset=["ap"]).drop_duplicates("backbone")
     known.attrs = table.attrs
@@ -140,7 +141,7 @@ def readme_table(table: pd.DataFrame) -> str:
 
 
 def page(table: pd.DataFrame) -> str:
-    """docs/models.md: all models, and a card of each."""
+    """Return docs/models.md: all models, and a card for each."""
     cards = "\n\n".join(card(zoo.card(name)) for name in zoo.names())
     return (
         "\n\n".join([INTRO, rows(table), conditions(table, f"../{LATEST}"), CARDS_INTRO, cards])
@@ -149,7 +150,7 @@ def page(table: pd.DataFrame) -> str:
 
 
 def card(facts: zoo.Card) -> str:
-    """What is known of a model, in markdown."""
+    """Return the facts of a model in Markdown."""
     own = f"configs/entry/{facts.name}.yaml"
     origin = f" Published as `{facts.source}` of <{facts.repository}>." if facts.tables else ""
     lines = [
@@ -170,7 +171,7 @@ def card(facts: zoo.Card) -> str:
 
 
 def _cells(columns: Sequence[Column], row: Row) -> str:
-    """The printed cells of a row; those of one heading together, and only the end of a curve."""
+    """Return the printed cells of a row, joined by heading, with only the last value of a curve."""
     cells: dict[str, list[str]] = {}
     for column in columns:
         value, heading = row[column.key], column.heading
@@ -185,7 +186,7 @@ def _cells(columns: Sequence[Column], row: Row) -> str:
 
 
 def _source(place: FileSource) -> str:
-    """An address of a file, with what is known of the file."""
+    """Return the address of a file, with its size and hash if known."""
     address = "part of the package" if place.url.startswith("/") else f"`{place.url}`"
     size = f"{place.size:,} bytes" if place.size else ""
     cut = "…" if len(place.digest or "") < 64 else ""
@@ -195,7 +196,7 @@ def _source(place: FileSource) -> str:
 
 
 def _text(metric: str, value: float) -> str:
-    """A figure as other tables print it; a time of over 100 ms in whole milliseconds."""
+    """Return a figure as other tables print it; times of over 100 ms in whole milliseconds."""
     if pd.isna(value):
         return GAP
     return f"{value:.0f}" if metric == "latency_ms" and value > 100 else BY_NAME[metric].text(value)

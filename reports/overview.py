@@ -1,4 +1,4 @@
-"""The page that answers which model to take: charts, the best models of each budget, one table."""
+"""The page for choosing a model: charts, the best models for each budget, and a table of all."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FAMILIES = {
 def charts(
     table: pd.DataFrame, models: pd.DataFrame, log: bool = True, width: float = plots.WIDE
 ) -> dict[str, str]:
-    """The charts of one machine by title; those that there are no figures for are left out.
+    """Draw the charts of one machine, by title; those without figures are left out.
 
     Args:
         table: the tidy frame of the machine.
@@ -69,7 +69,7 @@ def charts(
 
 
 def files(rows: Sequence[Row]) -> dict[str, str]:
-    """The page, README.md, and its charts, by file name."""
+    """Return the page, README.md, and its charts, by file name."""
     written: dict[str, str] = {}
     parts = ["# Which model for which budget", INTRO]
     machines = list(frame(rows).groupby("machine", sort=False))
@@ -91,14 +91,14 @@ def files(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _sparse(models: pd.DataFrame) -> str:
-    """The figures that too few models have for a column, with where they are."""
+    """Name the figures that too few models have for a column, and where they are."""
     counts = {BY_NAME[name].heading: count(models, name) for name in ("ap", *SHOWN)}
     rare = ", ".join(heading for heading, n in counts.items() if 0 < n < len(models) / 2)
     return f"[measured.md](measured.md) also has figures of fewer models: {rare}." if rare else ""
 
 
 def _points(models: pd.DataFrame, cost: str) -> pd.DataFrame:
-    """The models that have this cost and an AP to choose by, as points of a plot."""
+    """Return the models with this cost and an AP to choose by, as points of a plot."""
     if cost not in models:
         return pd.DataFrame()
     points = pd.DataFrame(
@@ -116,7 +116,7 @@ def _points(models: pd.DataFrame, cost: str) -> pd.DataFrame:
 
 
 def _choices(points: pd.DataFrame, cost: str) -> str:
-    """The best models from the cheapest on, each with those that are tied with it in cost, and
+    """List the best models, the cheapest first, each with those that are tied with it in cost, and
     with those whose AP is not different."""
     metric = BY_NAME[cost]
     best = points[points["mark"] == BEST].sort_values("x")
@@ -136,7 +136,7 @@ def _choices(points: pd.DataFrame, cost: str) -> str:
 
 
 def _conditions(table: pd.DataFrame, models: pd.DataFrame) -> str:
-    """What the figures of this machine have in common."""
+    """Return the conditions that the figures of this machine have in common."""
     settings = common_settings(table)
     timed = table[(table["metric"] == "latency_ms") & table["measured"]]
     sentences = [f"{len(models)} models, chosen by {accuracy_name(table)}."]
@@ -156,10 +156,10 @@ def _slug(text: str) -> str:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per model of one machine, in the frame's order.
+    """Return a row per model of one machine, in the frame's order.
 
     Columns: `entry`, `settings`, `runtime`, the metrics that were measured, `latency_ms_noise`,
-    `family`, `ap_published`, `accuracy`: the AP to choose by, which is the measured one where most
+    `family`, `ap_published`, `accuracy`: the AP to choose by, which is the measured one if most
     models have it on the same images (see `accuracy_name`), else the published one; `as_accurate`,
     the models of tied AP (see `tied_accuracy`); and for each cost, such as `latency_ms`, a column
     `latency_ms_choice` (see `pareto`).
@@ -193,20 +193,20 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def common_settings(table: pd.DataFrame) -> str:
-    """The settings in which the latency of most models was measured; the first of equals."""
+    """Return the settings in which the latency of most models was measured; the first in a tie."""
     timed = table[(table["metric"] == "latency_ms") & table["measured"]]
     counts = timed.groupby("settings", sort=False)["entry"].nunique()
     return str(counts.idxmax()) if len(counts) else ""
 
 
 def accuracy_name(table: pd.DataFrame) -> str:
-    """What the column `accuracy` of the summary holds, in words."""
+    """Return in words what the column `accuracy` of the summary holds."""
     split = _shared_split(table)
     return f"AP on {split}" if split else "AP on val2017, as published"
 
 
 def _shared_split(table: pd.DataFrame) -> str:
-    """The images on which the AP of at least half of the models was measured; "" if of fewer."""
+    """Return the images on which the AP of at least half of the models was measured, else ""."""
     measured = table[(table["metric"] == "ap") & table["measured"]]
     counts = measured.groupby("split", sort=False)["entry"].nunique()
     enough = len(counts) and 2 * counts.max() >= table["entry"].nunique()
@@ -214,11 +214,11 @@ def _shared_split(table: pd.DataFrame) -> str:
 
 
 def pareto(cost: pd.Series, gain: pd.Series, noise: pd.Series | float = 0.0) -> pd.Series:
-    """For each model "best", "tied" or "".
+    """Mark each model as "best", "tied" or "".
 
     A model is "best" if no other one has at least its `gain` at less `cost` (or more gain at no
     more cost), and "tied" if others do, but none by more than the relative `noise` of both costs.
-    An unknown noise decides nothing. A model without cost or gain is neither.
+    An unknown noise counts as none. A model without cost or gain is neither.
     """
     own, other = cost.to_numpy()[:, None], cost.to_numpy()[None, :]
     at_least = gain.to_numpy()[None, :] >= gain.to_numpy()[:, None]
@@ -234,7 +234,7 @@ def pareto(cost: pd.Series, gain: pd.Series, noise: pd.Series | float = 0.0) -> 
 
 
 def tied_accuracy(draws: Mapping[Hashable, Sequence[float]]) -> dict[Hashable, list[str]]:
-    """For each model the others whose AP is not different from its own.
+    """Return for each model the others whose AP is not different.
 
     Two models are different if in 95% of the same random draws of the images the differences of
     their APs have one sign.
@@ -244,7 +244,7 @@ def tied_accuracy(draws: Mapping[Hashable, Sequence[float]]) -> dict[Hashable, l
     """
 
     def tied(one: Sequence[float], other: Sequence[float]) -> bool:
-        if len(one) != len(other):  # of other images
+        if len(one) != len(other):  # on other images
             return False
         low, high = np.percentile(np.subtract(one, other), [2.5, 97.5])
         return bool(low <= 0 <= high)
@@ -257,12 +257,12 @@ def tied_accuracy(draws: Mapping[Hashable, Sequence[float]]) -> dict[Hashable, l
 
 @cache
 def _card(entry: str) -> zoo.Card | None:
-    """What is known of a model of the zoo; None for an external detector."""
+    """Return the card of a model of the zoo; None for an external detector."""
     return zoo.card(entry) if entry in zoo.names() else None
 
 
 def published_speeds(entries: pd.Series) -> pd.DataFrame:
-    """Published AP and milliseconds per image of these models, each with the GPU of its table."""
+    """Return published AP and milliseconds per image of these models, with the GPUs."""
     records = []
     for entry in entries:
         for table, row in published_tables.rows(entry):

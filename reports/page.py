@@ -1,4 +1,4 @@
-"""The results as one HTML page that needs nothing but itself: charts, models, details."""
+"""The results as one self-contained HTML page: charts, models, details."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent
 
 
 def render(rows: Sequence[Row]) -> str:
-    """The HTML page of results rows.
+    """Return the HTML page of results rows.
 
     Its state is in the address: `#q=R_50&sort=3&down` filters by words and sorts by a column.
     """
@@ -53,8 +53,7 @@ def render(rows: Sequence[Row]) -> str:
 
 
 def _charts(machine: str, table: pd.DataFrame, models: pd.DataFrame) -> str:
-    """The charts of a machine for wide and narrow screens, with a logarithmic and a linear axis
-    where costs are shown."""
+    """Return a machine's charts for wide and narrow screens, with both kinds of axes for costs."""
     figures: dict[str, str] = {}
     for name, width in {"wide": plots.WIDE, "narrow": plots.NARROW}.items():
         linear = overview.charts(table, models, log=False, width=width)
@@ -69,7 +68,7 @@ def _charts(machine: str, table: pd.DataFrame, models: pd.DataFrame) -> str:
 
 
 def _models(models: pd.DataFrame) -> str:
-    """A row per model and machine with all figures, of which the page first shows the main ones."""
+    """Return a row per model and machine with all figures; first, only main ones are shown."""
     main = list(tables.compact(models).columns)
     return _table(tables.compact(models, every=True), "models", main)
 
@@ -101,7 +100,7 @@ def _published(comparison: published.Comparison) -> str:
 
 
 def _machines(rows: Iterable[Row]) -> str:
-    """Software, code and commands of each machine's rows, and the environment of the last one."""
+    """Return software, code and commands of each machine's rows, and its last environment."""
     by_machine: dict[str, list[Row]] = {}
     for row in rows:
         by_machine.setdefault(row["machine"], []).append(row)
@@ -114,7 +113,7 @@ def _machines(rows: Iterable[Row]) -> str:
 
 
 def _table(cells: pd.DataFrame, name: str = "", main: Sequence[str] = ()) -> str:
-    """A table; the headings in `main` are marked as the columns to show first."""
+    """Return a table; the headings in `main` are marked as the columns to show first."""
     kinds = [' class="text"' if text in tables.TEXTS else "" for text in cells.columns]
     head = "".join(
         f'<th scope="col"{kind}{" data-main" if text in main else ""}>{html.escape(text)}</th>'
@@ -143,10 +142,10 @@ def _list(tag: str, texts: Sequence[str]) -> str:
 
 
 def _whole_words(command: str) -> str:
-    """A command whose options and other short words are not broken, as at their hyphens."""
+    """Return a command whose options and other short words are not broken, as at their hyphens."""
     return re.sub(r"(?<!\S)\S{1,24}(?!\S)", r'<span class="whole">\g<0></span>', command)
 
 
 def _breakable(name: str) -> str:
-    """A text that a narrow column may break after an underscore."""
+    """Return a text that a narrow column may break after an underscore."""
     return html.escape(name).replace("_", "_<wbr>")

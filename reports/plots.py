@@ -1,4 +1,4 @@
-"""The plots of the reports, as SVG that takes its text colour from the page around it."""
+"""The plots of the reports, as SVG whose text has the colour of the surrounding page."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from reports.frame import records
 from reports.metrics import BEST, TIED
 from zoo import published
 
-# The colours of Okabe and Ito, which all kinds of colour vision tell apart and which stand out from
-# light and dark pages alike; the marker repeats the distinction.
+# The colours of Okabe and Ito, which people with any colour vision can tell apart, and which are
+# visible on light and dark pages. Markers also distinguish the series.
 COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#999999", "#0072b2")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK = "#010203"  # replaced by the text colour of the page
@@ -45,17 +45,17 @@ STYLE: Any = {
     ),
 }
 STAGES = {"preprocess_ms": "preprocess", "network_ms": "network", "postprocess_ms": "postprocess"}
-FEW = 16  # models up to which each point has its name
-WIDE, NARROW = 6.0, 3.6  # inches; on a phone the narrow one has letters of nearly twice the size
+FEW = 16  # number of models up to which each point has its name
+WIDE, NARROW = 6.0, 3.6  # inches; on a phone, letters of the narrow one are nearly twice as large
 
 
 def style_of(number: int) -> tuple[str, str]:
-    """Colour and marker of a series; they repeat after 49."""
+    """Return colour and marker of a series; they repeat after 49."""
     return COLOURS[number % len(COLOURS)], MARKERS[sum(divmod(number, len(MARKERS))) % len(MARKERS)]
 
 
 def scatter(points: pd.DataFrame, x: str, y: str, log: bool = True, width: float = WIDE) -> str:
-    """Models as points, with a line through the best ones.
+    """Draw models as points, with a line through the best ones.
 
     Args:
         points: a row per point with `entry`, `series`, `x`, `y`, `noise` (relative, of x) and
@@ -101,7 +101,7 @@ def scatter(points: pd.DataFrame, x: str, y: str, log: bool = True, width: float
 
 
 def stage_bars(models: pd.DataFrame, width: float = WIDE) -> str:
-    """The median time of each stage as stacked bars, the fastest model first."""
+    """Draw the median time of each stage as stacked bars, the fastest model first."""
     if "latency_ms" not in models or models["latency_ms"].isna().all():
         return ""
     timed = models[models["latency_ms"].notna()].sort_values("latency_ms")
@@ -123,14 +123,14 @@ def stage_bars(models: pd.DataFrame, width: float = WIDE) -> str:
         axes.set_ylim(len(timed) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("ms per image, batch 1")
-        axes.xaxis.set_label_position("top")  # seen without scrolling to the last model
+        axes.xaxis.set_label_position("top")  # visible without scrolling to the last model
         axes.xaxis.tick_top()
         _legend(figure)
         return _svg(figure, tips)
 
 
 def throughput(figures: pd.DataFrame, width: float = WIDE) -> str:
-    """Images per second over the batch size, a curve per model and settings."""
+    """Draw images per second by batch size, a curve per model and settings."""
     swept = figures[(figures["metric"] == "images_per_second") & figures["measured"]]
     curves = {
         (entry, f"{entry} {settings}".removeprefix("FCOS_")): own[["batch", "value"]].to_numpy()
@@ -140,7 +140,7 @@ def throughput(figures: pd.DataFrame, width: float = WIDE) -> str:
 
 
 def epoch_curves(entries: Sequence[str], width: float = WIDE) -> str:
-    """The AP by epoch that was published for these models."""
+    """Draw the published AP by epoch of these models."""
     curves = {}
     for table in published.tables():
         for row in table.rows:
@@ -153,8 +153,8 @@ def epoch_curves(entries: Sequence[str], width: float = WIDE) -> str:
 
 
 def standalone(wide: str, narrow: str) -> str:
-    """A plot as a file of its own: the wide one or, on a phone, the narrow one of the same shape,
-    with a text colour for light and dark pages."""
+    """Return a plot as a separate file: the wide one or, on a phone, the narrow one of the same
+    shape, with a text colour for light and dark pages."""
     size = wide[wide.index("viewBox") :].split('"')[1]
     style = """
 svg { color: #1a1c1e }
@@ -171,7 +171,7 @@ svg { color: #1a1c1e }
 def _curves(
     curves: Mapping[tuple[str, str], Any], x: str, y: str, width: float, log: bool = False
 ) -> str:
-    """Curves by model and name."""
+    """Draw curves by model and name."""
     if not curves:
         return ""
     with _figure(x, width) as (figure, axes):
@@ -206,7 +206,7 @@ def _tip(point: Mapping[str, Any], x: str, y: str) -> str:
 def _label(
     figure: Figure, axes: Axes, points: pd.DataFrame, marks: pd.DataFrame, line: Path
 ) -> None:
-    """Names beside points, each only where it covers no other name, mark or line."""
+    """Write names beside points, unless they cover other names, marks or lines."""
     figure.draw_without_rendering()
     frame = axes.get_window_extent()
     places = axes.transData.transform(marks[["x", "y"]])
@@ -214,7 +214,7 @@ def _label(
     line = line.transformed(axes.transData)
     taken: list[Bbox] = []
     for entry, across, up in points[["entry", "x", "y"]].itertuples(index=False):
-        # The best have nothing above them on their left.
+        # There is nothing above the best ones on their left.
         for offset in ((-5, 3), (0, 7), (5, 3), (5, -9), (-5, -9)):
             text = axes.annotate(
                 _short(entry), (across, up), offset, textcoords="offset points", size=8,
@@ -232,13 +232,13 @@ def _label(
 
 
 def _short(name: str) -> str:
-    """The name without what all share: of an external detector, that of its function."""
+    """Return the name without the common prefix; for an external detector, its function's name."""
     return name.rpartition(":")[2].removeprefix("FCOS_")
 
 
 @contextmanager
 def _figure(name: str, width: float, height: float = 0.0) -> Iterator[tuple[Figure, Axes]]:
-    """A figure of inches whose elements have ids of their own on a page, by its `name`."""
+    """Make a figure (size in inches) whose elements have unique ids on a page, by its `name`."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": f"{name} {width}"}):
         figure = Figure(figsize=(width, height or 0.8 * width), layout="constrained")
         figure.patch.set_alpha(0)
@@ -249,7 +249,7 @@ def _figure(name: str, width: float, height: float = 0.0) -> Iterator[tuple[Figu
 
 
 def _legend(figure: Figure, column: float = 1.2) -> None:
-    """A legend above the plot, with columns of this many inches."""
+    """Draw a legend above the plot, with columns of this many inches."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if len(labels) > 1:
         figure.legend(
@@ -260,9 +260,9 @@ def _legend(figure: Figure, column: float = 1.2) -> None:
 
 
 def _svg(figure: Figure, tips: Mapping[str, tuple[str, str]]) -> str:
-    """The figure as an <svg> element: the same bytes each time, scaled by the page.
+    """Return the figure as an <svg> element: the same bytes each time, scaled by the page.
 
-    `tips` has for the id of each mark its model and its tooltip.
+    `tips` has the model and the tooltip for the id of each mark.
     """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

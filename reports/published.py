@@ -1,4 +1,4 @@
-"""The published tables again, row for row: each figure beside the measured one and their ratio."""
+"""The published tables, row for row: each figure beside the measured one and their ratio."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ measurements."""
 class Comparison:
     """A published table with the measurements of one machine; all cells are text.
 
-    A published column that something was measured for is followed by a column of the measured
-    figures and one of the ratios, measured by published. Speeds have a ratio only if they were
-    measured on the GPU of the table. A curve has a row per epoch. `notes` are numbered, and cells
-    refer to them; `remarks` are about the table.
+    A published column with measurements is followed by a column of the measured figures and one of
+    the ratios, measured by published. Speeds have a ratio only if they were measured on the GPU of
+    the table. A curve has a row per epoch. Cells refer to `notes` by number; `remarks` are about
+    the table.
     """
 
     table: Table
@@ -43,8 +43,8 @@ class Comparison:
 
     @property
     def shown(self) -> pd.DataFrame:
-        """The cells to be read: of many columns, measured figures and ratios stand in lines below
-        the published ones, and a single row is upright."""
+        """The cells for readers: in wide tables, measured figures and ratios are below the
+        published ones, and a single row is transposed."""
         if len(self.cells.columns) < 9:
             return self.cells
         if len(self.cells) == 1:
@@ -63,7 +63,7 @@ class Comparison:
 
     @property
     def hardware(self) -> str:
-        """What the published and the measured speeds were taken on, "" for a table without any."""
+        """The hardware of the published and the measured speeds, "" for a table without any."""
         metrics = [PUBLISHED[c.key].metric for c in self.table.columns if c.key in PUBLISHED]
         if "latency_ms" not in metrics:
             return ""
@@ -76,7 +76,7 @@ class Comparison:
         )
 
     def markdown(self) -> str:
-        """The table with its source, its hardware, the notes and the footnotes of its page."""
+        """Return the table with its source, its hardware, notes, and the page's footnotes."""
         date = f", {self.table.source.date}" if self.table.source.date else ""
         parts = [
             f"### {self.table.title}",
@@ -89,12 +89,12 @@ class Comparison:
         return "\n\n".join(filter(None, parts))
 
     def csv(self) -> str:
-        """The same cells for a spreadsheet; notes are numbers in brackets."""
+        """Return the same cells for a spreadsheet; notes are numbers in brackets."""
         return str(self.cells.to_csv(index=False))
 
 
 def compare_all(rows: Sequence[Row], tables: Sequence[Table] | None = None) -> list[Comparison]:
-    """Every published table once for each machine that measured something."""
+    """Return every published table once for each machine with measurements."""
     measured = frame(rows)
     return [
         compare(table, figures, str(machine))
@@ -104,7 +104,7 @@ def compare_all(rows: Sequence[Row], tables: Sequence[Table] | None = None) -> l
 
 
 def page(rows: Sequence[Row], tables: Sequence[Table] | None = None) -> str:
-    """All published tables in markdown, machine by machine."""
+    """Return all published tables in Markdown, machine by machine."""
     parts, machine = ["# The published tables, measured again", INTRO], ""
     for comparison in compare_all(rows, tables):
         if comparison.machine != machine:
@@ -115,7 +115,7 @@ def page(rows: Sequence[Row], tables: Sequence[Table] | None = None) -> str:
 
 
 def compare(table: Table, figures: pd.DataFrame, machine: str) -> Comparison:
-    """A published table beside the figures that one machine measured in the published settings."""
+    """Compare a published table with one machine's figures in the published settings."""
     standing = best(figures[figures["as_published"]], ["entry"])
     found = {(row["entry"], row["metric"]): row for row in records(standing)}
     notes: list[str] = []
@@ -157,7 +157,7 @@ def compare(table: Table, figures: pd.DataFrame, machine: str) -> Comparison:
 def _figure(
     column: Column, entry: str | None, found: Mapping[tuple[str, str], Mapping[str, Any]]
 ) -> tuple[float | None, str]:
-    """The measured figure to put beside a published cell and a note on it, or None and why."""
+    """Return the measured figure for a published cell and a note on it, or None and the reason."""
     if entry is None:
         return None, "not a model of the zoo"
     kind = PUBLISHED[column.key]
@@ -166,7 +166,7 @@ def _figure(
     if row is None and kind.metric == "train_gb":
         row = found.get((entry, "train_gb_predicted"))
     if row is None and of_coco:
-        row = found.get((entry, "ap"))  # which says why there is none
+        row = found.get((entry, "ap"))  # it says why there is none
     if row is None:
         return None, NOT_MEASURED
     if not row["measured"]:
@@ -185,7 +185,7 @@ def _measured(
     results: Sequence[tuple[float | None, str]],
     notes: list[str],
 ) -> list[str]:
-    """The measured figures with the unit that the page prints, each with the number of its note."""
+    """Return the measured figures in the page's unit, each with the number of its note."""
     texts = []
     for value, (figure, note) in zip(printed, results, strict=True):
         digits = GAP if figure is None else _digits(figure, value)
@@ -205,7 +205,7 @@ def _same_gpu(table: Table, machine: str) -> bool:
 
 
 def _digits(figure: float, printed: Cell) -> str:
-    """As many decimals as the page prints, but at least one, and two where it is below one."""
+    """Format with as many decimals as the page, but at least one, and two for figures below one."""
     decimals = len(str(printed).partition(".")[2]) if isinstance(printed, float) else 1
     return f"{figure:.{max(decimals, 1 if figure >= 1 else 2)}f}"
 
@@ -217,7 +217,7 @@ def _ratio(figure: float | None, printed: Cell) -> str:
 
 
 def restricted(entries: Set[str]) -> list[Table]:
-    """The published tables that list some of these models, with only the rows of those."""
+    """Return the published tables that list some of these models, with only their rows."""
     tables = [
         replace(table, rows=tuple(row for row in table.rows if row.entry in entries))
         for table in published.tables()

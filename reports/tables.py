@@ -1,4 +1,4 @@
-"""The measured figures as tables: compact for a terminal, complete in markdown."""
+"""The measured figures as tables: compact for a terminal, complete in Markdown."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from reports.metrics import BUDGETS, BY_NAME, MAIN, METRICS, Metric
 
 GAP = "-"
 MARK = "~ marks noise over 10% or not known"
-ALWAYS = ("ap", "latency_ms", "peak_mb")  # shown even if names must be folded for them
+ALWAYS = ("ap", "latency_ms", "peak_mb")  # shown even if names must be wrapped for them
 # The columns without numbers.
 TEXTS = (
     *("model", "backbone", "settings", "runtime", "weights", "license of the weights"),
     *("tied", "AP tied with", "meaning"),
 )
-# The columns of the table with a row per model, and those that only the page shows.
+# The columns of the table with a row per model, and the ones that only the page shows.
 DETAILS = tuple(metric.name for metric in METRICS if not metric.compared)
 SHOWN = (
     *("latency_ms", "peak_mb", "train_gb", "train_gb_predicted"),
     *("images_per_second", "gflops", "params_m"),
 )
-UNCERTAIN = ("latency_ms", "images_per_second")  # the metrics that bear the mark
-# The tables of the page: the measurements of each, and a setting whose values are columns.
+UNCERTAIN = ("latency_ms", "images_per_second")  # metrics that get the mark
+# The tables of the page: their measurements, and a setting whose values are columns.
 SECTIONS = {
     "Latency": (["latency"], None),
     "Throughput": (["throughput"], "batch"),
@@ -48,9 +48,9 @@ SECTIONS = {
 
 @dataclass(frozen=True)
 class Section:
-    """A table of some measurements, with notes on what its columns mean and what to know.
+    """A table of some measurements, with notes on its columns and figures.
 
-    Few models with many figures have a row per figure, with its meaning.
+    For few models with many figures, it has a row per figure with its meaning.
     """
 
     title: str
@@ -59,16 +59,16 @@ class Section:
 
 
 def terminal(rows: Sequence[Row], width: int, details: str = "") -> list[Table | Text]:
-    """The most important figures in at most `width` characters, followed by notes.
+    """Return the most important figures in at most `width` characters, and notes.
 
     Args:
-        details: the file that holds what was left out, named where something was.
+        details: the file with all figures, which is named if some are left out.
     """
     table = frame(rows)
     cells, noise = wide(table), wide(table, "noise")
     main = [m for m in METRICS if m.name in cells and not m.section]
     shown = {m.heading: m for m in main if cells[m.name].notna().any()}
-    if shown:  # a case without any figure is named below the table
+    if shown:  # cases without figures are named below the table
         measured = cells[[m.name for m in shown.values()]].notna().any(axis=1)
         cells, noise = cells[measured], noise[measured]
     columns = _what_differs(cells)
@@ -94,10 +94,9 @@ def terminal(rows: Sequence[Row], width: int, details: str = "") -> list[Table |
 
 
 def compact(models: pd.DataFrame, every: bool = False) -> pd.DataFrame:
-    """A table of texts with a row per model.
+    """Return a table of texts with a row per model, the most accurate first.
 
-    The most accurate model is first. Columns of which more than half is empty are left out, unless
-    `every` figure is asked for.
+    Columns that are more than half empty are left out, unless `every` is True.
     """
     least = 1 if every else len(models) / 2
     models = models.sort_values("accuracy", ascending=False, kind="stable")
@@ -118,12 +117,12 @@ def compact(models: pd.DataFrame, every: bool = False) -> pd.DataFrame:
 
 
 def count(models: pd.DataFrame, name: str) -> int:
-    """How many models have a figure."""
+    """Return the number of models that have a figure."""
     return int(models[name].notna().sum()) if name in models else 0
 
 
 def _what_differs(cells: pd.DataFrame) -> dict[str, list[str]]:
-    """The columns that say what a row is: its model, and other facts if they differ."""
+    """Return the columns that identify a row: its model, and other facts if they differ."""
     columns = {"model": list(cells["entry"])}
     for name in ("machine", "settings", "runtime"):
         texts = cells[name].fillna(GAP)
@@ -134,13 +133,13 @@ def _what_differs(cells: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def _with_runtimes(cells: pd.DataFrame) -> bool:
-    """Whether a table has a column of runtimes, as it has where any is not PyTorch."""
+    """Whether a table has a column of runtimes, which it has if any is not PyTorch."""
     return not cells["runtime"].dropna().str.startswith("PyTorch").all()
 
 
 def page(rows: Sequence[Row], title: str = "All measurements") -> str:
-    """Every figure in markdown: for each machine a table per measurement, then what is missing,
-    and the software and the commands of the measurements."""
+    """Return all figures in Markdown: for each machine a table per measurement, missing figures,
+    and the software and commands of the measurements."""
     parts = [f"# {title}"]
     for machine, table in frame(rows).groupby("machine", sort=False):
         parts.append(f"## {machine}")
@@ -155,7 +154,7 @@ def page(rows: Sequence[Row], title: str = "All measurements") -> str:
 
 
 def sections(table: pd.DataFrame) -> list[Section]:
-    """Every figure of one machine, a table per measurement."""
+    """Return all figures of one machine, with a table per measurement."""
     found = []
     for title, (measurements, spread) in SECTIONS.items():
         measured = table[table["measurement"].isin(measurements) & table["measured"]]
@@ -170,7 +169,7 @@ def _section(title: str, measured: pd.DataFrame, spread: str | None) -> Section:
     by = ["entry", "settings", "weights"] if in_settings else ["entry"]
     chosen = best(measured, [*by, *([spread] if spread else [])])
     if in_settings and _with_runtimes(chosen):
-        by.insert(2, "runtime")  # of equal settings the newest one is chosen, whatever its version
+        by.insert(2, "runtime")  # for equal settings the newest is chosen, whatever its version
     columns: dict[str, dict[tuple[str, ...], str]] = {}
     for metric in metrics:
         own = chosen[chosen["metric"] == metric.name]
@@ -205,7 +204,7 @@ def _section(title: str, measured: pd.DataFrame, spread: str | None) -> Section:
 
 
 def _order(key: tuple[str, ...]) -> tuple[object, ...]:
-    """By model, the settings of the published tables first."""
+    """Return a sort key: by model, the settings of the published tables first."""
     return key[0].lower(), key[1:2] != ("fp32",), key
 
 
@@ -215,7 +214,7 @@ def _text(metric: Metric, value: float, noise: float) -> str:
 
 
 def rich_table(columns: Mapping[str, Iterable[str]], styles: Iterable[str] = ()) -> Table:
-    """A table for the terminal, whose names fold where it is narrow; `styles` are of its rows."""
+    """Make a table for the terminal, which wraps names if it is narrow; `styles` are by row."""
     table = plain_table()
     table.row_styles = list(styles)
     kinds: list[type[Text]] = []
@@ -229,7 +228,7 @@ def rich_table(columns: Mapping[str, Iterable[str]], styles: Iterable[str] = ())
 
 
 def _conditions(table: pd.DataFrame) -> list[str]:
-    """Settings, device, runtime, threads and images of these figures, each kind once."""
+    """Return settings, device, runtime, threads and images of these figures, each kind once."""
     measured = table[table["measured"]]
     timed = measured[measured["measurement"].isin(TIMED)]
     words = []
@@ -248,7 +247,7 @@ def _conditions(table: pd.DataFrame) -> list[str]:
 
 
 def _input_sizes(table: pd.DataFrame, headings: Iterable[str]) -> list[str]:
-    """The sizes of the inputs of GFLOPs and predicted memory, which are not those of the images."""
+    """Return the input sizes of GFLOPs and predicted memory, which are not those of the images."""
     main = table["measured"] & (table["input"] != "") & table["metric"].isin(MAIN.values())
     sizes = table[main].groupby("metric", sort=False)["input"].unique()
     known = {BY_NAME[name].heading: ", ".join(texts) for name, texts in sizes.items()}
@@ -257,7 +256,7 @@ def _input_sizes(table: pd.DataFrame, headings: Iterable[str]) -> list[str]:
 
 
 def _warnings(table: pd.DataFrame, random: bool = True) -> list[str]:
-    """What makes some of the figures incomparable with others, and of which models."""
+    """Return what makes some figures incomparable with others, with the names of the models."""
     measured = table[table["measured"]]
     of_settings = measured["scope"] == "settings"
     kinds = {
@@ -275,7 +274,7 @@ def _warnings(table: pd.DataFrame, random: bool = True) -> list[str]:
 
 
 def gaps(table: pd.DataFrame, most: int = 10) -> list[str]:
-    """What was not measured and why, with the names of the models, of which `most` are shown."""
+    """Return what was not measured and why, with up to `most` names of models."""
     failed = table[~table["measured"]]
     return [
         f"{BY_NAME[metric].heading} of {some(entries, most)}: {reason}"
@@ -284,14 +283,14 @@ def gaps(table: pd.DataFrame, most: int = 10) -> list[str]:
 
 
 def some(entries: Iterable[str], most: int = 3) -> str:
-    """The first names, and how many more there are."""
+    """Return the first names, and how many more there are."""
     names = list(dict.fromkeys(entries))
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def markdown(cells: pd.DataFrame) -> str:
-    """A markdown table of texts, numbers to the right."""
+    """Return a Markdown table of texts, with numbers aligned to the right."""
     rule = ["---" if heading in TEXTS else "---:" for heading in cells.columns]
     rule[0] = "---"
     rows = [list(cells.columns), rule, *cells.to_numpy().tolist()]
