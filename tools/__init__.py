@@ -1,1 +1,1 @@
-"""The edge: one thin file a command."""
+"""The command line, with a short file per command."""

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-TRAINED = (".pth", ".pt", ".safetensors")  # suffixes of files that training wrote
+TRAINED = (".pth", ".pt", ".safetensors")  # suffixes of files of training
 EXPORTED = (".onnx", ".xml", ".pt2")  # and of exported ones
-METAVARS = {  # of options that state none, by typer's name of their type
+METAVARS = {  # for options without one, by typer's name of their type
     "bool": "",
     "str": "TEXT",
     "int": "NUMBER",
@@ -24,7 +24,7 @@ METAVARS = {  # of options that state none, by typer's name of their type
 
 
 def _complete(incomplete: str) -> list[str]:
-    """Entries for the shell's completion."""
+    """Return entries for the shell's completion."""
     import zoo
 
     return zoo.names(f"{incomplete}*")
@@ -54,10 +54,10 @@ Weights = Annotated[
 
 
 def check_device(device: str | None) -> str | None:
-    """The device, if it has a known name; torch's own message lists twenty kinds.
+    """Return the device if its name is known; torch's message would list twenty kinds.
 
     Raises:
-        typer.BadParameter: it has not.
+        typer.BadParameter: its name is not known.
     """
     if device and not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise typer.BadParameter(f"unknown device {device!r}; choose cpu, cuda or cuda:N")
@@ -104,7 +104,7 @@ class PlainHelp:
         return parameters
 
     def get_usage(self, ctx: Any) -> str:
-        """The usage line, without the name of a group's default command."""
+        """Return the usage line, without the name of a group's default command."""
         usage: str = super().get_usage(ctx)  # type: ignore[misc]
         group = ctx.parent and ctx.parent.command
         if isinstance(group, DefaultCommand) and ctx.info_name == group.default:
@@ -157,7 +157,7 @@ class DefaultCommand(Group):
 
 
 def words(text: str | None, known: Sequence[str], option: str) -> tuple[str, ...] | None:
-    """The comma-separated words of an option's value.
+    """Split an option's value into comma-separated words.
 
     Raises:
         typer.BadParameter: a word is not among the known ones.
@@ -174,7 +174,7 @@ def words(text: str | None, known: Sequence[str], option: str) -> tuple[str, ...
 
 
 def name_for_files(model: str) -> str:
-    """What files made with a model are called: its name, or RUN_best for `runs/RUN/best.pth`."""
+    """Return the name of a model's files: its name, or RUN_best for `runs/RUN/best.pth`."""
     path = Path(model)
     if path.suffix not in TRAINED:
         return path.name
@@ -189,7 +189,7 @@ def load_model(
     resize: str | None = None,
     winograd: bool = False,
 ) -> Any:
-    """A fused detector of the zoo, by default on a GPU where there is one, or an exported file.
+    """Load a fused detector of the zoo, by default on a GPU if there is one, or an exported file.
 
     Raises:
         ValueError: an option does not apply to an exported file.
@@ -210,14 +210,14 @@ def load_model(
 
 
 def default_device() -> str:
-    """A GPU where there is one."""
+    """Return "cuda" if there is a GPU, else "cpu"."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def exact_float32() -> None:
-    """Compute fp32 convolutions on GPUs exactly; torch rounds their inputs to TF32 otherwise."""
+    """Compute fp32 convolutions on GPUs in full; torch rounds their inputs to TF32 by default."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = False

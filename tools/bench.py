@@ -141,7 +141,7 @@ def bench(
         "outputs/bench/results.jsonl"
     ),
     fresh: Annotated[
-        bool, output("--fresh", help="Measure again what the results file already has.")
+        bool, output("--fresh", help="Measure again cases that the results file already has.")
     ] = False,
 ) -> int:
     """Measure parameters, GFLOPs, latency, throughput, memory and AP, each in its own process.
@@ -197,8 +197,8 @@ def bench(
 def settings_of(
     name: str | None, overrides: Sequence[str], named: bool, static: bool
 ) -> dict[str, Any]:
-    """The settings of a suite; without a name, of the quick one if neither entries are named nor
-    only static metrics are asked for.
+    """Return the settings of a suite, by default of the quick one unless entries are named or only
+    static metrics are measured.
 
     Raises:
         ValueError: there are overrides, but no suite.
@@ -215,7 +215,7 @@ def settings_of(
 
 
 def suite_of(settings: Mapping[str, Any], changes: Mapping[str, Any], named: bool) -> Suite:
-    """A suite with the settings that the command line gives (None: not given)."""
+    """Make a suite with the settings of the command line (None: not given)."""
     from benchmarks.suite import Suite
 
     given = {key: value for key, value in changes.items() if value is not None}
@@ -233,7 +233,7 @@ def suite_of(settings: Mapping[str, Any], changes: Mapping[str, Any], named: boo
 
 
 def measure(suite: Suite, out: Path, fresh: bool) -> int:
-    """Measure, write results and a Markdown table, and print the table; 1 if a case failed.
+    """Measure, write results and a Markdown table, and print it; returns 1 if a case failed.
 
     Under torchrun the exit code is always 0, since torchrun ends all processes when one fails.
     """
@@ -277,7 +277,7 @@ def _weights(text: str) -> tuple[str, Path]:
 
 
 def _shard(text: str | None) -> tuple[int | None, int | None]:
-    """The shard that the user names, or that of a process started by torchrun."""
+    """Return the shard that the user names, or that of a process started by torchrun."""
     if text is None and "WORLD_SIZE" in os.environ:
         text = f"{os.environ['RANK']}/{os.environ['WORLD_SIZE']}"
     if text is None:

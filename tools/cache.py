@@ -47,7 +47,7 @@ def show_cache(
 
 
 def table() -> Table:
-    """A row for each complete file, then for what interrupted or refused downloads left."""
+    """Return a row for each complete file, then for files of unfinished or refused downloads."""
     rows = []
     for path in cache.files():
         what = "weights" if cache.recorded(path) else "weights, no hash on record"
@@ -63,7 +63,7 @@ def table() -> Table:
 
 
 def leftovers() -> list[tuple[str, int]]:
-    """Names and sizes of unfinished and refused files."""
+    """Return names and sizes of unfinished and refused files."""
     paths = [path for kind in LEFTOVERS for path in cache.folder().glob(f"*.{kind}")]
     return sorted((path.name, cache.size_on_disk(path)) for path in paths)
 
@@ -119,7 +119,7 @@ def verify_cache(
 
 
 def published(filename: str) -> Sequence[FileSource]:
-    """The sources of a published file, or of ImageNet weights, by its name; empty for others."""
+    """Return the sources of published or ImageNet weights by file name; empty for other files."""
     from zoo import initial_weights  # imports torch
 
     name = entry_of_file(filename)
@@ -131,7 +131,7 @@ def repair(path: Path, sources: Sequence[FileSource]) -> None:
 
     Raises:
         LookupError: it has no sources.
-        WeightsError: it is being downloaded, or no source served it.
+        WeightsError: it is being downloaded, or all sources failed.
     """
     with cache.locked(path):
         moved = cache.quarantine(path)

@@ -46,7 +46,7 @@ REMEDIES = {
     errno.EISDIR: ": name a file",
     errno.EACCES: ": check its permissions",
 }
-CLOSED_PIPE = 141  # as of other programs whose reader has ended, such as `head`: 128 + SIGPIPE
+CLOSED_PIPE = 141  # 128 + SIGPIPE, as for other programs when the reader (`head`) has ended
 HELP = {"help_option_names": ["-h", "--help"]}
 
 USE, DATA, TRAIN = "Use a model", "Data", "Train"
@@ -68,7 +68,7 @@ app: typer.Typer = App(
     cls=_Commands,
     context_settings=HELP,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",  # fills paragraphs, where "rich" keeps the line breaks
+    rich_markup_mode="markdown",  # wraps paragraphs, whereas "rich" keeps line breaks
 )
 
 
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = run(words or ["--help"])
     except (BrokenPipeError, SystemExit) as error:
         if isinstance(error, SystemExit) and error.code != 1:
-            raise  # of the shell's completion
+            raise  # for the shell's completion
         _discard_output()
         return CLOSED_PIPE
     except USAGE_ERROR as error:
@@ -160,13 +160,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _with_home(word: str) -> str:
-    """Replace ~ in words such as `--out=~/here` or `data.train=~/coco`, as shells do in others."""
+    """Replace ~ in words such as `--out=~/here` or `data.train=~/coco`, which shells leave."""
     key, equals, value = word.partition("=")
     return key + equals + os.path.expanduser(value) if value.startswith("~/") else word
 
 
 def _message(error: Exception) -> str:
-    """An error in one line; those of the system without their numbers, with the file if known."""
+    """Return an error in one line; errors of the system without numbers, with the file if known."""
     if not (isinstance(error, OSError) and error.errno and error.strerror):
         return str(error)
     file = "" if error.filename is None else f"{error.filename}: "
@@ -174,7 +174,7 @@ def _message(error: Exception) -> str:
 
 
 def _discard_output() -> None:
-    """Keep the interpreter from failing again on output that cannot be written, at its end."""
+    """Prevent another failure at exit, when Python flushes output that cannot be written."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -49,7 +49,7 @@ def download(
     root: Annotated[Path, typer.Option(help="Folder of the datasets.")] = Path("data"),
     keep: Annotated[bool, typer.Option("--keep", help="Keep the archives.")] = False,
 ) -> None:
-    """Download what is missing of the dataset of the command's name, and check all of it."""
+    """Download missing files of the dataset named like the command, and check all of them."""
     from fcos.data.download import (
         check_disk_space,
         missing_archives,
@@ -81,7 +81,7 @@ def download(
                 table.add_row(split, *(f"{number:,}" for number in numbers))
         except ValueError as error:
             raise ValueError(f"{error}; remove what is damaged and start again") from None
-        if not keep:  # also those that an interrupted call left
+        if not keep:  # also archives of interrupted calls
             for archive in dataset.archives:
                 remove_archive(archive, root)
     console.print(table)
@@ -128,7 +128,7 @@ def check_dataset(
     dataset: AnyDataset,
     images: Annotated[
         Path | None,
-        typer.Argument(help="Folder of the images, where they are not beside the annotations."),
+        typer.Argument(help="Folder of the images, if they are not beside the annotations."),
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write every finding to this file.")
@@ -224,7 +224,7 @@ def _announcement(dataset: DatasetSpec, missing: Sequence[Archive], root: Path) 
 
 
 def _install(archive: Archive, root: Path) -> None:
-    """Download an archive, unless it is there, and unpack it; bars show both."""
+    """Download an archive, unless it exists, and unpack it, with progress bars."""
     from fcos.data.download import check_md5, unpack
 
     with progress_bars() as bars:

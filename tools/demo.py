@@ -64,7 +64,7 @@ def demo(
 
 
 def add_runtime(out: Path, folder: Path | None) -> None:
-    """Put the runtime's files beside the page, unless they are there.
+    """Put the runtime's files beside the page, unless they exist.
 
     Raises:
         FileNotFoundError: the folder lacks one of them.
@@ -80,7 +80,7 @@ def add_runtime(out: Path, folder: Path | None) -> None:
 
 
 def download_runtime(folder: Path) -> Path:
-    """Download the npm package into a folder; returns that of its files.
+    """Download the npm package into a folder; returns the folder of its files.
 
     Raises:
         RuntimeError: npm is not installed, or could not download it.
@@ -109,10 +109,10 @@ def add_model(name: str, path: Path) -> str:
     """Copy an ONNX file, or export an entry as one that takes images of any size.
 
     Returns:
-        What was done, in words.
+        A sentence that says what was done.
 
     Raises:
-        RuntimeError: the file's detections are not those of the entry.
+        RuntimeError: the file's detections differ from those of the entry.
     """
     if name.endswith(".onnx"):
         shutil.copyfile(name, path)

@@ -50,14 +50,14 @@ def download(
 
 
 def matching(patterns: Iterable[str]) -> list[str]:
-    """The entries that match, each once; a pattern without a match is kept, to be reported."""
+    """Return the entries that match, each once, and patterns without a match, for the error."""
     return list(dict.fromkeys(name for each in patterns for name in zoo.names(each) or [each]))
 
 
 def fetch_all(
     names: Sequence[str], jobs: int, progress: Progress
 ) -> Iterator[tuple[str, Path | Exception]]:
-    """Each entry's file, or the error, as downloads finish; `jobs` of them run at a time."""
+    """Yield each entry's file or error as downloads finish; `jobs` of them run at a time."""
     done: queue.SimpleQueue[tuple[str, Path | Exception]] = queue.SimpleQueue()
     running = threading.Semaphore(jobs)
 
@@ -68,8 +68,8 @@ def fetch_all(
             except Exception as error:
                 done.put((name, error))
 
-    # Daemons, unlike the threads of a pool, let an interrupted command end at once; what they
-    # have fetched by then is on the disk for the next call.
+    # Daemons, unlike the threads of a pool, let an interrupted command end at once; the next call
+    # resumes their downloads.
     for name in names:
         threading.Thread(target=work, args=(name,), daemon=True).start()
     for _ in names:

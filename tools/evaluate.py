@@ -52,7 +52,7 @@ def evaluate(
         int | None,
         typer.Option(
             min=1,
-            help="Evaluate only the best of each image.",
+            help="Evaluate only the best detections of each image.",
             show_default="the model's limit, and COCO's 100",
         ),
     ] = None,
@@ -88,7 +88,7 @@ def evaluate(
     title = f"{name} multi-scale" if multi_scale else name
     stem = name_for_files(name) + title.removeprefix(name)
     folder = out or Path("outputs/evaluate") / stem.replace(" ", "_")
-    with distributed.process_group(device):  # it selects the GPU of this process
+    with distributed.process_group(device):  # selects the GPU of this process
         detector = load_model(name, weights, device, precision, resize, winograd)
         own = detector.decoder.max_detections
         if Path(name).suffix in EXPORTED and max_detections not in (None, own):
@@ -113,7 +113,7 @@ def evaluate(
 
 
 def read_dataset(paths: Sequence[Path], folder: Path) -> Dataset:
-    """The dataset of a path; one in another format than COCO's is written into the folder."""
+    """Read the dataset of a path; other formats than COCO's are converted into the folder."""
     from benchmarks.cases import Dataset
     from fcos.data.registry import resolve_dataset
     from fcos.train import distributed
@@ -133,7 +133,7 @@ def read_dataset(paths: Sequence[Path], folder: Path) -> Dataset:
 
 
 def remarks(classes: Sequence[str], dataset: Dataset, ids: Sequence[int], limit: int) -> list[str]:
-    """Warnings about irregular annotations, unmeasured classes and images of too many objects."""
+    """Return warnings: irregular annotations, unmeasured classes, images with too many objects."""
     from fcos.data.annotations import category_names, load_annotations, valid_objects
     from fcos.evaluate import crowded, unmatched
 
@@ -184,7 +184,7 @@ def write(
 def print_figures(figures: dict[str, Any], title: str, console: TextConsole) -> None:
     """Print the twelve metrics in per cent, and the classes from best to worst.
 
-    What runs an exported file is named beside them.
+    For an exported file, its runtime is named, too.
     """
     from fcos.coco_eval import FIGURES, percent
     from fcos.text import counted, printable
@@ -208,7 +208,7 @@ def print_figures(figures: dict[str, Any], title: str, console: TextConsole) -> 
 
 
 def one_row(cells: dict[str, str]) -> Table:
-    """A table of one row."""
+    """Return a table of one row."""
     table = plain_table(*(Column(heading, justify="right") for heading in cells))
     table.add_row(*cells.values())
     return table

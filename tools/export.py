@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from benchmarks.cases import Dataset
 
 SUFFIXES = {"pt2": ".pt2", "aoti": "_aoti.pt2", "onnx": ".onnx", "openvino": ".xml"}
-# What a format or a precision needs, and the extra that installs it.
+# The package that a format or a precision needs, and the extra that installs it.
 PACKAGES: dict[str, tuple[Sequence[str], str]] = {
     "onnx": (("onnx", "onnxscript", "onnxruntime"), "onnx"),
     "openvino": (("openvino", "onnx", "onnxscript"), "openvino"),
@@ -30,8 +30,8 @@ PACKAGES: dict[str, tuple[Sequence[str], str]] = {
 }
 # ONNX has no convolution in bf16 before opset 22. Files by AOTInductor were only compared in fp32.
 IMPOSSIBLE = {"int8": ("pt2", "aoti"), "fp16": ("aoti",), "bf16": ("onnx", "aoti")}
-CALIBRATION = 300  # images at most
-LOCK = "export.lock"  # held in the folder of an export as long as it runs
+CALIBRATION = 300  # maximum number of images
+LOCK = "export.lock"  # held in an export's folder while it runs
 
 
 def export(
@@ -69,7 +69,7 @@ def export(
     ] = None,
     max_detections: Annotated[
         int | None,
-        typer.Option(min=1, help="Keep only the best of each image.", show_default="the entry's"),
+        typer.Option(min=1, help="Keep only the best detections.", show_default="the entry's"),
     ] = None,
     precision: Annotated[
         Literal["fp32", "fp16", "bf16", "int8"],
@@ -92,8 +92,8 @@ def export(
             min=0,
             max=100,
             metavar="POINTS",
-            help="Let int8 lose at most so many points of AP on --calibrate, 0.5 from 40.0 to "
-            "39.5: layers stay in fp32 until it does. This evaluates many times.",
+            help="Maximum loss of AP on --calibrate by int8, in points: layers stay in fp32 until "
+            "it is kept. This evaluates many times.",
             show_default="any",
         ),
     ] = None,
@@ -109,9 +109,9 @@ def export(
 ) -> None:
     """Export an entry as one file for other runtimes, from images to boxes.
 
-    It takes batches of any number of images of any one size. The file is run on photographs, and
-    kept only if its detections match the detector's, which int8 does less closely. `zoo.load`,
-    `fcos-zoo predict` and `fcos-zoo evaluate` read it.
+    The file takes batches of any number of images of equal size. It is run on photographs, and only
+    kept if its detections match the detector's; int8 may differ more. `zoo.load`, `fcos-zoo
+    predict` and `fcos-zoo evaluate` read it.
 
     The how-to guides say how to build an engine of TensorRT from an ONNX file.
     """
@@ -154,7 +154,7 @@ def export(
         )
     decoder = detector.decoder
     if score_threshold is not None:
-        # That of the decoder may be of class scores, which differ from those of detections.
+        # The decoder's threshold may be for class scores, which differ from those of detections.
         decoder.score_threshold = min(decoder.score_threshold, score_threshold)
         decoder.min_score = score_threshold
     decoder.max_detections = max_detections or decoder.max_detections
@@ -167,7 +167,7 @@ def export(
     console = TextConsole(soft_wrap=True)
     done: dict[str, Path] = {}
     remove_unfinished(out)
-    # A folder beside the files of this export only: others may write the same names.
+    # A separate folder for this export, as others may write the same names.
     drafts_folder = tempfile.TemporaryDirectory(prefix=f".{stem}.", dir=out)
     with drafts_folder as folder, FileLock(Path(folder) / LOCK):
         drafts = Path(folder)
@@ -176,7 +176,8 @@ def export(
             draft, onnx = drafts / f"{stem}{SUFFIXES[form]}", drafts / f"{stem}.onnx"
             dtype = DTYPES.get(precision, DTYPES["fp32"])
             if form == "openvino" and precision in ("fp16", "bf16"):
-                # It chooses the precision as it loads the file, and refuses graphs that have both.
+                # OpenVINO chooses the precision when it loads the file, and refuses graphs of mixed
+                # precision.
                 dtype, onnx = DTYPES["fp32"], drafts / "fp32.onnx"
             with console.status(f"{name}: tracing and writing {form}"):
                 trace = partial(program, detector, size, images, with_preprocessing, dtype=dtype)
@@ -207,7 +208,7 @@ def remove_unfinished(out: Path) -> None:
     """Remove the hidden folders that killed exports left in `out`."""
     for path in out.glob(f".*/{LOCK}"):
         lock = FileLock(path)
-        with suppress(OSError):  # an export that holds it, or another user's folder
+        with suppress(OSError):  # an export is running, or the folder is another user's
             lock.acquire(timeout=0)
             lock.release()
             shutil.rmtree(path.parent)
@@ -233,7 +234,7 @@ def _quantised(
     fast_bias_correction: bool,
     description: dict[str, Any],
 ) -> Path:
-    """Write a file in int8 beside one in fp32; with a `max_drop`, the dataset has annotations."""
+    """Write an int8 file beside the fp32 one; with a `max_drop`, the dataset has annotations."""
     import zoo
     from benchmarks import exported
     from fcos import quantize
@@ -252,16 +253,16 @@ def _quantised(
 
 
 def _files(path: Path) -> list[Path]:
-    """The files of a format; OpenVINO's weights lie beside the graph, and come first."""
+    """Return the files of a format; OpenVINO's weights are a separate file, which comes first."""
     return [path.with_suffix(".bin"), path] if path.suffix == ".xml" else [path]
 
 
 def check_requirements(form: str) -> None:
-    """Check that a format or precision can be written here, before a minute is spent on tracing.
+    """Check that a format or precision can be written here, before tracing takes a minute.
 
     Raises:
         ImportError: a package is not installed.
-        RuntimeError: there is no C++ compiler, which AOTInductor calls.
+        RuntimeError: there is no C++ compiler, which AOTInductor needs.
     """
     packages, extra = PACKAGES.get(form, ((), ""))
     for package in packages:

@@ -25,7 +25,7 @@ def info(
     Of a file, show what it states: its entry, classes and settings.
     """
     console = TextConsole()
-    console.soft_wrap = not console.is_terminal  # lines of a file or pipe stay whole
+    console.soft_wrap = not console.is_terminal  # lines are not wrapped in a file or pipe
     parameters = {"parameters": parameters_of(name)} if count else {}
     if Path(name).suffix in (*TRAINED, *EXPORTED):
         stated = facts_of_file(Path(name))
@@ -43,7 +43,7 @@ def info(
     for what, fact in facts:
         console.print(f"  {what:<16}  {fact}")
     for source in card.weights:
-        # A folded link cannot be copied.
+        # A wrapped link could not be copied.
         what = "dead link" if source.dead else "weights"
         console.print(f"  {what:<16}  {source.url}", soft_wrap=True)
         for fact in _facts(source):
@@ -61,7 +61,7 @@ def info(
 
 
 def facts_of_file(path: Path) -> dict[str, Any]:
-    """What a file that training or export wrote states beside its weights.
+    """Return the facts that a trained or exported file states beside its weights.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -82,7 +82,7 @@ def facts_of_file(path: Path) -> dict[str, Any]:
 
 
 def parameters_of(name: str) -> str:
-    """The number of a model's parameters; loads torch to count them.
+    """Count a model's parameters, which imports torch.
 
     Raises:
         ValueError: it is an exported file.
@@ -97,13 +97,13 @@ def parameters_of(name: str) -> str:
 
 
 def _yaml(facts: Mapping[str, Any], console: TextConsole) -> str:
-    longest = 28  # of an item: PyYAML ends a line after the item that passes `width`
+    longest = 28  # length of an item: PyYAML ends a line after the item that exceeds `width`
     width = 80 if console.soft_wrap else max(console.width - longest, longest)
     return yaml.safe_dump(dict(facts), sort_keys=False, default_flow_style=None, width=width)
 
 
 def _facts(source: FileSource) -> list[str]:
-    """Size, hash and note of a source's file, as far as they are known."""
+    """Return size, hash and note of a source's file, as far as they are known."""
     size = f"{source.size:,} bytes" if source.size else ""
     digest = f"sha256 {source.digest}" if source.digest else ""
     return [fact for fact in (size, digest, source.note) if fact]

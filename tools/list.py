@@ -19,7 +19,7 @@ def list_entries(
     ] = "*",
     license: Annotated[
         Literal["permissive", "non-commercial"] | None,
-        typer.Option(help="Only entries whose weights have such a license."),
+        typer.Option(help="Only entries whose weights have this kind of license."),
     ] = None,
     served: Annotated[
         bool, typer.Option("--served", help="Only entries whose weights can be downloaded.")
@@ -52,7 +52,7 @@ def list_entries(
 
 
 def milliseconds(card: Card) -> str:
-    """The published time of an image, which some pages print as images per second."""
+    """Return the published time per image, which some pages print as images per second."""
     figures = card.published
     fps = figures.get("fps")
     if "time_ms" not in figures and isinstance(fps, float | int):
@@ -61,7 +61,7 @@ def milliseconds(card: Card) -> str:
 
 
 def facts(card: Card) -> dict[str, Any]:
-    """An entry in one flat mapping: what it is, its weights' terms, what was published."""
+    """Return an entry as a flat mapping: names, license, weights and published figures."""
     terms = {"license": card.license, "permissive": card.permissive, "served": card.live}
     return {"name": card.name, "family": card.family, **terms, **card.published}
 

@@ -1,4 +1,4 @@
-"""What `predict` writes: drawn images and videos, COCO results, CSV and YOLO text."""
+"""The output of `predict`: drawn images and videos, COCO results, CSV and YOLO text."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ COLUMNS = ("file", "frame", "class", "score", "x1", "y1", "x2", "y2")
 
 
 class Outputs:
-    """Writes detections into a folder as they come; use it in a `with` statement.
+    """Writes detections into a folder one by one; use it in a `with` statement.
 
     Images are drawn to NAME.jpg, videos to NAME.mp4, and the frames of animations to
     NAME/000000.jpg; all detections are in `results.json`.
 
     Args:
-        folder: made if it does not exist.
-        sources: all that will be written.
-        detector: whose classes and category ids are written.
+        folder: created if it does not exist.
+        sources: all sources of the detections.
+        detector: the detector, whose classes and category ids are written.
         formats: "csv" also writes `results.csv`; "yolo" also writes `labels/NAME.txt`, one line
             "class x y width height" a detection, relative to the image, and `classes.txt`.
         font_file: see `fcos.drawing.draw_boxes`.
@@ -75,7 +75,7 @@ class Outputs:
         """Write the detections of one image, first as numbers, then drawn.
 
         Raises:
-            Exception: of Pillow's or FFmpeg's encoders; its numbers are kept.
+            Exception: Pillow's or FFmpeg's encoder failed; the detections' numbers are kept.
         """
         self.results += self._coco_results(frame, found)
         boxes, scores = found.boxes.tolist(), found.scores.tolist()
@@ -94,7 +94,7 @@ class Outputs:
             self._write_video(frame, found)
 
     def _coco_results(self, frame: Frame, found: Detections) -> list[Result]:
-        """COCO's results format, with the class's name and the file of each detection."""
+        """Return COCO's results format, with the class name and the file of each detection."""
         where: Result = {"file_name": frame.source.name}
         image_id = self.ids[frame.source]
         if frame.number is not None:
@@ -132,7 +132,7 @@ class Outputs:
 
 
 class VideoWriter:
-    """Write images as an H.264 video; images of other sizes are scaled to that of the first."""
+    """Writes images as an H.264 video; images of other sizes are scaled to that of the first."""
 
     def __init__(self, path: Path, rate: Fraction) -> None:
         import av
@@ -157,14 +157,14 @@ class VideoWriter:
         self.container.mux(self.stream.encode(frame))
 
     def close(self) -> None:
-        """Write what is left and close the file."""
+        """Write the remaining frames and close the file."""
         if self.size is not None:
             self.container.mux(self.stream.encode(None))
         self.container.close()
 
 
 def image_ids(names: Sequence[str]) -> list[int | str]:
-    """A different image id for each file.
+    """Return a unique image id for each file.
 
     It is the file's number, as in COCO's own files, if no other file has that number; else its
     name, if no other file has that name; else the whole path.
@@ -182,7 +182,7 @@ def image_ids(names: Sequence[str]) -> list[int | str]:
 
 
 def category_ids(detector: Detector) -> Sequence[int]:
-    """The category ids of the model's dataset, or numbers from 1 for other classes."""
+    """Return the category ids of the model's dataset, or numbers from 1 for other classes."""
     config = detector.card.config
     own = list(detector.classes) == list(config["classes"])
     counted = range(1, len(detector.classes) + 1)
@@ -190,10 +190,10 @@ def category_ids(detector: Detector) -> Sequence[int]:
 
 
 def drawn_names(sources: Sequence[Source], folder: Path) -> list[Path]:
-    """The name of each source's drawing, without its suffix.
+    """Return the path of each source's drawing, without suffix.
 
-    It is the file's own name, with a number added where another drawing has that name, or where a
-    file that is read has it in the same folder.
+    It has the file's name, with a number if another drawing, or a file that is read from the same
+    folder, has that name.
     """
     files = [Path(s.location) for s in sources if s.kind != "stream" and not is_address(s.location)]
     taken = {file.resolve().with_suffix("") for file in files if file.name}

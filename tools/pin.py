@@ -22,7 +22,8 @@ from zoo.sources import FileSource
 def pin_entries(
     names: Annotated[list[str], typer.Argument(help="Entries; may have shell wildcards.")],
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Also replace what the entry states differently.")
+        bool,
+        typer.Option("--overwrite", help="Also replace facts that the entry states differently."),
     ] = False,
 ) -> int:
     """Ask the hosts of weights for size, SHA-256 and commit; write them into the entries' files.
@@ -47,13 +48,13 @@ def pin_entries(
 
 
 def pin(path: Path, source: FileSource, overwrite: bool = False) -> FileSource:
-    """Write what the host of a source states of its file into an entry's YAML.
+    """Write the facts that a source's host states of its file into an entry's YAML.
 
-    Only the source's own line changes: its size, its hash and, on the Hub, its commit.
+    Only the line of the source changes: its size, its hash and, on the Hub, its commit.
 
     Raises:
         WeightsError: the host does not serve it.
-        ValueError: it is not the file that the entry states, or the source has no line of its own.
+        ValueError: it is not the file that the entry states, or the source is not on one line.
     """
     actual = probe(source)
     same_size = source.size in (None, actual.size) or actual.size is None
@@ -82,7 +83,7 @@ def _url(item: str) -> Any:
 
 
 def _flow(source: FileSource) -> str:
-    """A source in one line of YAML, without defaults."""
+    """Return a source in one line of YAML, without defaults."""
     defaults = {field.name: field.default for field in dataclasses.fields(FileSource)}
     facts = {k: v for k, v in dataclasses.asdict(source).items() if v != defaults[k]}
     return yaml.safe_dump(facts, default_flow_style=True, sort_keys=False, width=10**6).strip()

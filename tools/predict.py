@@ -47,9 +47,7 @@ def predict(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("outputs/predict"),
-    recursive: Annotated[
-        bool, typer.Option("--recursive", help="Also read the folders inside folders.")
-    ] = False,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Also read subfolders.")] = False,
     score_threshold: Annotated[
         float,
         typer.Option(min=0, max=1, help="The lowest score of a box that is drawn and written."),
@@ -59,7 +57,7 @@ def predict(
         typer.Option(metavar="NAMES", help="Keep only these classes, such as person,car."),
     ] = None,
     max_detections: Annotated[
-        int | None, typer.Option(min=1, help="Keep only the best of each image.")
+        int | None, typer.Option(min=1, help="Keep only the best detections of an image.")
     ] = None,
     slice_size: Annotated[
         int | None,
@@ -164,7 +162,7 @@ def detect_all(
                 try:
                     outputs.write(frame, detections)
                     images += 1
-                except Exception as error:  # the encoders raise anything; the others can be written
+                except Exception as error:  # encoders raise any error; other images can be written
                     failures.append(f"{frame.name}: cannot be drawn or written ({error})")
             seconds["writing"] += time.perf_counter() - start
     console.print(printable(f"{counted(images, 'image')} and results.json in {outputs.folder}"))
@@ -184,7 +182,7 @@ def check_classes(names: Sequence[str] | None, detector: Detector) -> None:
 
 
 def describe(found: Detections) -> str:
-    """How many of each class: "3 person, 1 dog"."""
+    """Return the number of each class: "3 person, 1 dog"."""
     counts: dict[str, int] = {}
     for name in found.names:
         counts[name] = counts.get(name, 0) + 1
@@ -194,7 +192,7 @@ def describe(found: Detections) -> str:
 def _batches(
     sources: Sequence[Source], batch_size: int, seconds: dict[str, float], console: TextConsole
 ) -> Iterator[list[Frame | Failure]]:
-    """Frames, which a thread reads ahead of the detector; adds the time of waiting for them."""
+    """Yield frames, which a thread reads ahead; adds the time of waiting for them."""
     from tools.sources import read_ahead, read_frames_of
 
     items = read_ahead(read_frames_of(sources), 2 * batch_size)
@@ -212,7 +210,7 @@ def _batches(
 
 
 def _speed(images: int, total: float, runtime: str, seconds: dict[str, float]) -> str:
-    """ "8 images in 2.0 s by PyTorch 2.9.0, 4.0 images/s: 0.1 s reading, 1.5 s detecting, ..."."""
+    """Return "8 images in 2.0 s by PyTorch 2.9.0, 4.0 images/s: 0.1 s reading, ..."."""
     stages = ", ".join(f"{value:.1f} s {stage}" for stage, value in seconds.items())
     speed = f"{total:.1f} s by {runtime}, {images / total:.1f} images/s"
     return f"{counted(images, 'image')} in {speed}: {stages}"

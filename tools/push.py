@@ -75,7 +75,7 @@ def push(
         write_safetensors(detector, file)
         text = model_card(detector, address, license or card.license, origin, rows)
         page.write_text(text, encoding="utf-8")
-        shutil.copymode(page, file)  # safetensors lets nobody else read
+        shutil.copymode(page, file)  # safetensors makes the file private
         return [file, page]
 
     publish(repository, "model", write, private, dry_run)
@@ -88,12 +88,13 @@ def publish(
     private: bool,
     dry_run: Path | None,
 ) -> None:
-    """Upload files to a repository of the Hub in one commit; it is created if need be.
+    """Upload files to a repository of the Hub in one commit, and create it if necessary.
 
     Args:
         repository: its hf:// address.
-        kind: of the repository.
-        write: gets "owner/repository" and a folder, writes the files there and returns them.
+        kind: the type of the repository.
+        write: a function of "owner/repository" and a folder that writes the files there and returns
+            them.
         private: whether a new repository is private.
         dry_run: the folder to write, without uploading anything.
 
@@ -128,7 +129,7 @@ def publish(
 
 
 def hub() -> HfApi:
-    """The Hub's client.
+    """Return the Hub's client.
 
     Raises:
         ValueError: the network must not be used.
@@ -146,7 +147,7 @@ def hub() -> HfApi:
 def model_card(
     detector: Detector, repository: str, license: str, origin: str, results: Sequence[store.Row]
 ) -> str:
-    """The repository's page: what it is, how to load it, measured figures, license, citation."""
+    """Return the repository's page: description, use, measured figures, license, citation."""
     from reports import tables
 
     card = detector.card
@@ -198,7 +199,7 @@ Of the weights: {license}.
 
 
 def _of(row: store.Row, entry: str, digest: str) -> bool:
-    """Whether a row is of the entry; an AP must have been measured with these weights."""
+    """Whether a row is of the entry and, for an AP, was measured with these weights."""
     cell = row["cell"]
     same = cell["weights"].endswith(f"@{digest[:12]}") or cell["metric"] not in ACCURACY
     return bool(cell["entry"] == entry and same)

@@ -90,7 +90,7 @@ def curves(
 def chosen(
     rows: Sequence[store.Row], entry: str, machine: str, metrics: Sequence[str] | None
 ) -> list[store.Row]:
-    """The rows that match the filters of the command line."""
+    """Return the rows that match the filters of the command line."""
     return [
         row
         for row in rows

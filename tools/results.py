@@ -1,4 +1,4 @@
-"""Results files compared, merged and published: `fcos-zoo bench compare`, `merge` and `push`."""
+"""Compare, merge and publish results files: `fcos-zoo bench compare`, `merge` and `push`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def compare_results(
     after: Annotated[Path, typer.Argument(help="Results file of the same cases, measured later.")],
     tolerance: Annotated[
         float,
-        typer.Option(help="Accept times and memory that grew by this share, beyond their noise."),
+        typer.Option(
+            help="Accept times and memory that grew by this fraction, beyond their noise."
+        ),
     ] = 0.05,
 ) -> int:
     """Compare two results files: every figure of both, and its ratio.
@@ -87,8 +89,8 @@ def push_results(
 ) -> None:
     """Publish results as a dataset on the Hugging Face Hub.
 
-    figures.jsonl has a line per figure with where it comes from, results.jsonl the rows as they
-    were measured, and README.md the tables and a model-index, which leaderboards read.
+    figures.jsonl has a line per figure with its provenance, results.jsonl the measured rows, and
+    README.md the tables and a model-index, which leaderboards read.
     """
 
     def write(name: str, folder: Path) -> list[Path]:
@@ -106,7 +108,7 @@ def push_results(
 
 
 def _texts(one: Mapping[str, Any]) -> dict[str, str]:
-    """A figure and its change as texts."""
+    """Return a figure and its change as texts."""
     before, after, ratio, noise = (one[key] for key in ("before", "after", "ratio", "noise"))
     missing = math.isnan(ratio)
     spread = "?" if math.isnan(noise) else f"{noise:.3f}"
@@ -121,7 +123,7 @@ def _texts(one: Mapping[str, Any]) -> dict[str, str]:
 
 
 def flat_figures(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    """The figures of the tables, a flat row each, with their provenance; None if not known."""
+    """Yield the figures of the tables, a flat row each, with their provenance; None if unknown."""
     from reports.frame import frame, records
 
     for row in rows:
@@ -135,7 +137,7 @@ def flat_figures(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
 
 
 def provenance(row: Row) -> dict[str, Any]:
-    """What a citation or a DOI needs: what, when, with which code, on what, and by which command.
+    """Return the facts for a citation: title, time, code, machine, data and command.
 
     `sha256` is that of the row in results.jsonl, as JSON with sorted keys and no spaces.
     """
@@ -157,7 +159,7 @@ def provenance(row: Row) -> dict[str, Any]:
 
 
 def dataset_card(rows: Sequence[Row], name: str, license: str) -> str:
-    """The dataset's card: metadata with the model-index, how to cite it, and the tables."""
+    """Return the dataset's card: metadata with the model-index, citation, and tables."""
     from reports import tables
 
     facts = {
@@ -190,7 +192,7 @@ def dataset_card(rows: Sequence[Row], name: str, license: str) -> str:
 
 
 def model_index(rows: Sequence[Row], name: str) -> list[dict[str, Any]]:
-    """The measured AP of each model in the metadata format of model cards."""
+    """Return the measured AP of each model in the metadata format of model cards."""
     entries: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         values = row["values"]

@@ -1,4 +1,4 @@
-"""An app for a model in a web browser, which runs the model on this machine: `fcos-zoo serve`."""
+"""A web app for a model, which runs on this machine: `fcos-zoo serve`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def serve(
 
 
 def app(detector: Detector | ExportedDetector, name: str) -> Any:
-    """The Gradio app of a detector: an image and a threshold in, a drawn image and a table out."""
+    """Make a Gradio app that draws the detections in an image and lists them in a table."""
     gradio = import_gradio()
 
     def detect(image: Any, score_threshold: float) -> tuple[Any, Any]:
@@ -65,7 +65,7 @@ def app(detector: Detector | ExportedDetector, name: str) -> Any:
 
 
 def import_gradio() -> Any:
-    """The gradio module, without its reports to its makers.
+    """Import Gradio, with its reports to its makers switched off.
 
     Raises:
         ImportError: it is not installed.

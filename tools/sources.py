@@ -1,4 +1,4 @@
-"""Where `predict` takes images from: files, folders, addresses, standard input, videos, cameras."""
+"""The sources of `predict`: files, folders, addresses, standard input, videos and cameras."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STREAMS = ("rtsp://", "rtsps://", "rtmp://")
 MAX_DOWNLOAD = 1 << 29  # bytes
 TIMEOUT = (10, 30)  # seconds, to connect and without a byte
 STREAM_TIMEOUT = (10.0, 10.0)  # seconds, to open a stream and without a frame
-FALLBACK_RATE = Fraction(25)  # frames per second, where a video does not say
+FALLBACK_RATE = Fraction(25)  # frames per second, if a video does not state it
 CAMERAS = {  # FFmpeg's format and device, by `sys.platform`
     "linux": ("v4l2", "/dev/video{}"),
     "darwin": ("avfoundation", "{}"),
@@ -41,10 +41,10 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Source:
-    """Something that images come from.
+    """A source of images.
 
-    `location` is a path, an address, "-" or the number of a camera; `name` is how it is printed and
-    written, without passwords.
+    `location` is a path, an address, "-" or the number of a camera; `name` is its printed name,
+    without passwords.
     """
 
     location: str
@@ -77,13 +77,13 @@ class Frame:
 
     @property
     def name(self) -> str:
-        """Its source and number, as they are printed."""
+        """The printed source and number."""
         return self.source.name + ("" if self.number is None else f" frame {self.number}")
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A source that cannot be read, or not to its end; the message names it."""
+    """A source that cannot be read, at least not to its end; the message names it."""
 
     message: str
 
@@ -91,16 +91,16 @@ class Failure:
 def find_sources(
     patterns: Sequence[str], recursive: bool = False, outputs: Path | None = None
 ) -> list[Source]:
-    """What paths, folders, globs, addresses, "-" and camera numbers name, each once, in order.
+    """Find the sources that paths, folders, globs, addresses, "-" and camera numbers name.
 
     Args:
-        patterns: what the user gave.
-        recursive: also look into the folders of folders.
-        outputs: a folder to leave out where it lies in one that is searched.
+        patterns: the user's arguments.
+        recursive: also search subfolders.
+        outputs: a folder to skip if it is inside one that is searched.
 
     Raises:
-        FileNotFoundError: a pattern names nothing.
-        ImportError: there are videos, and nothing to read them with.
+        FileNotFoundError: a pattern matches nothing.
+        ImportError: there are videos, but the package that reads them is not installed.
     """
     found: dict[str, Source] = {}
     names: set[str] = set()
@@ -119,7 +119,7 @@ def find_sources(
 
 
 def read_frames_of(sources: Iterable[Source]) -> Iterator[Frame | Failure]:
-    """The frames of all sources; one that cannot be read does not stop the others."""
+    """Yield the frames of all sources; one that cannot be read does not stop the others."""
     for source in sources:
         try:
             yield from _frames(source)
@@ -128,7 +128,7 @@ def read_frames_of(sources: Iterable[Source]) -> Iterator[Frame | Failure]:
 
 
 def read_ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
-    """The same items, of which a thread prepares up to `depth` in advance."""
+    """Yield the same items, of which a thread prepares up to `depth` in advance."""
     end = object()
     pool = ThreadPoolExecutor(1)
     try:
@@ -141,7 +141,7 @@ def read_ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
 
 
 def is_address(text: str) -> bool:
-    """Whether it is the address of a file on the web."""
+    """Whether `text` is the address of a file on the web."""
     return text.startswith(("http://", "https://"))
 
 
@@ -168,7 +168,7 @@ def _matches(pattern: str, recursive: bool, outputs: Path | None) -> list[Source
 
 
 def _with_own_name(source: Source, taken: Collection[str]) -> Source:
-    """The source, numbered if another has its name, as addresses do that differ in their query."""
+    """Return the source, numbered if another has its name, as addresses may without queries."""
     name, number = source.name, 1
     while name in taken:
         number += 1
@@ -177,7 +177,7 @@ def _with_own_name(source: Source, taken: Collection[str]) -> Source:
 
 
 def _is_wanted(path: Path, outputs: Path | None) -> bool:
-    """Whether a file of a folder is an image or video, not hidden, and not written by us."""
+    """Whether a file is an image or video, not hidden, and not an output of this command."""
     known = path.suffix.lower() in {*SUFFIXES, *VIDEO_SUFFIXES}
     if not known or path.name.startswith("."):
         return False
@@ -207,12 +207,12 @@ def _frames(source: Source) -> Iterator[Frame]:
 def _video_frames(
     source: Source, file: str | io.BytesIO, name: str, input_format: str | None = None
 ) -> Iterator[Frame]:
-    """The frames of a video, turned upright.
+    """Yield the frames of a video, rotated as its metadata say.
 
     Args:
-        source: of the frames.
+        source: the source of the frames.
         file: a path, an address that FFmpeg understands, or an open file.
-        name: of the video, in errors.
+        name: the video's name in errors.
         input_format: FFmpeg's name of a device; default: by the content.
 
     Raises:
@@ -228,7 +228,7 @@ def _video_frames(
             stream.thread_type = "AUTO"
             rate = stream.average_rate or FALLBACK_RATE
             for number, frame in enumerate(container.decode(stream)):
-                # Phones record by how much a frame is to be turned counterclockwise.
+                # Phones record by how much a frame must be rotated counterclockwise.
                 turns = round(getattr(frame, "rotation", 0) / 90) % 4
                 array = np.rot90(frame.to_ndarray(format="rgb24"), turns)
                 yield Frame(source, _tensor(array), number, rate)
@@ -237,19 +237,19 @@ def _video_frames(
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    """(H, W, 3) as (3, H, W)."""
+    """Convert (H, W, 3) to (3, H, W)."""
     return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
 
 
 def _open(location: str) -> str | io.BytesIO:
-    """A path as it is, or the bytes from an address or from standard input."""
+    """Return a path unchanged, or the bytes from an address or from standard input."""
     if location == "-":
         return io.BytesIO(sys.stdin.buffer.read())
     return io.BytesIO(download(location)) if is_address(location) else location
 
 
 def download(address: str) -> bytes:
-    """The bytes at an http or https address.
+    """Download the bytes at an http or https address.
 
     Raises:
         OSError: the server cannot be reached, refuses, or sends more than `MAX_DOWNLOAD`.

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# Read when submitit is imported: the trainer saves when it gets this signal.
+# submitit reads it when it is imported; the trainer saves at this signal.
 os.environ.setdefault("SUBMITIT_PREEMPT_SIGNAL", "USR1")
 
 import hydra
@@ -39,7 +39,7 @@ from zoo.training import train
 
 
 class RegisteredFolder(FileConfigSource):
-    """A registered folder: its `NAME.yaml` is `entry/NAME`, as the zoo's own entries are."""
+    """A registered folder, whose `NAME.yaml` is `entry/NAME`, like the zoo's entries."""
 
     @staticmethod
     def scheme() -> str:
@@ -59,7 +59,7 @@ SourcesRegistry.instance().register(RegisteredFolder)
 
 
 def hydra_arguments(arguments: Sequence[str]) -> list[str]:
-    """The command's arguments as Hydra takes them, with the registered folders."""
+    """Convert the command's arguments for Hydra, and add the registered folders."""
     paths = ",".join(f"'registered://{folder}'" for folder in folders())
     search = [f"hydra.searchpath=[{paths}]"] if paths else []
     return [*quoted(arguments, sweep=True), *search]
@@ -70,7 +70,7 @@ def main(config: DictConfig) -> float | None:
     """Train one combination; Hydra calls this once per job, on a cluster in each of its processes.
 
     Returns:
-        The highest AP that was measured, for sweepers that optimise it.
+        The highest measured AP, for sweepers that optimise it.
     """
     job = HydraConfig.get()
     card = zoo.card(job.runtime.choices["entry"])
@@ -86,9 +86,9 @@ def main(config: DictConfig) -> float | None:
     threads = torch.get_num_threads()
     with distributed.process_group(plain["run"]["device"]) as device:
         received = train(card, plain, device, resume)
-    torch.set_num_threads(threads)  # training took fewer; the next job starts with all
+    torch.set_num_threads(threads)  # training used fewer; the next job starts with all
     if received:
-        signal.raise_signal(received)  # for the launcher, which queues the job again or ends
+        signal.raise_signal(received)  # for the launcher, which then requeues the job or ends
     records = read(folder / "metrics.jsonl")
     return max((r["AP"] for r in records if r.get("AP") is not None), default=None)
 

@@ -47,8 +47,8 @@ def train(
     card = zoo.card(names[0])
     config = compose_entry(card.name, [word for word in override if not _is_name(word)])
     with distributed.process_group(check_device(config["run"]["device"])) as device:
-        # An elastic restart has the arguments of the first start, and only the machine where a
-        # process died counts it.
+        # An elastic restart has the arguments of the first start, and is counted only on the
+        # machine where a process died.
         restarts = distributed.maximum(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))
         received = training.train(card, config, device, resume or restarts > 0)
     return 128 + received if received else 0

@@ -69,7 +69,7 @@ def verify(
 
 
 def _images_beside(folder: Path) -> Path | None:
-    """Where the fixtures' README says the real images are, from any folder of the fixtures."""
+    """Return the folder of the real images that the fixtures' README names."""
     for parent in (folder, *folder.resolve().parents):
         images = parent / "data" / "coco-mini" / "val2017"
         if images.is_dir():
