@@ -98,6 +98,7 @@ def verify_cache(
     damaged = 0
     if not cache.files():
         console.print(f"no files in {cache.folder()}")
+        return 0
     for path in track(cache.files(), console=errors, disable=not errors.is_terminal):
         sources = published(path.name)
         wanted = expected(path.name, sources) if sources else [FileSource(path.name, sha256="")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,7 +42,7 @@ def info(
     ]
     console.print(card.name, style="bold")
     for what, fact in facts:
-        console.print(f"  {what:<16}  {fact}")
+        console.print(_folded(f"  {what:<16}  ", fact, console))
     for source in card.weights:
         # A wrapped link could not be copied.
         what = "dead link" if source.dead else "weights"
@@ -53,7 +54,7 @@ def info(
         console.print(
             f"\npublished: {table.title} ({table.source.date or 'no date'})", style="bold"
         )
-        console.print("  " + " · ".join(cells))
+        console.print(_folded("  ", " · ".join(cells), console))
         console.print(f"  {table.source.url}", soft_wrap=True)
     config = {key: value for key, value in card.config.items() if key not in ("classes", "weights")}
     console.print("\nconfiguration", style="bold")
@@ -94,6 +95,16 @@ def parameters_of(name: str) -> str:
     trained = Path(name).suffix in TRAINED
     detector = zoo.get(name) if trained else build_detector(zoo.card(name).config, empty=True)
     return f"{sum(each.numel() for each in detector.parameters()) / 1e6:.2f} M"
+
+
+def _folded(start: str, text: str, console: TextConsole) -> str:
+    """A text behind `start`, below whose end its further lines begin."""
+    if console.soft_wrap:
+        return start + text
+    lines = textwrap.wrap(
+        text, console.width - len(start), break_long_words=False, break_on_hyphens=False
+    )
+    return start + f"\n{' ' * len(start)}".join(lines)
 
 
 def _yaml(facts: Mapping[str, Any], console: TextConsole) -> str:

@@ -143,6 +143,17 @@ def test_info_prints_figures_sources_and_the_whole_configuration(capsys: Capture
         assert text in printed
 
 
+def test_info_folds_facts_below_their_beginning(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(["info", "FCOS_R_50_1x"]) == 0
+    start = "  license           "
+    folded = f"{start}BSD-2-Clause for academic use;\n{' ' * len(start)}commercial use on request"
+    assert folded in capsys.readouterr().out
+
+
 def test_info_counts_the_parameters_of_a_trained_file(capsys: Capture) -> None:
     file = zoo.card("FCOS_shapes_tiny").weights[0].url
     assert main(["info", file, "--parameters"]) == 0
