@@ -70,7 +70,9 @@ def bench(
     ] = None,
     limit: Annotated[
         int | None,
-        what(min=1, help="Use only the first images, also for AP (--set limit=N: not for AP)."),
+        what(
+            min=1, help="Use only the first images, also for AP; --set limit=N limits only speed."
+        ),
     ] = None,
     weights: Annotated[
         list[str] | None, what(metavar="NAME=PATH", help="Checkpoint of an entry; may be repeated.")

@@ -85,7 +85,7 @@ def fcos_zoo(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """FCOS detectors as published: use, train, measure and export them."""
+    """Use, train, measure and export published FCOS detectors."""
 
 
 app.command("list", rich_help_panel=USE)(list_command.list_entries)

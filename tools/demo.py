@@ -42,7 +42,7 @@ def demo(
         typer.Option(metavar="PORT", help="Serve the page on this port until Ctrl-C."),
     ] = None,
 ) -> None:
-    """Write a web page that detects in images and the webcam, in the browser itself.
+    """Write a web page that runs a model in the browser, on images and the webcam.
 
     NAME is an entry or an ONNX file that `fcos-zoo export` wrote. The page works offline from any
     web server, and uploads nothing.

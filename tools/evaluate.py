@@ -42,7 +42,7 @@ def evaluate(
         typer.Option(
             metavar="PATH [IMAGES]",
             help="Dataset in any format that `fcos-zoo data check` takes, such as COCO's JSON, and "
-            "the folder of its images, where they are not beside it.",
+            "the folder of its images, if they are not beside it.",
             show_default="the 31 embedded images of val2017, or drawn shapes",
         ),
     ] = None,
