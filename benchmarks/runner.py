@@ -166,12 +166,8 @@ def is_complete(row: Row, suite: Suite) -> bool:
 def closing_lines(rows: Sequence[Row], suite: Suite) -> list[str]:
     """Return remarks on the table: cases that failed or have fewer processes."""
     lines = []
-    failed = [row for row in rows if row["status"] not in ("measured", "missing")]
-    for row in failed[:5]:
-        cell = row["cell"]
-        lines.append(f"{row['status']}: {cell['entry']}, {cell['metric']}: {row['reason']}")
-    if len(failed) > 5:
-        lines.append(f"and {counted(len(failed) - 5, 'more case')} failed")
+    if failed := sum(row["status"] not in ("measured", "missing") for row in rows):
+        lines.append(f"{counted(failed, 'case')} failed, as the lines above say")
     if late := sum(row["reason"].startswith(NOT_STARTED) for row in rows):
         lines.append(f"{counted(late, 'case')} not started: the time for this suite was over")
     if short := sum(not is_complete(row, suite) for row in rows):
