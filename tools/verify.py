@@ -33,14 +33,14 @@ def verify(
     console = TextConsole()
     fixtures = golden.find(folder)
     images = images or _images_beside(folder)
-    headings = (Column(heading, no_wrap=True) for heading in COLUMNS)
-    table = plain_table("entry", *headings)
+    columns = [heading for heading in COLUMNS if images or heading != "real image"]
+    table = plain_table("entry", *(Column(heading, no_wrap=True) for heading in columns))
     console.print(f"{counted(len(fixtures), 'fixture')}: the share of the tolerance that is used")
     failures: list[str] = []
     unstable: list[str] = []
     with Live(table, console=console, refresh_per_second=2):
         for fixture in fixtures:
-            cells = dict.fromkeys(COLUMNS, Text("-"))
+            cells = dict.fromkeys(columns, Text("-"))
             try:
                 for check in golden.verify(fixture, images):
                     style = "yellow" if check.unstable else "green" if check.passed else "red"
@@ -53,7 +53,7 @@ def verify(
                         failures.append(line)
             except (LookupError, ValueError, OSError) as error:
                 failures.append(f"{fixture.entry}: {error}")
-                cells[COLUMNS[0]] = Text("failed", "red")
+                cells[columns[0]] = Text("failed", "red")
             table.add_row(Name(fixture.entry), *cells.values())
     if not console.is_terminal:
         console.line()
