@@ -92,8 +92,8 @@ def export(
             min=0,
             max=100,
             metavar="POINTS",
-            help="Maximum loss of AP on --calibrate by int8, in points. Layers return to fp32 until "
-            "it is not exceeded. This evaluates many times.",
+            help="Maximum loss of AP on --calibrate by int8, in points. Layers return to fp32 "
+            "until it is not exceeded. This evaluates many times.",
             show_default="any",
         ),
     ] = None,
