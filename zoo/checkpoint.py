@@ -187,7 +187,7 @@ def describe(state: Mapping[str, Tensor], entry: Card | None = None) -> str:
         return "it looks like a detector that this project wrote, perhaps of another entry"
     fitting = _fitting_entries(form, state)
     if not fitting:
-        return f"it looks like a {form.name} checkpoint that fits no entry of the zoo"
+        return f"it looks like a checkpoint of {form.name} that fits no entry of the zoo"
     more = f" and {len(fitting) - 3} more" if len(fitting) > 3 else ""
     return f"its tensors are those of {', '.join(fitting[:3])}{more}"
 

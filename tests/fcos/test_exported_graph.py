@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import openvino
 import pytest
@@ -20,6 +21,9 @@ from fcos.data import shapes
 from fcos.detections import matches
 from fcos.postprocess import Candidates
 from fcos.preprocess import as_float, resize_image
+from tools.cli import run
+
+TINY = "FCOS_shapes_tiny"
 
 RULES = [ShortestSide(800, 1333), LongestSide(1025)]
 RULES += [ShortestSide(800, 1333, "truncate"), ShortestSide(800, 1333, "floor")]
@@ -77,3 +81,11 @@ def test_only_the_layers_between_convolutions_are_quantised() -> None:
         quantize.Node("box", "Add", ["c"], ["boxes"]),
     ]
     assert quantize.outside_the_network(nodes) == ["normalise", "box"]
+
+
+def test_half_precision_is_part_of_an_onnx_graph(tmp_path: Path) -> None:
+    arguments = ["--format", "onnx", "--precision", "fp16", "--size", "160", "160"]
+    assert run(["export", TINY, *arguments, "--images", "1", "--out", str(tmp_path)]) == 0
+    graph = onnx.load(tmp_path / f"{TINY}_fp16.onnx").graph
+    kernels = [tensor for tensor in graph.initializer if len(tensor.dims) == 4]
+    assert onnx.TensorProto.FLOAT16 in {kernel.data_type for kernel in kernels}

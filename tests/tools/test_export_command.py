@@ -10,7 +10,6 @@ from unittest import mock
 
 import nncf
 import numpy as np
-import onnx
 import onnxruntime
 import openvino
 import pytest
@@ -299,11 +298,3 @@ def test_max_drop_limits_the_loss_of_ap(
     results = accuracy.detect(file, data, ids)
     expected = evaluate_detections(results, data.annotations, ids)["AP"]
     assert measured == pytest.approx(expected, abs=1e-6)
-
-
-def test_half_precision_is_part_of_an_onnx_graph(tmp_path: Path) -> None:
-    arguments = ["--format", "onnx", "--precision", "fp16", "--size", "160", "160"]
-    assert run(["export", TINY, *arguments, "--images", "1", "--out", str(tmp_path)]) == 0
-    graph = onnx.load(tmp_path / f"{TINY}_fp16.onnx").graph
-    kernels = [tensor for tensor in graph.initializer if len(tensor.dims) == 4]
-    assert onnx.TensorProto.FLOAT16 in {kernel.data_type for kernel in kernels}

@@ -98,7 +98,8 @@ def test_the_entry_of_a_checkpoint_is_named() -> None:
         ).state_dict()
     assert describe(state) == "its tensors are those of FCOS_TV_R_50"
     del state["head.classification_head.conv.0.weight"]
-    assert describe(state) == "it looks like a torchvision checkpoint that fits no entry of the zoo"
+    fits_nothing = "it looks like a checkpoint of torchvision that fits no entry of the zoo"
+    assert describe(state) == fits_nothing
 
 
 def test_without_weights_the_error_names_the_nearest_entry_that_has_some(cache: Path) -> None:
