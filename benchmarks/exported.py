@@ -118,7 +118,7 @@ def calibration_images(source: Path | Dataset | None, limit: int) -> list[Tensor
         return read_images(source or embedded(), limit)
     paths = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in SUFFIXES]
     if not paths:
-        raise ValueError(f"{source} has no images to calibrate with")
+        raise ValueError(f"{source} has no images to calibrate with: name a folder of photographs")
     return [load_image(path) for path in paths[:limit]]
 
 

@@ -17,6 +17,7 @@ from torchvision.ops import box_iou
 from torchvision.transforms.functional import to_pil_image
 
 from fcos.drawing import draw_boxes
+from fcos.images import check_options
 from fcos.text import printable
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Detections:
         scores: (n,).
         labels: (n,) class indices from 0.
         names: the n class names.
-        image: (3, H, W), RGB.
+        image: (3, H, W), RGB; of `detect`, a copy of what was given.
     """
 
     boxes: Tensor
@@ -80,10 +81,11 @@ class Detections:
     def filter(
         self, classes: str | Iterable[str] | None = None, score_threshold: float = 0.0
     ) -> Detections:
-        """Return the detections of some classes, by name, and of at least a score.
+        """Return the detections of some classes, by name, and of at least a score from 0 to 1.
 
         `detections.filter(["person", "car"], 0.5)`
         """
+        check_options(score_threshold)
         wanted = (
             {classes}
             if isinstance(classes, str)

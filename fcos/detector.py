@@ -174,7 +174,7 @@ class Detector(InferenceOptions):
 
         Args:
             images: one image or an iterable of them, which may be a generator: paths, bytes, open
-                files, PIL images, (H, W, 3) arrays, (3, H, W) tensors, or an (N, 3, H, W) tensor.
+                files, PIL images, (H, W, 3) arrays, (3, H, W) tensors, or a batch of the last two.
                 Integers are 0..255, floats 0..1; see `images.load_image`.
             score_threshold: the lowest score of a detection.
             batch_size: images per forward pass. In larger batches, images of different shapes are

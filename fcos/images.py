@@ -19,7 +19,7 @@ from fcos.preprocess import check_image
 ImageSource = str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Tensor
 
 
-def check_options(score_threshold: float, batch_size: int) -> None:
+def check_options(score_threshold: float, batch_size: int = 1) -> None:
     """Refuse a score that no detection can have, and an empty batch.
 
     Raises:
@@ -37,14 +37,14 @@ def image_batches(
     """Load images of any kind in batches of (3, H, W) tensors.
 
     Args:
-        images: one image, an (N, 3, H, W) tensor, or any iterable of images, which is read no
-            further than the batch needs.
+        images: one image, an (N, 3, H, W) tensor, an (N, H, W, 3) array, or any iterable of images,
+            which is read no further than the batch needs.
         batch_size: images per batch; the last one may be smaller.
 
     Raises:
         ValueError, TypeError: there are no images, or one cannot be used; see `load_image`.
     """
-    if isinstance(images, Tensor) and images.ndim == 4:
+    if isinstance(images, (Tensor, np.ndarray)) and images.ndim == 4:
         images = list(images)
     single = isinstance(images, (bytes, Image.Image, np.ndarray, Tensor)) or _is_file(images)
     if single or not isinstance(images, Iterable):
@@ -59,7 +59,7 @@ def image_batches(
 
 
 def load_image(source: ImageSource, index: int = 0) -> Tensor:
-    """Load an image of any kind as an RGB tensor (3, H, W), uint8 0..255 or float 0..1.
+    """Load an image of any kind as a new RGB tensor (3, H, W), uint8 0..255 or float 0..1.
 
     Files and PIL images are rotated by their EXIF orientation and converted to RGB. Arrays are
     RGB (H, W, 3) or grey (H, W) uint8; tensors are RGB (3, H, W), uint8 or float from 0 to 1. No
@@ -76,6 +76,8 @@ def load_image(source: ImageSource, index: int = 0) -> Tensor:
         ValueError, TypeError: an array or tensor has another shape, type or range, or the source is
             of another kind.
     """
+    # Results hold the image, whose array or tensor the caller may fill with the next one.
+    shared = isinstance(source, (np.ndarray, Tensor))
     if isinstance(source, (str, Path)) and not Path(source).exists():
         raise FileNotFoundError(f"no such image: {source}")
     if isinstance(source, bytes):
@@ -92,7 +94,7 @@ def load_image(source: ImageSource, index: int = 0) -> Tensor:
             f"tensor, not {type(source).__name__}"
         )
     check_image(source, index)
-    return source
+    return source.detach().clone() if shared else source
 
 
 def _is_file(source: object) -> bool:

@@ -43,7 +43,8 @@ def frame(rows: Iterable[Row]) -> pd.DataFrame:
         as_published: whether they are those of the published tables: fp32, eager, the test size.
         precision, threads, batch, device: single settings.
         runtime: PyTorch, or the software that runs an exported file, with its version.
-        weights: "published", "file" (the user's), "random", or a baseline's description.
+        weights: "published", "file" (the user's), "exported" (those of the measured file),
+            "random", or a baseline's description.
         split, images, input: the images, their number, and their size.
         measured: whether there is a value.
         rank, time: the criteria of `best`.
@@ -111,6 +112,8 @@ def _records(row: Row) -> Iterable[dict[str, Any]]:
     case, values = row["cell"], row["values"]
     measured, settings = row["status"] == "measured", settings_text(case)
     weights = values.get("weights", case["weights"].partition("@")[0])
+    if weights == "file" and "runtime" in case:
+        weights = "exported"  # whichever the file has
     split = values.get("split", (case["dataset"] or "").partition("@")[0])
     split += " at {}/{}".format(*case["size"]) if case["size"] else ""
     images = values.get("images", 0)
@@ -142,7 +145,13 @@ def _records(row: Row) -> Iterable[dict[str, Any]]:
     else:
         status = "" if row["status"] == "missing" else f"{row['status']}: "
         figures.append((BY_NAME[MAIN[case["metric"]]], np.nan, np.nan, status + row["reason"]))
-    standing = (measured, weights != "file", split == "val2017", weights == "published", images)
+    standing = (
+        measured,
+        weights not in ("file", "exported"),
+        split == "val2017",
+        weights == "published",
+        images,
+    )
     for metric, value, noise, note in figures:
         speed = value if measured and metric.name == "images_per_second" else 0.0
         yield {

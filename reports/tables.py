@@ -262,6 +262,7 @@ def _warnings(table: pd.DataFrame, random: bool = True) -> list[str]:
     kinds = {
         "Random weights, for speed and memory only": (measured["weights"] == "random") & random,
         "Weights from a file of the user's": measured["weights"] == "file",
+        "Weights that the file was exported with": measured["weights"] == "exported",
         THROTTLED[0].upper() + THROTTLED[1:]: measured["note"].str.contains(THROTTLED, regex=False),
     }
     for note in measured.loc[measured["metric"] == "ap", "note"].unique():

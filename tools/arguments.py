@@ -188,6 +188,7 @@ def load_model(
     precision: str,
     resize: str | None = None,
     winograd: bool = False,
+    multi_scale: bool = False,
 ) -> Any:
     """Load a fused detector of the zoo, by default on a GPU if there is one, or an exported file.
 
@@ -204,6 +205,8 @@ def load_model(
             f"{name} has its own weights, precision, resize and algorithms: leave out --weights, "
             "--precision, --resize and --winograd"
         )
+    if multi_scale:
+        raise ValueError(f"{name} has no test-time augmentation: leave out --multi-scale")
     if device not in (None, "cpu"):
         raise ValueError(f"{name} is an exported file, which is run on the CPU: leave out --device")
     return zoo.load(name)

@@ -10,7 +10,7 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -47,12 +47,20 @@ def demo(
     NAME is an entry or an ONNX file that `fcos-zoo export` wrote. The page works offline from any
     web server, and uploads nothing.
     """
+    if runtime and (lacking := [each for each in RUNTIME_FILES if not (runtime / each).is_file()]):
+        raise FileNotFoundError(
+            f"{runtime} lacks {lacking[0]}: name the dist folder of the npm package {RUNTIME}"
+        )
+    check_requirements("onnx")
+    import zoo
+
+    detector = zoo.load(name) if name.endswith(".onnx") else zoo.get(name)
     out.mkdir(parents=True, exist_ok=True)
     console = TextConsole(soft_wrap=True)
     with console.status(f"{out}: adding {RUNTIME}"):
         add_runtime(out, runtime)
     with console.status(f"{out}: adding {name}"):
-        console.print(f"{name}: {add_model(name, out / 'model.onnx')}")
+        console.print(f"{name}: {add_model(detector, out / 'model.onnx')}")
     shutil.copyfile(PAGE, out / "index.html")
     if serve is None:
         console.print(f"{out}: look at it with python -m http.server --directory {out}")
@@ -67,7 +75,6 @@ def add_runtime(out: Path, folder: Path | None) -> None:
     """Put the runtime's files beside the page, unless they exist.
 
     Raises:
-        FileNotFoundError: the folder lacks one of them.
         RuntimeError: npm is not installed, or could not download the package.
     """
     if folder is None and all((out / name).is_file() for name in RUNTIME_FILES):
@@ -105,25 +112,23 @@ def download_runtime(folder: Path) -> Path:
     return folder
 
 
-def add_model(name: str, path: Path) -> str:
-    """Copy an ONNX file, or export an entry as one that takes images of any size.
+def add_model(detector: Any, path: Path) -> str:
+    """Copy an ONNX file, or export a detector as one that takes images of any size.
 
     Returns:
         A sentence that says what was done.
 
     Raises:
-        RuntimeError: the file's detections differ from those of the entry.
+        RuntimeError: the file's detections differ from those of the detector.
     """
-    if name.endswith(".onnx"):
-        shutil.copyfile(name, path)
-        return "copied"
-    check_requirements("onnx")
     import zoo
     from benchmarks import exported
     from fcos import export_formats
     from fcos.export import program
 
-    detector = zoo.get(name)
+    if isinstance(detector, zoo.ExportedDetector):
+        shutil.copyfile(detector.path, path)
+        return "copied"
     draft = path.with_name("unfinished.onnx")
     try:
         graph = program(detector, batched_nms=True)

@@ -40,6 +40,7 @@ def evaluate(
     dataset: Annotated[
         list[Path] | None,
         typer.Option(
+            exists=True,
             metavar="PATH [IMAGES]",
             help="Dataset in any format that `fcos-zoo data check` takes, such as COCO's JSON, and "
             "the folder of its images, if they are not beside it.",
@@ -89,7 +90,7 @@ def evaluate(
     stem = name_for_files(name) + title.removeprefix(name)
     folder = out or Path("outputs/evaluate") / stem.replace(" ", "_")
     with distributed.process_group(device):  # selects the GPU of this process
-        detector = load_model(name, weights, device, precision, resize, winograd)
+        detector = load_model(name, weights, device, precision, resize, winograd, multi_scale)
         own = detector.decoder.max_detections
         if Path(name).suffix in EXPORTED and max_detections not in (None, own):
             raise ValueError(
@@ -141,6 +142,8 @@ def remarks(classes: Sequence[str], dataset: Dataset, ids: Sequence[int], limit:
     kinds = Counter(kind for kind, _ in content["notes"])
     things = valid_objects(content, lambda kind, where: kinds.update([kind]))
     objects = Counter(thing["image_id"] for thing in things)
+    if flat := sum(min(thing["bbox"][2:]) <= 0 for thing in things):
+        kinds["box without area, which no detection can match"] = flat
     lines = []
     if kinds:
         found = ", ".join(f"{number} x {kind}" for kind, number in kinds.most_common())
@@ -150,6 +153,9 @@ def remarks(classes: Sequence[str], dataset: Dataset, ids: Sequence[int], limit:
             "detections.json has integers for ids that are text: those that they spell, or else "
             "their positions in the file"
         )
+    measured = {thing["image_id"] for thing in things if not thing.get("iscrowd")}
+    if not measured.intersection(ids):
+        lines.append(f"{dataset.annotations}: no objects in these images, so there is no AP")
     counts = [objects[image_id] for image_id in ids]
     of_category = Counter(thing["category_id"] for thing in things)
     names = category_names(content)

@@ -16,9 +16,11 @@ import typer
 from filelock import FileLock
 
 from fcos.text import TextConsole
-from tools.arguments import Trainable, Weights, name_for_files, words
+from tools.arguments import EXPORTED, Trainable, Weights, name_for_files, words
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from benchmarks.cases import Dataset
 
 SUFFIXES = {"pt2": ".pt2", "aoti": "_aoti.pt2", "onnx": ".onnx", "openvino": ".xml"}
@@ -115,7 +117,9 @@ def export(
 
     The how-to guides say how to build an engine of TensorRT from an ONNX file.
     """
-    chosen = words(formats, tuple(SUFFIXES), "--format") or ()
+    chosen = words(formats, tuple(SUFFIXES), "--format")
+    if not chosen:
+        raise typer.BadParameter(f"{formats!r} names no format", param_hint="--format")
     if with_preprocessing and size:
         raise typer.BadParameter("it is for images of every size", param_hint="--size")
     if with_preprocessing and "aoti" in chosen:
@@ -124,6 +128,11 @@ def export(
             param_hint="--with-preprocessing",
         )
     check_precision(precision, chosen)
+    if Path(name).suffix in EXPORTED:
+        raise typer.BadParameter(
+            f"{name} is an exported file: name an entry, or a file that training wrote",
+            param_hint="NAME",
+        )
     if calibrate and precision != "int8":
         raise typer.BadParameter("is for --precision int8", param_hint="--calibrate")
     if max_drop is not None and calibrate is None:
@@ -172,6 +181,9 @@ def export(
     with drafts_folder as folder, FileLock(Path(folder) / LOCK):
         drafts = Path(folder)
         dataset = read_dataset([calibrate], drafts) if calibrate and max_drop is not None else None
+        photos = []  # read before a minute is spent on tracing
+        if precision == "int8":
+            photos = exported.calibration_images(dataset or calibrate, CALIBRATION)
         for form in chosen:
             draft, onnx = drafts / f"{stem}{SUFFIXES[form]}", drafts / f"{stem}.onnx"
             dtype = DTYPES.get(precision, DTYPES["fp32"])
@@ -192,7 +204,7 @@ def export(
             if precision == "int8":
                 with console.status(f"{draft.name}: quantising"):
                     draft = _quantised(
-                        draft, calibrate, dataset, max_drop, fast_bias_correction, facts
+                        draft, photos, dataset, max_drop, fast_bias_correction, facts
                     )
             with console.status(f"{draft.name}: comparing with the detector"):
                 outcome = exported.compare(detector, zoo.load(draft), tolerance)
@@ -228,7 +240,7 @@ def check_precision(precision: str, formats: Sequence[str]) -> None:
 
 def _quantised(
     path: Path,
-    calibrate: Path | None,
+    photos: Sequence[Tensor],
     dataset: Dataset | None,
     max_drop: float | None,
     fast_bias_correction: bool,
@@ -240,7 +252,6 @@ def _quantised(
     from fcos import quantize
 
     file, control = zoo.load(path), None
-    photos = exported.calibration_images(dataset or calibrate, CALIBRATION)
     inputs = [exported.graph_input(file, photo) for photo in photos]
     if dataset is not None and max_drop is not None:
         control = exported.accuracy_control(file, dataset, max_drop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import textwrap
 from collections.abc import Mapping
@@ -14,12 +15,14 @@ import yaml
 import zoo
 from fcos.text import TextConsole
 from tools.arguments import EXPORTED, TRAINED, Model
+from tools.list import facts as listed_facts
 from zoo.sources import FileSource
 
 
 def info(
     name: Model,
     count: Annotated[bool, typer.Option("--parameters", help="Also count the parameters.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show an entry: its source, license, weights, published figures and every setting.
 
@@ -27,9 +30,16 @@ def info(
     """
     console = TextConsole()
     console.soft_wrap = not console.is_terminal  # lines are not wrapped in a file or pipe
-    parameters = {"parameters": parameters_of(name)} if count else {}
-    if Path(name).suffix in (*TRAINED, *EXPORTED):
+    number = parameters_of(name) if count else None
+    parameters = {} if number is None else {"parameters": f"{number / 1e6:.2f} M"}
+    stated = None
+    if Path(name).suffix in (*TRAINED, *EXPORTED) and "://" not in name:
         stated = facts_of_file(Path(name))
+    if as_json:
+        known = facts_of_entry(zoo.card(name)) if stated is None else {"name": name, **stated}
+        print(json.dumps(known if number is None else {**known, "parameters": number}))
+        return
+    if stated is not None:
         console.print(name, style="bold")
         console.print(_yaml({**parameters, **stated}, console))
         return
@@ -82,7 +92,17 @@ def facts_of_file(path: Path) -> dict[str, Any]:
     return {name: fact for name, fact in facts.items() if fact is not None}
 
 
-def parameters_of(name: str) -> str:
+def facts_of_entry(card: zoo.Card) -> dict[str, Any]:
+    """Return what `list --json` prints of an entry, its sources and every setting."""
+    weights = [
+        {"url": each.url, "size": each.size, "sha256": each.digest, "dead": each.dead}
+        for each in card.weights
+    ]
+    sources = {"repository": card.repository, "source": card.source, "weights": weights}
+    return {**listed_facts(card), **sources, "configuration": card.config}
+
+
+def parameters_of(name: str) -> int:
     """Count a model's parameters, which imports torch.
 
     Raises:
@@ -94,7 +114,7 @@ def parameters_of(name: str) -> str:
         raise ValueError(f"{name}: the parameters of an exported file cannot be counted")
     trained = Path(name).suffix in TRAINED
     detector = zoo.get(name) if trained else build_detector(zoo.card(name).config, empty=True)
-    return f"{sum(each.numel() for each in detector.parameters()) / 1e6:.2f} M"
+    return sum(each.numel() for each in detector.parameters())
 
 
 def _folded(start: str, text: str, console: TextConsole) -> str:

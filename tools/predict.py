@@ -103,7 +103,9 @@ def predict(
         raise typer.BadParameter(f"{classes!r} names no class", param_hint="--classes")
     sources = find_sources(images, recursive, out)
     exact_float32()
-    detector = load_model(name, weights, device, precision, winograd=winograd)
+    detector = load_model(
+        name, weights, device, precision, winograd=winograd, multi_scale=multi_scale
+    )
     check_classes(kept, detector)
     limit = detector.decoder.max_detections
     if max_detections is not None and limit is not None and max_detections > limit:

@@ -65,6 +65,15 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     return [*quoted(arguments, sweep=True), *search]
 
 
+def check_entries(arguments: Sequence[str]) -> None:
+    """UnknownEntryError for an entry to train that there is not; Hydra's error has ten lines."""
+    for word in arguments:
+        key, _, value = word.partition("=")
+        if key == "entry" and "(" not in value:  # not a function of Hydra's
+            for name in value.split(","):
+                zoo.card(name)
+
+
 @hydra.main(version_base=None, config_path=str(CONFIGS), config_name="sweep")
 def main(config: DictConfig) -> float | None:
     """Train one combination; Hydra calls this once per job, on a cluster in each of its processes.
@@ -120,5 +129,9 @@ def _set_rank() -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = hydra_arguments(sys.argv[1:])
+    try:
+        check_entries(sys.argv[1:])
+        sys.argv[1:] = hydra_arguments(sys.argv[1:])
+    except (LookupError, ValueError, OSError) as error:
+        sys.exit(f"tools.sweep: {error}")
     sys.exit(main())

@@ -37,12 +37,17 @@ def train(
     import zoo
     from fcos.train import distributed
     from zoo import training
+    from zoo.checkpoint import is_path
     from zoo.config import compose_entry
 
     names = [word.removeprefix("entry=") for word in override if _is_name(word)]
     if len(names) != 1:
         raise typer.BadParameter(
             f"name one entry, not {len(names)}: `fcos-zoo list` shows them; settings are KEY=VALUE"
+        )
+    if is_path(names[0]):
+        raise typer.BadParameter(
+            f"{names[0]} is a file: name an entry, and init.checkpoint={names[0]} to start from it"
         )
     card = zoo.card(names[0])
     config = compose_entry(card.name, [word for word in override if not _is_name(word)])

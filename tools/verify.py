@@ -53,7 +53,8 @@ def verify(
                         failures.append(line)
             except (LookupError, ValueError, OSError) as error:
                 failures.append(f"{fixture.entry}: {error}")
-                cells[columns[0]] = Text("failed", "red")
+                unfinished = next(what for what, text in cells.items() if text.plain == "-")
+                cells[unfinished] = Text("failed", "red")
             table.add_row(Name(fixture.entry), *cells.values())
     if not console.is_terminal:
         console.line()

@@ -121,8 +121,10 @@ def open_checkpoint(source: str | Path | Mapping[str, Any]) -> Checkpoint:
 
 
 def is_path(name: str) -> bool:
-    """Whether `name` is a path, whose file need not exist, and not the name of an entry."""
+    """Whether `name` is a path, whose file need not exist, and not an entry or an address."""
     path = Path(name)
+    if "://" in str(name):
+        return False
     return name not in names() and (path.name != name or bool(path.suffix) or path.is_file())
 
 

@@ -7,6 +7,7 @@ import json
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -146,13 +147,15 @@ def load(path: str | Path) -> ExportedDetector:
     Raises:
         FileNotFoundError: there is no such file.
         ImportError: the runtime of its format is not installed.
-        ValueError: the file has another suffix, or was not written by `fcos-zoo export`.
+        ValueError: the file is damaged, or was not written by `fcos-zoo export`.
     """
+    if "://" in str(path):
+        raise ValueError(f"{path} is an address: download the file, and give its path")
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path} is not an exported file: expected {', '.join(SUFFIXES)}")
     if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
+        raise FileNotFoundError(f"no such file: {path}; check the path")
     runtime, text, run = {".onnx": _onnx, ".xml": _openvino, ".pt2": _pt2}[path.suffix](path)
     if not text:
         raise ValueError(f"{path} was not written by `fcos-zoo export`: it has no description")
@@ -171,6 +174,13 @@ def runtime_package(name: str, extra: str) -> Any:
         raise ImportError(f"{name} is not installed: pip install 'fcos-zoo[{extra}]'") from None
 
 
+def _damaged(path: Path, reason: object) -> ValueError:
+    text = shorten(str(reason).strip().rpartition("\n")[2], 200)
+    return ValueError(
+        f"{path} is damaged or of another program ({text}): export the detector again"
+    )
+
+
 def _onnx(path: Path) -> tuple[str, str, Run]:
     ort = runtime_package("onnxruntime", "onnx")
     options = ort.SessionOptions()
@@ -183,6 +193,8 @@ def _onnx(path: Path) -> tuple[str, str, Run]:
             f"onnxruntime {ort.__version__} cannot run deformable convolutions: "
             "install 1.25 or newer, which needs Python 3.11"
         ) from None
+    except Exception as error:  # each of its own class
+        raise _damaged(path, error) from None
     text = session.get_modelmeta().custom_metadata_map.get(METADATA, "")
     return f"ONNX Runtime {ort.__version__}", text, lambda x: session.run(None, {"images": x})
 
@@ -190,7 +202,12 @@ def _onnx(path: Path) -> tuple[str, str, Run]:
 def _openvino(path: Path) -> tuple[str, str, Run]:
     openvino = runtime_package("openvino", "openvino")
     core = openvino.Core()
-    model = core.read_model(path)
+    if not path.with_suffix(".bin").is_file():
+        raise FileNotFoundError(f"{path.with_suffix('.bin')} is missing: {path} needs it beside it")
+    try:
+        model = core.read_model(path)
+    except RuntimeError as error:
+        raise _damaged(path, error) from None
     text = model.get_rt_info(METADATA).astype(str) if model.has_rt_info(METADATA) else "{}"
     precision = json.loads(text).get("precision")
     # By default OpenVINO uses half precision if the processor can, which changes boxes.
@@ -222,12 +239,15 @@ def _openvino(path: Path) -> tuple[str, str, Run]:
 
 def _pt2(path: Path) -> tuple[str, str, Run]:
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is damaged or of another program: export the detector again")
+        raise _damaged(path, "no archive")
     with zipfile.ZipFile(path) as archive:
         if any("/aotinductor/" in name for name in archive.namelist()):
             return _aoti(path)
     extra = {METADATA: ""}
-    module = torch.export.load(path, extra_files=extra).module()
+    try:
+        module = torch.export.load(path, extra_files=extra).module()
+    except Exception as error:  # of any class, for archives of another kind
+        raise _damaged(path, error) from None
 
     def run(images: np.ndarray) -> list[np.ndarray]:
         with torch.no_grad():

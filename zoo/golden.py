@@ -111,7 +111,12 @@ def verify(
     yield from _check_losses(detector, fixture, state, image)
     real = fixture.spec["real"]
     if images is not None:
-        yield _check_real(detector, fixture, images / real["image"])
+        photograph = images / real["image"]
+        if photograph.is_file():
+            yield _check_real(detector, fixture, photograph)
+        else:
+            missing = f"no photograph, {photograph} is missing: name the folder that has it"
+            yield Check("real image", float("inf"), missing)
 
 
 def _check_real(detector: Detector, fixture: Fixture, image: Path) -> Check:

@@ -16,6 +16,7 @@ from fcos.preprocess import ResizeMethod
 from zoo import cache, formats
 from zoo.checkpoint import Checkpoint, describe, is_path, open_checkpoint, read_checkpoint
 from zoo.config import build_detector
+from zoo.exported import SUFFIXES as EXPORTED
 from zoo.files import UnreadableError
 from zoo.formats import CheckpointError
 from zoo.formats.detectors import NATIVE, PUBLISHED
@@ -61,7 +62,10 @@ def get(
         raise ValueError(f"precision {precision!r} is not one of {', '.join(DTYPES)}")
     if resize is not None and resize not in get_args(ResizeMethod):
         raise ValueError(f"resize {resize!r} is not one of {', '.join(get_args(ResizeMethod))}")
-    device = torch.device("cpu" if device is None else device)
+    try:
+        device = torch.device("cpu" if device is None else device)
+    except RuntimeError:  # whose message lists twenty kinds
+        raise ValueError(f"device {device!r} is not one of cpu, cuda and cuda:N") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {str(device)!r}: torch finds no GPU here; use device='cpu'")
     if device.type == "mps":
@@ -69,6 +73,8 @@ def get(
     if winograd and (compile or precision != "fp32" or device.type != "cpu"):
         raise ValueError("winograd=True is for precision 'fp32' on a CPU, without compile=True")
     if is_path(name):
+        if Path(name).suffix in EXPORTED:
+            raise ValueError(f"{name} is an exported file: zoo.load({str(name)!r}) runs it")
         if weights is not None:
             raise ValueError(
                 f"{name} has weights of its own: name an entry, or leave out {weights}"

@@ -21,7 +21,7 @@ from rich.progress import Progress
 
 from zoo.cache import path_of, sha256
 from zoo.download import fetch
-from zoo.sources import PACKAGE, FileSource, WeightsError, load_yaml, mirrors, offline, source_of
+from zoo.sources import PACKAGE, FileSource, WeightsError, load_yaml, mirrors, offline, sources_of
 
 if TYPE_CHECKING:
     from zoo.published import Cell, Row, Table
@@ -178,7 +178,9 @@ def entry_file(name: str) -> Path:
     if name not in files:
         close = difflib.get_close_matches(str(name), files, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(close)}?" if close else "`fcos-zoo list` shows all"
-        if not close and Path(str(name)).exists():
+        if "://" in str(name):
+            hint = "give an address as the weights of an entry: weights=... or --weights"
+        elif not close and Path(str(name)).is_file():
             hint = "a model's file ends in .pth, .pt, .safetensors, .onnx, .xml or .pt2"
         raise UnknownEntryError(f"no entry {name!r} in the zoo: {hint}")
     return files[name]
@@ -264,10 +266,9 @@ def _card(name: str, path: Path) -> Card:
 
         facts = compose_entry(name)
     shared = ("family", "repository", "source", "license", "permissive")
-    weights = facts.get("weights") or ()
     return Card(
         name,
-        weights=tuple(map(source_of, [weights] if isinstance(weights, str) else weights)),
+        weights=sources_of(facts.get("weights") or (), path),
         backbone=str(chosen.get("backbone", "")),
         **{key: facts[key] for key in shared if key in facts},
     )

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -123,11 +123,33 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def source_of(stated: str | Mapping[str, Any]) -> FileSource:
-    """Convert a source from YAML, where ``package:PATH`` is beside the installed packages."""
-    facts = {"url": stated} if isinstance(stated, str) else dict(stated)
+    """Convert a source from YAML, where ``package:PATH`` is beside the installed packages.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    facts = {"url": stated} if isinstance(stated, str) else stated
+    known = [field.name for field in fields(FileSource)]
+    if not (
+        isinstance(facts, Mapping)
+        and isinstance(facts.get("url"), str)
+        and all(key in known for key in facts)
+    ):
+        raise ValueError(
+            f"weights are an address or path, or a mapping of {', '.join(known)}, not {stated!r}"
+        )
+    facts = dict(facts)
     if facts["url"].startswith("package:"):
         facts["url"] = str(PACKAGE / facts["url"].removeprefix("package:"))
     return FileSource(**facts)
+
+
+def sources_of(stated: Any, file: Path) -> tuple[FileSource, ...]:
+    """The sources that a YAML file states, one or a list; a ValueError names the file."""
+    try:
+        return tuple(map(source_of, stated if isinstance(stated, list | tuple) else [stated]))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
 
 
 def expected(filename: str, sources: Sequence[FileSource]) -> list[FileSource]:

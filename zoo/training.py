@@ -115,8 +115,9 @@ def check_data(data: Config, dataset: DetectionDataset, test: TestSet | None, fo
     Raises:
         ImageError: an image of the test set cannot be read.
     """
-    if test and distributed.rank() == 0:
-        log(*examine(dataset.classes, test[0], data["max_detections"]))
+    if test:
+        limit = data["max_detections"]
+        log(*distributed.of_leader(lambda: examine(dataset.classes, test[0], limit)))
     if dataset.counts:
         found = ", ".join(f"{number} x {kind}" for kind, number in dataset.counts.most_common())
         log(f"{data['train']}: {found}; `fcos-zoo data check` names the files")

@@ -42,7 +42,7 @@ def find_splits(path: str | Path) -> Splits:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder")
+        raise FileNotFoundError(f"{path}: no such file or folder; check the path")
     splits = _of_folder(path, DEPTH) if path.is_dir() else _of_file(path)
     if not splits:
         raise FileNotFoundError(

@@ -45,21 +45,22 @@ def claim(folder: Path) -> Iterator[None]:
             block: the disk is full or read-only; the error names the folder.
     """
     lock = FileLock(folder / "run.lock")
-    error: OSError | None = None
-    if distributed.rank() == 0:
+
+    def acquire() -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
-            error = FileExistsError(
+            raise FileExistsError(
                 f"another process is training in {folder}: wait for it, or choose another "
                 "run.folder"
-            )
+            ) from None
         except OSError as reason:
-            error = OSError(f"{folder} cannot be written ({reason}): choose another run.folder")
-    error = distributed.broadcast(error)
-    if error is not None:
-        raise error
+            raise OSError(
+                f"{folder} cannot be written ({reason}): choose another run.folder"
+            ) from None
+
+    distributed.of_leader(acquire)
     try:
         yield
     except OSError as reason:

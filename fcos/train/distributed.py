@@ -7,11 +7,11 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+T = TypeVar("T")
 LAUNCHER_VARIABLES = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
 TIMEOUT = timedelta(minutes=30)  # after which processes stop waiting for each other
 STOP = ("SIGTERM", "SIGINT", "SIGUSR1")
@@ -127,6 +128,21 @@ def broadcast(item: Any) -> Any:
     items = [item]
     dist.broadcast_object_list(items)
     return items[0]
+
+
+def of_leader(function: Callable[[], T]) -> T:
+    """Call a function on rank 0; every rank returns what it returns, or raises what it raises."""
+    result: Any = None
+    error: Exception | None = None
+    if rank() == 0:
+        try:
+            result = function()
+        except Exception as reason:
+            error = reason
+    result, error = broadcast((result, error))
+    if error is not None:
+        raise error
+    return cast(T, result)
 
 
 def copy_from_leader(tensor: Tensor) -> None:

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class Trainer:
             # argument of the same name is deprecated in newer versions.)
             self.model.broadcast_buffers = False
         self.iteration = 0
-        self.skipped = 0  # steps without an update
+        self.skipped = 0  # steps without an update, those by which fp16 finds its scale included
         self.skipped_in_a_row = 0
 
     @property
@@ -180,12 +180,12 @@ class Trainer:
     def _check(self, steps: Sequence[Step]) -> None:
         """Count the steps without an update, and raise an error if there must be none."""
         for step in steps:
+            wrong = {name for name, value in step.mean.items() if not math.isfinite(value)}
+            self.skipped += bool(wrong)
             # The scaler of fp16 finds its scale by infinite gradients, but not by infinite losses.
-            ignored = {"grad_norm"} if self.scaler.is_enabled() else set()
-            if all(math.isfinite(v) for name, v in step.mean.items() if name not in ignored):
+            if not wrong or (self.scaler.is_enabled() and wrong == {"grad_norm"}):
                 self.skipped_in_a_row = 0
                 continue
-            self.skipped += 1
             self.skipped_in_a_row += 1
             if self.on_nonfinite == "stop" or self.skipped_in_a_row >= SKIPS:
                 raise NonFiniteLossError(step)
@@ -252,10 +252,9 @@ class Trainer:
             ValueError: all are damaged, or of another model, dataset, total batch or detector; or
                 the iteration is later than the last of the schedule.
         """
-        own, path = {**self._identity, "average": self.average}, None
-        if distributed.rank() == 0:
-            path = self.checkpoints.newest(lambda state: checkpoint.difference(state, own))
-        path = distributed.broadcast(path)  # every process reads the same file itself
+        own = {**self._identity, "average": self.average}
+        newest = partial(self.checkpoints.newest, lambda state: checkpoint.difference(state, own))
+        path = distributed.of_leader(newest)  # every process reads the same file itself
         if path is None:
             return False
         state = checkpoint.load(path)

@@ -79,6 +79,8 @@ def test_a_filter_names_classes_and_a_score(found: Detections) -> None:
     assert found.filter(["cat", "dog"], score_threshold=0.5).names == ["cat", "dog"]
     assert found.filter(score_threshold=0.5).names == ["cat", "dog"]
     assert len(found.filter([])) == 0
+    with pytest.raises(ValueError, match="score_threshold must be from 0 to 1, not 50"):
+        found.filter(score_threshold=50)
     with pytest.raises(TypeError, match="takes the names of classes, not 1"):
         found.filter([1])  # type: ignore[list-item]
 

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -115,7 +116,8 @@ def test_detect_takes_every_form_of_image(
     pil.save(path)
     expected = detector.detect(picture)[0]
     forms: list[Any] = [path, [path, str(path)], pil, [pil], array, [array], [picture]]
-    for form in (*forms, picture[None], torch.stack([picture, picture])):
+    batches = (picture[None], torch.stack([picture, picture]), np.stack([array, array]))
+    for form in (*forms, *batches):
         for found in detector.detect(form):
             assert isinstance(found, Detections)
             assert torch.equal(found.boxes, expected.boxes)

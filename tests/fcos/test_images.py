@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fcos import ImageNormalizer
 from fcos.images import image_batches, load_image
-from fcos.preprocess import ResizeMethod, resize_as_pillow, resize_image
+from fcos.preprocess import ResizeMethod, _pillow_weights, resize_as_pillow, resize_image
 
 BGR = {"mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0]}
 RGB_UNIT = {
@@ -105,6 +105,13 @@ def test_other_arrays_and_files_are_refused_by_name(
         load_image(form)  # type: ignore[arg-type]
 
 
+def test_an_image_is_a_copy_of_what_it_was_made_from(picture: Tensor) -> None:
+    for source in (picture.clone(), picture.permute(1, 2, 0).numpy().copy()):
+        loaded = load_image(source)
+        source[:] = 0  # a camera's buffer, say
+        assert torch.equal(loaded, picture)
+
+
 def test_the_resize_is_pillows(picture: Tensor) -> None:
     pil = Image.fromarray(picture.permute(1, 2, 0).numpy())
     expected = np.array(pil.resize((45, 31), Image.Resampling.BILINEAR))
@@ -118,6 +125,13 @@ def test_a_gpu_resizes_bit_for_bit_as_pillow(sides: tuple[int, int, int, int], s
     image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
     expected = resize_image(image, (size[0], size[1]))
     assert torch.equal(resize_as_pillow(image, (size[0], size[1])), expected)
+
+
+def test_resizing_ignores_torchs_default_device(picture: Tensor) -> None:
+    expected = resize_as_pillow(picture, (29, 43))
+    _pillow_weights.cache_clear()
+    with torch.device("meta"):
+        assert torch.equal(resize_as_pillow(picture, (29, 43)), expected)
 
 
 def test_the_layout_of_an_image_changes_nothing(picture: Tensor) -> None:

@@ -91,6 +91,9 @@ def test_random_weights_and_other_images_are_mentioned() -> None:
     assert "not on val2017" not in printed([ap(ENTRY)])
     own = printed([latency(ENTRY, 80, "file"), ap(ENTRY, weights=OWN)])
     assert f"Weights from a file of the user's: {ENTRY}." in own
+    exported = printed([latency("model.onnx", 40, "file", runtime="ONNX Runtime 1.32.0")])
+    assert "Weights that the file was exported with: model.onnx." in exported
+    assert "of the user's" not in exported
 
 
 def test_noise_over_a_tenth_or_of_a_single_process_is_marked() -> None:

@@ -36,6 +36,12 @@ SHORT = [
 QUIET = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
 
 
+def test_an_unknown_entry_is_named_in_one_line() -> None:
+    tools.sweep.check_entries(["entry=FCOS_R_50_1x,FCOS_shapes_tiny", "entry=glob(FCOS*)"])
+    with pytest.raises(LookupError, match=r"no entry 'FCOS_R_50_x1' in the zoo: did you mean"):
+        tools.sweep.check_entries(["--multirun", "entry=FCOS_R_50_1x,FCOS_R_50_x1"])
+
+
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """The command, in this process and a folder of its own."""

@@ -80,6 +80,22 @@ def test_irregular_annotations_are_counted(drawn, tmp_path, capsys):
     assert "detections.json has integers for ids that are text" in said
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bbox": [1, 1, -5, 0]}, "4 x box without area, which no detection can match; `fcos-zoo"),
+        ({"iscrowd": 1}, "annotations.json: no objects in these images, so there is no AP"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(drawn, tmp_path, capsys, change, message):
+    content = json.loads(drawn.read_text())
+    content["annotations"] = [{**thing, **change} for thing in content["annotations"][:4]]
+    drawn.write_text(json.dumps(content))
+    arguments = ["evaluate", ENTRY, "--workers", "0", "--out", str(tmp_path)]
+    assert main([*arguments, "--dataset", str(drawn)]) == 0
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_path_may_have_any_character(tmp_path, name):
     made_datasets.roboflow_coco(tmp_path / name)

@@ -37,6 +37,12 @@ def test_two_processes_are_one(two_processes, case):
     assert_close(two_processes[case], expected)
 
 
+def test_all_processes_raise_the_error_of_the_first(two_processes):
+    first, second = two_processes["errors"]
+    assert "'of rank 0'" in first
+    assert first == second
+
+
 def test_all_processes_learn_of_a_signal_that_one_received(two_processes):
     assert two_processes["largest rank"] == 1
 

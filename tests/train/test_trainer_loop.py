@@ -121,6 +121,14 @@ def test_fp16_goes_on_after_a_skipped_step(make_trainer, fused):
     assert trainer.scaler.get_scale() < scale
 
 
+def test_steps_by_which_fp16_finds_its_scale_are_counted(make_trainer):
+    """They are part of its search, and end no run."""
+    trainer = make_trainer(precision="fp16")
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-60)
+    assert trainer.run() == 0
+    assert [record["skipped_steps"] for record in records(trainer)][-1] == 2
+
+
 def test_nothing_but_losses_that_are_not_finite_stops(make_trainer):
     trainer = spoilt(make_trainer(iterations=50, on_nonfinite="skip"), at=range(50))
     with pytest.raises(NonFiniteLossError):

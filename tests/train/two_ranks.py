@@ -50,6 +50,10 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with distributed.process_group("cpu"):
         found = {name: one_step(*options) for name, options in CASES.items()}
+        try:
+            distributed.of_leader(lambda: int(f"of rank {distributed.rank()}"))
+        except ValueError as error:
+            found["errors"] = distributed.gather(str(error))
         found["largest rank"] = distributed.maximum(distributed.rank())
         meter = Meter()
         meter.add(0, {}, [{"skipped": 1 + distributed.rank()}])

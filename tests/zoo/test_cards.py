@@ -252,6 +252,7 @@ def test_a_folder_cannot_replace_an_entry_of_the_zoo(tmp_path: Path) -> None:
         ("haed: {tower_depth: 1}", "haed is not a setting: did you mean head?"),
         ("head: [1,", "FCOS_wrong.yaml is not YAML: "),
         ("[defaults]", "FCOS_wrong.yaml holds no settings, but a list"),
+        ("weights: [{url: a.pth, sise: 3}]", "FCOS_wrong.yaml: weights are an address or path, or"),
         ("defaults: [/system: nowhere]", "FCOS_wrong: .*Could not find 'system/nowhere'"),
     ],
 )

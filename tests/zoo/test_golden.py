@@ -65,6 +65,13 @@ def test_detections_match_by_class_and_score_too(small: Fixture, kind: str) -> N
     assert not golden._check_detections("nothing", nothing, small.arrays, "").passed
 
 
+def test_a_missing_photograph_is_named(small: Fixture, tmp_path: Path) -> None:
+    *others, real = golden.verify(small, tmp_path)
+    assert {check.what for check in others if check.passed} == GENERATED
+    assert not real.passed
+    assert f"no photograph, {tmp_path / small.spec['real']['image']} is missing" in real.detail
+
+
 def test_a_folder_without_fixtures_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no fixtures"):
         golden.find(tmp_path)

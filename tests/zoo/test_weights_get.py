@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -216,3 +217,18 @@ def test_files_of_one_name_are_one_file() -> None:
         locations.setdefault(card.filename, set()).add(card.weights[0].url)
     assert {name: urls for name, urls in locations.items() if len(urls) > 1} == {}
     assert zoo.card("FCOS_HRNet_W18_5l_2x").filename == "FCOS_HRNet_W18_5l_2x.pth"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("hf://me/mine/best.pth", {}, "no entry 'hf://me/mine/best.pth' in the zoo: give an addr"),
+        ("out/model.onnx", {}, r"out/model\.onnx is an exported file: zoo\.load\('out/model"),
+        (ENTRY, {"device": "gpu"}, "device 'gpu' is not one of cpu, cuda and cuda:N"),
+    ],
+)
+def test_other_arguments_are_refused_in_a_line(
+    name: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((LookupError, ValueError), match=f"^{message}"):
+        zoo.get(name, **options)
