@@ -19,7 +19,7 @@ def checked(cls: Class) -> Class:
     and a detector would then compute something else without a message. It takes microseconds.
 
     Raises:
-        ValueError: on construction, as of `fcos.settings.check`.
+        ValueError: on construction, see `fcos.settings.check`.
     """
     construct = cls.__init__  # type: ignore[misc]
     names = list(inspect.signature(construct).parameters)[1:]  # without self

@@ -116,7 +116,7 @@ def rows(table: pd.DataFrame, page: str = "") -> str:
 
 
 def conditions(table: pd.DataFrame, latest: str) -> str:
-    """What the columns mean, and on which machines the times were measured.
+    """Explain the columns, and name the machines on which the times were measured.
 
     Args:
         latest: the path of the page with the noise of the times.

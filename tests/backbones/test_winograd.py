@@ -27,7 +27,7 @@ def test_it_computes_the_same_as_a_direct_convolution(
     assert not torch.equal(actual, expected)  # it was another algorithm
 
 
-def test_a_batch_gives_what_each_image_gives() -> None:
+def test_a_batch_gives_the_same_as_single_images() -> None:
     conv = WinogradConv2d(nn.Conv2d(8, 8, 3, padding=1))
     x = torch.randn(3, 8, 9, 6)
     with torch.no_grad():
@@ -67,7 +67,7 @@ def test_with_gradients_or_below_float32_it_is_the_direct_convolution() -> None:
         (nn.ReLU(), False),
     ],
 )
-def test_which_convolutions_it_takes(conv: nn.Module, suits: bool) -> None:
+def test_large_3x3_convolutions_are_suitable(conv: nn.Module, suits: bool) -> None:
     assert WinogradConv2d.suits(conv) is suits
 
 

@@ -87,7 +87,7 @@ def test_evaluate_is_the_same_to_the_byte_on_one_process_and_on_two(folder: Path
         assert (folder / "both" / name).read_bytes() == (written / name).read_bytes()
 
 
-def test_multi_scale_testing_has_a_result_of_its_own(
+def test_multi_scale_testing_has_a_separate_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where the shapes are drawn

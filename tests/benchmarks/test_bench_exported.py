@@ -62,7 +62,7 @@ def test_the_runtime_has_the_threads_of_the_case(
     assert threads == [1, 2]
 
 
-def test_what_a_file_cannot_do_is_a_gap_with_its_reason(file: str) -> None:
+def test_cases_that_a_file_does_not_support_are_missing_with_a_reason(file: str) -> None:
     with pytest.raises(MissingError, match="its size is part of the file"):
         workload.load_exported(Case(file, "latency", size=(96, 96)))
     with pytest.raises(MissingError, match="cannot be counted in an exported file"):

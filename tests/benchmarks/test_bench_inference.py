@@ -209,7 +209,7 @@ def zeus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("zeus")
-def test_joules_are_those_of_the_device_by_the_images_of_the_window(
+def test_joules_of_the_device_are_divided_by_the_images_of_the_window(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[Any] = []

@@ -155,7 +155,7 @@ def test_a_row_with_values_of_another_type_is_named_and_the_rest_used(
     assert [r["cell"]["entry"] for r in rows] == ["A", "C"]
 
 
-def test_keys_are_those_of_stored_rows_and_depend_on_the_content_of_files() -> None:
+def test_keys_match_stored_rows_and_depend_on_the_content_of_files() -> None:
     def case(path: str, digest: str) -> Case:
         dataset = Dataset(path, path, "set", digest)
         return Case("A", "ap", dataset=dataset, weights=Weights("file", path, digest))

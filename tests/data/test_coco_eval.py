@@ -38,7 +38,7 @@ def detections() -> list[dict]:
     ]
 
 
-def test_the_figures_are_those_of_pycocotools(detections, tmp_path, capsys):
+def test_metrics_equal_those_of_pycocotools(detections, tmp_path, capsys):
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(EMBEDDED))
         reference = COCOeval(truth, truth.loadRes([dict(d) for d in detections]), "bbox")

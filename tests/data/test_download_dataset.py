@@ -145,7 +145,7 @@ def test_an_encrypted_archive_is_refused_in_one_line(tmp_path):
         unpack(archive, [IMAGES], tmp_path / "root")
 
 
-def test_files_join_those_that_are_there_and_leftovers_go(tmp_path):
+def test_files_are_added_to_existing_ones_and_leftovers_removed(tmp_path):
     for name in ("train/0.jpg", "train/mine.txt", ".a.zip.part/0/train2017/4.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"mine")

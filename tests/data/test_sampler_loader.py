@@ -63,7 +63,7 @@ def test_groups_share_an_orientation_and_leave_nothing_out():
     assert max(counted.values()) - min(counted.values()) <= 2
 
 
-def test_every_sample_is_augmented_with_a_seed_of_its_own():
+def test_every_sample_is_augmented_with_its_own_seed():
     seeds = [sample.seed for batch in steps(20) + steps(20, seed=2) for sample in batch]
     assert len(set(seeds)) == len(seeds)
     assert indices(steps(5)) != indices(steps(5, seed=2))

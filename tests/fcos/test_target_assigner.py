@@ -125,7 +125,7 @@ CORNER = [0.0, -4.0, 10.1, 6.1]  # its centre is 4.95 pixels away from the point
         ([CORNER], {"radius": 1.5, "region": "disc"}, [-1, -1]),
     ],
 )
-def test_what_one_point_learns_on_each_level(
+def test_the_target_of_one_point_on_each_level(
     boxes: list[list[float]], options: dict[str, Any], expected: list[int]
 ) -> None:
     point = torch.tensor([[10.0, 6.0]])

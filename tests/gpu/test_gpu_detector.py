@@ -20,7 +20,7 @@ IMAGES = REPOSITORY / "benchmarks" / "data" / "coco_val_ccby" / "images"
 
 
 @pytest.mark.parametrize("entry", FIXTURES)
-def test_an_entry_computes_what_the_original_did(device: torch.device, entry: str) -> None:
+def test_an_entry_reproduces_the_original_code(device: torch.device, entry: str) -> None:
     fixture = FIXTURES[entry]
     embedded = (IMAGES / fixture.spec["real"]["image"]).exists()
     for check in golden.verify(fixture, IMAGES if embedded else None, device):

@@ -91,7 +91,7 @@ def test_other_sizes_and_precisions_do_not_replace_the_published_ones() -> None:
     assert cells([flops(ENTRY, 90.61), *rows])["Backbone GFLOPs: measured"] == "90.6"
 
 
-def test_units_are_those_of_the_table() -> None:
+def test_figures_have_the_units_of_the_published_table() -> None:
     mmdet = next(
         t for t in tables() if any(c.key == "training_memory_per_gpu_gb" for c in t.columns)
     )

@@ -102,7 +102,7 @@ def test_noise_over_a_tenth_or_of_a_single_process_is_marked() -> None:
     assert first_row([latency(ENTRY, 80, processes=1)])["ms"] == "80.0 ~"
 
 
-def test_what_ran_a_model_is_a_column_where_runtimes_differ() -> None:
+def test_the_runtime_is_a_column_if_runtimes_differ() -> None:
     exported = latency("model.onnx", 40, "file", runtime="ONNX Runtime 1.32.0")
     rows = [latency(ENTRY, 80), exported]
     assert first_row(rows)["runtime"] == "PyTorch 2.9"

@@ -88,5 +88,5 @@ def test_a_missing_compiler_is_reported_before_tracing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [["--with-preprocessing"], ["--precision", "bf16"]])
-def test_what_cannot_be_compiled_is_refused(wrong: list[str], tmp_path: Path) -> None:
+def test_options_that_aoti_does_not_support_are_refused(wrong: list[str], tmp_path: Path) -> None:
     assert main(["export", TINY, "--format", "aoti", "--out", str(tmp_path), *wrong]) == 2

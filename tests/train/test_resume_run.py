@@ -114,7 +114,7 @@ def test_a_folder_has_one_run_at_a_time(tmp_path):
         pass
 
 
-def test_rates_and_decays_are_those_of_the_resumed_run(make_trainer):
+def test_a_resumed_run_uses_its_new_rates_and_decays(make_trainer):
     make_trainer(lr=0.02).run()
     resumed = make_trainer(lr=0.005, fused=True, iterations=8)
     assert resumed.resume()

@@ -189,7 +189,7 @@ def test_a_checkpoint_is_saved_before_the_evaluation(make_trainer):
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError(), RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")]
 )
-def test_out_of_memory_says_what_to_lower(make_trainer, monkeypatch, error):
+def test_an_out_of_memory_error_names_the_settings_to_change(make_trainer, monkeypatch, error):
     trainer = make_trainer()
 
     def forward(*_):

@@ -25,7 +25,7 @@ def verify(fixture: Fixture) -> dict[str, Check]:
 
 
 @pytest.mark.parametrize("entry", FIXTURES)
-def test_an_entry_computes_what_the_original_did(entry: str) -> None:
+def test_an_entry_reproduces_the_original_code(entry: str) -> None:
     checks = verify(FIXTURES[entry])
     assert set(checks) == GENERATED | (set() if entry == SMALL else {"real image"})
     for check in checks.values():

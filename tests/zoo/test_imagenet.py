@@ -152,7 +152,7 @@ def test_another_network_is_refused_and_nothing_changes() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
-def test_weights_state_where_they_are_and_what_they_expect(path: Path) -> None:
+def test_imagenet_weights_state_their_sources_and_input(path: Path) -> None:
     facts = facts_of(path.stem)
     assert facts["weights"]
     assert facts["input"] is None or facts["input"].keys() == {
