@@ -72,7 +72,6 @@ def terminal(rows: Sequence[Row], width: int, details: str = "") -> list[Table |
         measured = cells[[m.name for m in shown.values()]].notna().any(axis=1)
         cells, noise = cells[measured], noise[measured]
     columns = _what_differs(cells)
-    hidden = list(shown)
     for heading, metric in shown.items():
         pairs = zip(cells[metric.name], noise[metric.name], strict=True)
         wider = {**columns, heading: [_text(metric, *pair) for pair in pairs]}
@@ -80,16 +79,19 @@ def terminal(rows: Sequence[Row], width: int, details: str = "") -> list[Table |
         if needed > width and metric.name not in ALWAYS:
             break
         columns = wider
-        hidden.remove(heading)
-    meanings = [f"{heading}: {m.description}" for heading, m in shown.items() if heading in columns]
+    seen = {heading: m for heading, m in shown.items() if heading in columns}
+    kept = cells[[m.name for m in seen.values()]].notna().any(axis=1) | (not seen)
+    columns = {h: [t for t, k in zip(c, kept, strict=True) if k] for h, c in columns.items()}
+    meanings = [f"{heading}: {m.description}" for heading, m in seen.items()]
     notes = [*meanings, *_conditions(table), *_input_sizes(table, columns)]
     if any("~" in text for column in columns.values() for text in column):
         notes.append(MARK)
     notes = [*(f"{note}." for note in notes), *_warnings(table)]
     notes += [f"Not measured: {gap}." for gap in gaps(table, most=3)]
-    if hidden:
+    if hidden := [heading for heading in shown if heading not in seen]:
+        only = f", and {counted(n, 'row')} of these alone" if (n := sum(~kept)) else ""
         where = f"; see {details}" if details else ""
-        notes.append(f"Left out for the width: {', '.join(hidden)}{where}.")
+        notes.append(f"Left out for the width: {', '.join(hidden)}{only}{where}.")
     return [rich_table(columns), *(Text(note, "dim") for note in notes)]
 
 

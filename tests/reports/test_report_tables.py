@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 from rows import COMMAND, OWN, ROWS, ap, flops, latency, memory, row
 
 from reports import tables
@@ -27,7 +28,7 @@ def printed(rows: list[Any], width: int = 200) -> str:
 def first_row(rows: list[Any]) -> dict[str, str]:
     """The first row of the terminal's table by heading."""
     table = tables.terminal(rows, 400)[0]
-    assert not isinstance(table, str)
+    assert isinstance(table, Table)
     return {str(column.header): str(next(iter(column.cells))) for column in table.columns}
 
 
@@ -49,6 +50,13 @@ def test_the_table_fits_the_terminal_and_names_omitted_columns(width: int) -> No
     assert "Left out for the width: " in text
     assert "results.md" in text
     assert "Left out" not in printed(rows, 400)
+
+
+def test_a_narrow_terminal_shows_no_rows_of_dashes() -> None:
+    table, *notes = tables.terminal([latency(ENTRY, 80), flops(LONG, 90.6)], 44, "results.md")
+    assert isinstance(table, Table)
+    assert [list(map(str, column.cells)) for column in table.columns] == [[ENTRY], ["80.0"]]
+    assert str(notes[-1]).endswith(", and 1 row of these alone; see results.md.")
 
 
 def test_long_names_and_settings_are_folded_for_the_most_important_figures() -> None:
