@@ -34,7 +34,7 @@ def check_torch() -> None:
     if "prefer_deferred_runtime_asserts_over_guards" not in options:
         raise RuntimeError(
             f"torch {torch.__version__} cannot export a detector, whose number of boxes depends on "
-            "the image: install a newer torch"
+            "the image: pip install -U torch torchvision"
         )
 
 

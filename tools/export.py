@@ -144,6 +144,8 @@ def export(
         raise typer.BadParameter(
             "is for --format openvino --precision int8", param_hint="--fast-bias-correction"
         )
+    if out.suffix in EXPORTED:
+        raise typer.BadParameter(f"is a folder, not a file like {out}", param_hint="--out")
     for needed in (*chosen, precision):
         check_requirements(needed)
 

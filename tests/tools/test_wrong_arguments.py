@@ -35,6 +35,7 @@ def files() -> list[Path]:
         ("train nope.pth", "nope.pth is a file: name an entry, and init.checkpoint=nope.pth to"),
         ("export model.onnx", "model.onnx is an exported file: name an entry, or a file that"),
         (f"export {TINY} --format ,", "',' names no format"),
+        (f"export {TINY} --out a.onnx", "--out: is a folder, not a file like a.onnx"),
         (f"export {TINY} --format onnx --precision int8 --calibrate empty", "empty"),
         ("predict model.onnx notes.txt --multi-scale", "leave out --multi-scale"),
         ("evaluate model.onnx --multi-scale", "model.onnx has no test-time augmentation: leave"),
