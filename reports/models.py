@@ -54,8 +54,9 @@ INTRO = """\
 # All models
 
 The most accurate models come first, and each name leads to its card.
-[Which model for which budget](../reports/latest/README.md) lists those to take for a latency or a
-memory. `python -m reports.models` makes this page from the entries and the committed results."""
+[Which model for which budget](../reports/latest/README.md) lists the best models for a budget of
+latency or memory. `python -m reports.models` makes this page from the entries and the committed
+results."""
 CARDS_INTRO = """\
 ## Cards
 

@@ -19,14 +19,14 @@ from zoo import published as published_tables
 
 INTRO = """\
 A chart shows the AP of the models against what they cost: time or memory. The table below it lists
-the **best** models, the cheapest first: for each, no other one is at least as accurate and costs
-less. Take the last one that your budget allows. A model is **tied** with a best one that is at
-least as accurate and faster, if their times differ by less than the measured noise of both. Where
-APs were measured here, two of them are also tied unless the same model is ahead in 95% of random
-draws of the images.
+the **best** models, the cheapest first. No other model is at least as accurate as one of these and
+costs less, so take the last one that your budget allows. A model is **tied** with a best one that
+is at least as accurate and faster, if their times differ by less than the measured noise of both.
+Where APs were measured here, two models are also tied unless the same one has the higher AP in 95%
+of random draws of the images.
 
 [measured.md](measured.md) has all figures in all settings, with their conditions, and
-[published.md](published.md) has every published table, row for row. `fcos-zoo report` makes these
+[published.md](published.md) has every published table, row by row. `fcos-zoo report` makes these
 pages from the results."""
 FAMILIES = {
     "adelaidet": "AdelaiDet",

@@ -18,11 +18,11 @@ from zoo.published import Cell, Column, Table
 
 NOT_MEASURED = "not measured"
 INTRO = """\
-Every published table stands here row for row. A column that was measured here is followed by the
-measured figures and by their ratios to the published ones; in a table of many columns these stand
-below the published figure. Numbers in brackets refer to the notes below a table, and quotations are
-the page's own. [measured.md](measured.md) states the software and the commands of the
-measurements."""
+This page repeats every published table, row by row. A column that was measured here is followed by
+the measured figures and by their ratios to the published ones; in a table of many columns these
+stand below the published figure. Numbers in brackets refer to the notes below a table, and
+quotations are from the published page. [measured.md](measured.md) states the software and the
+commands of the measurements."""
 
 
 @dataclass(frozen=True)

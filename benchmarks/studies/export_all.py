@@ -111,14 +111,15 @@ def report(rows: Sequence[dict[str, str]]) -> str:
     columns = ["entry", *RUNTIMES, "torch"]
     lines = [
         "# Exported entries\n",
-        f"Written by `python -m benchmarks.studies.export_all`: {len(rows)} of "
+        f"`python -m benchmarks.studies.export_all` wrote this page, with {len(rows)} of "
         f"{len(zoo.names())} entries.\n",
-        "Each entry with random weights, exported for images of any size and number, and compared "
-        f"with the detector on {exported.PHOTOGRAPHS} photographs of four shapes, one at a "
-        f"time and in batches of two, at a test-time size of {SIZE[0]}/{SIZE[1]}. A cell says how "
-        f"many detections are the same: of one class, IoU at least {exported.EXACT.iou}, scores at "
-        f"most {exported.EXACT.score} apart. Random weights give scores that are nearly equal, so "
-        "that a rounding error can exchange the last of the best hundred.\n",
+        "Each entry with random weights was exported for images of any size and number, and the "
+        f"file was compared with the detector on {exported.PHOTOGRAPHS} photographs of four "
+        "shapes, one at a time and in batches of two, at a test-time size of "
+        f"{SIZE[0]}/{SIZE[1]}. A cell states how many detections are the same: they have the same class, an IoU of at least "
+        f"{exported.EXACT.iou}, and scores that differ by at most {exported.EXACT.score}. With "
+        "random weights the scores are nearly equal, so that a rounding error can change the last "
+        "of the best hundred detections.\n",
         f"| {' | '.join(columns)} |",
         f"|{' --- |' * len(columns)}",
         *(

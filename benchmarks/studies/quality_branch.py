@@ -1,7 +1,7 @@
 """The gain by centre-ness or IoU quality: `python -m benchmarks.studies.quality_branch NAMES`.
 
-Writes `reports/quality_branch.md`: for each entry, by default that with embedded weights, the same
-detections with each part of their score in turn as the score.
+Writes `reports/quality_branch.md`. For each entry, by default the one with embedded weights, each
+part of a detection's score is used in turn as the whole score of the same detections.
 """
 
 from __future__ import annotations
@@ -29,13 +29,16 @@ REPORT = Path("reports/quality_branch.md")
 TEXT = """\
 # Class score and quality
 
-The score of a detection is made of its class score and its quality, such as centre-ness. Here each
-part in turn is the score of the same detections, after NMS:
+The score of a detection combines its class score and its quality, such as centre-ness. Here each of
+them, and each way to combine them, is used as the score of the same detections, after NMS:
 
-- AP: with the boxes ranked by this score.
-- ECE: its difference from the share of boxes that are right (IoU 0.5), in ten bins, in percent.
-- gap to IoU: likewise its difference from the IoU with the nearest object of the class.
-- rank correlation: Spearman's, with that IoU, over boxes with an IoU of at least 0.1.
+- AP: average precision with the boxes ranked by this score.
+- ECE: expected calibration error, the difference between the score and the share of boxes that are
+  right (IoU 0.5), in ten bins, in percent.
+- gap to IoU: the same for the difference between the score and the IoU with the nearest object of
+  the class.
+- rank correlation: Spearman's, between the score and that IoU, over boxes with an IoU of at least
+  0.1.
 - OCE: object-level calibration error (0 to 2), and the score threshold at which it is least.
 
 `python -m benchmarks.studies.quality_branch` writes this page.

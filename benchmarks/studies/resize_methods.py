@@ -41,7 +41,7 @@ def main() -> None:
     torch.set_num_threads(1)
     parts = [
         "# Methods of test-time resizing",
-        "Written by `python -m benchmarks.studies.resize_methods`, on one thread of a CPU.",
+        "`python -m benchmarks.studies.resize_methods` wrote this page, on one thread of a CPU.",
         markdown(
             [precisions(size, options.images) for size in SIZES],
             f"AP of `{ENTRY}`, whose inputs have a longer side of 160 pixels, on "
@@ -49,8 +49,8 @@ def main() -> None:
         ),
         markdown(
             [differences(method, photos) for method in METHODS],
-            f"The {len(photos)} embedded photographs, shorter side to 800 pixels and longer at "
-            "most 1333:",
+            f"The {len(photos)} embedded photographs, resized to a shorter side of 800 and a "
+            "longer side of at most 1333 pixels:",
         ),
     ]
     REPORT.write_text("\n\n".join(parts) + "\n")

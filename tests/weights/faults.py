@@ -58,15 +58,15 @@ FAULTS = [
     Fault("drops the connection mid-body, twice", _TWICE, (0, 100_000, 200_000)),
     Fault("drops it before the first byte", (host.drop(0),), (0, 0)),
     Fault(
-        "drops it at the same byte for ever, ignoring ranges",
+        "drops it at the same byte every time, ignoring ranges",
         (host.ignore_range(100_000),) * 9,
         (0, 100_000, 100_000),
         "connection dropped at 100000 of 300000 bytes; given up after 3 attempts",
     ),
     Fault("ignores ranges", (host.drop(100_000), host.ignore_range()), (0, 100_000)),
-    Fault("answers another range", (host.drop(100_000), host.wrong_range), (0, 100_000, 0)),
+    Fault("answers with another range", (host.drop(100_000), host.wrong_range), (0, 100_000, 0)),
     Fault(
-        "answers a range unasked",
+        "answers a range that was not asked for",
         (host.wrong_range,),
         (0,),
         "answers with bytes 0-9/300000 of the file though asked for all of it",
@@ -151,7 +151,7 @@ FAULTS = [
     Fault("404", (host.status(404),), (0,), "404 Not Found"),
     Fault("500, then 200", (host.status(500),), (0, 0)),
     Fault(
-        "503 for ever",
+        "503 every time",
         (host.status(503),) * 9,
         (0, 0, 0),
         "503 Service Unavailable; given up after 3 attempts",
@@ -213,11 +213,11 @@ HEADER = """# What a download survives
 Each row is one fault of a host, provoked by a local server (`tests/weights/faulty_server.py`) while
 `zoo.download.fetch` asks it for `w.pth`, a file of 300,000 bytes. `python tests/weights/faults.py`
 writes this page; `tests/weights/test_faults.py` asserts every row and that a run still writes this
-page. Three attempts without progress end a download here (five by default); `HASH` stands for
-what differs between runs.
+page. Here a download ends after three attempts without progress (five by default); `HASH` stands
+for what differs between runs.
 
-`.part` is kept so that the next call resumes the download, `.bad` is a file that was refused, and
-`w.pth` only exists complete and verified.
+`.part` is kept so that the next call can resume the download, `.bad` is a file that was refused,
+and `w.pth` exists only when it is complete and verified.
 
 | The host | Outcome | First byte of each request | Left in the cache |
 | --- | --- | --- | --- |
@@ -226,8 +226,8 @@ what differs between runs.
 FOOTER = """
 ## Other faults
 
-Asserted by other tests of the same folder. Files of the Hugging Face Hub (`hf://`) are left to
-`huggingface_hub`, and verified as all others.
+Other tests of the same folder assert these. Files of the Hugging Face Hub (`hf://`) are downloaded
+by `huggingface_hub`, and verified like all others.
 
 | Fault | Outcome |
 | --- | --- |

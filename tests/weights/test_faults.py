@@ -37,7 +37,7 @@ def test_retry_after_is_honoured(tmp_path: Path) -> None:
 
 
 def test_waits_double_with_jitter(tmp_path: Path) -> None:
-    fault = next(fault for fault in FAULTS if fault.name == "503 for ever")
+    fault = next(fault for fault in FAULTS if fault.name == "503 every time")
     first, second = provoke(fault, tmp_path)[2]
     assert 0.5 <= first <= 1 <= second <= 2
 
