@@ -116,10 +116,10 @@ def report(rows: Sequence[dict[str, str]]) -> str:
         "Each entry with random weights was exported for images of any size and number, and the "
         f"file was compared with the detector on {exported.PHOTOGRAPHS} photographs of four "
         "shapes, one at a time and in batches of two, at a test-time size of "
-        f"{SIZE[0]}/{SIZE[1]}. A cell states how many detections are the same: they have the same class, an IoU of at least "
-        f"{exported.EXACT.iou}, and scores that differ by at most {exported.EXACT.score}. With "
-        "random weights the scores are nearly equal, so that a rounding error can change the last "
-        "of the best hundred detections.\n",
+        f"{SIZE[0]}/{SIZE[1]}. A cell states how many detections are the same: they have the same "
+        f"class, an IoU of at least {exported.EXACT.iou}, and scores that differ by at most "
+        f"{exported.EXACT.score}. With random weights the scores are nearly equal, so that a "
+        "rounding error can change the last of the best hundred detections.\n",
         f"| {' | '.join(columns)} |",
         f"|{' --- |' * len(columns)}",
         *(
