@@ -1,10 +1,11 @@
-"""Split a suite into jobs with Hydra's --multirun, on a Slurm cluster with its launcher.
+r"""Split a suite into jobs with Hydra's --multirun, on a Slurm cluster with its launcher.
 
     python -m tools.spread --config-name suite/published --multirun \
         +shards=8 '+shard=range(8)' hydra/launcher=submitit_slurm
 
-Each job measures one shard of the suite; all append to the same results file, `+out=FILE`. Without
-a launcher the jobs run one after the other.
+Each job measures one shard of the suite, and all append to the same results file, `+out=FILE`. The
+suites are the files of `configs/suite`, and a job's other settings are those of the suite, such as
+`limit=10`. Without a launcher the jobs run one after the other.
 """
 
 from __future__ import annotations
@@ -38,4 +39,7 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv):  # Hydra's help is a list of all configs
+        print((__doc__ or "").strip())
+        sys.exit()
     sys.exit(main())

@@ -1,9 +1,12 @@
-"""Train many combinations of settings, as Hydra's --multirun does, on a cluster with a launcher.
+r"""Train many combinations of settings by Hydra's --multirun, on a cluster with a launcher.
 
     python -m tools.sweep --multirun entry=FCOS_R_50_1x,FCOS_MS_R_50_2x solver.base_lr=0.01,0.02 \
         hydra.sweep.dir=runs/rates hydra/launcher=slurm
 
-Each job has its own folder under `hydra.sweep.dir`, where it resumes if it is started again.
+Commas separate the values of a setting, and every combination of values is one job. The settings
+are those of `fcos-zoo train`; `fcos-zoo info NAME` lists them. Each job has its own folder under
+`hydra.sweep.dir`, where it resumes if it is started again.
+
 Without a launcher the jobs run one after the other. `configs/hydra/launcher/slurm.yaml` describes
 the jobs of a cluster; they need `pip install 'fcos-zoo[slurm]'`.
 """
@@ -129,6 +132,9 @@ def _set_rank() -> None:
 
 
 if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv):  # Hydra's help is a list of all configs
+        print((__doc__ or "").strip())
+        sys.exit()
     try:
         check_entries(sys.argv[1:])
         sys.argv[1:] = hydra_arguments(sys.argv[1:])

@@ -36,6 +36,13 @@ SHORT = [
 QUIET = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
 
 
+@pytest.mark.parametrize("module", ["tools.sweep", "tools.spread"])
+def test_help_shows_how_the_command_is_used(module: str) -> None:
+    text = subprocess.check_output([sys.executable, "-m", module, "--help"], text=True)
+    assert f"\n    python -m {module} " in text
+    assert "powered by Hydra" not in text
+
+
 def test_an_unknown_entry_is_named_in_one_line() -> None:
     tools.sweep.check_entries(["entry=FCOS_R_50_1x,FCOS_shapes_tiny", "entry=glob(FCOS*)"])
     with pytest.raises(LookupError, match=r"no entry 'FCOS_R_50_x1' in the zoo: did you mean"):
