@@ -9,12 +9,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torchvision.ops import nms
 
 from backbones.deformable import DeformConv2d
 from fcos.boxes import Size
 from fcos.detector import Detector
-from fcos.export_formats import check_torch, quiet
+from fcos.export_formats import check_torch, quiet, too_old_torch
 from fcos.postprocess import FAR, PADDING, Candidates, Decoder
 from fcos.preprocess import ImageBatch, LongestSide, ShortestSide
 
@@ -269,6 +270,9 @@ def program(
         size: (height, width) of all images; None for any size.
         images: the batch size; None for any.
         preprocessing, batched_nms, dtype, own_sizes: see `ExportedDetector`.
+
+    Raises:
+        RuntimeError: torch is too old; 2.11 only exports detectors for images of a fixed size.
     """
     check_torch()
     height, width = size or (200, 330)
@@ -281,11 +285,14 @@ def program(
         dims |= {1: dynamic, 2: dynamic} if preprocessing else {2: dynamic, 3: dynamic}
     own_sizes = own_sizes and size is None
     model = ExportedDetector(detector, preprocessing, own_sizes, batched_nms, dtype)
-    with quiet():
-        return torch.export.export(
-            model,
-            (example,),
-            dynamic_shapes=(dims,),
-            strict=False,
-            prefer_deferred_runtime_asserts_over_guards=True,
-        )
+    try:
+        with quiet():
+            return torch.export.export(
+                model,
+                (example,),
+                dynamic_shapes=(dims,),
+                strict=False,
+                prefer_deferred_runtime_asserts_over_guards=True,
+            )
+    except GuardOnDataDependentSymNode:
+        raise too_old_torch("detectors for images of any size") from None

@@ -28,14 +28,18 @@ def check_torch() -> None:
     """Check that torch can trace a graph whose sizes depend on values, as those after NMS do.
 
     Raises:
-        RuntimeError: torch is too old.
+        RuntimeError: torch is too old, such as 2.6.
     """
     options = inspect.signature(torch.export.export).parameters
     if "prefer_deferred_runtime_asserts_over_guards" not in options:
-        raise RuntimeError(
-            f"torch {torch.__version__} cannot export a detector, whose number of boxes depends on "
-            "the image: pip install -U torch torchvision"
-        )
+        raise too_old_torch("detectors")
+
+
+def too_old_torch(what: str) -> RuntimeError:
+    """Return the error that this version of torch cannot export something."""
+    return RuntimeError(
+        f"torch {torch.__version__} cannot export {what}: pip install -U torch torchvision"
+    )
 
 
 def describe(

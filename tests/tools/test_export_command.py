@@ -200,7 +200,7 @@ def test_a_missing_package_is_named_before_tracing(tmp_path: Path, monkeypatch: 
 
 def test_a_torch_that_is_too_old_is_named_before_tracing(monkeypatch: Patch) -> None:
     monkeypatch.setattr(torch.export, "export", lambda model, *, strict: None)  # torch 2.6
-    with pytest.raises(RuntimeError, match="cannot export a detector"):
+    with pytest.raises(RuntimeError, match="cannot export detectors: pip install -U torch"):
         run(["export", TINY])
 
 
