@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fcos.text import TextConsole
 from tools.arguments import (
     Device,
     Model,
@@ -35,7 +36,8 @@ def serve(
 
     It needs the extra `demo`, which installs Gradio. Only this machine can open the app.
     """
-    import_gradio()
+    with TextConsole(stderr=True).status("importing Gradio"):
+        import_gradio()
     exact_float32()
     detector = load_model(name, weights, device, precision)
     app(detector, name).launch(server_name="127.0.0.1", server_port=port)
